@@ -1,0 +1,17 @@
+"""Which errors are the user's to mend, and with which code does the program leave?"""
+
+EXIT_BAD_INPUT = 2
+EXIT_DIVERGED = 3
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line that names the field or file and says what to do; shown without a traceback."""
+
+
+class Diverged(RuntimeError):
+    """Training met too many non-finite steps in a row and has no good checkpoint left to return to."""
+
+
+class Preempted(RuntimeError):
+    """A signal asked the run to stop; its state is saved and the same command goes on from there."""
