@@ -1,0 +1,97 @@
+"""Every knob and its default. A config file starts from this one and says only what differs.
+
+Override any of them on the command line: `python run.py --config=configs/gpt_tiny.py --config.model.width=256`.
+A 0 that is called automatic is filled in from the other values; tokens, batch and context are counted in tokens and
+sequences, never in bytes.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = 'gpt'  # names the run and its default workdir, runs/NAME
+    config.seed = 0  # decides initialization, batches and dropout
+
+    config.model = model = ConfigDict()
+    model.layers = 4
+    model.width = 128
+    model.heads = 4
+    model.kv_heads = 0  # key/value heads (grouped-query attention); 0: as many as heads
+    model.head_dim = 0  # 0: width / heads
+    model.mlp_width = 0  # 0: 4 x width
+    model.vocab_size = 0  # 0: the tokenizer's
+    model.vocab_multiple = 1  # the embedding's rows are padded to a multiple of this (128 is fast on most hardware)
+    model.context = 256  # tokens of one sequence
+    model.block = 'pre_norm'
+    model.norm = 'layer'  # layer, rms
+    model.norm_epsilon = 1e-5
+    model.position = 'learned'  # learned, none
+    model.attention = 'multi_head'
+    model.attention_kernel = 'chunked'  # chunked (XLA, any device), cudnn (NVIDIA, bfloat16)
+    model.attention_chunk = 64  # queries per chunk of the chunked kernel; 0: all at once
+    model.feedforward = 'mlp'
+    model.activation = 'gelu'  # gelu (GPT-2's tanh form), gelu_exact, relu, squared_relu
+    model.bias = True  # biases in norms and matrices
+    model.tied_head = True  # the head is the token embedding
+    model.dropout = 0.0  # on the embedding and on both branches of a block
+    model.init_std = 0.02
+    model.parametrization = 'standard'  # how init, rates and decay follow from a weight's role
+    model.activation_dtype = 'float32'  # float32, bfloat16: what flows between the operations
+    model.matmul_dtype = 'float32'  # float32, bfloat16: the operands of matrix products (sums are float32)
+    model.scan_layers = False  # True: the layers are one rolled-up loop (compiles faster; deep models)
+    model.remat = 'none'  # none, dots (keep matrix products), block (keep only the blocks' inputs)
+    model.loss_chunk = 0  # positions whose logits exist at one time; 0: all
+
+    config.data = data = ConfigDict()
+    data.source = 'tfds:python_stdlib'  # tfds:NAME[/CONFIG], or files:GLOB[,GLOB] (.txt .jsonl .jsonl.gz .parquet)
+    data.validation_source = ''  # like source; '': the source's own validation split, or carved from it
+    data.validation_fraction = 0.1  # how much is carved
+    data.holdout = 'documents'  # what is carved: documents (by hash), tail (the end of the text)
+    data.text_field = 'text'  # the column that holds the text
+    data.tokenizer = 'bytes'  # bytes, bpe:SIZE (trained on the source), a tokenizer.json, a vocab.json + merges.txt folder
+    data.packing = 'concatenate'  # concatenate, isolate (attention and positions restart at each document)
+    data.cache = ''  # folder of tokenized text; '': the user's cache folder
+
+    config.optimizer = optimizer = ConfigDict()
+    optimizer.name = 'adamw'  # adamw, sgd
+    optimizer.learning_rate = 1e-3  # the peak
+    optimizer.beta1 = 0.9
+    optimizer.beta2 = 0.95
+    optimizer.epsilon = 1e-8
+    optimizer.weight_decay = 0.1  # on matrices and embeddings, not on scales and biases
+    optimizer.clip = 1.0  # global gradient norm; 0: off
+    optimizer.schedule = 'cosine'  # cosine, linear, wsd (constant, then cooldown), constant
+    optimizer.warmup_fraction = 0.02  # of the run's steps
+    optimizer.decay_fraction = 1.0  # where in the run the final rate is reached
+    optimizer.cooldown_fraction = 0.2  # of the run, for wsd
+    optimizer.final_fraction = 0.1  # final rate / peak rate
+
+    config.train = train = ConfigDict()
+    train.batch = 32  # sequences per step, over all devices
+    train.microbatch = 0  # sequences per device at a time, gradients accumulated; 0: all of the device's share
+    train.steps = 0  # 0: as many as `tokens` needs
+    train.tokens = 2_000_000  # used where steps is 0
+    train.log_every = 10  # steps between lines of metrics.jsonl
+    train.evaluate_every = 0  # steps between validations; 0: only at the end
+    train.evaluate_tokens = 0  # validation tokens used; 0: all
+    train.evaluate_batch = 0  # sequences per validation batch; 0: train.batch
+    train.checkpoint_every = 500  # steps; there is always one at the end and on SIGTERM
+    train.keep_checkpoints = 2
+    train.max_skipped_in_row = 10  # non-finite steps in a row before the run stops
+    train.tensorboard = True
+
+    config.mesh = mesh = ConfigDict()
+    mesh.strategy = 'replicated'  # replicated, fsdp: the table of parallel/rules.py
+    mesh.data = 0  # devices that share the batch; 0: all that are left
+    mesh.fsdp = 1  # devices that share the batch and the weights
+    mesh.cpu_devices = 0  # JAX devices made of this machine's CPU where there is no other; 0: one per core
+
+    config.benchmark = benchmark = ConfigDict()
+    benchmark.steps = 20  # timed steps, after as many as `warmup`
+    benchmark.warmup = 3
+    benchmark.peak_flops = 0.0  # the device's matrix FLOP/s in matmul_dtype; 0: known by the device's name, or measured
+
+    config.sweep = sweep = ConfigDict()
+    sweep.trials = ()  # one dict per trial: name, and dotted config keys with their values
+    return config

@@ -1,0 +1,169 @@
+"""How do config words become functions? The only room that knows both; wiring, no science."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gpt_jax import parametrization, schema
+from gpt_jax.data.config import DataConfig
+from gpt_jax.model import loss as losses
+from gpt_jax.model import weights
+from gpt_jax.model.config import ModelConfig, resolve
+from gpt_jax.model.gpt import GPT, check_choices
+from gpt_jax.optim import updates
+from gpt_jax.optim.config import OptimizerConfig
+from gpt_jax.parallel import place
+from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.parallel.rules import STRATEGIES
+from gpt_jax.train.config import BenchmarkConfig, TrainConfig
+from gpt_jax.train.state import State, create, like_params
+from gpt_jax.train.step import make_step
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole run's config, checked."""
+
+    name: str
+    seed: int
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    mesh: MeshConfig
+    benchmark: BenchmarkConfig
+
+    @property
+    def steps(self) -> int:
+        return self.train.total_steps(self.model.context)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.train.batch * self.model.context
+
+
+SECTIONS = {
+    'data': DataConfig,
+    'optimizer': OptimizerConfig,
+    'train': TrainConfig,
+    'mesh': MeshConfig,
+    'benchmark': BenchmarkConfig,
+}
+
+
+def settings(config: Mapping[str, Any], vocab_size: int) -> Settings:
+    """Checks a config to the letter.
+
+    Args:
+      config: nested dict, as configs/base.py makes it; the section 'sweep' is not looked at.
+      vocab_size: the tokenizer's; 1 where it is not known yet and only the rest is to be checked.
+
+    Raises:
+      UserError: names the field.
+    """
+    known = ['name', 'seed', 'model', 'sweep', *SECTIONS]
+    for key in config:
+        schema.require(key in known, key, f'no such section{schema.nearest(key, known)}')
+    for key in known:
+        schema.require(key in config, key, 'missing')
+    schema.require(isinstance(config['seed'], int) and 0 <= config['seed'] < 2**32, 'seed', 'must be in [0, 2^32)')
+    schema.name(config['name'], 'name')
+    model = schema.from_dict(ModelConfig, resolve(config['model'], vocab_size), 'model')
+    check_choices(model)
+    sections: dict[str, Any] = {key: schema.from_dict(cls, config[key], key) for key, cls in SECTIONS.items()}
+    checked = Settings(name=config['name'], seed=config['seed'], model=model, **sections)
+    updates.make(checked.optimizer, {}, checked.steps)
+    return checked
+
+
+def data_config(config: Mapping[str, Any]) -> DataConfig:
+    """The part of a config that must be known before the tokenizer's vocabulary is."""
+    return schema.from_dict(DataConfig, config['data'], 'data')
+
+
+class Program(NamedTuple):
+    """An assembled run.
+
+    step: jitted (state, batch) -> (state, metrics); the state is donated.
+    evaluate: jitted (params, batch) -> (summed loss in nats, summed weight).
+    init: () -> the state before the first update, on its devices.
+    abstract_state: shapes, dtypes and shardings of the state.
+    on_devices: iterator of this process's rows -> iterator of global arrays.
+    """
+
+    mesh: Mesh
+    step: Callable[[State, Any], tuple[State, Any]]
+    evaluate: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
+    init: Callable[[], State]
+    abstract_state: State
+    on_devices: Callable[[Iterable[dict[str, np.ndarray]]], Iterator[dict[str, jax.Array]]]
+
+
+def build(s: Settings) -> Program:
+    """Builds the run over the devices there are. Compiles and allocates nothing yet."""
+    mesh = make_mesh(s.mesh, s.train.batch, s.train.evaluation_batch)
+    rules = STRATEGIES[s.mesh.strategy]
+    manual = frozenset({'data'}) if mesh.shape['data'] > 1 else frozenset()
+    boxed = declarations(s.model)
+    abstract_params, letters = weights.unbox(boxed), weights.letters(boxed)
+    factors = parametrization.decay_factors(s.model.parametrization, weights.roles(boxed))
+    transformation, rate = updates.make(s.optimizer, factors, s.steps)
+
+    abstract = jax.eval_shape(lambda params: create(params, transformation), abstract_params)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    shardings = like_params(abstract, place.weight_shardings(abstract_params, letters, rules, mesh), replicated)
+    abstract = jax.tree.map(lambda a, d: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=d), abstract, shardings)
+
+    step = make_step(
+        summed_loss(s.model, place.placement(rules, mesh, manual), train=True), transformation, rate,
+        mesh=mesh, microbatches=s.train.microbatches(mesh.shape['data']), clip_norm=s.optimizer.clip, seed=s.seed,
+    )  # fmt: skip
+    evaluation_loss = summed_loss(s.model, place.placement(rules, mesh, frozenset()), train=False)
+
+    def init() -> State:
+        key = jax.random.fold_in(jax.random.key(s.seed), 0)
+        return create(weights.unbox(_init(s.model, key)), transformation)
+
+    return Program(
+        mesh=mesh,
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
+        evaluate=jax.jit(lambda params, batch: evaluation_loss(params, batch, jax.random.key(0))),
+        init=jax.jit(init, out_shardings=shardings),
+        abstract_state=abstract,
+        on_devices=lambda batches: _on_devices(batches, mesh),
+    )
+
+
+def _init(config: ModelConfig, key: jax.Array) -> Any:
+    model = GPT(config, place.ANYWHERE, train=False)
+    return model.init(key, jnp.zeros((1, config.context), jnp.int32))['params']
+
+
+def declarations(config: ModelConfig) -> Any:
+    """The tree of declared weights, abstract: nothing is computed or allocated."""
+    return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+
+
+def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool) -> Callable[..., Any]:
+    """(params, batch, dropout key) -> (summed loss in nats, summed weight of the targets)."""
+    model = GPT(config, placement, train=train)
+
+    def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x_BLD, w_VD = model.apply(
+            {'params': params}, batch['inputs'], batch.get('segments'), batch.get('positions'), rngs={'dropout': key}
+        )
+        weights_BL = batch.get('weights', jnp.ones(batch['targets'].shape, jnp.float32))
+        return losses.summed_loss(x_BLD, w_VD, batch['targets'], weights_BL, config), jnp.sum(weights_BL)
+
+    return loss
+
+
+def _on_devices(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
+    sharding = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+    for batch in batches:
+        yield {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

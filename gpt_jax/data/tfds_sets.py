@@ -1,0 +1,118 @@
+"""Which documents does a TensorFlow Datasets set hold? Read from array_record files, so without TensorFlow."""
+
+import contextlib
+import hashlib
+import importlib
+import logging
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gpt_jax import files
+from gpt_jax.data.holdout import Reading
+from gpt_jax.data.text_files import Piece, checked_text, missing
+from gpt_jax.errors import UserError
+
+STDLIB = 'python_stdlib'
+FORMAT = 'array_record'
+RECORDS = 64  # read at once
+
+
+def readings(of: str, name: str, column: str, cache: Path, stdlib: Path) -> dict[str, Reading]:
+    """The splits of the set `name` ('<name>' or '<name>/<config>'), prepared first where it is not.
+
+    Args:
+      of: the configuration's field, for messages.
+      column: the feature that holds the text.
+      cache: where python_stdlib is prepared and where preparing is locked; other sets lie in TFDS's own folder.
+      stdlib: the library's folder that python_stdlib reads.
+
+    Raises:
+      UserError: no such set, it cannot be prepared here, or it has no feature `column`.
+    """
+    where = f'data.{of}: tfds:{name}'
+    with files.lock(cache / 'tfds' / f'{name.replace("/", "-")}.lock', wait=True), _quiet():
+        builder = _stdlib_builder(cache, stdlib) if name == STDLIB else _registered_builder(where, name)
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                builder.download_and_prepare(file_format=FORMAT)
+        except Exception as error:  # anything: no network, no TensorFlow, no beam, a bad checksum, a full disk
+            raise UserError(
+                f"{where} cannot be prepared here ({_line(error)}); pip install '.[tf]', or prepare it "
+                f'as {FORMAT} where there is a network and set TFDS_DATA_DIR to its folder'
+            ) from error
+    columns = list(builder.info.features or {})
+    if column not in columns:
+        raise UserError(missing(where, column, columns))
+    return {split: _reading(where, builder, split, column) for split in builder.info.splits}
+
+
+def _stdlib_builder(cache: Path, stdlib: Path) -> Any:
+    from gpt_jax.data.python_stdlib import PythonStdlib
+
+    version = hashlib.sha256(f'{platform.python_version()}:{stdlib}'.encode()).hexdigest()[:16]
+    folder = cache / 'tfds' / version
+    for left in (folder / STDLIB).glob('incomplete.*'):  # of a process killed while it held the lock that we hold
+        shutil.rmtree(left)
+    return PythonStdlib(root=str(stdlib), data_dir=str(folder), file_format=FORMAT)
+
+
+def _registered_builder(where: str, name: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    folder = os.environ.get('TFDS_DATA_DIR')  # TFDS itself reads it once, on import
+    try:
+        with contextlib.suppress(tfds.core.DatasetNotFoundError):
+            return tfds.builder(name, data_dir=folder, file_format=FORMAT)
+        # Some text sets (c4, wikipedia) register themselves only when their module is imported.
+        module = f'tensorflow_datasets.text.{name.split("/")[0]}'
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(module)
+        return tfds.builder(name, data_dir=folder, file_format=FORMAT)
+    except tfds.core.DatasetNotFoundError:
+        raise UserError(f'{where}: TensorFlow Datasets knows no set of this name') from None
+    except Exception as error:
+        raise UserError(f'{where} cannot be opened ({_line(error)})') from error
+
+
+def _reading(where: str, builder: Any, split: str, column: str) -> Reading:
+    def read() -> Iterator[Piece]:
+        try:
+            source = builder.as_data_source(split)
+            for first in range(0, len(source), RECORDS):
+                records = source.__getitems__(range(first, min(first + RECORDS, len(source))))
+                for number, record in enumerate(records, first):
+                    yield Piece(checked_text(f'{where} {split}[{number}]', column, record[column]), True)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f'{where} cannot be read ({_line(error)}); delete {builder.data_path} to prepare it anew'
+            ) from error
+
+    return read
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps TFDS from warning about every folder that it is about to fill, and from drawing bars in a log file."""
+    import tensorflow_datasets as tfds
+
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0]}' if lines else type(error).__name__

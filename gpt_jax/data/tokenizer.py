@@ -1,0 +1,183 @@
+"""How does text become ids and come back? Bytes, trained byte-level BPE, or a tokenizer that is given."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt_jax import files
+from gpt_jax.errors import UserError
+
+END_OF_DOCUMENT = '<|endoftext|>'
+# What published tokenizers call the token that ends a document, the most specific first.
+ENDS = (END_OF_DOCUMENT, '<|end_of_text|>', '<｜end▁of▁sentence｜>', '</s>', '<eos>', '<|eos|>', '[EOS]')
+BYTES_END = 0xFF  # no UTF-8 text contains this byte
+BYTES_CONTENT = b'{"gpt_jax": "bytes"}\n'
+TRAINING_CHARACTERS = 200_000_000  # of the train split; word counts hardly move beyond, and training takes 40 s
+
+Ids = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenizer:
+    """Text to ids and back.
+
+    Attributes:
+      content: what `save` writes and `load` reads.
+      fingerprint: SHA-256 of `content`, 64 hex digits.
+      vocab_size: every id is below it.
+      end_of_document: the id that ends a document; encoding never gives it, whatever the text says.
+      encode_batch: texts to their ids, one array each, without `end_of_document`.
+      decode: ids to text; `end_of_document` and bytes that are no UTF-8 do not raise.
+    """
+
+    content: bytes
+    fingerprint: str
+    vocab_size: int
+    end_of_document: int
+    encode_batch: Callable[[list[str]], list[Ids]]
+    decode: Callable[[Sequence[int] | Ids], str]
+
+    def encode(self, text: str) -> Ids:
+        return self.encode_batch([text])[0]
+
+
+def make(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+    """The tokenizer that `data.tokenizer` names.
+
+    Args:
+      spec: 'bytes', 'bpe:<vocabulary size>' or a path.
+      texts: begins a reading of the training text; used for 'bpe:' alone.
+
+    Raises:
+      UserError: nothing at the path, a file that is no tokenizer, or one without a token that ends documents.
+    """
+    if spec == 'bytes':
+        return _bytes()
+    if spec.startswith('bpe:'):
+        return train(texts(), int(spec.removeprefix('bpe:')))
+    return _given(Path(spec).expanduser())
+
+
+def identity(spec: str) -> list[str]:
+    """What identifies the tokenizer `spec` without loading it: the word, and the content of files it names.
+
+    Raises:
+      UserError: nothing at the path.
+    """
+    if spec == 'bytes' or spec.startswith('bpe:'):
+        return [spec]
+    return ['given', *(files.sha256_file(path) for path in _given_files(Path(spec).expanduser()))]
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    files.write_bytes(path, tokenizer.content)
+
+
+def load(path: Path) -> Tokenizer:
+    """What `save` wrote, or any tokenizer.json.
+
+    Raises:
+      UserError: no such file, no tokenizer, or no token that ends documents.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f'data.tokenizer: {path} cannot be read ({error.strerror})') from None
+    return _bytes() if content == BYTES_CONTENT else _from_content(content, str(path))
+
+
+def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Byte-level BPE of at most `vocab_size` ids, END_OF_DOCUMENT among them; less where the text has fewer pairs."""
+    import tokenizers
+
+    level = tokenizers.pre_tokenizers.ByteLevel
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = level(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_DOCUMENT],
+        initial_alphabet=sorted(level.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_at_most(texts, TRAINING_CHARACTERS), trainer)
+    return _from_content(bpe.to_str().encode('utf-8'), f'bpe:{vocab_size}')
+
+
+def _at_most(texts: Iterable[str], characters: int) -> Iterator[str]:
+    for text in texts:
+        yield text[:characters]
+        characters -= len(text)
+        if characters <= 0:
+            return
+
+
+def _bytes() -> Tokenizer:
+    def encode(texts: list[str]) -> list[Ids]:
+        return [np.frombuffer(text.encode('utf-8'), np.uint8) for text in texts]
+
+    def decode(ids: Sequence[int] | Ids) -> str:
+        return bytes(int(i) for i in ids if i != BYTES_END).decode('utf-8', errors='replace')
+
+    return Tokenizer(BYTES_CONTENT, hashlib.sha256(BYTES_CONTENT).hexdigest(), 256, BYTES_END, encode, decode)
+
+
+def _given_files(path: Path) -> list[Path]:
+    if path.is_dir():
+        for names in (['tokenizer.json'], ['vocab.json', 'merges.txt']):
+            if all((path / name).is_file() for name in names):
+                return [path / name for name in names]
+        raise UserError(f'data.tokenizer: {path} holds neither tokenizer.json nor vocab.json and merges.txt')
+    if not path.is_file():
+        raise UserError(
+            f"data.tokenizer: {path} is no file or folder; write 'bytes', 'bpe:<vocabulary size>' or a path"
+        )
+    return [path]
+
+
+def _given(path: Path) -> Tokenizer:
+    found = _given_files(path)
+    if len(found) == 1:
+        return load(found[0])
+    import tokenizers
+
+    try:
+        bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(*map(str, found)))
+    except Exception as error:  # tokenizers raises Exception itself
+        raise UserError(f'data.tokenizer: {path} holds no BPE ({_line(error)})') from None
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    return _from_content(bpe.to_str().encode('utf-8'), str(path))
+
+
+def _from_content(content: bytes, where: str) -> Tokenizer:
+    import tokenizers
+
+    try:
+        inner = tokenizers.Tokenizer.from_str(content.decode('utf-8'))
+    except Exception as error:  # tokenizers raises Exception itself
+        raise UserError(f'data.tokenizer: {where} is no tokenizer.json ({_line(error)})') from None
+    inner.no_truncation()
+    inner.no_padding()
+    inner.encode_special_tokens = True  # text that spells a special token stays text
+    vocabulary = inner.get_vocab(with_added_tokens=True)
+    end = next((vocabulary[name] for name in ENDS if name in vocabulary), None)
+    if end is None:
+        raise UserError(f'data.tokenizer: {where} has no token that ends a document (one of {", ".join(ENDS)})')
+
+    def encode(texts: list[str]) -> list[Ids]:
+        return [np.array(one.ids, np.uint32) for one in inner.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def decode(ids: Sequence[int] | Ids) -> str:
+        return inner.decode([int(i) for i in ids if i != end], skip_special_tokens=False)
+
+    # Ids may have gaps, so the count of tokens is not the bound.
+    return Tokenizer(content, hashlib.sha256(content).hexdigest(), max(vocabulary.values()) + 1, end, encode, decode)
+
+
+def _line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

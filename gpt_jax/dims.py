@@ -1,0 +1,18 @@
+"""What does each letter mean? The one legend of tensor dimensions; a tensor's name carries its letters (`q_BLHK`)."""
+
+LEGEND = {
+    'B': 'batch (sequences)',
+    'L': 'length (tokens of a sequence; queries in attention)',
+    'M': 'memory (keys and values in attention)',
+    'D': 'model width',
+    'H': 'query heads',
+    'G': 'key/value heads',
+    'R': 'query heads per key/value head, H / G',
+    'K': 'width of one head',
+    'F': 'feed-forward width',
+    'V': 'vocabulary (rows of the embedding)',
+    'E': 'experts',
+    'C': 'capacity of an expert',
+    'N': 'layers',
+    'A': 'microbatches accumulated in one step',
+}

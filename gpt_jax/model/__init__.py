@@ -1,0 +1,1 @@
+"""The transformer, as pure functions of (params, inputs)."""

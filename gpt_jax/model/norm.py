@@ -1,0 +1,32 @@
+"""How are activations normalized? Statistics are taken in float32 whatever the activations' type."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from gpt_jax.model.config import ModelConfig
+from gpt_jax.model.weights import Declare
+
+
+def layer_norm(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place: Any) -> jax.Array:
+    """Ba et al. 2016: (x - mean) / sqrt(variance + epsilon) * scale + bias, over D."""
+    del place
+    x = x_BLD.astype(jnp.float32)
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + config.norm_epsilon)
+    y = centred * inverse * declare('scale', 'D', 'scale')
+    if config.bias:
+        y = y + declare('bias', 'D', 'bias')
+    return y.astype(config.activation_dtype)
+
+
+def rms_norm(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place: Any) -> jax.Array:
+    """Zhang & Sennrich 2019: x / sqrt(mean(x^2) + epsilon) * scale, over D."""
+    del place
+    x = x_BLD.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + config.norm_epsilon)
+    return (x * inverse * declare('scale', 'D', 'scale')).astype(config.activation_dtype)
+
+
+NORMS = {'layer': layer_norm, 'rms': rms_norm}

@@ -1,0 +1,1 @@
+"""What each --mode of run.py does with a config: one file per mode."""

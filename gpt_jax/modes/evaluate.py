@@ -1,0 +1,46 @@
+"""What does a trained model lose on held-out text? Its newest checkpoint, scored on validation and test."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gpt_jax import assemble
+from gpt_jax.assemble import Program, Settings
+from gpt_jax.data.pipeline import evaluation_batches
+from gpt_jax.data.prepare import prepare
+from gpt_jax.data.tokens import Tokens
+from gpt_jax.evaluate.perplexity import bits_per_byte, mean_loss
+from gpt_jax.train import checkpoint
+from gpt_jax.train.state import State
+
+
+def validation_loss(settings: Settings, program: Program, tokens: Tokens, params: Any) -> float:
+    """Mean loss in nats per token over the split, `train.evaluate_tokens` of it, in windows of the context."""
+    local = evaluation_batches(
+        tokens, context=settings.model.context, batch=settings.train.evaluation_batch, packing=settings.data.packing,
+        limit_tokens=settings.train.evaluate_tokens,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+    return mean_loss(program.evaluate, params, program.on_devices(local))
+
+
+def evaluate(config: dict[str, Any], workdir: Path, say: Any) -> dict[str, Any]:
+    """Scores the run in `workdir`; returns losses by split, the step and the data's fingerprint.
+
+    Raises:
+      UserError: there is no good checkpoint in `workdir`, or it does not fit the config.
+    """
+    corpus = prepare(assemble.data_config(config), say)
+    settings = assemble.settings(config, corpus.vocab_size)
+    program = assemble.build(settings)
+    wanted = program.abstract_state
+    nothing = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None)
+    restored = checkpoint.load(workdir / 'checkpoints', nothing, announce=say)
+    scores: dict[str, Any] = {'name': settings.name, 'step': restored.step, 'fingerprint': corpus.fingerprint}
+    for split, tokens in (('validation', corpus.validation), ('test', corpus.test)):
+        if tokens is not None:
+            loss = validation_loss(settings, program, tokens, restored.state.params)
+            scores[f'{split}_loss'] = loss
+            scores[f'{split}_bits_per_byte'] = bits_per_byte(loss, tokens.bytes_per_token)
+    return scores

@@ -1,0 +1,56 @@
+"""What does a finished run leave behind? One flat JSON object, every number with its convention in its name."""
+
+from typing import Any
+
+import jax
+
+from gpt_jax import identity, runtime, trees
+from gpt_jax.assemble import Program, Settings
+from gpt_jax.data.prepare import Corpus
+from gpt_jax.model import accounting
+from gpt_jax.train.state import State
+
+
+def summary(
+    config: dict[str, Any], settings: Settings, corpus: Corpus, program: Program, state: State,
+    values: dict[str, float], seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    """The contents of summary.json.
+
+    Losses are in nats per token; `bits_per_byte` is the validation loss. `parameters_sha256` is equal for two runs if
+    and only if their final parameters are bitwise equal. Every process must call this (parameters may be spread).
+    """
+    tokens = settings.steps * settings.tokens_per_step
+    flops = accounting.flops_per_token(settings.model)
+    device = program.mesh.devices.flat[0]
+    return {
+        'name': settings.name,
+        'status': 'done',
+        'steps': settings.steps,
+        'tokens': tokens,
+        'seconds': seconds,
+        'train_loss': values.get('loss'),
+        'validation_loss': values['validation_loss'],
+        'bits_per_byte': values['validation_bits_per_byte'],
+        'skipped_steps': int(state.skipped),
+        **{f'params_{name}': number for name, number in accounting.parameters(settings.model).items()},
+        **{f'flops_per_token_{name}': number for name, number in flops.items()},
+        **{f'flops_{name}': number * tokens for name, number in flops.items()},
+        'layers': settings.model.layers,
+        'width': settings.model.width,
+        'heads': settings.model.heads,
+        'context': settings.model.context,
+        'vocab_size': settings.model.vocab_size,
+        'batch': settings.train.batch,
+        'learning_rate': settings.optimizer.learning_rate,
+        'seed': settings.seed,
+        'bytes_per_token': corpus.validation.bytes_per_token,
+        'unique_tokens': len(corpus.train),
+        'fingerprint': corpus.fingerprint,
+        'config_hash': identity.config_hash(config),
+        'parameters_sha256': trees.sha256(state.params),
+        'device': device.device_kind,
+        'devices': program.mesh.size,
+        'processes': jax.process_count(),
+        'versions': runtime.versions(),
+    }

@@ -1,0 +1,247 @@
+"""How does a config become a trained model in a folder? From its last checkpoint on, to its summary."""
+
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gpt_jax import assemble, files, identity, runtime
+from gpt_jax.assemble import Program, Settings
+from gpt_jax.data.pipeline import batches, repeats
+from gpt_jax.data.prepare import Corpus, prepare
+from gpt_jax.errors import UserError
+from gpt_jax.evaluate.perplexity import bits_per_byte
+from gpt_jax.model import accounting
+from gpt_jax.modes.evaluate import validation_loss
+from gpt_jax.modes.summary import summary
+from gpt_jax.observe.meters import Throughput
+from gpt_jax.observe.progress import Progress, count
+from gpt_jax.observe.writers import Metrics
+from gpt_jax.train import checkpoint, loop
+from gpt_jax.train.preempt import Preemption
+from gpt_jax.train.state import State
+
+Say = Callable[[str], None]
+Config = dict[str, Any]
+MANY_REPEATS = 4  # up to here repeated data is worth nearly what new data is (Muennighoff et al. 2023, section 5)
+
+
+def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | None) -> dict[str, Any]:
+    """Trains the config's model, or goes on from its last checkpoint, or finds it done; returns its summary.
+
+    Args:
+      config: nested dict, checked.
+      workdir: the run's folder.
+      say: receives lines for the user.
+      trial: (k, n) where the run is trial k of the n of a sweep.
+
+    Raises:
+      UserError: bad config or data, a folder that holds another run, or one that is in use.
+      Preempted: a signal stopped the run; it is saved.
+      Diverged: too many non-finite steps in a row; the last checkpoint is as it was.
+    """
+    with _sole_writer(workdir):
+        done = finished(config, workdir)
+        if done is not None:
+            say(f'{workdir}: already done; delete the folder to run it again')
+            return done
+        corpus = prepare(assemble.data_config(config), say)
+        settings = assemble.settings(config, corpus.vocab_size)
+        program = assemble.build(settings)
+        _warn_of_repeats(settings, corpus, say)
+        if jax.process_index() == 0:
+            files.write_json(workdir / 'config.json', config)
+        line = Progress(sys.stderr, trial=trial, name=settings.name, steps=settings.steps)
+        return _run(config, settings, corpus, program, workdir, say, line)
+
+
+def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
+    """The summary of this very run, if it is done.
+
+    Raises:
+      UserError: the folder holds a run of another config; names what differs.
+    """
+    if (workdir / 'config.json').exists():
+        before = files.read_json(workdir / 'config.json')
+        changes = identity.difference(identity.fixed(before), identity.fixed(config))
+        if changes:
+            raise UserError(f'{workdir}: holds a run of another config ({"; ".join(changes)}); choose another --workdir')
+    summary = workdir / 'summary.json'
+    return files.read_json(summary) if summary.exists() else None
+
+
+@contextmanager
+def _sole_writer(workdir: Path) -> Iterator[None]:
+    """The folder's lock, held by the first process for all."""
+    if jax.process_index() > 0:
+        yield
+        return
+    with files.lock(workdir / 'lock', wait=False):
+        yield
+
+
+def _warn_of_repeats(settings: Settings, corpus: Corpus, say: Say) -> None:
+    wanted = settings.steps * settings.tokens_per_step
+    epochs = repeats(corpus.train, wanted)
+    if epochs > MANY_REPEATS:
+        say(
+            f'warning: {wanted:,} tokens repeat the {len(corpus.train):,} of {settings.data.source} {epochs:.1f} times; '
+            f'beyond {MANY_REPEATS} times, repeated text is worth much less than new text'
+        )
+
+
+def _run(
+    config: Config, settings: Settings, corpus: Corpus, program: Program, workdir: Path, say: Say, line: Progress
+) -> dict[str, Any]:
+    first = jax.process_index() == 0
+    with (
+        checkpoint.Checkpoints(
+            workdir / 'checkpoints', keep=settings.train.keep_checkpoints, announce=say
+        ) as checkpoints,
+        Metrics(workdir, tensorboard=settings.train.tensorboard, enabled=first) as metrics,
+        Preemption() as preemption,
+    ):
+        state, start, spent = _begin(settings, corpus, program, checkpoints, say)
+        metrics.resume(start)
+        recorder = Recorder(settings, corpus, metrics, line, start, spent)
+        feed = program.on_devices(_batches(settings, corpus, start))
+        step, feed, compile_seconds = _compiled(program, state, feed)
+        say(f'{settings.name}: {_describe(settings, program)}; compiled in {compile_seconds:.1f} s')
+
+        def evaluate(done: int, state: State) -> None:
+            with recorder.meter.paused():
+                loss = validation_loss(settings, program, corpus.validation, state.params)
+                bits = bits_per_byte(loss, corpus.validation.bytes_per_token)
+                recorder.add(done, {'validation_loss': loss, 'validation_bits_per_byte': bits})
+
+        def save(done: int, state: State) -> None:
+            with recorder.meter.paused():
+                recorder.commit()
+                checkpoints.save(done, state, _meta(config, corpus, done, recorder.seconds()))
+
+        hooks = loop.Hooks(recorder.log, evaluate, save, preemption.requested_anywhere)
+        every = loop.Every(
+            settings.train.log_every, settings.train.evaluate_every, settings.train.checkpoint_every
+        )
+        try:
+            state = loop.train(
+                step, state, feed, start=start, steps=settings.steps, every=every,
+                max_skipped=settings.train.max_skipped_in_row, hooks=hooks,
+            )  # fmt: skip
+            if settings.steps == start:  # killed between the last checkpoint and the summary
+                evaluate(start, state)
+        finally:
+            line.close()
+        checkpoints.wait()
+        done = summary(config, settings, corpus, program, state, recorder.last, recorder.seconds())
+        if first:
+            files.write_json(workdir / 'summary.json', done)
+        return done
+
+
+def _begin(
+    settings: Settings, corpus: Corpus, program: Program, checkpoints: checkpoint.Checkpoints, say: Say
+) -> tuple[State, int, float]:
+    """The state to go on from, how many updates it has seen, and the seconds that were spent on them."""
+    restored = checkpoints.restore(program.abstract_state)
+    if restored is None:
+        return program.init(), 0, 0.0
+    if restored.meta['fingerprint'] != corpus.fingerprint:
+        raise UserError(
+            f'data.source: {settings.data.source} is not the data that this run began with '
+            f'({corpus.fingerprint[:12]}, not {restored.meta["fingerprint"][:12]}); restore it or take another --workdir'
+        )
+    say(f'{settings.name}: going on from the checkpoint of step {restored.step}')
+    return restored.state, restored.meta['next_batch'], restored.meta['seconds']
+
+
+def _batches(settings: Settings, corpus: Corpus, start: int) -> Iterator[Any]:
+    return batches(
+        corpus.train, fingerprint=corpus.fingerprint, context=settings.model.context, batch=settings.train.batch,
+        seed=settings.seed, packing=settings.data.packing, start=start,
+        process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+
+
+def _compiled(program: Program, state: State, feed: Iterator[Any]) -> tuple[Callable[..., Any], Iterator[Any], float]:
+    """The compiled step, the feed with the batch put back that told its shapes, and how long compiling took."""
+    batch = next(feed)
+    began = time.monotonic()
+    step = program.step.lower(state, batch).compile()
+    return step, itertools.chain([batch], feed), time.monotonic() - began
+
+
+def _describe(settings: Settings, program: Program) -> str:
+    counts = accounting.parameters(settings.model)
+    device = program.mesh.devices.flat[0]
+    return (
+        f'{count(counts["total"])} parameters ({count(counts["non_embedding"])} without embeddings), '
+        f'{count(settings.steps * settings.tokens_per_step)} tokens in {settings.steps:,} steps '
+        f'on {program.mesh.size} x {device.device_kind}'
+    )
+
+
+def _meta(config: Config, corpus: Corpus, done: int, seconds: float) -> dict[str, Any]:
+    return {
+        'next_batch': done,
+        'fingerprint': corpus.fingerprint,
+        'config': config,
+        'config_hash': identity.config_hash(config),
+        'seconds': seconds,
+        'versions': runtime.versions(),
+    }
+
+
+class Recorder:
+    """Gathers what is known of a step from step, validation and clock into one row, and writes the rows in order."""
+
+    def __init__(
+        self, settings: Settings, corpus: Corpus, metrics: Metrics, line: Progress, start: int, spent: float
+    ):
+        self.meter = Throughput()
+        self.last: dict[str, float] = {}
+        self._settings, self._corpus, self._metrics, self._line = settings, corpus, metrics, line
+        self._logged, self._began, self._spent = start, time.monotonic(), spent
+        self._row: tuple[int, dict[str, float], dict[str, float]] | None = None
+        self._flops = accounting.flops_per_token(settings.model)
+
+    def seconds(self) -> float:
+        """Wall-clock seconds of this run, over all its starts."""
+        return self._spent + time.monotonic() - self._began
+
+    def log(self, done: int, values: dict[str, float]) -> None:
+        """A step's own numbers."""
+        self.meter.add((done - self._logged) * self._settings.tokens_per_step)
+        self._logged = done
+        timing = self.meter.read()
+        tokens = done * self._settings.tokens_per_step
+        self.add(
+            done,
+            values
+            | {'bits_per_byte': bits_per_byte(values['loss'], self._corpus.train.bytes_per_token), 'tokens': tokens}
+            | {f'flops_{convention}': tokens * flops for convention, flops in self._flops.items()},
+            timing | {'elapsed_seconds': self.seconds()},
+        )
+        self._line.update(done, values['loss'], timing['tokens_per_second'])
+
+    def add(self, done: int, values: dict[str, float], timing: dict[str, float] | None = None) -> None:
+        if self._row is not None and self._row[0] != done:
+            self._write()
+        _, before, clock = self._row or (done, {}, {})
+        self._row = done, before | values, clock | (timing or {})
+        self.last |= values
+
+    def commit(self) -> None:
+        """Returns when all rows so far are on the disk."""
+        self._write()
+        self._metrics.flush()
+
+    def _write(self) -> None:
+        if self._row is not None:
+            self._metrics.write(*self._row)
+            self._row = None

@@ -1,0 +1,107 @@
+"""How do a config file, --config.FIELD flags and a sweep's trials become plain dicts? Errors are one line each."""
+
+import copy
+import re
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from gpt_jax import schema
+from gpt_jax.errors import UserError
+from gpt_jax.identity import flatten
+
+
+def define_config_flag(name: str, text: str) -> Any:
+    """--NAME=FILE and --NAME.FIELD=VALUE."""
+    holder = config_flags.DEFINE_config_file(name, None, text)
+    flags.mark_flag_as_required(name)
+    return holder
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the command line.
+
+    Raises:
+      UserError: an unknown flag, field or file, or a value of the wrong type; names the nearest right one.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        known = [name for name in flags.FLAGS if not name.startswith('config.')]
+        raise UserError(f'--{error.flagname}: no such flag{schema.nearest(error.flagname, known)}') from None
+    except (AttributeError, KeyError) as error:
+        raise UserError(_unknown_field(argv, error)) from None
+    except FileNotFoundError as error:
+        raise UserError(f'--config: no file {error.filename!r}; the configs are in configs/') from None
+    except (flags.Error, TypeError, ValueError, ImportError, SyntaxError) as error:
+        raise UserError(' '.join(str(error).split())) from None
+    if len(rest) > 1:
+        raise UserError(f'{rest[1]!r}: not a flag; write --FLAG=VALUE')
+    return rest
+
+
+def _unknown_field(argv: list[str], error: Exception) -> str:
+    known = [key for key, _ in flatten(_base())]
+    for argument in argv:
+        key = re.match(r'--config\.([^=]+)', argument)
+        if key and key[1] not in known and not any(name.startswith(f'{key[1]}.') for name in known):
+            return f'config.{key[1]}: no such field{schema.nearest(key[1], known)}'
+    return ' '.join(str(error).split())
+
+
+def _base() -> dict[str, Any]:
+    from configs import base
+
+    return plain(base.get_config())
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """The config as nested dicts of JSON's types, tuples as lists: what is saved with a run is what ran."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, ConfigDict | dict):
+            return {key: convert(item) for key, item in value.items()}
+        return [convert(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return convert(config)
+
+
+def trials(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The configs of a sweep by the trials' names, in their order; empty where the config declares no sweep.
+
+    Raises:
+      UserError: a trial without a name, two of one name, or a key that no config has.
+    """
+    made: dict[str, dict[str, Any]] = {}
+    for index, trial in enumerate(config.get('sweep', {}).get('trials', ())):
+        field = f'sweep.trials[{index}]'
+        schema.require(isinstance(trial, dict) and 'name' in trial, field, 'wants a dict with a name')
+        schema.name(trial['name'], f'{field}.name')
+        schema.require(trial['name'] not in made, f'{field}.name', f'{trial["name"]!r} twice')
+        made[trial['name']] = _replaced(config, trial, field)
+    return made
+
+
+def _replaced(config: dict[str, Any], trial: dict[str, Any], field: str) -> dict[str, Any]:
+    config = copy.deepcopy({key: value for key, value in config.items() if key != 'sweep'}) | {'sweep': {'trials': []}}
+    known = [key for key, _ in flatten(config)]
+    for key, value in trial.items():
+        schema.require(key in known, f'{field}.{key}', f'no such field{schema.nearest(key, known)}')
+        *sections, last = key.split('.')
+        place = config
+        for section in sections:
+            place = place[section]
+        place[last] = value
+    return config
+
+
+def select(made: dict[str, Any], name: str) -> tuple[int, int]:
+    """(k, n) for the trial of that name.
+
+    Raises:
+      UserError: there is none.
+    """
+    if name not in made:
+        raise UserError(f'--trial={name}: no such trial; the trials are {", ".join(made) or "none: no sweep"}')
+    return list(made).index(name) + 1, len(made)

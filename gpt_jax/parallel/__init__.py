@@ -1,0 +1,1 @@
+"""Where tensors live on a mesh of devices. Knows dims and axes, not what a GPT is."""

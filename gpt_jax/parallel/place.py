@@ -1,0 +1,65 @@
+"""Where does each tensor live? From its letters and a table of rules to a sharding, and to constraints on activations."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from gpt_jax.parallel.rules import Rules
+
+
+class Placement(NamedTuple):
+    """How a model places its tensors without naming a mesh axis: (tensor, its letters) -> the tensor, placed."""
+
+    activation: Callable[[jax.Array, str], jax.Array]
+    weight: Callable[[jax.Array, str], jax.Array]
+
+
+def _as_it_is(tensor: jax.Array, letters: str) -> jax.Array:
+    del letters
+    return tensor
+
+
+ANYWHERE = Placement(activation=_as_it_is, weight=_as_it_is)
+
+
+def spec(letters: str, rules: Mapping[str, tuple[str, ...]], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The mesh axes of each dim: each axis is used once, and only where it divides the dim.
+
+    Letters are served in the order of the table, so the first letter of the rules that a tensor carries gets the axis.
+    """
+    used: set[str] = set()
+    chosen: dict[str, tuple[str, ...]] = {}
+    for letter, axes in rules.items():
+        if letter in letters:
+            size = shape[letters.index(letter)]
+            free = tuple(axis for axis in axes if axis not in used and mesh.shape[axis] > 1)
+            ways = 1
+            for axis in free:
+                ways *= mesh.shape[axis]
+            if free and size % ways == 0:
+                chosen[letter] = free
+                used.update(free)
+    return PartitionSpec(*(chosen.get(letter) for letter in letters))
+
+
+def weight_shardings(abstract: Any, letters: Any, rules: Rules, mesh: Mesh) -> Any:
+    """The tree of shardings in which the weights (and anything of their shape) are stored between steps."""
+    return jax.tree.map(lambda a, l: NamedSharding(mesh, spec(l, rules.stored, a.shape, mesh)), abstract, letters)
+
+
+def placement(rules: Rules, mesh: Mesh, manual: frozenset[str]) -> Placement:
+    """Constraints for use inside a step in which the axes `manual` are already taken apart by shard_map."""
+
+    def constrain(tensor: jax.Array, letters: str, table: Mapping[str, tuple[str, ...]]) -> jax.Array:
+        table = {letter: tuple(a for a in axes if a not in manual) for letter, axes in table.items()}
+        axes = spec(letters, table, tensor.shape, mesh)
+        return jax.lax.with_sharding_constraint(tensor, NamedSharding(mesh, axes))
+
+    if all(size == 1 for axis, size in mesh.shape.items() if axis not in manual):
+        return ANYWHERE
+    return Placement(
+        activation=lambda tensor, letters: constrain(tensor, letters, rules.activations),
+        weight=lambda tensor, letters: constrain(tensor, letters, rules.used),
+    )

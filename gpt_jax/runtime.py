@@ -1,0 +1,69 @@
+"""How does a process take hold of its devices? Before anything else of JAX runs: CPU devices, processes, compile cache."""
+
+import os
+from pathlib import Path
+
+import jax
+
+from gpt_jax.errors import UserError
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def cache_folder() -> Path:
+    """Where compiled programs are kept between runs: GPT_JAX_COMPILATION_CACHE, or the user's cache folder."""
+    user = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(os.environ.get('GPT_JAX_COMPILATION_CACHE') or Path(user) / 'gpt_jax' / 'compilation')
+
+
+def start(cpu_devices: int, distributed: str) -> None:
+    """Sets JAX up; call it once, before the first array.
+
+    Args:
+      cpu_devices: JAX devices to make of this process's CPU where there is no accelerator; 0: one per core.
+      distributed: '' for one process, 'auto' for what the cluster tells (Slurm, TPU pods, Open MPI), or
+        'COORDINATOR:PORT,PROCESSES,INDEX'.
+
+    Raises:
+      UserError: `distributed` is none of these, or the processes did not meet.
+    """
+    if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
+        jax.config.update('jax_num_cpu_devices', cpu_devices or (1 if distributed else cores()))
+    jax.config.update('jax_compilation_cache_dir', str(cache_folder()))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+    if distributed:
+        _join(distributed)
+
+
+def _join(distributed: str) -> None:
+    jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+    try:
+        if distributed == 'auto':
+            jax.distributed.initialize()
+            return
+        address, processes, index = distributed.rsplit(',', 2)
+        jax.distributed.initialize(address, int(processes), int(index))
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--distributed={distributed}: wants 'auto' or COORDINATOR:PORT,PROCESSES,INDEX ({error})"
+        ) from None
+
+
+def versions() -> dict[str, str]:
+    """What the numbers of this run were made with."""
+    import platform
+    from importlib import metadata
+
+    import gpt_jax
+
+    packages = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'numpy')
+    found = {'python': platform.python_version(), 'gpt_jax': gpt_jax.__version__}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = 'absent'
+    return found

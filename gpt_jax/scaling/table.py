@@ -1,0 +1,36 @@
+"""How does a ladder of runs read as a table? Aligned text, one row per trial, every column under its convention."""
+
+from typing import Any
+
+# Column of the record, heading, format. The headings carry the conventions: a number without one is not comparable.
+TABLE = (
+    ('name', 'size', 's'),
+    ('parameters', 'parameters (non-embedding)', ',d'),
+    ('tokens', 'tokens', ',d'),
+    ('flops', 'FLOPs', '.2e'),
+    ('loss', 'loss (nats/token)', '.4f'),
+    ('bits_per_byte', 'bits/byte', '.4f'),
+    ('seconds', 'seconds', ',.1f'),
+)
+
+
+def ladder(records: list[dict[str, Any]]) -> str:
+    """The records as aligned lines, smallest first. An absent value is a dash; a trial not done says its status."""
+    ordered = sorted(records, key=lambda record: record.get('parameters') or 0)
+    rows = [[heading for _, heading, _ in TABLE]]
+    rows += [[_cell(record, name, form) for name, _, form in TABLE] for record in ordered]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    rows.insert(1, ['-' * width for width in widths])
+    # The first column is words and reads from the left; numbers line up on the right.
+    return '\n'.join(
+        '  '.join([row[0].ljust(widths[0])] + [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)])
+        for row in rows
+    )
+
+
+def _cell(record: dict[str, Any], name: str, form: str) -> str:
+    value = record.get(name)
+    if name == 'name':
+        status = record.get('status', 'done')
+        return f'{value}' if status == 'done' else f'{value} ({status})'
+    return '-' if value is None else format(int(value) if form.endswith('d') else value, form)

@@ -1,0 +1,66 @@
+"""Which numbers make a run: how much at once, how long, how often to look?"""
+
+from dataclasses import dataclass
+
+from gpt_jax import schema
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Defaults and meanings stand in configs/base.py."""
+
+    batch: int
+    microbatch: int
+    steps: int
+    tokens: int
+    log_every: int
+    evaluate_every: int
+    evaluate_tokens: int
+    evaluate_batch: int
+    checkpoint_every: int
+    keep_checkpoints: int
+    max_skipped_in_row: int
+    tensorboard: bool
+
+    def __post_init__(self) -> None:
+        for name in ('batch', 'log_every', 'keep_checkpoints', 'max_skipped_in_row'):
+            schema.require(getattr(self, name) > 0, f'train.{name}', f'must be positive, got {getattr(self, name)}')
+        for name in ('microbatch', 'steps', 'tokens', 'evaluate_every', 'evaluate_tokens', 'evaluate_batch',
+                     'checkpoint_every'):  # fmt: skip
+            schema.require(getattr(self, name) >= 0, f'train.{name}', f'must not be negative, got {getattr(self, name)}')
+        schema.require(self.steps > 0 or self.tokens > 0, 'train.tokens', 'steps and tokens are both 0; set one')
+
+    @property
+    def evaluation_batch(self) -> int:
+        return self.evaluate_batch or self.batch
+
+    def total_steps(self, context: int) -> int:
+        """`steps`, or as many as see at least `tokens` tokens."""
+        return self.steps or -(-self.tokens // (self.batch * context))
+
+    def microbatches(self, data_devices: int) -> int:
+        """Into how many parts a device's share of the batch is cut.
+
+        Raises:
+          UserError: `microbatch` does not divide that share.
+        """
+        share = self.batch // data_devices
+        size = min(self.microbatch or share, share)
+        schema.require(
+            share % size == 0, 'train.microbatch', f'{size} does not divide the {share} sequences of one device'
+        )
+        return share // size
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Defaults and meanings stand in configs/base.py."""
+
+    steps: int
+    warmup: int
+    peak_flops: float
+
+    def __post_init__(self) -> None:
+        schema.require(self.steps > 0, 'benchmark.steps', f'must be positive, got {self.steps}')
+        schema.require(self.warmup > 0, 'benchmark.warmup', f'must be positive, got {self.warmup}')
+        schema.require(self.peak_flops >= 0, 'benchmark.peak_flops', 'must be 0 (automatic) or positive')

@@ -1,0 +1,78 @@
+"""In which order do steps, logs, validations and checkpoints happen? The impure rim; it receives functions only."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from gpt_jax.errors import Diverged, Preempted
+from gpt_jax.train.state import State
+
+
+class Every(NamedTuple):
+    """Steps between two of a kind; 0 is never, apart from the end."""
+
+    log: int
+    evaluate: int
+    save: int
+
+
+class Hooks(NamedTuple):
+    """What the loop calls. Steps are counted as 'updates done'.
+
+    log: (step, metrics as Python numbers), once a step's numbers are on the host.
+    evaluate: (step, state), while nothing else is under way.
+    save: (step, state); has copied the state when it returns.
+    stop: whether to save and leave now; asked once a step.
+    """
+
+    log: Callable[[int, dict[str, float]], None]
+    evaluate: Callable[[int, State], None]
+    save: Callable[[int, State], None]
+    stop: Callable[[], bool]
+
+
+def train(
+    step: Callable[[State, Any], tuple[State, Any]], state: State, batches: Iterator[Any], *,
+    start: int, steps: int, every: Every, max_skipped: int, hooks: Hooks,
+) -> State:  # fmt: skip
+    """Runs updates `start` + 1 to `steps` and returns the last state.
+
+    A step's metrics are fetched after the next step is under way, so that reading them never stalls the device.
+
+    Raises:
+      Preempted: `hooks.stop` said so; the state is saved.
+      Diverged: `max_skipped` non-finite steps in a row; nothing is saved.
+    """
+    pending: tuple[int, Any] | None = None
+
+    def read() -> None:
+        nonlocal pending
+        if pending is None:
+            return
+        done, metrics = pending
+        pending = None
+        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        hooks.log(done, values)
+        if values['skipped_in_row'] >= max_skipped:
+            raise Diverged(f'{values["skipped_in_row"]} steps in a row up to step {done} were not finite')
+
+    def due(done: int, interval: int) -> bool:
+        return done == steps or (interval > 0 and done % interval == 0)
+
+    for done in range(start + 1, steps + 1):
+        state, metrics = step(state, next(batches))
+        read()
+        if due(done, every.log):
+            pending = done, metrics
+        stop = hooks.stop() and done < steps
+        evaluate, save = due(done, every.evaluate), due(done, every.save)
+        if evaluate or save or stop:
+            read()
+        if evaluate:
+            hooks.evaluate(done, state)
+        if save or stop:
+            hooks.save(done, state)
+        if stop:
+            raise Preempted(f'stopped and saved at step {done} of {steps}')
+    return state

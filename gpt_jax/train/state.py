@@ -1,0 +1,37 @@
+"""What does a run carry from step to step?"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+
+class State(struct.PyTreeNode):
+    """step: int32, updates tried so far. skipped: how many were skipped as non-finite; in_row: of those, the latest
+    unbroken series. Everything that training needs to go on, apart from the data's position, which is `step` too."""
+
+    step: jax.Array
+    params: Any
+    optimizer: Any
+    skipped: jax.Array
+    in_row: jax.Array
+
+
+def create(params: Any, transformation: optax.GradientTransformation) -> State:
+    zero = lambda: jnp.zeros((), jnp.int32)  # noqa: E731 - separate buffers, since the state is donated
+    return State(zero(), params, transformation.init(params), zero(), zero())
+
+
+def like_params(abstract: State, weights: Any, rest: Any) -> Any:
+    """A tree like `abstract`: `weights` wherever a subtree has the params' structure, `rest` at every other leaf.
+
+    That is how what is known of the weights (their shardings, say) reaches the optimizer's moments.
+    """
+    structure = jax.tree.structure(abstract.params)
+
+    def is_params(node: Any) -> bool:
+        return jax.tree.structure(node) == structure
+
+    return jax.tree.map(lambda node: weights if is_params(node) else rest, abstract, is_leaf=is_params)

@@ -1,0 +1,88 @@
+"""What happens in one update? A pure function (state, batch) -> (state, metrics)."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from gpt_jax import trees
+from gpt_jax.optim.updates import clip
+from gpt_jax.train.guard import keep_if_finite
+from gpt_jax.train.state import State
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+# (params, batch, dropout key) -> (summed loss in nats, summed weight of the targets)
+Loss = Callable[[Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def make_step(
+    loss: Loss, transformation: optax.GradientTransformation, rate: optax.Schedule, *,
+    mesh: Mesh, microbatches: int, clip_norm: float, seed: int,
+) -> Callable[[State, Batch], tuple[State, Metrics]]:  # fmt: skip
+    """The step, to be jitted with the state donated.
+
+    The batch is cut by hand over the mesh axis 'data' (every other axis is left to the constraints inside the model),
+    each part into `microbatches` whose gradients are summed: so gradients cross between devices once a step.
+    """
+    gradients_of = functools.partial(_summed_gradients, loss, microbatches=microbatches)
+    if mesh.shape['data'] > 1:
+        gradients_of = _over_data_axis(gradients_of, mesh)
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        total, count, gradients = gradients_of(state.params, batch, key)
+        gradients = jax.tree.map(lambda g: g / count, gradients)
+        norm = trees.global_norm(gradients)
+        updates, optimizer = transformation.update(clip(gradients, norm, clip_norm), state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {
+            'loss': total / count,
+            'gradient_norm': norm,
+            'parameter_norm': trees.global_norm(params),
+            'learning_rate': jnp.asarray(rate(state.step), jnp.float32),
+        }
+        updated = state.replace(step=state.step + 1, params=params, optimizer=optimizer)
+        state = keep_if_finite(updated, state, jnp.isfinite(metrics['loss']) & jnp.isfinite(norm))
+        return state, metrics | {'skipped_steps': state.skipped, 'skipped_in_row': state.in_row}
+
+    return step
+
+
+def _summed_gradients(
+    loss: Loss, params: Any, batch: Batch, key: jax.Array, *, microbatches: int
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Sums over microbatches: (loss in nats, weight of the targets, gradients of the summed loss)."""
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    if microbatches == 1:
+        (total, count), gradients = value_and_grad(params, batch, key)
+        return total, count, gradients
+    parts = jax.tree.map(lambda a: a.reshape(microbatches, -1, *a.shape[1:]), batch)
+
+    def add(sums: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+        index, part = inputs
+        (total, count), gradients = value_and_grad(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, sums, (total, count, gradients)), None
+
+    zero = jnp.zeros((), jnp.float32)
+    start = (zero, zero, jax.tree.map(jnp.zeros_like, params))
+    (total, count, gradients), _ = jax.lax.scan(add, start, (jnp.arange(microbatches), parts))
+    return total, count, gradients
+
+
+def _over_data_axis(gradients_of: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Runs `gradients_of` on each slice of the batch and sums what comes out over the axis 'data'."""
+
+    def local(params: Any, batch: Batch, key: jax.Array) -> Any:
+        key = jax.random.fold_in(key, jax.lax.axis_index('data'))
+        return jax.lax.psum(gradients_of(params, batch, key), 'data')
+
+    everywhere, sliced = PartitionSpec(), PartitionSpec('data')
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(everywhere, sliced, everywhere), out_specs=everywhere,
+        axis_names={'data'}, check_vma=False,
+    )  # fmt: skip

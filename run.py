@@ -1,0 +1,96 @@
+"""Trains, evaluates and times GPTs of any size, and sweeps over sizes.
+
+  python run.py --config=configs/ladder_cpu.py                      a sweep: every size, the curve, the law
+  python run.py --config=configs/gpt_tiny.py                        one model
+  python run.py --config=configs/gpt_tiny.py --config.model.width=256 --workdir=runs/wide
+  python run.py --config=configs/gpt_tiny.py --mode=evaluate        the run's newest checkpoint on held-out text
+  python run.py --config=configs/gpt_tiny.py --mode=benchmark       the speed of the real step
+
+configs/base.py lists every --config.FIELD with its default. The same command again does only what is not done.
+Exit codes: 0 done; 2 bad input; 3 a run diverged or a trial failed; 75 interrupted and saved: run it again.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+
+from gpt_jax import errors, overrides
+
+MODES = ('train', 'evaluate', 'benchmark')
+
+_CONFIG = overrides.define_config_flag('config', 'Path of a config file in configs/.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME by default.')
+_MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do. A config that declares a sweep runs the sweep.')
+_OUTPUT = flags.DEFINE_string('benchmark_output', None, 'Also write the benchmark\'s JSON to this file.')
+_TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name.')
+_DISTRIBUTED = flags.DEFINE_string(
+    'distributed', '', "Join other processes: 'auto' (Slurm, TPU pods) or COORDINATOR:PORT,PROCESSES,INDEX."
+)
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)  # the libraries below are talkative
+    config = overrides.plain(_CONFIG.value)
+    trials = overrides.trials(config)
+    workdir = Path(_WORKDIR.value or Path('runs') / str(config['name'])).resolve()
+    if trials and _MODE.value == 'train' and _TRIAL.value is None:
+        from gpt_jax.modes.sweep import sweep
+
+        sweep(config, trials, [sys.executable, *sys.argv, f'--workdir={workdir}'], workdir, say)
+        return
+    position = None
+    if _TRIAL.value is not None:
+        position, config = overrides.select(trials, _TRIAL.value), trials[_TRIAL.value]
+        workdir = workdir / 'trials' / _TRIAL.value
+    _one(config, workdir, position)
+
+
+def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None) -> None:
+    """One model, in this process."""
+    from gpt_jax import assemble, runtime
+    from gpt_jax.modes import benchmark, evaluate, train
+
+    checked = assemble.settings(config, vocab_size=1)
+    if _MODE.value == 'train' and (done := train.finished(config, workdir)):
+        say(f'{workdir}: already done, validation loss {done["validation_loss"]:.4f} nats/token; delete it to start anew')
+        return
+    runtime.start(checked.mesh.cpu_devices, _DISTRIBUTED.value)
+    if _MODE.value == 'train':
+        done = train.train(config, workdir, say=say, trial=position)
+        say(
+            f'{done["name"]}: validation loss {done["validation_loss"]:.4f} nats/token, '
+            f'{done["bits_per_byte"]:.4f} bits/byte after {done["seconds"]:.0f} s; {workdir / "summary.json"}'
+        )
+    elif _MODE.value == 'evaluate':
+        print(json.dumps(evaluate.evaluate(config, workdir, say)))
+    else:
+        print(json.dumps(benchmark.benchmark(config, _OUTPUT.value, say)))
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal; standard output is for results that programs read."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _guarded(action: Callable[[], None]) -> None:
+    """Turns the errors that are the user's into one line and an exit code."""
+    codes = (
+        (errors.UserError, errors.EXIT_BAD_INPUT),
+        (errors.Diverged, errors.EXIT_FAILED),
+        (errors.TrialsFailed, errors.EXIT_FAILED),
+        (errors.Preempted, errors.EXIT_RESUMABLE),
+        (KeyboardInterrupt, errors.EXIT_RESUMABLE),
+    )
+    try:
+        action()
+    except tuple(kind for kind, _ in codes) as error:
+        say(f'run.py: {str(error) or "interrupted"}')
+        sys.exit(next(code for kind, code in codes if isinstance(error, kind)))
+
+
+if __name__ == '__main__':
+    _guarded(lambda: app.run(main, flags_parser=overrides.parse))

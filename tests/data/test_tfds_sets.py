@@ -1,0 +1,120 @@
+"""Are registered TFDS sets read without TensorFlow, and do those that cannot be read say what to do?"""
+
+import subprocess
+import sys
+
+import pytest
+import tensorflow_datasets as tfds
+
+from gpt_jax.data import tfds_sets
+from gpt_jax.errors import UserError
+
+TEXT = tfds.features.Text()
+
+
+class TinyLm1b(tfds.core.GeneratorBasedBuilder):
+    """lm1b's features and splits."""
+
+    VERSION = tfds.core.Version('1.1.0')
+    SPLITS = {'train': 30, 'test': 4}  # noqa: RUF012
+    FEATURES = {'text': TEXT}  # noqa: RUF012
+
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(self.FEATURES))
+
+    def _split_generators(self, _):
+        return {split: self._generate_examples(split, count) for split, count in self.SPLITS.items()}
+
+    def _generate_examples(self, split, count):
+        for i in range(count):
+            yield i, {name: f'{name} {split} {i} é' for name in self.FEATURES}
+
+
+class TinyC4(TinyLm1b):
+    """c4's features and splits."""
+
+    VERSION = tfds.core.Version('3.1.0')
+    SPLITS = {'train': 100, 'validation': 7}  # noqa: RUF012
+    FEATURES = dict.fromkeys(('content-length', 'content-type', 'text', 'timestamp', 'url'), TEXT)
+
+
+class TinyWithoutNetwork(TinyLm1b):
+    """A set whose preparation fails."""
+
+    def _split_generators(self, _):
+        raise ConnectionError('no route to host\nand more')
+
+
+@pytest.fixture(autouse=True)
+def data_dir(tmp_path, monkeypatch):
+    monkeypatch.setenv('TFDS_DATA_DIR', str(tmp_path / 'sets'))
+
+
+def read(tmp_path, name, column='text'):
+    return tfds_sets.readings('source', name, column, tmp_path / 'cache', tmp_path)
+
+
+@pytest.mark.parametrize(('name', 'builder'), [('tiny_lm1b', TinyLm1b), ('tiny_c4', TinyC4)])
+def test_splits_and_texts(tmp_path, name, builder):
+    for _ in range(2):  # prepared, then found prepared
+        readings = read(tmp_path, name)
+        assert set(readings) == set(builder.SPLITS)
+        for split, count in builder.SPLITS.items():
+            pieces = list(readings[split]())
+            assert all(piece.last for piece in pieces)
+            assert sorted(piece.text for piece in pieces) == sorted(f'text {split} {i} é' for i in range(count))
+            assert list(readings[split]()) == pieces
+    assert (tmp_path / 'sets' / name).is_dir()
+
+
+def test_another_column(tmp_path):
+    assert next(read(tmp_path, 'tiny_c4', 'url')['validation']()).text.startswith('url validation ')
+
+
+def test_missing_column_lists_the_columns(tmp_path):
+    with pytest.raises(
+        UserError, match=r"data\.source: tfds:tiny_c4: no column 'body' \(it has content-length, .*text.*\); set"
+    ):
+        read(tmp_path, 'tiny_c4', 'body')
+
+
+def test_unknown_name(tmp_path):
+    with pytest.raises(UserError, match=r'^data\.source: tfds:no_such_set: TensorFlow Datasets knows no set') as caught:
+        read(tmp_path, 'no_such_set')
+    assert '\n' not in str(caught.value)
+
+
+def test_failed_preparation_says_what_to_do(tmp_path):
+    with pytest.raises(
+        UserError, match=r"ConnectionError: no route to host.*pip install '\.\[tf\]'.*TFDS_DATA"
+    ) as caught:
+        read(tmp_path, 'tiny_without_network')
+    assert '\n' not in str(caught.value)
+
+
+def test_sets_that_register_on_import_are_found(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError('tests do not download')
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', refuse)
+    with pytest.raises(UserError, match='tests do not download'):
+        read(tmp_path, 'c4/en')
+
+
+def test_damaged_set_says_what_to_do(tmp_path):
+    read(tmp_path, 'tiny_lm1b')
+    (record,) = (tmp_path / 'sets').rglob('*train*array_record*')
+    record.write_bytes(record.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r'tfds:tiny_lm1b cannot be read .*delete .*tiny_lm1b'):
+        list(read(tmp_path, 'tiny_lm1b')['train']())
+
+
+def test_several_processes_prepare_the_library_at_once(stdlib_root, tmp_path):
+    code = (
+        'import sys; from pathlib import Path; from gpt_jax.data import tfds_sets;'
+        "made = tfds_sets.readings('source', 'python_stdlib', 'text', Path(sys.argv[1]), Path(sys.argv[2]));"
+        "print(sum(1 for reading in made.values() for _ in reading()), 'tensorflow' in sys.modules)"
+    )
+    command = [sys.executable, '-c', code, str(tmp_path), str(stdlib_root)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[0].split() for process in running] == [['60', 'False']] * 3
