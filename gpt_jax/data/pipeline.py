@@ -11,6 +11,7 @@ from gpt_jax.errors import UserError
 
 READERS = 1  # threads; one reads tens of times faster than a model trains
 AHEAD = 4  # batches held ready
+ENDLESS = 1 << 52  # rows; grain counts batches in floating point, where its own endless repeat overflows
 
 
 def batches(
@@ -50,9 +51,9 @@ def batches(
             'give more text or a smaller context'
         )
     rows = _rows_per_process(batch, process_count)
-    mine = grain.MapDataset.range(windows).seed(_order_seed(fingerprint, seed)).shuffle().repeat(None).batch(rows)
+    order = grain.MapDataset.range(windows).seed(_order_seed(fingerprint, seed)).shuffle().repeat(ENDLESS // windows)
     # Block k P + p of `rows` windows is process p's block of global batch k.
-    mine = mine[process_index::process_count][start:]
+    mine = order.batch(rows)[process_index::process_count][start:]
 
     def pack(windows_B: np.ndarray) -> Batch:
         return PACKINGS[packing](tokens, windows_B.astype(np.int64) * context, context)

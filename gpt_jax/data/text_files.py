@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from gpt_jax.errors import UserError
 
-PIECE = 1 << 20  # bytes of a plain file read at once
+PIECE = 1 << 18  # bytes of a plain file read at once
 
 
 class Piece(NamedTuple):
@@ -132,8 +132,8 @@ def checked_text(where: str, field: str, text: Any) -> str:
             if not text.isascii():
                 text.encode('utf-8')
             return text
-    except UnicodeError as error:
-        raise UserError(f'{where}: the text of {field!r} is not UTF-8 ({error.reason})') from None  # type: ignore
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise UserError(f'{where}: the text of {field!r} is not UTF-8 ({error.reason})') from None
     raise UserError(f'{where}: column {field!r} holds {type(text).__name__}, not text; set data.text_field')
 
 

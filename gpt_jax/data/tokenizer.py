@@ -101,7 +101,7 @@ def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END_OF_DOCUMENT],
-        initial_alphabet=sorted(level.alphabet()),
+        initial_alphabet=level.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(_at_most(texts, TRAINING_CHARACTERS), trainer)

@@ -19,7 +19,7 @@ from gpt_jax.errors import UserError
 FORMAT = 1  # of the files below; a change makes every cache anew
 META = 'meta.json'
 TOKENIZER = 'tokenizer.json'
-BATCH_CHARACTERS, BATCH_PIECES = 4 << 20, 1024  # encoded at once; an encoding takes some 50 bytes a character
+BATCH_CHARACTERS, BATCH_PIECES = 1 << 20, 1024  # encoded at once; BPE takes some 100 bytes a character meanwhile
 SMALL_VOCABULARY = 1 << 16
 
 

@@ -71,13 +71,13 @@ def verify(folder: Path) -> dict[str, Any]:
         raise DamageError(f'{name} is not listed in {NAME}')
     for name, entry in listed.items():
         try:
-            size, digest = present[name].stat().st_size, sha256_file(present[name])
+            size = present[name].stat().st_size
+            if size != entry['bytes']:
+                raise DamageError(f'{name} has {size} bytes, not {entry["bytes"]}')
+            if sha256_file(present[name]) != entry['sha256']:
+                raise DamageError(f'{name} does not match its SHA-256')
         except OSError as error:
             raise DamageError(f'{name} cannot be read: {error.strerror}') from None
-        if size != entry['bytes']:
-            raise DamageError(f'{name} has {size} bytes, not {entry["bytes"]}')
-        if digest != entry['sha256']:
-            raise DamageError(f'{name} does not match its SHA-256')
     return manifest
 
 

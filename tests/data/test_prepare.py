@@ -62,7 +62,8 @@ def test_tail_of_one_file(config, text):
     assert corpus.tokenizer().decode(corpus.train.ids) == text[:cut]
 
 
-def test_found_again_quickly_and_in_silence(config, text):
+@pytest.mark.usefixtures('text')
+def test_found_again_quickly_and_in_silence(config):
     said = []
     first = prepare(config(tokenizer='bpe:300'), said.append)
     assert any('tokenizing' in line for line in said)
@@ -74,7 +75,8 @@ def test_found_again_quickly_and_in_silence(config, text):
     assert out.split() == [first.fingerprint, '0', 'quick']
 
 
-def test_every_setting_that_decides_tokens_has_its_own_cache(config, text, tmp_path):
+@pytest.mark.usefixtures('text')
+def test_every_setting_that_decides_tokens_has_its_own_cache(config, tmp_path):
     (tmp_path / 'b.md').write_text('other text')
     changes = [
         {},
@@ -87,7 +89,8 @@ def test_every_setting_that_decides_tokens_has_its_own_cache(config, text, tmp_p
     assert len({corpus.path for corpus in found}) == len({corpus.fingerprint for corpus in found}) == len(changes)
 
 
-def test_same_text_elsewhere_has_the_same_fingerprint(config, text, tmp_path):
+@pytest.mark.usefixtures('text')
+def test_same_text_elsewhere_has_the_same_fingerprint(config, tmp_path):
     first = prepare(config(), quiet)
     os.utime(tmp_path / 'a.txt', (1, 1))
     second = prepare(config(), quiet)
@@ -97,7 +100,8 @@ def test_same_text_elsewhere_has_the_same_fingerprint(config, text, tmp_path):
     assert prepare(config(), quiet).fingerprint != first.fingerprint
 
 
-def test_bpe_is_trained_on_the_train_split_alone(config, text, tmp_path):
+@pytest.mark.usefixtures('text')
+def test_bpe_is_trained_on_the_train_split_alone(config, tmp_path):
     (tmp_path / 'v.md').write_text('zzzzqqqq ' * 100)
     alone = prepare(config(tokenizer='bpe:300', validation_source=f'files:{tmp_path}/v.md'), quiet)
     (tmp_path / 'v.md').write_text('wwwwxxxx ' * 100)
@@ -107,7 +111,8 @@ def test_bpe_is_trained_on_the_train_split_alone(config, text, tmp_path):
     assert other.tokenizer().decode(other.validation.ids) == 'wwwwxxxx ' * 100
 
 
-def test_library(config, stdlib):
+@pytest.mark.usefixtures('stdlib')
+def test_library(config):
     corpus = prepare(config(source='tfds:python_stdlib'), quiet)
     splits = [corpus.train, corpus.validation, corpus.test]
     assert sum(len(split.starts) for split in splits) == 60
@@ -143,7 +148,8 @@ def test_a_killed_process_leaves_nothing_that_is_used(config, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['train.ids', 'train.starts', 'tokenizer.json', 'meta.json'])
-def test_a_cut_off_cache_is_made_again_and_said(config, text, name):
+@pytest.mark.usefixtures('text')
+def test_a_cut_off_cache_is_made_again_and_said(config, name):
     first = prepare(config(), quiet)
     content = (first.path / name).read_bytes()
     (first.path / name).write_bytes(content[: len(content) // 2])
@@ -162,7 +168,8 @@ def test_no_text(config, tmp_path):
     assert [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()] == []
 
 
-def test_nothing_left_to_train_or_to_validate(config, text, tmp_path):
+@pytest.mark.usefixtures('text')
+def test_nothing_left_to_train_or_to_validate(config, tmp_path):
     with pytest.raises(UserError, match=r"^data\.holdout: nothing is left for (train|validation) .*'tail'"):
         prepare(config(holdout='documents'), quiet)
     (tmp_path / 'v.md').write_text('')
@@ -170,7 +177,8 @@ def test_nothing_left_to_train_or_to_validate(config, text, tmp_path):
         prepare(config(validation_source=f'files:{tmp_path}/v.md'), quiet)
 
 
-def test_text_that_changes_meanwhile(config, text, tmp_path):
+@pytest.mark.usefixtures('text')
+def test_text_that_changes_meanwhile(config, tmp_path):
     def change(_):
         (tmp_path / 'a.txt').write_text('new')
 
@@ -178,14 +186,16 @@ def test_text_that_changes_meanwhile(config, text, tmp_path):
         prepare(config(), change)
 
 
-def test_bad_input_leaves_nothing(config, text, tmp_path):
+@pytest.mark.usefixtures('text')
+def test_bad_input_leaves_nothing(config, tmp_path):
     (tmp_path / 'b.txt').write_bytes(b'abc\xff')
     with pytest.raises(UserError, match=r'b\.txt: not UTF-8 at byte 3'):
         prepare(config(), quiet)
     assert [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()] == []
 
 
-def test_cache_that_cannot_be_written(config, text, tmp_path):
+@pytest.mark.usefixtures('text')
+def test_cache_that_cannot_be_written(config, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(UserError, match=r'^data\.cache: .*file'):
         prepare(config(cache=f'{tmp_path}/file/cache'), quiet)

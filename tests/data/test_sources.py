@@ -33,7 +33,7 @@ def test_globs_are_relative_to_the_working_directory(tmp_path, monkeypatch):
     assert sources.matching('source', '*.txt') == [tmp_path / 'a.txt']
 
 
-def test_glob_without_files(config, tmp_path):
+def test_glob_without_files(tmp_path):
     with pytest.raises(UserError, match=r"^data\.validation_source: '.*\.nope' matches no file \(looked in "):
         sources.describe('validation_source', f'files:{tmp_path}/*.nope')
 
@@ -54,13 +54,15 @@ def test_training_files_may_not_validate(config, tmp_path):
         read(config(validation_source=f'files:{tmp_path}/b.*'))
 
 
-def test_the_library_has_its_own_splits(config, stdlib):
+@pytest.mark.usefixtures('stdlib')
+def test_the_library_has_its_own_splits(config):
     parts = read(config(source='tfds:python_stdlib'))
     assert set(parts) == {'train', 'validation', 'test'}
     assert sum(text.count('VALUE') for text in parts.values()) == 60
 
 
-def test_validation_from_another_source(config, stdlib, tmp_path):
+@pytest.mark.usefixtures('stdlib')
+def test_validation_from_another_source(config, tmp_path):
     (tmp_path / 'a.txt').write_text('abc')
     own = read(config(source='tfds:python_stdlib'))
     assert read(config(validation_source='tfds:python_stdlib')) == {'train': 'abc', 'validation': own['validation']}

@@ -93,7 +93,7 @@ def test_given_json_with_another_end_truncation_and_gaps(bpe, tmp_path):
     content['added_tokens'].append(content['added_tokens'][0] | {'id': 500, 'content': '<pad>'})
     inner = tokenizers.Tokenizer.from_str(json.dumps(content))
     inner.enable_truncation(3)
-    inner.enable_padding(length=9)
+    inner.enable_padding(length=99)
     path = tmp_path / 'tokenizer.json'
     inner.save(str(path))
     given_one = tokenizer.make(str(tmp_path), list)

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -81,9 +82,20 @@ def pristine(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize('damage', [flip, truncate, grow, zero, delete, surplus])
+REASONS = {
+    flip: 'does not match its',
+    truncate: r'has \d+ bytes, not|own SHA',
+    grow: r'has \d+ bytes, not|own SHA',
+    zero: 'does not match its',
+    delete: 'is missing|manifest.json cannot be read',
+    surplus: 'is not listed',
+}
+
+
+@pytest.mark.parametrize('damage', REASONS)
 def test_damage_is_never_restored_and_the_older_one_is(pristine, tmp_path, damage):
-    rng, lines, times = random.Random(damage.__name__), [], 100 if damage is flip else 1
+    rng, times = random.Random(damage.__name__), 100 if damage is flip else 1
+    lines: list[str] = []
     names = sorted(str(p.relative_to(pristine)) for p in (pristine / '20').rglob('*') if p.is_file())
     assert len(names) > 10
     cases = names * -(-times // len(names))
@@ -97,6 +109,7 @@ def test_damage_is_never_restored_and_the_older_one_is(pristine, tmp_path, damag
         assert (folder / 'quarantine' / '20-0').is_dir()
         shutil.rmtree(folder)
     assert len(lines) == len(cases)
+    assert all(re.search(REASONS[damage], line) for line in lines)
 
 
 def test_every_byte_of_the_manifest_is_guarded(pristine, tmp_path):
@@ -166,6 +179,7 @@ def test_killed_at_any_moment_it_restores_what_was_saved(tmp_path):
         writers = [subprocess.Popen(c, env=environment, stdout=subprocess.PIPE, text=True) for c in commands]
         try:
             for writer, folder in zip(writers, folders, strict=True):
+                assert writer.stdout is not None
                 begun = [int(writer.stdout.readline()) for _ in range(3)]
                 # save() of the third began after the second was complete
                 assert begun[0] > reached[folder]
@@ -179,6 +193,7 @@ def test_killed_at_any_moment_it_restores_what_was_saved(tmp_path):
             left += sum(1 for _ in folder.glob('tmp-*'))
             with Checkpoints(folder, keep=2, announce=lambda _: None) as checkpoints:
                 restored = checkpoints.restore(make_state(0))
+                assert restored is not None
                 assert_is_what_was_saved(restored, restored.step)
                 assert restored.step >= reached[folder]
             assert list(folder.glob('tmp-*')) == []

@@ -51,6 +51,7 @@ def test_round_trip_is_bitwise(tmp_path, lines):
     with Checkpoints(tmp_path, keep=3, announce=lines.append) as checkpoints:
         restored = checkpoints.restore(ABSTRACT)
         assert checkpoints.latest() == 7
+    assert restored is not None
     assert (restored.step, restored.meta) == (7, {'batch': 7, 'config': {'width': [1, 2.5], 'name': 'é'}})
     assert_bitwise(restored.state, make_state(7))
     assert lines == []
@@ -67,6 +68,7 @@ def test_state_and_meta_are_those_of_the_moment_of_saving(tmp_path):
             state = donating(state)
         checkpoints.wait()
         restored = checkpoints.restore(abstract(state))
+    assert restored is not None
     assert restored.meta == {'batches': [1]}
     assert np.unique(restored.state['w']).tolist() == [1]
 

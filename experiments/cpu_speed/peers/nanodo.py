@@ -60,9 +60,8 @@ def make_step(flags: argparse.Namespace) -> tuple[Callable[[], float], float]:
         params = model.init(key, jnp.zeros((1, flags.context), jnp.int32))['params']
         return TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
 
-    key = jax.random.PRNGKey(0)
-    shardings = nn.get_sharding(jax.eval_shape(create, key), mesh)
-    state = jax.jit(create, out_shardings=shardings)(key)
+    shardings = nn.get_sharding(jax.eval_shape(create, jax.random.PRNGKey(0)), mesh)
+    state = jax.jit(create, out_shardings=shardings)(jax.random.PRNGKey(0))
     tokens = np.random.default_rng(0).integers(0, flags.vocab, (flags.batch, flags.context + 1), dtype=np.int32)
     tokens_BL = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec('data')))
     start = time.perf_counter()

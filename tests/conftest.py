@@ -1,0 +1,54 @@
+"""What every test stands on: eight CPU devices, and one cache of compiled programs for the whole run."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+# One folder for all workers of a run and the programs that tests start; a fixed name would outlive the code it tests.
+if 'GPT_JAX_TEST_CACHE' not in os.environ:
+    os.environ['GPT_JAX_TEST_CACHE'] = tempfile.mkdtemp(prefix='gpt_jax_tests_')
+CACHE = Path(os.environ['GPT_JAX_TEST_CACHE'])
+os.environ['GPT_JAX_COMPILATION_CACHE'] = str(CACHE / 'compilation')
+os.environ['XDG_CACHE_HOME'] = str(CACHE)
+
+import jax
+import pytest
+
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_compilation_cache_dir', os.environ['GPT_JAX_COMPILATION_CACHE'])
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
+
+from configs import base  # noqa: E402
+from gpt_jax import assemble, overrides  # noqa: E402
+from gpt_jax.model.config import ModelConfig, resolve  # noqa: E402
+
+
+@pytest.fixture
+def model_config():
+    """Makes a small ModelConfig; keywords replace fields."""
+
+    def make(**fields) -> ModelConfig:
+        small = dict(layers=2, width=32, heads=4, vocab_size=97, context=16, attention_chunk=0)
+        values = overrides.plain(base.get_config())['model'] | small | fields
+        return ModelConfig(**resolve(values, 1))
+
+    return make
+
+
+@pytest.fixture
+def settings():
+    """Makes Settings of a small run; 'section.field' keys replace fields."""
+
+    def make(fields: dict | None = None) -> assemble.Settings:
+        config = overrides.plain(base.get_config())
+        small = {
+            'model.layers': 2, 'model.width': 32, 'model.heads': 4, 'model.context': 16, 'model.vocab_size': 97,
+            'train.batch': 8, 'train.steps': 20, 'mesh.data': 1,
+        }  # fmt: skip
+        for key, value in (small | (fields or {})).items():
+            section, field = key.split('.')
+            config[section][field] = value
+        return assemble.settings(config, vocab_size=1)
+
+    return make

@@ -1,0 +1,66 @@
+"""Does every config build, and do its counts equal the real tree's and the published totals?"""
+
+import importlib
+from pathlib import Path
+
+import jax
+import pytest
+
+from gpt_jax import assemble, overrides, trees
+from gpt_jax.model import accounting, weights
+
+ROOT = Path(__file__).parents[2]
+# A mapping module (shared values) is no config of its own.
+CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'gpt3'))
+
+# Brown et al. 2020, tables 2.1 and D.1, with the two misprints mended: (total, non-embedding, total without positions)
+GPT3 = {
+    'gpt_125m': (125_226_240, 85_056_000, 123_653_376),
+    'gpt_350m': (355_871_744, 302_311_424, 353_774_592),
+    'gpt_760m': (760_300_032, 679_959_552, 757_154_304),
+    'gpt_1_3b': (1_315_723_264, 1_208_602_624, 1_311_528_960),
+    'gpt_2_7b': (2_651_553_280, 2_517_652_480, 2_646_310_400),
+    'gpt_6_7b': (6_658_404_352, 6_444_163_072, 6_650_015_744),
+    'gpt_13b': (12_853_386_240, 12_585_584_640, 12_842_900_480),
+    'gpt_175b': (174_604_259_328, 173_961_535_488, 174_579_093_504),
+}
+
+
+def load(name: str) -> dict:
+    return overrides.plain(importlib.import_module(f'configs.{name}').get_config())
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_config_builds_and_is_counted_right(name):
+    config = load(name)
+    for one in [config, *overrides.trials(config).values()]:
+        model = assemble.settings(one, vocab_size=256).model
+        tree = weights.unbox(assemble.declarations(model))
+        assert trees.size(tree) == accounting.parameters(model)['padded_total']
+
+
+@pytest.mark.parametrize('name', GPT3)
+def test_gpt3_totals(name):
+    model = assemble.settings(load(name), vocab_size=1).model
+    counts = accounting.parameters(model)
+    assert (counts['total'], counts['non_embedding'], counts['without_positions']) == GPT3[name]
+    assert trees.size(weights.unbox(assemble.declarations(model))) == GPT3[name][0]
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_config_is_short(name):
+    limit = {'base': 120}.get(name, 30)
+    assert len((ROOT / 'configs' / f'{name}.py').read_text().splitlines()) <= limit
+
+
+def test_every_weight_has_a_role_and_letters():
+    from gpt_jax.parametrization import PARAMETRIZATIONS
+
+    model = assemble.settings(load('gpt_125m'), vocab_size=1).model
+    boxed = assemble.declarations(model)
+    for letters, role, shape in zip(
+        jax.tree.leaves(weights.letters(boxed)), jax.tree.leaves(weights.roles(boxed)),
+        jax.tree.leaves(weights.unbox(boxed)), strict=True,
+    ):  # fmt: skip
+        assert tuple(model.dims[letter] for letter in letters) == shape.shape
+        assert role in PARAMETRIZATIONS['standard']
