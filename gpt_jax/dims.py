@@ -14,5 +14,6 @@ LEGEND = {
     'E': 'experts',
     'C': 'capacity of an expert',
     'N': 'layers',
+    'W': 'window of the data: the L + 1 tokens that inputs and targets are cut from',
     'A': 'microbatches accumulated in one step',
 }

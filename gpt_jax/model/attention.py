@@ -20,8 +20,9 @@ def multi_head(
 ) -> jax.Array:
     """Multi-head attention; grouped-query where kv_heads < heads (Ainslie et al. 2023). [B, L, D] -> [B, L, D]."""
     q_BLHK = einsum('BLD,DHK->BLHK', x_BLD, declare('query', 'DHK', 'hidden'), config)
-    k_BMGK = einsum('BMD,DGK->BMGK', x_BLD, declare('key', 'DGK', 'hidden'), config)
-    v_BMGK = einsum('BMD,DGK->BMGK', x_BLD, declare('value', 'DGK', 'hidden'), config)
+    x_BMD = x_BLD  # the memory of a text is the text itself
+    k_BMGK = einsum('BMD,DGK->BMGK', x_BMD, declare('key', 'DGK', 'hidden'), config)
+    v_BMGK = einsum('BMD,DGK->BMGK', x_BMD, declare('value', 'DGK', 'hidden'), config)
     if config.bias:
         q_BLHK = q_BLHK + declare('query_bias', 'HK', 'bias').astype(q_BLHK.dtype)
         k_BMGK = k_BMGK + declare('key_bias', 'GK', 'bias').astype(k_BMGK.dtype)

@@ -55,7 +55,8 @@ def placement(rules: Rules, mesh: Mesh, manual: frozenset[str]) -> Placement:
     def constrain(tensor: jax.Array, letters: str, table: Mapping[str, tuple[str, ...]]) -> jax.Array:
         table = {letter: tuple(a for a in axes if a not in manual) for letter, axes in table.items()}
         axes = spec(letters, table, tensor.shape, mesh)
-        return jax.lax.with_sharding_constraint(tensor, NamedSharding(mesh, axes))
+        # Inside shard_map the mesh is the context's, of which `manual` is no longer to be spoken.
+        return jax.lax.with_sharding_constraint(tensor, axes if manual else NamedSharding(mesh, axes))
 
     if all(size == 1 for axis, size in mesh.shape.items() if axis not in manual):
         return ANYWHERE

@@ -71,7 +71,7 @@ def reach(config, params, segments=None, positions=None):
         changed = params | {'embedding': {'table_VD': table}}
         return model.apply({'params': changed}, row, segments, positions)[0][0]
 
-    jacobian = jax.jacobian(features)(params['embedding']['table_VD'])
+    jacobian = jax.jit(jax.jacobian(features))(params['embedding']['table_VD'])
     return np.abs(np.asarray(jacobian)).max(axis=(1, 3))[:, :16]
 
 
