@@ -2,6 +2,7 @@
 
 import copy
 import re
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -32,13 +33,21 @@ def parse(argv: list[str]) -> list[str]:
         raise UserError(f'--{error.flagname}: no such flag{schema.nearest(error.flagname, known)}') from None
     except (AttributeError, KeyError) as error:
         raise UserError(_unknown_field(argv, error)) from None
-    except FileNotFoundError as error:
-        raise UserError(f'--config: no file {error.filename!r}; the configs are in configs/') from None
+    except OSError as error:
+        raise UserError(_unreadable_config(argv, error)) from None
     except (flags.Error, TypeError, ValueError, ImportError, SyntaxError) as error:
         raise UserError(' '.join(str(error).split())) from None
     if len(rest) > 1:
         raise UserError(f'{rest[1]!r}: not a flag; write --FLAG=VALUE')
     return rest
+
+
+def _unreadable_config(argv: list[str], error: OSError) -> str:
+    path = next((a.removeprefix('--config=') for a in argv if a.startswith('--config=')), '')
+    if path and not Path(path).exists():
+        there = sorted(str(one) for one in Path('configs').glob('*.py') if one.stem != '__init__')
+        return f'--config={path}: no such file{schema.nearest(path, there)}'
+    return f'--config={path}: {" ".join(str(error).split())}'
 
 
 def _unknown_field(argv: list[str], error: Exception) -> str:

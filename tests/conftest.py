@@ -15,13 +15,14 @@ os.environ['XDG_CACHE_HOME'] = str(CACHE)
 import jax
 import pytest
 
+from configs import base
+from gpt_jax import assemble, overrides, runtime
+from gpt_jax.model.config import ModelConfig, resolve
+
+runtime.avoid_known_faults()
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_compilation_cache_dir', os.environ['GPT_JAX_COMPILATION_CACHE'])
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
-
-from configs import base  # noqa: E402
-from gpt_jax import assemble, overrides  # noqa: E402
-from gpt_jax.model.config import ModelConfig, resolve  # noqa: E402
 
 
 @pytest.fixture
@@ -52,3 +53,11 @@ def settings():
         return assemble.settings(config, vocab_size=1)
 
     return make
+
+
+@pytest.fixture(scope='session')
+def source(tmp_path_factory):
+    """The config word of a small corpus."""
+    from tests import program
+
+    return f'files:{program.corpus(tmp_path_factory.mktemp("corpus"))}'

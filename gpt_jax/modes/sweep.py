@@ -29,10 +29,10 @@ def sweep(
     """
     for one in trials.values():
         assemble.settings(one, vocab_size=1)
+    _same_sweep(config, workdir)
+    for data in {str(one['data']): one['data'] for one in trials.values()}.values():
+        prepare(assemble.data_config({'data': data}), say)
     with files.lock(workdir / 'lock', wait=False):
-        _same_sweep(config, workdir)
-        for data in {str(one['data']): one['data'] for one in trials.values()}.values():
-            prepare(assemble.data_config({'data': data}), say)
         files.write_json(workdir / 'config.json', config)
         done = launch.run(list(trials), command, workdir, say=say)
         print(table.ladder(done))

@@ -45,14 +45,15 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
       Preempted: a signal stopped the run; it is saved.
       Diverged: too many non-finite steps in a row; the last checkpoint is as it was.
     """
+    # Whatever can be wrong with the input is found before the folder is made.
+    corpus = prepare(assemble.data_config(config), say)
+    settings = assemble.settings(config, corpus.vocab_size)
+    program = assemble.build(settings)
     with _sole_writer(workdir):
         done = finished(config, workdir)
         if done is not None:
             say(f'{workdir}: already done; delete the folder to run it again')
             return done
-        corpus = prepare(assemble.data_config(config), say)
-        settings = assemble.settings(config, corpus.vocab_size)
-        program = assemble.build(settings)
         _warn_of_repeats(settings, corpus, say)
         if jax.process_index() == 0:
             files.write_json(workdir / 'config.json', config)
@@ -99,12 +100,11 @@ def _run(
     config: Config, settings: Settings, corpus: Corpus, program: Program, workdir: Path, say: Say, line: Progress
 ) -> dict[str, Any]:
     first = jax.process_index() == 0
+    keep = settings.train.keep_checkpoints
     with (
-        checkpoint.Checkpoints(
-            workdir / 'checkpoints', keep=settings.train.keep_checkpoints, announce=say
-        ) as checkpoints,
+        Preemption() as preemption,  # outermost: a second signal must not end the last save
+        checkpoint.Checkpoints(workdir / 'checkpoints', keep=keep, announce=say) as checkpoints,
         Metrics(workdir, tensorboard=settings.train.tensorboard, enabled=first) as metrics,
-        Preemption() as preemption,
     ):
         state, start, spent = _begin(settings, corpus, program, checkpoints, say)
         metrics.resume(start)
@@ -119,10 +119,12 @@ def _run(
                 bits = bits_per_byte(loss, corpus.validation.bytes_per_token)
                 recorder.add(done, {'validation_loss': loss, 'validation_bits_per_byte': bits})
 
-        def save(done: int, state: State) -> None:
+        def save(done: int, state: State, wait: bool) -> None:
             with recorder.meter.paused():
                 recorder.commit()
                 checkpoints.save(done, state, _meta(config, corpus, done, recorder.seconds()))
+                if wait:
+                    checkpoints.wait()
 
         hooks = loop.Hooks(recorder.log, evaluate, save, preemption.requested_anywhere)
         every = loop.Every(

@@ -30,6 +30,9 @@ class Metrics:
       workdir: the run's folder; made if absent.
       tensorboard: also write event files under workdir/tensorboard, where tensorboardX is installed.
       enabled: False makes every method do nothing; of many processes only the first one writes.
+
+    Raises:
+      UserError: the folder holds a file with a broken line that no crash can have left; named as `file:line`.
     """
 
     def __init__(self, workdir: str | os.PathLike[str], *, tensorboard: bool, enabled: bool = True):
@@ -41,7 +44,7 @@ class Metrics:
         self._last = -1
         if enabled:
             Path(workdir).mkdir(parents=True, exist_ok=True)
-            self._open()
+            self.resume(math.inf)
 
     def write(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:
         """One line for `step` in metrics.jsonl, and in timing.jsonl where `timing` holds anything.
@@ -52,7 +55,7 @@ class Metrics:
         if not self._enabled:
             return
         if step <= self._last:
-            raise ValueError(f'{self._paths[0]}: step {step} after step {self._last}; resume(step) drops what follows it')
+            raise ValueError(f'{self._paths[0]}: step {step} after step {self._last}; resume(step) drops later ones')
         lines = [line(step, values), line(step, timing) if timing else '']
         for file, text in zip(self._files, lines, strict=True):
             file.write(text.encode())
@@ -66,7 +69,7 @@ class Metrics:
             file.flush()
             os.fsync(file.fileno())
 
-    def resume(self, step: int) -> None:
+    def resume(self, step: float) -> None:
         """Drops every line after `step`, and a torn last line, so that `step + 1` is the next that may be written.
 
         Raises:
@@ -76,10 +79,12 @@ class Metrics:
             return
         self.close()
         for path in self._paths:
+            path.touch()
             kept = b''.join(text for at, text in _lines(path) if at <= step)
             if kept != path.read_bytes():
                 files.write_bytes(path, kept)
-        self._open()
+        self._last = max((at for at, _ in _lines(self._paths[0])), default=-1)
+        self._files = [open(path, 'ab') for path in self._paths]  # noqa: SIM115 closed by close()
 
     def close(self) -> None:
         """Flushes and closes the files; a later `resume` opens them again."""
@@ -96,10 +101,6 @@ class Metrics:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _open(self) -> None:
-        self._files = [open(path, 'ab') for path in self._paths]
-        self._last = max((step for step, _ in _lines(self._paths[0])), default=-1)
 
     def _show(self, step: int, values: dict[str, float]) -> None:
         if self._events is None:

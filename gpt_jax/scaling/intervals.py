@@ -41,7 +41,7 @@ def bootstrap(
     random = np.random.default_rng(seed)
     # Few runs have few distinct resamples (126 of 5 runs), so most draws are already known.
     known: dict[tuple[int, ...], np.ndarray] = {}
-    values = []
+    values: list[np.ndarray] = []
     while len(values) < draws:
         picked = np.sort(random.integers(x.size, size=x.size))
         if np.unique(x[picked]).size < sizes:

@@ -18,10 +18,11 @@ from gpt_jax.errors import UserError
 
 HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, appendix D.2
 SCALE = 1e4  # brings the objective of a good fit near 1, where the optimizer's tolerances mean something
-EXPONENTS = np.geomspace(0.01, 3.0, 32)  # where the searches start; scaling exponents of language models lie inside
+EXPONENTS = np.geomspace(0.02, 2.0, 16)  # where the searches start; scaling exponents of language models lie inside
 EXPONENT_MAX = 6.0
 FLOOR_LOG_RANGE = 12.0  # E is searched down to e^-12 of the lowest loss; there it is as good as zero
-SAME_OPTIMUM = 1e-6  # relative: two starts with objectives closer than this reached the same place
+SAME_OPTIMUM = 1e-6  # relative: two searches with objectives closer than this did equally well
+SAME_EXPONENT = 0.02  # relative: equally good exponents further apart than this are not one answer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,17 @@ class PowerLaw:
 def predict(law: PowerLaw, x: Any) -> Any:
     """The law's loss at `x` (a number or an array, in the unit the law was fitted in)."""
     return law.irreducible + law.amplitude * np.asarray(x, float) ** -law.exponent
+
+
+def from_dict(values: dict[str, Any]) -> PowerLaw:
+    """The law that `dataclasses.asdict` made `values` of, as read back from fit.json; other keys are passed over."""
+    return PowerLaw(**{field.name: values[field.name] for field in dataclasses.fields(PowerLaw)})
+
+
+def formula(law: PowerLaw, variable: str = 'N') -> str:
+    """The law in words: '1.05 + 30.1 N^-0.402'."""
+    floor = f'{law.irreducible:#.3g} + ' if law.irreducible else ''
+    return f'{floor}{law.amplitude:#.3g} {variable}^-{law.exponent:.3f}'
 
 
 def checked(x: Any, loss: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -91,7 +103,7 @@ def objective(theta: np.ndarray, z: np.ndarray, log_loss: np.ndarray, delta: flo
 
 
 def seeds(z: np.ndarray, log_loss: np.ndarray, with_irreducible: bool) -> list[np.ndarray]:
-    """One start per exponent: with alpha held, A and E are linear (variable projection), weighted to relative errors."""
+    """One start per exponent: with alpha held, A and E are linear (variable projection); by relative errors."""
     if not with_irreducible:
         return [np.array([log_loss.mean(), alpha]) for alpha in EXPONENTS]
     starts, weight, low = [], np.exp(-log_loss), float(log_loss.min())
@@ -142,6 +154,7 @@ def fit(x: Any, loss: Any, *, with_irreducible: bool, delta: float = HUBER_DELTA
         starts = sorted(starts, key=lambda start: objective(start, z, log_loss, delta)[0])[:tries]
     found = [search(start, z, log_loss, delta) for start in starts]
     best = min(found, key=lambda result: result.fun)
+    reached = [result for result in found if result.fun <= best.fun * (1 + SAME_OPTIMUM) + SAME_OPTIMUM**2]
     if with_irreducible and best.x[2] < log_loss.min() - FLOOR_LOG_RANGE + 2:
         plain = fit(x, loss, with_irreducible=False, delta=delta, tries=tries)
         return dataclasses.replace(plain, note='E went to zero: the runs show no irreducible term')
@@ -152,7 +165,16 @@ def fit(x: Any, loss: Any, *, with_irreducible: bool, delta: float = HUBER_DELTA
         with_irreducible=with_irreducible,
         objective=best.fun / SCALE,
         starts=len(starts),
-        starts_reached=sum(result.fun <= best.fun * (1 + SAME_OPTIMUM) + SAME_OPTIMUM**2 for result in found),
+        starts_reached=len(reached),
         points=x.size,
-        note='' if 0 < best.x[1] < EXPONENT_MAX else f'exponent at its bound {best.x[1]:g}: the runs do not fix it',
+        note=_caution(best.x[1], [result.x[1] for result in reached]),
     )
+
+
+def _caution(exponent: float, equals: list[float]) -> str:
+    if not 0 < exponent < EXPONENT_MAX:
+        return f'not identified: the exponent went to the end of its range, {exponent:g}'
+    # A sum of absolute residuals over evenly spaced sizes can be flat at its minimum; so can a floor no run comes near.
+    if max(equals) - min(equals) > SAME_EXPONENT * exponent:
+        return f'not identified: exponents from {min(equals):.3f} to {max(equals):.3f} fit equally well'
+    return ''

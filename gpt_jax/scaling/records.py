@@ -14,11 +14,11 @@ from gpt_jax.errors import UserError
 COLUMNS = {
     'name': "the trial's name, unique in its file",
     'status': "'done', or why there is no result; only done trials are fitted",
-    'parameters': 'non-embedding parameters: token and position tables and the head are not in it',
+    'params_non_embedding': 'parameters without token embedding, position table and an untied head',
     'tokens': 'tokens trained on, repeats counted',
-    'flops': 'training FLOPs, under the convention that the record names',
-    'loss': 'validation loss, nats per token',
-    'bits_per_byte': 'validation loss over the bytes of the text that the tokens stand for, in bits',
+    'flops_with_attention': 'training FLOPs: 6 per parameter and token, and all of the score matrix',
+    'validation_loss': 'nats per token',
+    'bits_per_byte': 'validation loss in bits, over the bytes of the text that the tokens stand for',
     'seconds': 'wall-clock seconds of training',
 }
 

@@ -1,22 +1,23 @@
 """How does a ladder of runs read as a table? Aligned text, one row per trial, every column under its convention."""
 
+import math
 from typing import Any
 
 # Column of the record, heading, format. The headings carry the conventions: a number without one is not comparable.
 TABLE = (
     ('name', 'size', 's'),
-    ('parameters', 'parameters (non-embedding)', ',d'),
+    ('params_non_embedding', 'parameters (non-embedding)', ',d'),
     ('tokens', 'tokens', ',d'),
-    ('flops', 'FLOPs', '.2e'),
-    ('loss', 'loss (nats/token)', '.4f'),
+    ('flops_with_attention', 'FLOPs (6N + attention)', '.2e'),
+    ('validation_loss', 'validation loss (nats/token)', '.4f'),
     ('bits_per_byte', 'bits/byte', '.4f'),
     ('seconds', 'seconds', ',.1f'),
 )
 
 
 def ladder(records: list[dict[str, Any]]) -> str:
-    """The records as aligned lines, smallest first. An absent value is a dash; a trial not done says its status."""
-    ordered = sorted(records, key=lambda record: record.get('parameters') or 0)
+    """The records as aligned lines, smallest first; what is absent is a dash, and a trial not done says its status."""
+    ordered = sorted(records, key=lambda record: record.get('params_non_embedding') or math.inf)
     rows = [[heading for _, heading, _ in TABLE]]
     rows += [[_cell(record, name, form) for name, _, form in TABLE] for record in ordered]
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]

@@ -22,13 +22,13 @@ class Hooks(NamedTuple):
 
     log: (step, metrics as Python numbers), once a step's numbers are on the host.
     evaluate: (step, state), while nothing else is under way.
-    save: (step, state); has copied the state when it returns.
+    save: (step, state, wait); has copied the state when it returns, and with `wait` it is on the disk by then.
     stop: whether to save and leave now; asked once a step.
     """
 
     log: Callable[[int, dict[str, float]], None]
     evaluate: Callable[[int, State], None]
-    save: Callable[[int, State], None]
+    save: Callable[[int, State, bool], None]
     stop: Callable[[], bool]
 
 
@@ -72,7 +72,7 @@ def train(
         if evaluate:
             hooks.evaluate(done, state)
         if save or stop:
-            hooks.save(done, state)
+            hooks.save(done, state, stop)
         if stop:
             raise Preempted(f'stopped and saved at step {done} of {steps}')
     return state

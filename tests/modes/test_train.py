@@ -1,0 +1,180 @@
+"""Does run.py train, find its work done, go on where it was stopped, and refuse what is wrong before any work?"""
+
+import json
+import signal
+import time
+
+import pytest
+
+from tests import program
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, source):
+    """A run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp('runs') / 'whole'
+    program.run(program.command(workdir, config__data__source=source))
+    return workdir
+
+
+def test_a_finished_run_leaves_its_summary(finished):
+    done = program.summary(finished)
+    assert done['steps'] == 40
+    assert done['tokens'] == 40 * 8 * 32
+    assert 0 < done['validation_loss'] < 5.6
+    assert done['bits_per_byte'] == pytest.approx(done['validation_loss'] / 0.6931472 / done['bytes_per_token'])
+    assert done['skipped_steps'] == 0
+    assert done['flops_causal'] == done['flops_per_token_causal'] * done['tokens']
+    assert done['params_total'] == done['params_without_positions'] + 32 * 32
+    assert len(done['parameters_sha256']) == len(done['fingerprint']) == 64
+    assert {'seconds', 'train_loss', 'params_non_embedding', 'flops_6N', 'config_hash', 'versions'} <= set(done)
+    rows = [json.loads(line) for line in (finished / 'metrics.jsonl').read_text().splitlines()]
+    assert [row['step'] for row in rows] == list(range(5, 41, 5))
+    assert [row['step'] for row in rows if 'validation_loss' in row] == [20, 40]
+    assert rows[-1]['validation_loss'] == done['validation_loss']
+    assert rows[-1]['flops_6N'] == done['flops_6N']
+    assert 'tokens_per_second' not in rows[0]
+
+
+def test_the_same_command_again_does_nothing(finished, source):
+    before = (finished / 'summary.json').stat().st_mtime_ns
+    _, err = program.run(program.command(finished, config__data__source=source))
+    assert 'already done' in err
+    assert (finished / 'summary.json').stat().st_mtime_ns == before
+
+
+def test_another_config_in_the_same_folder_is_refused_with_the_difference(finished, source):
+    arguments = program.command(finished, config__data__source=source, config__model__width=64)
+    _, err = program.run(arguments, code=2)
+    assert 'model.width: 32 -> 64' in err
+
+
+def test_a_free_field_may_change(finished, source):
+    arguments = program.command(finished, config__data__source=source, config__train__checkpoint_every=7)
+    program.run(arguments)
+
+
+def test_sigterm_saves_and_the_run_goes_on_bitwise(finished, source, tmp_path):
+    process = program.start(program.command(tmp_path / 'run', config__data__source=source))
+    while program.lines(tmp_path / 'run') < 1 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 75, err
+    program.run(program.command(tmp_path / 'run', config__data__source=source))
+    same_run(tmp_path / 'run', finished)
+
+
+def same_run(workdir, other):
+    assert program.summary(workdir)['parameters_sha256'] == program.summary(other)['parameters_sha256']
+    assert (workdir / 'metrics.jsonl').read_bytes() == (other / 'metrics.jsonl').read_bytes()
+
+
+def test_evaluate_gives_the_losses_of_the_summary(finished, source):
+    out, _ = program.run(program.command(finished, config__data__source=source, mode='evaluate'))
+    scores = json.loads(out.splitlines()[-1])
+    assert scores['validation_loss'] == program.summary(finished)['validation_loss']
+    assert scores['step'] == 40
+
+
+def test_benchmark_prints_one_json_object(source, tmp_path):
+    arguments = program.command(
+        None, config__data__source=source, mode='benchmark', config__benchmark__steps=3,
+        benchmark_output=tmp_path / 'speed.json',
+    )  # fmt: skip
+    out, _ = program.run(arguments)
+    result = json.loads(out.splitlines()[-1])
+    assert result == json.loads((tmp_path / 'speed.json').read_text())
+    wanted = {
+        'tokens_per_second', 'tokens_per_second_without_data', 'model_flops_utilization', 'compile_seconds',
+        'start_seconds', 'peak_memory_bytes', 'batch', 'device', 'versions', 'params_total', 'peak_flops_source',
+    }  # fmt: skip
+    assert wanted <= set(result)
+    assert 0 < result['model_flops_utilization'] < 1.2
+    assert result['tokens_per_second'] * result['step_seconds'] == pytest.approx(8 * 32)
+
+
+def test_two_processes_give_the_losses_of_one(finished, source, tmp_path):
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    both = [
+        program.start(
+            program.command(
+                tmp_path / 'run', config__data__source=source, config__mesh__cpu_devices=1,
+                distributed=f'127.0.0.1:{port},2,{index}',
+            )
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    for process in both:
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == 0, out + err
+    one, two = program.summary(finished), program.summary(tmp_path / 'run')
+    assert two['processes'] == 2
+    assert two['validation_loss'] == pytest.approx(one['validation_loss'], rel=1e-5)
+    assert program.lines(tmp_path / 'run') == program.lines(finished)
+
+
+def test_data_that_changed_under_a_run_is_refused(source, tmp_path):
+    path = program.corpus(tmp_path)
+    arguments = program.command(tmp_path / 'run', config__data__source=f'files:{path}', config__train__max_skipped_in_row=1)
+    process = program.start(arguments)
+    while not list((tmp_path / 'run' / 'checkpoints').glob('[0-9]*')) and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    (tmp_path / 'run' / 'summary.json').unlink(missing_ok=True)
+    path.write_text(path.read_text() + json.dumps({'text': 'something new'}) + '\n')
+    _, err = program.run(arguments, code=2)
+    assert 'is not the data that this run began with' in err
+
+
+def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(source, tmp_path):
+    arguments = program.command(
+        tmp_path / 'run', config__data__source=source, config__optimizer__learning_rate=1e38,
+        config__train__max_skipped_in_row=3, config__train__log_every=1,
+    )  # fmt: skip
+    _, err = program.run(arguments, code=3)
+    assert 'steps in a row' in err.splitlines()[-1]
+    assert not (tmp_path / 'run' / 'summary.json').exists()
+
+
+BAD = [
+    ({'config.model.widht': 3}, "config.model.widht: no such field; the nearest is 'model.width'"),
+    ({'config.model.width': 'wide'}, 'width'),
+    ({'config.model.width': 1.5}, 'width'),
+    ({'config.model.heads': 5}, 'config.model.heads: 5 heads do not divide the width 32'),
+    ({'config.model.layers': -1}, 'config.model.layers: must be positive'),
+    ({'config.optimizer.schedule': 'cosin'}, "the nearest is 'cosine'"),
+    ({'config.train.batch': 0}, 'config.train.batch: must be positive'),
+    ({'config.data.source': 'tfds'}, 'data.source'),
+    ({'config': 'configs/gpt_350.py'}, 'configs/'),
+    ({'mode': 'trian'}, 'train'),
+    ({'wokdir': 'x'}, "the nearest is 'workdir'"),
+    ({'trial': '2x16'}, 'no such trial'),
+    ({'config.data.source': 'files:/nowhere/*.txt'}, '/nowhere/*.txt'),
+]
+
+
+@pytest.mark.parametrize(('fields', 'message'), BAD, ids=lambda value: str(value)[:40])
+def test_bad_input_is_one_line_and_writes_nothing(fields, message, tmp_path):
+    arguments = program.command(tmp_path / 'run', **fields)
+    out, err = program.run(arguments, code=2)
+    assert out == ''
+    assert len(err.strip().splitlines()) == 1, err
+    assert message in err
+    assert not (tmp_path / 'run').exists()
+
+
+def test_help_shows_the_modes_and_an_example():
+    import subprocess
+    import sys
+
+    result = subprocess.run(
+        [sys.executable, 'run.py', '--help'], cwd=program.ROOT, capture_output=True, text=True, check=False
+    )
+    assert '--mode' in result.stdout
+    assert 'configs/ladder_cpu.py' in result.stdout
