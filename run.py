@@ -25,7 +25,7 @@ MODES = ('train', 'evaluate', 'benchmark')
 _CONFIG = overrides.define_config_flag('config', 'Path of a config file in configs/.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME by default.')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do. A config that declares a sweep runs the sweep.')
-_OUTPUT = flags.DEFINE_string('benchmark_output', None, 'Also write the benchmark\'s JSON to this file.')
+_OUTPUT = flags.DEFINE_string('benchmark_output', None, "Also write the benchmark's JSON to this file.")
 _TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name.')
 _DISTRIBUTED = flags.DEFINE_string(
     'distributed', '', "Join other processes: 'auto' (Slurm, TPU pods) or COORDINATOR:PORT,PROCESSES,INDEX."
@@ -56,7 +56,7 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
 
     checked = assemble.settings(config, vocab_size=1)
     if _MODE.value == 'train' and (done := train.finished(config, workdir)):
-        say(f'{workdir}: already done, validation loss {done["validation_loss"]:.4f} nats/token; delete it to start anew')
+        say(f'{workdir}: already done, validation loss {done["validation_loss"]:.4f} nats/token; delete it to redo')
         return
     runtime.start(checked.mesh.cpu_devices, _DISTRIBUTED.value)
     if _MODE.value == 'train':

@@ -49,7 +49,9 @@ def get_config() -> ConfigDict:
     data.validation_fraction = 0.1  # how much is carved
     data.holdout = 'documents'  # what is carved: documents (by hash), tail (the end of the text)
     data.text_field = 'text'  # the column that holds the text
-    data.tokenizer = 'bytes'  # bytes, bpe:SIZE (trained on the source), a tokenizer.json, a vocab.json + merges.txt folder
+    data.tokenizer = (
+        'bytes'  # bytes, bpe:SIZE (trained on the source), a tokenizer.json, a vocab.json + merges.txt folder
+    )
     data.packing = 'concatenate'  # concatenate, isolate (attention and positions restart at each document)
     data.cache = ''  # folder of tokenized text; '': the user's cache folder
 

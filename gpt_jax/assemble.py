@@ -97,7 +97,7 @@ class Program(NamedTuple):
     """
 
     mesh: Mesh
-    step: Callable[[State, Any], tuple[State, Any]]
+    step: Any
     evaluate: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
     init: Callable[[], State]
     abstract_state: State

@@ -6,7 +6,7 @@ EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line that names the field or file and says what to do; shown without a traceback."""
+    """Bad input. The message is one line: the field or file, and what to do. No traceback is shown."""
 
 
 class Diverged(RuntimeError):

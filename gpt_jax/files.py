@@ -1,4 +1,4 @@
-"""How does a file come to be there whole or not at all, and how is it known again? Atomic writes, checksums, the lock."""
+"""How does a file come to be there whole or not at all? Atomic writes, checksums, the lock."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""How does a process take hold of its devices? Before anything else of JAX runs: CPU devices, processes, compile cache."""
+"""How does a process take hold of its devices? CPU devices, processes, compile cache: before the first array."""
 
 import os
 from pathlib import Path

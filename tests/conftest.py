@@ -30,7 +30,7 @@ def model_config():
     """Makes a small ModelConfig; keywords replace fields."""
 
     def make(**fields) -> ModelConfig:
-        small = dict(layers=2, width=32, heads=4, vocab_size=97, context=16, attention_chunk=0)
+        small = {'layers': 2, 'width': 32, 'heads': 4, 'vocab_size': 97, 'context': 16, 'attention_chunk': 0}
         values = overrides.plain(base.get_config())['model'] | small | fields
         return ModelConfig(**resolve(values, 1))
 

@@ -53,7 +53,7 @@ def run_forwarding(command: list[str]) -> tuple[int, bool]:
     asked = False
     with subprocess.Popen(command) as process:
 
-        def ask(number: int, frame: object) -> None:
+        def ask(*_: object) -> None:
             nonlocal asked
             asked = True
             process.terminate()

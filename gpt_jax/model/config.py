@@ -99,7 +99,7 @@ def resolve(values: Mapping[str, object], vocab_size: int) -> dict[str, object]:
         schema.require(
             given == 0 or given >= vocab_size,
             'model.vocab_size',
-            f'{given} is smaller than the tokenizer\'s {vocab_size}; 0 takes the tokenizer\'s',
+            f"{given} is smaller than the tokenizer's {vocab_size}; 0 takes the tokenizer's",
         )
         full['vocab_size'] = given or vocab_size
     return full

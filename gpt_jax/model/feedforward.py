@@ -1,6 +1,7 @@
 """What does a block compute at each position by itself?"""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.weights import Declare, einsum
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'gelu': functools.partial(jax.nn.gelu, approximate=True),  # GPT-2's and GPT-3's tanh form
     'gelu_exact': functools.partial(jax.nn.gelu, approximate=False),
     'relu': jax.nn.relu,

@@ -1,22 +1,23 @@
 """How do tokens become features of the next token? Embedding, positions, the layers, the last norm, the head."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 
-from gpt_jax.model.block import BLOCKS, Block
+from gpt_jax import schema
 from gpt_jax.model.attention import ATTENTIONS, KERNELS
+from gpt_jax.model.block import BLOCKS, Block
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.feedforward import ACTIVATIONS, FEEDFORWARDS
 from gpt_jax.model.norm import NORMS
 from gpt_jax.model.position import POSITIONS
 from gpt_jax.model.weights import Declare, Part
 from gpt_jax.parallel.place import Placement
-from gpt_jax import schema
 
 # Every config word of the model and the functions it chooses from.
-CHOICES = {
+CHOICES: Mapping[str, Iterable[str]] = {
     'block': BLOCKS,
     'norm': NORMS,
     'position': POSITIONS,

@@ -69,7 +69,7 @@ def _forward(
     if chunk == x_BLD.shape[1]:
         return value_and_grad(x_BLD, w_VD, targets_BL, weights_BL)
 
-    def body(carry, inputs):  # type: ignore[no-untyped-def]
+    def body(carry, inputs):
         total, dw_VD = carry
         x, targets, weights = inputs
         loss, (dx, dw) = value_and_grad(x, w_VD, targets, weights)

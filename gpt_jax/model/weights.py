@@ -25,7 +25,7 @@ class Weight(struct.PyTreeNode, nn.meta.AxisMetadata[jax.Array]):
     def unbox(self) -> jax.Array:
         return self.value
 
-    def replace_boxed(self, value: Any) -> 'Weight':
+    def replace_boxed(self, value: Any) -> Any:
         return self.replace(value=value)
 
     def add_axis(self, index: int, params: dict[Any, Any]) -> 'Weight':
@@ -55,8 +55,8 @@ class Part(nn.Module):
     def declare(self, name: str, letters: str, role: str) -> jax.Array:
         shape = tuple(self.config.dims[letter] for letter in letters)
         init = PARAMETRIZATIONS[self.config.parametrization][role].init
-        value = self.param(name, lambda key: Weight(init(key, shape, self.config), letters, role))
-        return self.place.weight(value, letters)
+        value: Any = self.param(name, lambda key: Weight(init(key, shape, self.config), letters, role))
+        return self.place.weight(value, letters)  # linen unboxes the Weight
 
 
 def _is_weight(leaf: Any) -> bool:

@@ -89,7 +89,12 @@ def benchmark(config: dict[str, Any], output: str | None, say: Callable[[str], N
 
 
 def _time(
-    step: Callable[..., Any], state: Any, feed: Iterator[Any], batch: Any, settings: Settings, say: Callable[[str], None]
+    step: Callable[..., Any],
+    state: Any,
+    feed: Iterator[Any],
+    batch: Any,
+    settings: Settings,
+    say: Callable[[str], None],
 ) -> tuple[float, float]:
     """Median seconds of one step: (with the input pipeline, without)."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -119,9 +124,11 @@ def _peak(settings: Settings, program: Program) -> tuple[float, str]:
 
 
 def measured_peak(dtype: str, devices: int) -> tuple[float, int]:
-    """FLOP/s that `devices` devices reach together in plain square matmuls, the best of a few; and the matmuls' size."""
+    """FLOP/s that `devices` devices reach together in square matmuls, the best of a few; and the matmuls' size."""
     size = 2048 if jax.default_backend() == 'cpu' else 8192
-    mesh = jax.make_mesh((devices,), ('device',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices])
+    mesh = jax.make_mesh(
+        (devices,), ('device',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:devices]
+    )
     split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('device'))
     ones = jax.jit(lambda: jnp.ones((devices, size, size), dtype), out_shardings=split)()
     multiply = jax.jit(

@@ -46,9 +46,7 @@ def _same_sweep(config: dict[str, Any], workdir: Path) -> None:
     if not (workdir / 'config.json').exists():
         return
     before, after = files.read_json(workdir / 'config.json'), config
-    changes = identity.difference(
-        identity.fixed(before) | _named(before), identity.fixed(after) | _named(after)
-    )
+    changes = identity.difference(identity.fixed(before) | _named(before), identity.fixed(after) | _named(after))
     if changes:
         raise UserError(f'{workdir}: holds another sweep ({"; ".join(changes)}); choose another --workdir')
 

@@ -71,7 +71,9 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
         before = files.read_json(workdir / 'config.json')
         changes = identity.difference(identity.fixed(before), identity.fixed(config))
         if changes:
-            raise UserError(f'{workdir}: holds a run of another config ({"; ".join(changes)}); choose another --workdir')
+            raise UserError(
+                f'{workdir}: holds a run of another config ({"; ".join(changes)}); choose another --workdir'
+            )
     summary = workdir / 'summary.json'
     return files.read_json(summary) if summary.exists() else None
 
@@ -91,7 +93,7 @@ def _warn_of_repeats(settings: Settings, corpus: Corpus, say: Say) -> None:
     epochs = repeats(corpus.train, wanted)
     if epochs > MANY_REPEATS:
         say(
-            f'warning: {wanted:,} tokens repeat the {len(corpus.train):,} of {settings.data.source} {epochs:.1f} times; '
+            f'warning: {wanted:,} tokens repeat {len(corpus.train):,} of {settings.data.source} {epochs:.1f} times; '
             f'beyond {MANY_REPEATS} times, repeated text is worth much less than new text'
         )
 
@@ -127,9 +129,7 @@ def _run(
                     checkpoints.wait()
 
         hooks = loop.Hooks(recorder.log, evaluate, save, preemption.requested_anywhere)
-        every = loop.Every(
-            settings.train.log_every, settings.train.evaluate_every, settings.train.checkpoint_every
-        )
+        every = loop.Every(settings.train.log_every, settings.train.evaluate_every, settings.train.checkpoint_every)
         try:
             state = loop.train(
                 step, state, feed, start=start, steps=settings.steps, every=every,
@@ -156,7 +156,7 @@ def _begin(
     if restored.meta['fingerprint'] != corpus.fingerprint:
         raise UserError(
             f'data.source: {settings.data.source} is not the data that this run began with '
-            f'({corpus.fingerprint[:12]}, not {restored.meta["fingerprint"][:12]}); restore it or take another --workdir'
+            f'({corpus.fingerprint[:12]}, not {restored.meta["fingerprint"][:12]}); restore it or change --workdir'
         )
     say(f'{settings.name}: going on from the checkpoint of step {restored.step}')
     return restored.state, restored.meta['next_batch'], restored.meta['seconds']
@@ -202,9 +202,7 @@ def _meta(config: Config, corpus: Corpus, done: int, seconds: float) -> dict[str
 class Recorder:
     """Gathers what is known of a step from step, validation and clock into one row, and writes the rows in order."""
 
-    def __init__(
-        self, settings: Settings, corpus: Corpus, metrics: Metrics, line: Progress, start: int, spent: float
-    ):
+    def __init__(self, settings: Settings, corpus: Corpus, metrics: Metrics, line: Progress, start: int, spent: float):
         self.meter = Throughput()
         self.last: dict[str, float] = {}
         self._settings, self._corpus, self._metrics, self._line = settings, corpus, metrics, line

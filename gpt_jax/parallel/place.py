@@ -1,4 +1,4 @@
-"""Where does each tensor live? From its letters and a table of rules to a sharding, and to constraints on activations."""
+"""Where does each tensor live? From its letters and a table of rules to shardings and constraints."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

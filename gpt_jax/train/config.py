@@ -27,7 +27,9 @@ class TrainConfig:
             schema.require(getattr(self, name) > 0, f'train.{name}', f'must be positive, got {getattr(self, name)}')
         for name in ('microbatch', 'steps', 'tokens', 'evaluate_every', 'evaluate_tokens', 'evaluate_batch',
                      'checkpoint_every'):  # fmt: skip
-            schema.require(getattr(self, name) >= 0, f'train.{name}', f'must not be negative, got {getattr(self, name)}')
+            schema.require(
+                getattr(self, name) >= 0, f'train.{name}', f'must not be negative, got {getattr(self, name)}'
+            )
         schema.require(self.steps > 0 or self.tokens > 0, 'train.tokens', 'steps and tokens are both 0; set one')
 
     @property

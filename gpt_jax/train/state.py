@@ -15,8 +15,8 @@ class State(struct.PyTreeNode):
     step: jax.Array
     params: Any
     optimizer: Any
-    skipped: jax.Array
-    in_row: jax.Array
+    skipped: Any
+    in_row: Any
 
 
 def create(params: Any, transformation: optax.GradientTransformation) -> State:
@@ -29,7 +29,7 @@ def like_params(abstract: State, weights: Any, rest: Any) -> Any:
 
     That is how what is known of the weights (their shardings, say) reaches the optimizer's moments.
     """
-    structure = jax.tree.structure(abstract.params)
+    structure: Any = jax.tree.structure(abstract.params)
 
     def is_params(node: Any) -> bool:
         return jax.tree.structure(node) == structure

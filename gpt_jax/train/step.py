@@ -29,7 +29,7 @@ def make_step(
     The batch is cut by hand over the mesh axis 'data' (every other axis is left to the constraints inside the model),
     each part into `microbatches` whose gradients are summed: so gradients cross between devices once a step.
     """
-    gradients_of = functools.partial(_summed_gradients, loss, microbatches=microbatches)
+    gradients_of: Callable[..., Any] = functools.partial(_summed_gradients, loss, microbatches=microbatches)
     if mesh.shape['data'] > 1:
         gradients_of = _over_data_axis(gradients_of, mesh)
 

@@ -19,9 +19,9 @@ def calls():
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
         }
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and getattr(node.func, 'attr', getattr(node.func, 'id', '')) == 'einsum':
-                if isinstance(node.args[0], ast.Constant):
-                    yield f'{path.name}:{node.lineno}', node.args[0].value, node.args[1:], results.get(id(node))
+            name = getattr(node.func, 'attr', getattr(node.func, 'id', '')) if isinstance(node, ast.Call) else ''
+            if name == 'einsum' and isinstance(node.args[0], ast.Constant):
+                yield f'{path.name}:{node.lineno}', node.args[0].value, node.args[1:], results.get(id(node))
 
 
 def suffix(node: ast.AST) -> str | None:

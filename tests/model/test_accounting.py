@@ -12,7 +12,9 @@ from gpt_jax.parallel.place import ANYWHERE
 
 FIELDS = [
     dict(zip(('norm', 'bias', 'tied_head', 'position', 'kv_heads', 'vocab_multiple'), values, strict=True))
-    for values in itertools.product(('layer', 'rms'), (True, False), (True, False), ('learned', 'none'), (4, 1), (1, 64))
+    for values in itertools.product(
+        ('layer', 'rms'), (True, False), (True, False), ('learned', 'none'), (4, 1), (1, 64)
+    )
 ]
 
 

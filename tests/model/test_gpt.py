@@ -151,5 +151,5 @@ def test_bad_config_names_the_field(model_config, fields, message):
 
 
 def test_vocabulary_must_hold_the_tokenizers():
-    with pytest.raises(UserError, match='model.vocab_size: 100 is smaller than the tokenizer\'s 256'):
+    with pytest.raises(UserError, match=r"vocab_size: 100 is smaller than the tokenizer's 256"):
         resolve({'vocab_size': 100, 'width': 8, 'heads': 2}, vocab_size=256)

@@ -118,9 +118,9 @@ def test_two_processes_give_the_losses_of_one(finished, source, tmp_path):
     assert program.lines(tmp_path / 'run') == program.lines(finished)
 
 
-def test_data_that_changed_under_a_run_is_refused(source, tmp_path):
+def test_data_that_changed_under_a_run_is_refused(tmp_path):
     path = program.corpus(tmp_path)
-    arguments = program.command(tmp_path / 'run', config__data__source=f'files:{path}', config__train__max_skipped_in_row=1)
+    arguments = program.command(tmp_path / 'run', config__data__source=f'files:{path}')
     process = program.start(arguments)
     while not list((tmp_path / 'run' / 'checkpoints').glob('[0-9]*')) and process.poll() is None:
         time.sleep(0.01)

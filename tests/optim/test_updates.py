@@ -20,7 +20,7 @@ def test_adamw_equals_the_papers_algorithm(settings):
     transformation, _ = updates.make(config, factors, steps=10)
     state = transformation.init(params)
     expected = {name: value.astype(np.float64) for name, value in params.items()}
-    moments = {name: (0.0, 0.0) for name in params}
+    moments = dict.fromkeys(params, (0.0, 0.0))
     for t in range(1, 4):
         gradients = {'matrix': np.array([[0.3 * t, -0.1]], np.float32), 'bias': np.array([1.0 / t], np.float32)}
         step, state = transformation.update(gradients, state, params)
@@ -54,7 +54,7 @@ def test_clip_scales_to_the_limit_and_leaves_small_gradients():
 
 
 def test_unknown_words_name_the_nearest(settings):
-    with pytest.raises(UserError, match="config.optimizer.schedule: no 'cosin'.*nearest is 'cosine'"):
+    with pytest.raises(UserError, match=r"schedule: no 'cosin'.*nearest is 'cosine'"):
         settings({'optimizer.schedule': 'cosin'})
-    with pytest.raises(UserError, match="config.optimizer.name: no 'adam'.*nearest is 'adamw'"):
+    with pytest.raises(UserError, match=r"name: no 'adam'.*nearest is 'adamw'"):
         settings({'optimizer.name': 'adam'})

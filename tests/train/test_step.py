@@ -1,4 +1,4 @@
-"""Is the step the same function on any mesh and in any number of microbatches, and does it refuse what is not finite?"""
+"""Is the step one function on any mesh and in any microbatches, and does it refuse what is not finite?"""
 
 import jax
 import jax.numpy as jnp
@@ -94,7 +94,7 @@ def test_a_step_that_is_not_finite_is_skipped_whole(settings, where):
     before = jax.tree.map(np.array, state)
     weights = jnp.full(batch['targets'].shape, jnp.inf if where == 'loss' else 3e38)
     poisoned = batch | {'weights': weights}
-    state, metrics = program.step(state, poisoned)
+    state, _ = program.step(state, poisoned)
     assert (int(state.step), int(state.skipped), int(state.in_row)) == (2, 1, 1)
     for tree, old in ((state.params, before.params), (state.optimizer, before.optimizer)):
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), tree, old)
