@@ -4,6 +4,7 @@ A kernel is `kernel(q_BLHK, k_BMGK, v_BMGK, segments_BL, config) -> o_BLHK`: cau
 where they are given, scaled by 1/sqrt(K), softmax in float32.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -39,31 +40,77 @@ def multi_head(
 def chunked(
     q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, segments_BL: jax.Array | None, config: ModelConfig
 ) -> jax.Array:
-    """Plain XLA, `attention_chunk` queries at a time (0: all), each chunk against the keys it may see and no others.
+    """Plain XLA, `attention_chunk` positions at a time (0: all), and only the scores that are visible to a chunk.
 
-    Half of the scores of a causal attention are never computed, and the rest stay in cache on a CPU.
+    Half of the scores of a causal attention are never computed, and none are kept: the backward pass computes them
+    again from their logsumexp (Dao et al. 2022), so a chunk stays in cache on a CPU. Scores lie as [M, L] throughout,
+    for then every product of the two passes finds its operands as they are, and only tensors with K are transposed.
     """
-    length, groups = q_BLHK.shape[1], k_BMGK.shape[2]
-    q_BLGRK = q_BLHK.reshape(*q_BLHK.shape[:2], groups, -1, q_BLHK.shape[-1])
-    chunk = config.attention_chunk or length
-    outputs = []
-    for start in range(0, length, chunk):
-        stop = min(start + chunk, length)
-        visible = causal_mask(start, stop, segments_BL)
-        outputs.append(_attend(q_BLGRK[:, start:stop], k_BMGK[:, :stop], v_BMGK[:, :stop], visible, config))
-    o_BLGRK = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
+    dtype = jnp.dtype(config.matmul_dtype)
+    batch, length, _, width = q_BLHK.shape
+    q_BLGRK = (q_BLHK / math.sqrt(width)).reshape(batch, length, k_BMGK.shape[2], -1, width)
+    q_BGKRL = jnp.transpose(q_BLGRK.astype(dtype), (0, 2, 4, 3, 1))
+    k_BGMK, v_BGMK = (jnp.transpose(a.astype(dtype), (0, 2, 1, 3)) for a in (k_BMGK, v_BMGK))
+    o_BGKRL = _attend(q_BGKRL, k_BGMK, v_BGMK, segments_BL, config.attention_chunk or length)
+    o_BLGRK = jnp.transpose(o_BGKRL.astype(config.activation_dtype), (0, 4, 1, 3, 2))
     return o_BLGRK.reshape(q_BLHK.shape)
 
 
+_product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend(
-    q_BLGRK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, visible: jax.Array, config: ModelConfig
+    q_BGKRL: jax.Array, k_BGMK: jax.Array, v_BGMK: jax.Array, segments_BL: jax.Array | None, chunk: int
 ) -> jax.Array:
-    dtype = jnp.dtype(config.matmul_dtype)
-    q_BLGRK = (q_BLGRK / math.sqrt(q_BLGRK.shape[-1])).astype(dtype)
-    s_BGRLM = jnp.einsum('BLGRK,BMGK->BGRLM', q_BLGRK, k_BMGK.astype(dtype), preferred_element_type=jnp.float32)
-    p_BGRLM = jax.nn.softmax(jnp.where(visible, s_BGRLM, HIDDEN), axis=-1).astype(dtype)
-    o_BLGRK = jnp.einsum('BGRLM,BMGK->BLGRK', p_BGRLM, v_BMGK.astype(dtype), preferred_element_type=jnp.float32)
-    return o_BLGRK.astype(config.activation_dtype)
+    return _attend_forward(q_BGKRL, k_BGMK, v_BGMK, segments_BL, chunk)[0]
+
+
+def _attend_forward(
+    q_BGKRL: jax.Array, k_BGMK: jax.Array, v_BGMK: jax.Array, segments_BL: jax.Array | None, chunk: int
+) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
+    v_BGKM = jnp.swapaxes(v_BGMK, 2, 3)
+    outputs, totals, length = [], [], q_BGKRL.shape[-1]
+    for start in range(0, length, chunk):
+        stop = min(start + chunk, length)
+        s_BGMRL = _product('BGMK,BGKRL->BGMRL', k_BGMK[:, :, :stop], q_BGKRL[..., start:stop])
+        s_BGMRL = jnp.where(causal_mask(range(start, stop), range(stop), segments_BL), s_BGMRL, HIDDEN)
+        top_BGRL = jnp.max(s_BGMRL, axis=2)
+        p_BGMRL = jnp.exp(s_BGMRL - top_BGRL[:, :, None])
+        sum_BGRL = jnp.sum(p_BGMRL, axis=2)
+        o_BGKRL = _product('BGKM,BGMRL->BGKRL', v_BGKM[..., :stop], p_BGMRL.astype(v_BGKM.dtype))
+        outputs.append(o_BGKRL / sum_BGRL[:, :, None])
+        totals.append(top_BGRL + jnp.log(sum_BGRL))
+    o_BGKRL, total_BGRL = jnp.concatenate(outputs, axis=-1), jnp.concatenate(totals, axis=-1)
+    return o_BGKRL, (q_BGKRL, k_BGMK, v_BGMK, segments_BL, o_BGKRL, total_BGRL)
+
+
+def _attend_backward(
+    chunk: int, kept: tuple[Any, ...], do_BGKRL: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    q_BGKRL, k_BGMK, v_BGMK, segments_BL, o_BGKRL, total_BGRL = kept
+    dtype, length = k_BGMK.dtype, q_BGKRL.shape[-1]
+    product_BGRL = jnp.sum(do_BGKRL * o_BGKRL, axis=2)
+    do_BGKRL = do_BGKRL.astype(dtype)
+    q_BGRLK, do_BGRLK = (jnp.moveaxis(a, 2, 4) for a in (q_BGKRL, do_BGKRL))
+    k_BGKM = jnp.swapaxes(k_BGMK, 2, 3)
+    dq_BGKRL, dk, dv = jnp.zeros(q_BGKRL.shape, jnp.float32), [], []
+    for start in range(0, length, chunk):
+        stop = min(start + chunk, length)
+        s_BGMRL = _product('BGMK,BGKRL->BGMRL', k_BGMK[:, :, start:stop], q_BGKRL[..., start:])
+        visible = causal_mask(range(start, length), range(start, stop), segments_BL)
+        p_BGMRL = jnp.exp(jnp.where(visible, s_BGMRL, HIDDEN) - total_BGRL[:, :, None, :, start:])
+        dp_BGMRL = _product('BGMK,BGKRL->BGMRL', v_BGMK[:, :, start:stop], do_BGKRL[..., start:])
+        ds_BGMRL = (p_BGMRL * (dp_BGMRL - product_BGRL[:, :, None, :, start:])).astype(dtype)
+        dv.append(_product('BGMRL,BGRLK->BGMK', p_BGMRL.astype(dtype), do_BGRLK[..., start:, :]))
+        dk.append(_product('BGMRL,BGRLK->BGMK', ds_BGMRL, q_BGRLK[..., start:, :]))
+        added_BGKRL = _product('BGKM,BGMRL->BGKRL', k_BGKM[..., start:stop], ds_BGMRL)
+        dq_BGKRL = dq_BGKRL.at[..., start:].add(added_BGKRL)
+    dk_BGMK, dv_BGMK = jnp.concatenate(dk, axis=2), jnp.concatenate(dv, axis=2)
+    return dq_BGKRL.astype(dtype), dk_BGMK.astype(dtype), dv_BGMK.astype(dtype), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def cudnn(

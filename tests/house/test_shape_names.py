@@ -20,12 +20,14 @@ def calls():
         }
         for node in ast.walk(tree):
             name = getattr(node.func, 'attr', getattr(node.func, 'id', '')) if isinstance(node, ast.Call) else ''
-            if name == 'einsum' and isinstance(node.args[0], ast.Constant):
+            if name in ('einsum', '_product') and isinstance(node.args[0], ast.Constant):
                 yield f'{path.name}:{node.lineno}', node.args[0].value, node.args[1:], results.get(id(node))
 
 
 def suffix(node: ast.AST) -> str | None:
     """The letters of a tensor's name: of a plain name, or of the name a cast or slice is applied to."""
+    if isinstance(node, ast.Subscript):
+        return suffix(node.value)
     if isinstance(node, ast.Name):
         match = re.search(r'_([A-Z]+)$', node.id)
         return match[1] if match else None
