@@ -133,7 +133,9 @@ def timed(
         model |= GROUPS[WORDS[word]][word]
     command = [sys.executable, str(HERE / 'jax_gpt.py'), *(f'--{name}={size}' for name, size in SHAPES[shape].items())]
     command += [f'--batch={batch}', f'--search={int(search)}', f'--steps={run.flags.steps * (2 if final else 1)}']
-    command += [f'--model={json.dumps(model)}', f'--seconds={until - time.monotonic()}']
+    left = until - time.monotonic()  # of which a search takes half, so that something is left to what comes after
+    command += [f'--model={json.dumps(model)}', f'--seconds={left / 2 if search else left}']
+    say(f'{shape} gpt_jax {"+".join(words)}: begun, {left:.0f} s at most')
     common = {'shape': shape, 'framework': 'gpt_jax', 'variant': list(words), 'final': final, 'batch': batch}
     return [note(run, common | record) for record in lines(command, until)]
 
@@ -150,6 +152,7 @@ def measure_torch(run: Run, shape: str, batch: int, until: float) -> None:
     flops = next(r['flops_per_token'] for r in run.records if r['shape'] == shape and 'failed' not in r)
     common = {'shape': shape, 'framework': 'nanogpt' if run.flags.nanogpt else 'torch_gpt', 'variant': ['compiled']}
     while batch:
+        say(f'{shape} {common["framework"]} batch {batch}: begun, {until - time.monotonic():.0f} s at most')
         known = common | {'batch': batch, 'flops_per_token': flops, 'final': False}
         record = next(note(run, known | record) for record in lines([*script, f'--batch={batch}'], until))
         if not record.get('out_of_memory'):
