@@ -30,24 +30,36 @@ def start(cpu_devices: int, distributed: str) -> None:
     Raises:
       UserError: `distributed` is none of these, or the processes did not meet.
     """
+    devices = cpu_devices or (1 if distributed else cores())
     if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
-        jax.config.update('jax_num_cpu_devices', cpu_devices or (1 if distributed else cores()))
-    avoid_known_faults()
+        jax.config.update('jax_num_cpu_devices', devices)
+    avoid_known_faults(devices)
     jax.config.update('jax_compilation_cache_dir', str(cache_folder()))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     if distributed:
         _join(distributed)
 
 
-def avoid_known_faults() -> None:
-    """Turns off what is known to be wrong in the compiler at hand; before the first array.
+def avoid_known_faults(cpu_devices: int) -> None:
+    """Turns off what is known to be wrong in XLA's CPU compiler; before the first array.
 
-    jaxlib 0.10's YNNPACK fusions on CPU return wrong numbers for some batched dot products: the per-token gradients of
-    two packed documents leaked into each other (tests/model/test_gpt.py shows it). Without them XLA's own are used,
-    which are also the faster ones. Later jaxlibs may not know the flag and would abort on it.
+    jaxlib 0.10's YNNPACK fusions return wrong numbers for some batched dot products: the per-token gradients of two
+    packed documents leaked into each other (tests/model/test_gpt.py shows it). Without them XLA's own products are
+    used, which are also the faster ones. Later jaxlibs may not know the flag, and would abort on it.
+
+    Several CPU devices in one process share one pool of threads, as many as there are cores. A collective waits inside
+    a thread of that pool, so two devices on two cores could wait for each other for ever. With a product on the
+    device's own thread and a pool twice the devices' number there is always a thread that goes on.
     """
-    if jax.__version_info__[:2] == (0, 10) and 'ynn_fusion_type' not in os.environ.get('XLA_FLAGS', ''):
-        os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_experimental_ynn_fusion_type='.strip()
+    given = os.environ.get('XLA_FLAGS', '')
+    wanted = []
+    if jax.__version_info__[:2] == (0, 10) and 'ynn_fusion_type' not in given:
+        wanted.append('--xla_cpu_experimental_ynn_fusion_type=')
+    if cpu_devices > 1 and 'multi_thread_eigen' not in given:
+        wanted.append('--xla_cpu_multi_thread_eigen=false')
+    os.environ['XLA_FLAGS'] = ' '.join([given, *wanted]).strip()
+    if cpu_devices > 1:
+        os.environ.setdefault('NPROC', str(2 * cpu_devices))  # what XLA's CPU client sizes its pool by
 
 
 def _join(distributed: str) -> None:

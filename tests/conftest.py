@@ -19,7 +19,7 @@ from configs import base
 from gpt_jax import assemble, overrides, runtime
 from gpt_jax.model.config import ModelConfig, resolve
 
-runtime.avoid_known_faults()
+runtime.avoid_known_faults(8)
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_compilation_cache_dir', os.environ['GPT_JAX_COMPILATION_CACHE'])
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
