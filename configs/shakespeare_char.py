@@ -13,6 +13,6 @@ def get_config() -> ConfigDict:
     config.name = 'shakespeare_char'
     config.model.update(layers=4, width=128, heads=4, context=64, bias=False)
     config.data.update(source='files:input.txt', holdout='tail', validation_fraction=0.1)
-    config.optimizer.update(learning_rate=1e-3, beta2=0.99, warmup_fraction=0.05)
+    config.optimizer.update(learning_rate=2e-3, beta2=0.99, warmup_fraction=0.05)
     config.train.update(batch=12, steps=2_000, evaluate_every=500, checkpoint_every=1_000)
     return config
