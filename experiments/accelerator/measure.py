@@ -10,7 +10,7 @@ jax, flax, optax and numpy but no installation:
 
   python experiments/accelerator/measure.py --shapes=350m,1_3b --variants=all --seconds=540
   python experiments/accelerator/measure.py --shapes=350m --nanogpt=../nanoGPT --torch_python=../torch/bin/python
-  python experiments/accelerator/measure.py --shapes=toy --steps=5 --output=/tmp/toy.jsonl
+  python experiments/accelerator/measure.py --shapes=toy --steps=5 --output=runs/toy.jsonl
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 The model and its parameter groups come from a checkout of github.com/karpathy/nanoGPT, which is not part of this
 repository. One step is forward, backward, clip to norm 1.0, AdamW. AdamW is the fused one, which nanoGPT itself asks
-for on GPUs only: a favour to the peer, since it is the faster one on a CPU too. Needs PyTorch and numpy:
+for on GPUs only; whether it is the faster one on a CPU was not measured. Needs PyTorch and numpy:
 
     python experiments/cpu_speed/peers/nanogpt.py --nanogpt=DIR --layers=4 --width=128 --heads=4 --context=256 \
         --batch=16 --vocab=256 --steps=20 --variant=compiled_bfloat16
