@@ -14,7 +14,7 @@ from gpt_jax.data.config import DataConfig
 from gpt_jax.model import loss as losses
 from gpt_jax.model import weights
 from gpt_jax.model.config import ModelConfig, resolve
-from gpt_jax.model.gpt import GPT, check_choices
+from gpt_jax.model.gpt import GPT, check_choices, stack, unstack
 from gpt_jax.optim import updates
 from gpt_jax.optim.config import OptimizerConfig
 from gpt_jax.parallel import place
@@ -22,7 +22,7 @@ from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.parallel.rules import STRATEGIES
 from gpt_jax.train.config import BenchmarkConfig, TrainConfig
 from gpt_jax.train.state import State, create, like_params
-from gpt_jax.train.step import make_step
+from gpt_jax.train.step import AS_STORED, Form, make_step
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,7 @@ def build(s: Settings) -> Program:
     step = make_step(
         summed_loss(s.model, place.placement(rules, mesh, manual), train=True), transformation, rate,
         mesh=mesh, microbatches=s.train.microbatches(mesh.shape['data']), clip_norm=s.optimizer.clip, seed=s.seed,
+        form=form(s.model),
     )  # fmt: skip
     evaluation_loss = summed_loss(s.model, place.placement(rules, mesh, frozenset()), train=False)
 
@@ -161,6 +162,13 @@ def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool)
         return losses.summed_loss(x_BLD, w_VD, batch['targets'], weights_BL, config), jnp.sum(weights_BL)
 
     return loss
+
+
+def form(config: ModelConfig) -> Form:
+    """Stacked layers for a loop that is rolled up, each by itself for one that is written out."""
+    if config.scan_layers:
+        return AS_STORED
+    return Form(enter=lambda params: unstack(params, config.layers), leave=lambda grads: stack(grads, config.layers))
 
 
 def _on_devices(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:

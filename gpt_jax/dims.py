@@ -8,6 +8,7 @@ LEGEND = {
     'H': 'query heads',
     'G': 'key/value heads',
     'R': 'query heads per key/value head, H / G',
+    'S': 'rows of scores that share keys: R x L',
     'K': 'width of one head',
     'F': 'feed-forward width',
     'V': 'vocabulary (rows of the embedding)',

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.mask import HIDDEN, causal_mask
-from gpt_jax.model.weights import Declare, einsum
+from gpt_jax.model.products import einsum, spread
+from gpt_jax.model.weights import Declare
 
 
 def multi_head(
@@ -25,89 +26,108 @@ def multi_head(
     k_BMGK = einsum('BMD,DGK->BMGK', x_BMD, declare('key', 'DGK', 'hidden'), config)
     v_BMGK = einsum('BMD,DGK->BMGK', x_BMD, declare('value', 'DGK', 'hidden'), config)
     if config.bias:
-        q_BLHK = q_BLHK + declare('query_bias', 'HK', 'bias').astype(q_BLHK.dtype)
-        k_BMGK = k_BMGK + declare('key_bias', 'GK', 'bias').astype(k_BMGK.dtype)
-        v_BMGK = v_BMGK + declare('value_bias', 'GK', 'bias').astype(v_BMGK.dtype)
+        q_BLHK = q_BLHK + spread(declare('query_bias', 'HK', 'bias'), q_BLHK.shape, q_BLHK.dtype)
+        k_BMGK = k_BMGK + spread(declare('key_bias', 'GK', 'bias'), k_BMGK.shape, k_BMGK.dtype)
+        v_BMGK = v_BMGK + spread(declare('value_bias', 'GK', 'bias'), v_BMGK.shape, v_BMGK.dtype)
     q_BLHK = place.activation(q_BLHK, 'BLHK')
     k_BMGK, v_BMGK = place.activation(k_BMGK, 'BMGK'), place.activation(v_BMGK, 'BMGK')
     o_BLHK = KERNELS[config.attention_kernel](q_BLHK, k_BMGK, v_BMGK, segments_BL, config)
     y_BLD = einsum('BLHK,HKD->BLD', o_BLHK, declare('output', 'HKD', 'residual'), config)
     if config.bias:
-        y_BLD = y_BLD + declare('output_bias', 'D', 'bias').astype(y_BLD.dtype)
+        y_BLD = y_BLD + spread(declare('output_bias', 'D', 'bias'), y_BLD.shape, y_BLD.dtype)
     return y_BLD
 
 
 def chunked(
     q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, segments_BL: jax.Array | None, config: ModelConfig
 ) -> jax.Array:
-    """Plain XLA, `attention_chunk` positions at a time (0: all), and only the scores that are visible to a chunk.
+    """Plain XLA, `attention_chunk` queries at a time (0: all), and only the keys that are visible to a chunk.
 
     Half of the scores of a causal attention are never computed, and none are kept: the backward pass computes them
-    again from their logsumexp (Dao et al. 2022), so a chunk stays in cache on a CPU. Scores lie as [M, L] throughout,
-    for then every product of the two passes finds its operands as they are, and only tensors with K are transposed.
+    again from their logsumexp (Dao et al. 2022), so a chunk stays in cache on a CPU.
     """
     dtype = jnp.dtype(config.matmul_dtype)
-    batch, length, _, width = q_BLHK.shape
-    q_BLGRK = (q_BLHK / math.sqrt(width)).reshape(batch, length, k_BMGK.shape[2], -1, width)
-    q_BGKRL = jnp.transpose(q_BLGRK.astype(dtype), (0, 2, 4, 3, 1))
-    k_BGMK, v_BGMK = (jnp.transpose(a.astype(dtype), (0, 2, 1, 3)) for a in (k_BMGK, v_BMGK))
-    o_BGKRL = _attend(q_BGKRL, k_BGMK, v_BGMK, segments_BL, config.attention_chunk or length)
-    o_BLGRK = jnp.transpose(o_BGKRL.astype(config.activation_dtype), (0, 4, 1, 3, 2))
-    return o_BLGRK.reshape(q_BLHK.shape)
+    q_BLHK = (q_BLHK / math.sqrt(q_BLHK.shape[-1])).astype(dtype)
+    chunk = config.attention_chunk or q_BLHK.shape[1]
+    return _attend(q_BLHK, k_BMGK.astype(dtype), v_BMGK.astype(dtype), segments_BL, chunk).astype(
+        config.activation_dtype
+    )
 
 
 _product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
 
+def _ranges(length: int, chunk: int) -> list[range]:
+    return [range(start, min(start + chunk, length)) for start in range(0, length, chunk)]
+
+
+def _rows(a_BLHK: jax.Array, chunk: range, groups: int) -> jax.Array:
+    """The chunk's positions as rows of scores: [B, L, H, K] -> [B, G, S, K]."""
+    batch, _, heads, width = a_BLHK.shape
+    a_BLGRK = a_BLHK[:, chunk.start : chunk.stop].reshape(batch, len(chunk), groups, heads // groups, width)
+    return jnp.transpose(a_BLGRK, (0, 2, 3, 1, 4)).reshape(batch, groups, -1, width)
+
+
+def _positions(chunks: list[jax.Array], heads: int) -> jax.Array:
+    """The inverse of `_rows`, of all chunks: [B, G, S, K] each -> [B, L, H, K]."""
+    batch, groups, _, width = chunks[0].shape
+    parts = [a_BGSK.reshape(batch, groups, heads // groups, -1, width) for a_BGSK in chunks]
+    return jnp.concatenate(
+        [jnp.transpose(a_BGRLK, (0, 3, 1, 2, 4)).reshape(batch, -1, heads, width) for a_BGRLK in parts], axis=1
+    )
+
+
+def _scores(q_BGSK: jax.Array, k_BGMK: jax.Array, chunk: range, segments_BL: jax.Array | None) -> jax.Array:
+    s_BGSM = _product('BGSK,BGMK->BGSM', q_BGSK, k_BGMK)
+    repeats = q_BGSK.shape[2] // len(chunk)
+    return jnp.where(causal_mask(chunk, range(chunk.stop), repeats, segments_BL), s_BGSM, HIDDEN)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _attend(
-    q_BGKRL: jax.Array, k_BGMK: jax.Array, v_BGMK: jax.Array, segments_BL: jax.Array | None, chunk: int
+    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, segments_BL: jax.Array | None, chunk: int
 ) -> jax.Array:
-    return _attend_forward(q_BGKRL, k_BGMK, v_BGMK, segments_BL, chunk)[0]
+    return _attend_forward(q_BLHK, k_BMGK, v_BMGK, segments_BL, chunk)[0]
 
 
 def _attend_forward(
-    q_BGKRL: jax.Array, k_BGMK: jax.Array, v_BGMK: jax.Array, segments_BL: jax.Array | None, chunk: int
-) -> tuple[jax.Array, tuple[jax.Array | None, ...]]:
-    v_BGKM = jnp.swapaxes(v_BGMK, 2, 3)
-    outputs, totals, length = [], [], q_BGKRL.shape[-1]
-    for start in range(0, length, chunk):
-        stop = min(start + chunk, length)
-        s_BGMRL = _product('BGMK,BGKRL->BGMRL', k_BGMK[:, :, :stop], q_BGKRL[..., start:stop])
-        s_BGMRL = jnp.where(causal_mask(range(start, stop), range(stop), segments_BL), s_BGMRL, HIDDEN)
-        top_BGRL = jnp.max(s_BGMRL, axis=2)
-        p_BGMRL = jnp.exp(s_BGMRL - top_BGRL[:, :, None])
-        sum_BGRL = jnp.sum(p_BGMRL, axis=2)
-        o_BGKRL = _product('BGKM,BGMRL->BGKRL', v_BGKM[..., :stop], p_BGMRL.astype(v_BGKM.dtype))
-        outputs.append(o_BGKRL / sum_BGRL[:, :, None])
-        totals.append(top_BGRL + jnp.log(sum_BGRL))
-    o_BGKRL, total_BGRL = jnp.concatenate(outputs, axis=-1), jnp.concatenate(totals, axis=-1)
-    return o_BGKRL, (q_BGKRL, k_BGMK, v_BGMK, segments_BL, o_BGKRL, total_BGRL)
+    q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, segments_BL: jax.Array | None, chunk: int
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    length, heads, groups = q_BLHK.shape[1], q_BLHK.shape[2], k_BMGK.shape[2]
+    outputs, totals = [], []
+    for part in _ranges(length, chunk):
+        seen = range(part.stop)
+        q_BGSK, k_BGMK, v_BGMK = _rows(q_BLHK, part, groups), _rows(k_BMGK, seen, groups), _rows(v_BMGK, seen, groups)
+        s_BGSM = _scores(q_BGSK, k_BGMK, part, segments_BL)
+        top_BGS = jnp.max(s_BGSM, axis=-1)
+        p_BGSM = jnp.exp(s_BGSM - top_BGS[..., None])
+        sum_BGS = jnp.sum(p_BGSM, axis=-1)
+        o_BGSK = _product('BGSM,BGMK->BGSK', p_BGSM.astype(v_BGMK.dtype), v_BGMK)
+        outputs.append(o_BGSK / sum_BGS[..., None])
+        totals.append(top_BGS + jnp.log(sum_BGS))
+    return _positions(outputs, heads), (q_BLHK, k_BMGK, v_BMGK, segments_BL, outputs, totals)
 
 
 def _attend_backward(
-    chunk: int, kept: tuple[Any, ...], do_BGKRL: jax.Array
+    chunk: int, kept: tuple[Any, ...], do_BLHK: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, None]:
-    q_BGKRL, k_BGMK, v_BGMK, segments_BL, o_BGKRL, total_BGRL = kept
-    dtype, length = k_BGMK.dtype, q_BGKRL.shape[-1]
-    product_BGRL = jnp.sum(do_BGKRL * o_BGKRL, axis=2)
-    do_BGKRL = do_BGKRL.astype(dtype)
-    q_BGRLK, do_BGRLK = (jnp.moveaxis(a, 2, 4) for a in (q_BGKRL, do_BGKRL))
-    k_BGKM = jnp.swapaxes(k_BGMK, 2, 3)
-    dq_BGKRL, dk, dv = jnp.zeros(q_BGKRL.shape, jnp.float32), [], []
-    for start in range(0, length, chunk):
-        stop = min(start + chunk, length)
-        s_BGMRL = _product('BGMK,BGKRL->BGMRL', k_BGMK[:, :, start:stop], q_BGKRL[..., start:])
-        visible = causal_mask(range(start, length), range(start, stop), segments_BL)
-        p_BGMRL = jnp.exp(jnp.where(visible, s_BGMRL, HIDDEN) - total_BGRL[:, :, None, :, start:])
-        dp_BGMRL = _product('BGMK,BGKRL->BGMRL', v_BGMK[:, :, start:stop], do_BGKRL[..., start:])
-        ds_BGMRL = (p_BGMRL * (dp_BGMRL - product_BGRL[:, :, None, :, start:])).astype(dtype)
-        dv.append(_product('BGMRL,BGRLK->BGMK', p_BGMRL.astype(dtype), do_BGRLK[..., start:, :]))
-        dk.append(_product('BGMRL,BGRLK->BGMK', ds_BGMRL, q_BGRLK[..., start:, :]))
-        added_BGKRL = _product('BGKM,BGMRL->BGKRL', k_BGKM[..., start:stop], ds_BGMRL)
-        dq_BGKRL = dq_BGKRL.at[..., start:].add(added_BGKRL)
-    dk_BGMK, dv_BGMK = jnp.concatenate(dk, axis=2), jnp.concatenate(dv, axis=2)
-    return dq_BGKRL.astype(dtype), dk_BGMK.astype(dtype), dv_BGMK.astype(dtype), None
+    q_BLHK, k_BMGK, v_BMGK, segments_BL, outputs, totals = kept
+    dtype, (batch, length, groups, width) = k_BMGK.dtype, k_BMGK.shape
+    dq, dk_BGMK, dv_BGMK = [], *(jnp.zeros((batch, groups, length, width), jnp.float32) for _ in 'kv')
+    for part, o_BGSK, total_BGS in zip(_ranges(length, chunk), outputs, totals, strict=True):
+        seen = range(part.stop)
+        q_BGSK, k_BGMK, v_BGMK = _rows(q_BLHK, part, groups), _rows(k_BMGK, seen, groups), _rows(v_BMGK, seen, groups)
+        do_BGSK = _rows(do_BLHK, part, groups)
+        product_BGS = jnp.sum(do_BGSK * o_BGSK, axis=-1)
+        do_BGSK = do_BGSK.astype(dtype)
+        p_BGSM = jnp.exp(_scores(q_BGSK, k_BGMK, part, segments_BL) - total_BGS[..., None])
+        dp_BGSM = _product('BGSK,BGMK->BGSM', do_BGSK, v_BGMK)
+        ds_BGSM = (p_BGSM * (dp_BGSM - product_BGS[..., None])).astype(dtype)
+        dq.append(_product('BGSM,BGMK->BGSK', ds_BGSM, k_BGMK))
+        dk_BGMK = dk_BGMK.at[:, :, : part.stop].add(_product('BGSM,BGSK->BGMK', ds_BGSM, q_BGSK))
+        dv_BGMK = dv_BGMK.at[:, :, : part.stop].add(_product('BGSM,BGSK->BGMK', p_BGSM.astype(dtype), do_BGSK))
+    dk_BMGK, dv_BMGK = jnp.swapaxes(dk_BGMK, 1, 2), jnp.swapaxes(dv_BGMK, 1, 2)
+    return _positions(dq, q_BLHK.shape[2]).astype(dtype), dk_BMGK.astype(dtype), dv_BMGK.astype(dtype), None
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -5,6 +5,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from gpt_jax import schema
 from gpt_jax.model.attention import ATTENTIONS, KERNELS
@@ -75,22 +76,44 @@ class GPT(nn.Module):
         x_BLD = place.activation(table_VD[tokens_BL].astype(config.activation_dtype), 'BLD')
         x_BLD = Part(POSITIONS[config.position], config, place, name='position')(x_BLD, positions_BL)
         x_BLD = nn.Dropout(config.dropout, deterministic=not self.train)(x_BLD)
-        x_BLD, _ = _layers(config)(config, place, self.train, name='blocks')(x_BLD, segments_BL)
+        block = _block(config)
+        if self.is_initializing() or self.has_variable('params', 'blocks'):
+            x_BLD, _ = _scanned(block, config)(config, place, self.train, name='blocks')(x_BLD, segments_BL)
+        else:
+            for n in range(config.layers):
+                x_BLD, _ = block(config, place, self.train, name=f'block_{n}')(x_BLD, segments_BL)
         x_BLD = Part(NORMS[config.norm], config, place, name='norm')(x_BLD)
         return x_BLD, table_VD if config.tied_head else Part(_head, config, place, name='head')()
 
 
-def _layers(config: ModelConfig) -> Any:
-    """The stack of blocks. Weights are stacked over N whether the loop is rolled up or not: one layout on disk."""
-    block: Any = Block
-    if config.remat != 'none':
-        policy = None if config.remat == 'block' else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        block = nn.remat(block, policy=policy, prevent_cse=not config.scan_layers)
+def _block(config: ModelConfig) -> Any:
+    if config.remat == 'none':
+        return Block
+    policy = None if config.remat == 'block' else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
+
+
+def _scanned(block: Any, config: ModelConfig) -> Any:
     return nn.scan(
         block,
         variable_axes={'params': 0},
         split_rngs={'params': True, 'dropout': True},
         in_axes=nn.broadcast,
         length=config.layers,
-        unroll=1 if config.scan_layers else config.layers,
     )
+
+
+def unstack(params: Any, layers: int) -> Any:
+    """The weights with a tree for each layer instead of one stack of all: for the loop over layers written out.
+
+    Done once a step, outside the loop over microbatches, for on a CPU every slice of a stack is a copy.
+    """
+    rest = {name: part for name, part in params.items() if name != 'blocks'}
+    return rest | {f'block_{n}': jax.tree.map(lambda a, n=n: a[n], params['blocks']) for n in range(layers)}
+
+
+def stack(params: Any, layers: int) -> Any:
+    """The inverse of `unstack`."""
+    blocks = [params[f'block_{n}'] for n in range(layers)]
+    rest = {name: part for name, part in params.items() if not name.startswith('block_')}
+    return rest | {'blocks': jax.tree.map(lambda *parts: jnp.stack(parts), *blocks)}

@@ -36,6 +36,23 @@ def _chunk_loss(
     return jnp.sum(token_losses(x_BLD, w_VD, targets_BL, config) * weights_BL)
 
 
+def _chunk_gradients(
+    config: ModelConfig, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """_chunk_loss and its gradients by x and w: with dz = (softmax(z) - one-hot(target)) x weight, dz w and dz^T x."""
+    dtype = jnp.dtype(config.matmul_dtype)
+    z_BLV = logits(x_BLD, w_VD, config)
+    total_BL = jax.nn.logsumexp(z_BLV, axis=-1)
+    z_BL = jnp.take_along_axis(z_BLV, targets_BL[..., None], axis=-1)[..., 0]
+    hit_BLV = targets_BL[..., None] == jnp.arange(w_VD.shape[0])
+    dz_BLV = (jnp.exp(z_BLV - total_BL[..., None]) - hit_BLV) * weights_BL[..., None]
+    dz, x = (a.reshape(-1, a.shape[-1]).astype(dtype) for a in (dz_BLV, x_BLD))
+    dx = jnp.dot(dz, w_VD.astype(dtype), preferred_element_type=jnp.float32)
+    dw = jax.lax.dot_general(dz, x, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    loss = jnp.sum((total_BL - z_BL) * weights_BL)
+    return loss, (dx.reshape(x_BLD.shape).astype(x_BLD.dtype), dw.astype(w_VD.dtype))
+
+
 def _chunks(array: jax.Array, chunk: int) -> jax.Array:
     """[B, L, ...] -> [L / chunk, B, chunk, ...]: cut along the length, so that the batch stays spread over devices."""
     batch, length = array.shape[:2]
@@ -65,14 +82,13 @@ def _forward(
     x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     chunk = _chunk_size(config, x_BLD.shape[1])
-    value_and_grad = jax.value_and_grad(functools.partial(_chunk_loss, config), argnums=(0, 1))
     if chunk == x_BLD.shape[1]:
-        return value_and_grad(x_BLD, w_VD, targets_BL, weights_BL)
+        return _chunk_gradients(config, x_BLD, w_VD, targets_BL, weights_BL)
 
     def body(carry, inputs):
         total, dw_VD = carry
         x, targets, weights = inputs
-        loss, (dx, dw) = value_and_grad(x, w_VD, targets, weights)
+        loss, (dx, dw) = _chunk_gradients(config, x, w_VD, targets, weights)
         return (total + loss, dw_VD + dw), dx
 
     inputs = tuple(_chunks(a, chunk) for a in (x_BLD, targets_BL, weights_BL))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.model.config import ModelConfig
+from gpt_jax.model.products import spread
 from gpt_jax.model.weights import Declare
 
 
@@ -15,9 +16,9 @@ def layer_norm(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place
     x = x_BLD.astype(jnp.float32)
     centred = x - jnp.mean(x, axis=-1, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + config.norm_epsilon)
-    y = centred * inverse * declare('scale', 'D', 'scale')
+    y = centred * inverse * spread(declare('scale', 'D', 'scale'), x.shape, x.dtype)
     if config.bias:
-        y = y + declare('bias', 'D', 'bias')
+        y = y + spread(declare('bias', 'D', 'bias'), x.shape, x.dtype)
     return y.astype(config.activation_dtype)
 
 
@@ -26,7 +27,7 @@ def rms_norm(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place: 
     del place
     x = x_BLD.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + config.norm_epsilon)
-    return (x * inverse * declare('scale', 'D', 'scale')).astype(config.activation_dtype)
+    return (x * inverse * spread(declare('scale', 'D', 'scale'), x.shape, x.dtype)).astype(config.activation_dtype)
 
 
 NORMS = {'layer': layer_norm, 'rms': rms_norm}

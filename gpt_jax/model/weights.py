@@ -1,12 +1,10 @@
 """How is a weight declared? Once, by name, letters and role; shape, placement, init and decay are read from that."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from flax import struct
 
 from gpt_jax.model.config import ModelConfig
@@ -77,39 +75,3 @@ def letters(boxed: Any) -> Any:
 def roles(boxed: Any) -> Any:
     """The tree of roles ('hidden') in a tree of declared weights."""
     return jax.tree.map(lambda weight: weight.role, boxed, is_leaf=_is_weight)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def einsum(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.Array:
-    """A matrix product with operands in `matmul_dtype`, sums in float32, the result in `activation_dtype`."""
-    dtype = jnp.dtype(config.matmul_dtype)
-    product = jnp.einsum(terms, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
-    return product.astype(config.activation_dtype)
-
-
-def _einsum_forward(
-    terms: str, a: jax.Array, b: jax.Array, config: ModelConfig
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return einsum(terms, a, b, config), (a, b)
-
-
-def _einsum_backward(
-    terms: str, config: ModelConfig, kept: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    # JAX's own rule makes a weight's gradient as the transpose of a product, whose transpose XLA's CPU compiler then
-    # moves onto both operands: its slowest form.
-    (a, b), dtype = kept, jnp.dtype(config.matmul_dtype)
-    inputs, y = terms.split('->')
-    left, right = inputs.split(',')
-    product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    da = product(f'{y},{right}->{left}', dy.astype(dtype), b.astype(dtype))
-    if a.size <= dy.size:
-        db = product(f'{left},{y}->{right}', a.astype(dtype), dy.astype(dtype))
-    else:  # the first operand is the one that a CPU transposes: let that be the smaller
-        turned = ''.join(sorted(right, key=lambda letter: letter not in y))
-        db = product(f'{y},{left}->{turned}', dy.astype(dtype), a.astype(dtype))
-        db = jnp.einsum(f'{turned}->{right}', jax.lax.optimization_barrier(db))
-    return da.astype(a.dtype), db.astype(b.dtype)
-
-
-einsum.defvjp(_einsum_forward, _einsum_backward)

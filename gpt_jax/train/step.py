@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +16,30 @@ from gpt_jax.train.state import State
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# (params, batch, dropout key) -> (summed loss in nats, summed weight of the targets)
+# (params in the loss's form, batch, dropout key) -> (summed loss in nats, summed weight of the targets)
 Loss = Callable[[Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+class Form(NamedTuple):
+    """The form in which a loss wants the params: `enter` makes it once a step, `leave` takes gradients out of it."""
+
+    enter: Callable[[Any], Any]
+    leave: Callable[[Any], Any]
+
+
+AS_STORED = Form(enter=lambda params: params, leave=lambda gradients: gradients)
 
 
 def make_step(
     loss: Loss, transformation: optax.GradientTransformation, rate: optax.Schedule, *,
-    mesh: Mesh, microbatches: int, clip_norm: float, seed: int,
+    mesh: Mesh, microbatches: int, clip_norm: float, seed: int, form: Form,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:  # fmt: skip
     """The step, to be jitted with the state donated.
 
     The batch is cut by hand over the mesh axis 'data' (every other axis is left to the constraints inside the model),
     each part into `microbatches` whose gradients are summed: so gradients cross between devices once a step.
     """
-    gradients_of: Callable[..., Any] = functools.partial(_summed_gradients, loss, microbatches=microbatches)
+    gradients_of: Callable[..., Any] = functools.partial(_summed_gradients, loss, microbatches, form)
     if mesh.shape['data'] > 1:
         gradients_of = _over_data_axis(gradients_of, mesh)
 
@@ -54,13 +64,14 @@ def make_step(
 
 
 def _summed_gradients(
-    loss: Loss, params: Any, batch: Batch, key: jax.Array, *, microbatches: int
+    loss: Loss, microbatches: int, form: Form, params: Any, batch: Batch, key: jax.Array
 ) -> tuple[jax.Array, jax.Array, Any]:
     """Sums over microbatches: (loss in nats, weight of the targets, gradients of the summed loss)."""
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
+    params = form.enter(params)
     if microbatches == 1:
         (total, count), gradients = value_and_grad(params, batch, key)
-        return total, count, gradients
+        return total, count, form.leave(gradients)
     parts = jax.tree.map(lambda a: a.reshape(microbatches, -1, *a.shape[1:]), batch)
 
     def add(sums: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
@@ -71,7 +82,7 @@ def _summed_gradients(
     zero = jnp.zeros((), jnp.float32)
     start = (zero, zero, jax.tree.map(jnp.zeros_like, params))
     (total, count, gradients), _ = jax.lax.scan(add, start, (jnp.arange(microbatches), parts))
-    return total, count, gradients
+    return total, count, form.leave(gradients)
 
 
 def _over_data_axis(gradients_of: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

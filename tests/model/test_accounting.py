@@ -38,7 +38,7 @@ def test_flops_equal_the_compiled_program(model_config):
     """The compiler counts every matrix product, and the smaller work around them, which is the gap allowed."""
     config = model_config(layers=2, width=256, heads=2, vocab_size=512, context=128)
     loss = assemble.summed_loss(config, ANYWHERE, train=True)
-    params = weights.unbox(assemble.declarations(config))
+    params = jax.eval_shape(assemble.form(config).enter, weights.unbox(assemble.declarations(config)))
     batch = {'inputs': jax.ShapeDtypeStruct((4, 128), jnp.int32), 'targets': jax.ShapeDtypeStruct((4, 128), jnp.int32)}
     key = jax.eval_shape(lambda: jax.random.key(0))
     step = jax.jit(jax.grad(lambda p, b, k: loss(p, b, k)[0])).lower(params, batch, key).compile()

@@ -105,7 +105,10 @@ def test_how_it_is_computed_changes_no_number(model_config, tokens, fields):
     def loss_and_gradient(config):
         loss = assemble.summed_loss(config, ANYWHERE, train=True)
         batch = {'inputs': tokens, 'targets': jnp.roll(tokens, -1, axis=1)}
-        return jax.jit(jax.value_and_grad(lambda p: loss(p, batch, jax.random.key(0))[0]))(params)
+        form = assemble.form(config)
+        value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, jax.random.key(0))[0]))
+        value, gradients = value_and_grad(form.enter(params))
+        return value, form.leave(gradients)
 
     params, _ = make(model_config())
     expected, got = loss_and_gradient(model_config()), loss_and_gradient(model_config(**fields))

@@ -1,0 +1,91 @@
+"""How does a weight meet the activations? A matrix is multiplied with them, a vector is spread over them.
+
+Both have gradients of our own, for JAX's rules give a CPU the slowest forms: a weight's gradient with its first operand
+transposed in memory, and a vector's as a sum that XLA cuts into windows. Here the one is a product of two matrices as
+they lie, and the other a product with ones (about 6 times faster: experiments/cpu_speed/README.md).
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from gpt_jax.model.config import ModelConfig
+
+_product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def einsum(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.Array:
+    """A matrix product with operands in `matmul_dtype`, sums in float32, the result in `activation_dtype`.
+
+    Args:
+      terms: as for jnp.einsum; the letters summed over are the last of `a` and the first of `b`.
+    """
+    a_2d, b_2d = _matrices(terms, a, b, config)
+    y = _product(a_2d, b_2d, (((1,), (0,)), ((), ())))
+    inner = _summed(terms)
+    return y.astype(config.activation_dtype).reshape(*a.shape[: a.ndim - inner], *b.shape[inner:])
+
+
+def _einsum_forward(
+    terms: str, a: jax.Array, b: jax.Array, config: ModelConfig
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return einsum(terms, a, b, config), (a, b)
+
+
+def _einsum_backward(
+    terms: str, config: ModelConfig, kept: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    a, b = kept
+    a_2d, b_2d = _matrices(terms, a, b, config)
+    dy_2d = dy.reshape(-1, b_2d.shape[1]).astype(config.matmul_dtype)
+    da = _product(dy_2d, b_2d, (((1,), (1,)), ((), ())))
+    db = _product(a_2d, dy_2d, (((0,), (0,)), ((), ())))
+    return da.reshape(a.shape).astype(a.dtype), db.reshape(b.shape).astype(b.dtype)
+
+
+einsum.defvjp(_einsum_forward, _einsum_backward)
+
+
+def _summed(terms: str) -> int:
+    """How many letters are summed over; raises ValueError where they are not the last and the first."""
+    inputs, output = terms.split('->')
+    left, right = inputs.split(',')
+    count = sum(letter in right for letter in left)
+    if left[len(left) - count :] != right[:count] or output != left[: len(left) - count] + right[count:]:
+        raise ValueError(f"einsum('{terms}'): wants 'xs,sy->xy', s being the letters that are summed over")
+    return count
+
+
+def _matrices(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
+    b_2d = b.reshape(-1, math.prod(b.shape[_summed(terms) :]))
+    return a.reshape(-1, b_2d.shape[0]).astype(config.matmul_dtype), b_2d.astype(config.matmul_dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def spread(vector: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
+    """`vector`, of the last dims of `shape`, repeated over the others: a bias or a scale."""
+    return jnp.broadcast_to(vector.astype(dtype), shape)
+
+
+def _spread_forward(vector: jax.Array, shape: tuple[int, ...], dtype: str) -> tuple[jax.Array, jax.Array]:
+    return spread(vector, shape, dtype), vector[:0]  # only the type and the shape are needed
+
+
+def _spread_backward(shape: tuple[int, ...], dtype: str, empty: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    del dtype
+    vector_shape = shape[len(shape) - empty.ndim :]
+    dy_2d = dy.reshape(-1, math.prod(vector_shape))
+    d_vector = jax.lax.platform_dependent(
+        dy_2d, cpu=_sum_as_product, default=lambda dy_2d: jnp.sum(dy_2d, axis=0, dtype=jnp.float32)
+    )
+    return (d_vector.reshape(vector_shape).astype(empty.dtype),)
+
+
+def _sum_as_product(a_2d: jax.Array) -> jax.Array:
+    return _product(jnp.ones(a_2d.shape[:1], a_2d.dtype), a_2d, (((0,), (0,)), ((), ())))
+
+
+spread.defvjp(_spread_forward, _spread_backward)
