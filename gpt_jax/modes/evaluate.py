@@ -1,5 +1,7 @@
 """What does a trained model lose on held-out text? Its newest checkpoint, scored on validation and test."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +13,28 @@ from gpt_jax.data.pipeline import evaluation_batches
 from gpt_jax.data.prepare import prepare
 from gpt_jax.data.tokens import Tokens
 from gpt_jax.evaluate.perplexity import bits_per_byte, mean_loss
+from gpt_jax.observe.progress import Progress
 from gpt_jax.train import checkpoint
 from gpt_jax.train.state import State
 
 
-def validation_loss(settings: Settings, program: Program, tokens: Tokens, params: Any) -> float:
-    """Mean loss in nats per token over the split, `train.evaluate_tokens` of it, in windows of the context."""
+def validation_loss(settings: Settings, program: Program, tokens: Tokens, params: Any, line: Progress) -> float:
+    """Mean loss in nats per token over the split, `train.evaluate_tokens` of it, in windows of the context.
+
+    `line` shows how far it is.
+    """
     local = evaluation_batches(
         tokens, context=settings.model.context, batch=settings.train.evaluation_batch, packing=settings.data.packing,
         limit_tokens=settings.train.evaluate_tokens,
         process_index=jax.process_index(), process_count=jax.process_count(),
     )  # fmt: skip
-    return mean_loss(program.evaluate, params, program.on_devices(local))
+    return mean_loss(program.evaluate, params, _watched(program.on_devices(local), line))
+
+
+def _watched(batches: Iterator[Any], line: Progress) -> Iterator[Any]:
+    for number, batch in enumerate(batches, 1):
+        line.note(f'evaluating, batch {number}')
+        yield batch
 
 
 def evaluate(config: dict[str, Any], workdir: Path, say: Any) -> dict[str, Any]:
@@ -38,9 +50,11 @@ def evaluate(config: dict[str, Any], workdir: Path, say: Any) -> dict[str, Any]:
     nothing = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None)
     restored = checkpoint.load(workdir / 'checkpoints', nothing, announce=say)
     scores: dict[str, Any] = {'name': settings.name, 'step': restored.step, 'fingerprint': corpus.fingerprint}
+    line = Progress(sys.stderr, trial=None, name=settings.name, steps=restored.step)
     for split, tokens in (('validation', corpus.validation), ('test', corpus.test)):
         if tokens is not None:
-            loss = validation_loss(settings, program, tokens, restored.state.params)
+            loss = validation_loss(settings, program, tokens, restored.state.params, line)
             scores[f'{split}_loss'] = loss
             scores[f'{split}_bits_per_byte'] = bits_per_byte(loss, tokens.bytes_per_token)
+    line.close()
     return scores

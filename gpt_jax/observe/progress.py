@@ -33,6 +33,7 @@ class Progress:
         self._stream, self._trial, self._name, self._steps, self._clock = stream, trial, name, steps, clock
         self._terminal = stream.isatty()
         self._drawn, self._printed = '', -math.inf
+        self._text = ''
         self._seen: tuple[int, float] | None = None
         self._pace: float | None = None  # seconds per step
 
@@ -46,12 +47,12 @@ class Progress:
             self._seen = step, now
         left = None if self._pace is None else self._pace * (self._steps - step)
         text = line(self._trial, self._name, step, self._steps, loss, tokens_per_second, left)
-        if self._terminal:
-            self._rewrite(text)
-        elif now - self._printed >= PRINT_EVERY or step >= self._steps:
-            self._stream.write(_writable(text, self._stream) + '\n')
-            self._stream.flush()
-            self._printed = now
+        self._text = text
+        self._show(text, now, at_once=step >= self._steps)
+
+    def note(self, what: str) -> None:
+        """Shows what is done between steps: the latest line with `what` at its end."""
+        self._show(f'{self._text or self._name} · {what}', self._clock(), at_once=False)
 
     def close(self) -> None:
         """Leaves the last line standing, so that what is written next begins on its own."""
@@ -59,6 +60,14 @@ class Progress:
             self._stream.write('\n')
             self._stream.flush()
             self._drawn = ''
+
+    def _show(self, text: str, now: float, *, at_once: bool) -> None:
+        if self._terminal:
+            self._rewrite(text)
+        elif now - self._printed >= PRINT_EVERY or at_once:
+            self._stream.write(_writable(text, self._stream) + '\n')
+            self._stream.flush()
+            self._printed = now
 
     def _rewrite(self, text: str) -> None:
         # A line that wraps cannot be rewritten: the carriage return goes back to its last row only.

@@ -104,3 +104,21 @@ def test_narrow_encoding_does_not_stop_a_run():
     shown = progress.Progress(stream, trial=None, name='run', steps=10, clock=Clock())
     shown.update(1, 2.5, 1.0)
     assert raw.getvalue() == b'run ? step 1/10 ? loss 2.500 ? 1 tok/s\n'
+
+
+def test_what_is_done_between_steps_is_shown_beside_the_last_line():
+    stream, clock = Terminal(), Clock()
+    shown = progress.Progress(stream, trial=None, name='tiny', steps=10, clock=clock)
+    shown.note('evaluating, batch 1')
+    assert stream.getvalue().endswith('\rtiny · evaluating, batch 1')
+    shown.update(5, 2.5, 5e4)
+    shown.note('evaluating, batch 2')
+    assert stream.getvalue().endswith('step 5/10 · loss 2.500 · 50.0k tok/s · evaluating, batch 2')
+
+
+def test_a_log_is_not_flooded_by_what_is_done_between_steps():
+    stream, clock = io.StringIO(), Clock()
+    shown = progress.Progress(stream, trial=None, name='tiny', steps=10, clock=clock)
+    for clock.now in (0.0, 1.0, 9.0, 11.0):
+        shown.note(f'evaluating, second {clock.now:.0f}')
+    assert stream.getvalue() == 'tiny · evaluating, second 0\ntiny · evaluating, second 11\n'
