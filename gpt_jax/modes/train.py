@@ -1,9 +1,9 @@
 """How does a config become a trained model in a folder? From its last checkpoint on, to its summary."""
 
-import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,11 +108,13 @@ def _run(
         checkpoint.Checkpoints(workdir / 'checkpoints', keep=keep, announce=say) as checkpoints,
         Metrics(workdir, tensorboard=settings.train.tensorboard, enabled=first) as metrics,
     ):
-        state, start, spent = _begin(settings, corpus, program, checkpoints, say)
+        with ThreadPoolExecutor(max_workers=1) as other:  # a first state takes a compiler too
+            begun = other.submit(_begin, settings, corpus, program, checkpoints, say)
+            step, compile_seconds = _compiled(program, settings, corpus)
+            state, start, spent = begun.result()
         metrics.resume(start)
         recorder = Recorder(settings, corpus, metrics, line, start, spent)
         feed = program.on_devices(_batches(settings, corpus, start))
-        step, feed, compile_seconds = _compiled(program, state, feed)
         say(f'{settings.name}: {_describe(settings, program)}; compiled in {compile_seconds:.1f} s')
 
         def evaluate(done: int, state: State) -> None:
@@ -170,12 +172,12 @@ def _batches(settings: Settings, corpus: Corpus, start: int) -> Iterator[Any]:
     )  # fmt: skip
 
 
-def _compiled(program: Program, state: State, feed: Iterator[Any]) -> tuple[Callable[..., Any], Iterator[Any], float]:
-    """The compiled step, the feed with the batch put back that told its shapes, and how long compiling took."""
-    batch = next(feed)
+def _compiled(program: Program, settings: Settings, corpus: Corpus) -> tuple[Callable[..., Any], float]:
+    """The compiled step, and how long compiling took."""
+    batch = next(program.on_devices(_batches(settings, corpus, start=0)))
     began = time.monotonic()
-    step = program.step.lower(state, batch).compile()
-    return step, itertools.chain([batch], feed), time.monotonic() - began
+    step = program.step.lower(program.abstract_state, batch).compile()
+    return step, time.monotonic() - began
 
 
 def _describe(settings: Settings, program: Program) -> str:
