@@ -11,6 +11,7 @@ Exit codes: 0 done; 2 bad input; 3 a run diverged or a trial failed; 75 interrup
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,9 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # the libraries below are talkative
     config = overrides.plain(_CONFIG.value)
     trials = overrides.trials(config)
+    overrides.check_overrides(sys.argv, config)
     workdir = Path(_WORKDIR.value or Path('runs') / str(config['name'])).resolve()
+    _check_folder(workdir)
     if trials and _MODE.value == 'train' and _TRIAL.value is None:
         from gpt_jax.modes.sweep import sweep
 
@@ -47,6 +50,13 @@ def main(_: list[str]) -> None:
         position, config = overrides.select(trials, _TRIAL.value), trials[_TRIAL.value]
         workdir = workdir / 'trials' / _TRIAL.value
     _one(config, workdir, position)
+
+
+def _check_folder(workdir: Path) -> None:
+    """Raises UserError where no folder `workdir` can be made, before any work."""
+    above = next(folder for folder in (workdir, *workdir.parents) if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise errors.UserError(f'--workdir={workdir}: {above} is not a folder that can be written to')
 
 
 def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None) -> None:

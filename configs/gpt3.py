@@ -23,5 +23,5 @@ def config(name: str, *, layers: int, width: int, heads: int, batch_tokens: int,
     config.optimizer.update(warmup_fraction=375e6 / TOKENS, decay_fraction=260e9 / TOKENS, final_fraction=0.1)
     config.train.update(batch=round(batch_tokens / CONTEXT / 16) * 16, microbatch=1, tokens=TOKENS)
     config.train.update(log_every=10, evaluate_every=1000, evaluate_tokens=10_000_000, evaluate_batch=16)
-    config.mesh.strategy = 'fsdp'
+    config.mesh.update(strategy='fsdp', data=1, fsdp=0)
     return config

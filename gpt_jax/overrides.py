@@ -26,6 +26,12 @@ def parse(argv: list[str]) -> list[str]:
     Raises:
       UserError: an unknown flag, field or file, or a value of the wrong type; names the nearest right one.
     """
+    path = _config_path(argv)
+    if not path and not any(flag.startswith(('--help', '-help')) for flag in argv):
+        raise UserError('say which model: --config=configs/gpt_tiny.py, say; --help tells more')
+    if path and not Path(path.partition(':')[0]).exists():
+        there = sorted(str(one) for one in Path('configs').glob('*.py') if one.stem != '__init__')
+        raise UserError(f'--config={path}: no such file{schema.nearest(path, there)}')
     try:
         rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
@@ -34,7 +40,7 @@ def parse(argv: list[str]) -> list[str]:
     except (AttributeError, KeyError) as error:
         raise UserError(_unknown_field(argv, error)) from None
     except OSError as error:
-        raise UserError(_unreadable_config(argv, error)) from None
+        raise UserError(f'--config={path}: {" ".join(str(error).split())}') from None
     except (flags.Error, TypeError, ValueError, ImportError, SyntaxError) as error:
         raise UserError(' '.join(str(error).split())) from None
     if len(rest) > 1:
@@ -42,12 +48,22 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _unreadable_config(argv: list[str], error: OSError) -> str:
-    path = next((a.removeprefix('--config=') for a in argv if a.startswith('--config=')), '')
-    if path and not Path(path).exists():
-        there = sorted(str(one) for one in Path('configs').glob('*.py') if one.stem != '__init__')
-        return f'--config={path}: no such file{schema.nearest(path, there)}'
-    return f'--config={path}: {" ".join(str(error).split())}'
+def _config_path(argv: list[str]) -> str:
+    """The value of --config, written with '=' or with a space; '' without one."""
+    for argument, following in zip(argv, [*argv[1:], ''], strict=True):
+        name, equals, value = argument.partition('=')
+        if name in ('--config', '-config'):
+            return value if equals else following
+    return ''
+
+
+def check_overrides(argv: list[str], config: dict[str, Any]) -> None:
+    """Raises UserError for a --config.FIELD that every trial of the sweep would replace again."""
+    swept = {key for trial in config['sweep']['trials'] for key in trial}
+    for argument in argv:
+        key = argument.partition('=')[0].removeprefix('--config.')
+        if argument.startswith('--config.') and key in swept:
+            raise UserError(f'config.{key}: the trials of this sweep set it; change it in the config file')
 
 
 def _unknown_field(argv: list[str], error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -44,6 +45,8 @@ def _checked(value: Any, wanted: Any, field: str) -> Any:
     base = typing.get_origin(wanted) or wanted
     if base is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if base is float and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f'{field}: must be finite, got {value}')
     if base is tuple and isinstance(value, list | tuple):
         return tuple(value)
     if not isinstance(value, base) or (base is int and isinstance(value, bool)):

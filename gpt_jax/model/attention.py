@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from gpt_jax.errors import UserError
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.mask import HIDDEN, causal_mask
 from gpt_jax.model.products import einsum, spread
@@ -137,6 +138,11 @@ def cudnn(
     q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, segments_BL: jax.Array | None, config: ModelConfig
 ) -> jax.Array:
     """cuDNN's fused attention on NVIDIA GPUs (bfloat16 operands). Segments become an explicit mask."""
+    if jax.default_backend() != 'gpu' or config.matmul_dtype == 'float32':
+        raise UserError(
+            'config.model.attention_kernel: cudnn wants an NVIDIA GPU and 16-bit operands, and here are '
+            f'{jax.default_backend()} and {config.matmul_dtype}; chunked runs everywhere'
+        )
     dtype = jnp.dtype(config.matmul_dtype)
     mask = None if segments_BL is None else (segments_BL[:, None, :, None] == segments_BL[:, None, None, :])
     o_BLHK = jax.nn.dot_product_attention(

@@ -23,6 +23,10 @@ def einsum(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.A
     Args:
       terms: as for jnp.einsum; the letters summed over are the last of `a` and the first of `b`.
     """
+    return _multiplied(terms, a, b, config)
+
+
+def _multiplied(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.Array:
     a_2d, b_2d = _matrices(terms, a, b, config)
     y = _product(a_2d, b_2d, (((1,), (0,)), ((), ())))
     inner = _summed(terms)
@@ -32,7 +36,8 @@ def einsum(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.A
 def _einsum_forward(
     terms: str, a: jax.Array, b: jax.Array, config: ModelConfig
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return einsum(terms, a, b, config), (a, b)
+    # Not `einsum` itself: a rematerialization policy does not look into a function with a gradient of its own.
+    return _multiplied(terms, a, b, config), (a, b)
 
 
 def _einsum_backward(

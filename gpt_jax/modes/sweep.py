@@ -46,7 +46,12 @@ def _same_sweep(config: dict[str, Any], workdir: Path) -> None:
     if not (workdir / 'config.json').exists():
         return
     before, after = files.read_json(workdir / 'config.json'), config
-    changes = identity.difference(identity.fixed(before) | _named(before), identity.fixed(after) | _named(after))
+    trials_before, trials_after = _named(before), _named(after)
+    both = trials_before.keys() & trials_after.keys()
+    changes = identity.difference(
+        identity.fixed(before) | {name: trials_before[name] for name in both},
+        identity.fixed(after) | {name: trials_after[name] for name in both},
+    )
     if changes:
         raise UserError(f'{workdir}: holds another sweep ({"; ".join(changes)}); choose another --workdir')
 

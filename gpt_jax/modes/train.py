@@ -20,6 +20,7 @@ from gpt_jax.model import accounting
 from gpt_jax.modes.evaluate import validation_loss
 from gpt_jax.modes.recorder import Recorder
 from gpt_jax.modes.summary import summary
+from gpt_jax.observe import writers
 from gpt_jax.observe.progress import Progress, count
 from gpt_jax.observe.writers import Metrics
 from gpt_jax.train import checkpoint, loop
@@ -49,6 +50,7 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
     corpus = prepare(assemble.data_config(config), say)
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)
+    next(_batches(settings, corpus, start=0))  # raises where there is too little text
     with _sole_writer(workdir):
         done = finished(config, workdir)
         if done is not None:
@@ -108,12 +110,13 @@ def _run(
         checkpoint.Checkpoints(workdir / 'checkpoints', keep=keep, announce=say) as checkpoints,
         Metrics(workdir, tensorboard=settings.train.tensorboard, enabled=first) as metrics,
     ):
+        began = time.monotonic()
         with ThreadPoolExecutor(max_workers=1) as other:  # a first state takes a compiler too
             begun = other.submit(_begin, settings, corpus, program, checkpoints, say)
             step, compile_seconds = _compiled(program, settings, corpus)
             state, start, spent = begun.result()
         metrics.resume(start)
-        recorder = Recorder(settings, corpus, metrics, line, start, spent)
+        recorder = Recorder(settings, corpus, metrics, line, start, spent + time.monotonic() - began)
         feed = program.on_devices(_batches(settings, corpus, start))
         say(f'{settings.name}: {_describe(settings, program)}; compiled in {compile_seconds:.1f} s')
 
@@ -138,6 +141,7 @@ def _run(
                 max_skipped=settings.train.max_skipped_in_row, hooks=hooks,
             )  # fmt: skip
             if settings.steps == start:  # killed between the last checkpoint and the summary
+                recorder.last |= writers.read(workdir / 'metrics.jsonl')[-1] if first else {}
                 evaluate(start, state)
         finally:
             line.close()

@@ -57,6 +57,8 @@ class Progress:
     def close(self) -> None:
         """Leaves the last line standing, so that what is written next begins on its own."""
         if self._drawn:
+            if self._text:
+                self._rewrite(self._text)  # without what was done last between steps
             self._stream.write('\n')
             self._stream.flush()
             self._drawn = ''

@@ -52,6 +52,12 @@ def make_mesh(config: MeshConfig, *batches: int) -> Mesh:
         dividing = [n for n in range(most, 0, -1) if all(batch % (n * fixed) == 0 for batch in batches)]
         sizes[automatic] = dividing[0] if alone and dividing else most
     total = sizes['data'] * sizes['fsdp']
+    schema.require(
+        config.strategy != 'fsdp' or sizes['fsdp'] > 1 or total == 1,
+        'mesh.fsdp',
+        f'1, so the strategy fsdp spreads no weights over the {total} devices; '
+        '--config.mesh.data=1 --config.mesh.fsdp=0 takes all of them',
+    )
     for batch in batches:
         schema.require(
             batch % total == 0,

@@ -54,7 +54,7 @@ def make_step(
             'loss': total / count,
             'gradient_norm': norm,
             'parameter_norm': trees.global_norm(params),
-            'learning_rate': jnp.asarray(rate(state.step), jnp.float32),
+            'learning_rate': jnp.asarray(rate(state.step - state.skipped), jnp.float32),  # skipped steps do not count
         }
         updated = state.replace(step=state.step + 1, params=params, optimizer=optimizer)
         state = keep_if_finite(updated, state, jnp.isfinite(metrics['loss']) & jnp.isfinite(norm))

@@ -47,6 +47,11 @@ def test_gpt3_totals(name):
     assert trees.size(weights.unbox(assemble.declarations(model))) == GPT3[name][0]
 
 
+@pytest.mark.parametrize('name', GPT3)
+def test_gpt3_spreads_its_weights_over_all_devices(name):
+    assert dict(load(name)['mesh'], cpu_devices=0) == {'strategy': 'fsdp', 'data': 1, 'fsdp': 0, 'cpu_devices': 0}
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_config_is_short(name):
     limit = {'base': 120}.get(name, 30)

@@ -115,6 +115,24 @@ def test_how_it_is_computed_changes_no_number(model_config, tokens, fields):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), expected, got)
 
 
+def test_a_kernel_for_another_device_is_refused(model_config):
+    with pytest.raises(UserError, match='cudnn wants an NVIDIA GPU'):
+        assemble.declarations(model_config(attention_kernel='cudnn'))
+
+
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_remat_dots_computes_less_again_than_remat_block(model_config, tokens, scan_layers):
+    def flops(remat):
+        config = model_config(remat=remat, scan_layers=scan_layers)
+        loss, form = assemble.summed_loss(config, ANYWHERE, train=True), assemble.form(config)
+        batch = {'inputs': tokens, 'targets': tokens}
+        params = jax.eval_shape(form.enter, weights.unbox(assemble.declarations(config)))
+        gradient = jax.jit(jax.grad(lambda p: loss(p, batch, jax.random.key(0))[0]))
+        return gradient.lower(params).compile().cost_analysis()['flops']
+
+    assert flops('none') < flops('dots') < flops('block')
+
+
 def test_dropout_acts_in_training_alone_and_follows_its_key(model_config, tokens):
     config = model_config(dropout=0.5)
     params, _ = make(config)

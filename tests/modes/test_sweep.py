@@ -5,7 +5,11 @@ import signal
 import time
 
 import pytest
+from ml_collections import ConfigDict
 
+from gpt_jax import overrides
+from gpt_jax.errors import UserError
+from gpt_jax.modes import sweep as modes_sweep
 from tests import program
 
 SIZES = """
@@ -74,3 +78,20 @@ def test_a_failing_trial_is_marked_and_the_others_go_on(tmp_path, source):
     assert '1 of 2 trials failed (w8)' in err
     records = [json.loads(line) for line in (tmp_path / 'run/records.jsonl').read_text().splitlines()]
     assert [one['status'] for one in records] == ['failed: exit code 3', 'done']
+
+
+def test_a_trial_may_be_added_but_none_changed(sweep):
+    _, workdir, _ = sweep
+    config = overrides.plain(ConfigDict(json.loads((workdir / 'config.json').read_text())))
+    trials = config['sweep']['trials']
+    added = config | {'sweep': {'trials': [*trials, trials[0] | {'name': 'new'}]}}
+    modes_sweep._same_sweep(added, workdir)
+    changed = config | {'sweep': {'trials': [trials[0] | {'model.width': 64}, *trials[1:]]}}
+    with pytest.raises(UserError, match='holds another sweep'):
+        modes_sweep._same_sweep(changed, workdir)
+
+
+def test_a_field_that_the_trials_set_is_not_silently_ignored(sweep):
+    arguments, _, _ = sweep
+    _, err = program.run([*arguments, '--config.model.width=64'], code=2)
+    assert 'config.model.width: the trials of this sweep set it' in err

@@ -77,6 +77,32 @@ def test_evaluate_gives_the_losses_of_the_summary(finished, source):
     assert scores['step'] == 40
 
 
+def test_evaluate_refuses_another_model_but_not_another_way_to_compute_it(finished, source):
+    fields = {'config__data__source': source, 'mode': 'evaluate'}
+    _, err = program.run(program.command(finished, **fields, config__model__activation='relu'), code=2)
+    assert 'holds another model (model.activation: gelu -> relu)' in err
+    program.run(program.command(finished, **fields, config__model__scan_layers=True))
+
+
+def test_a_lost_summary_is_made_again_as_it_was(source, tmp_path):
+    arguments = program.command(tmp_path / 'run', config__data__source=source)
+    program.run(arguments)
+    before = program.summary(tmp_path / 'run')
+    (tmp_path / 'run' / 'summary.json').unlink()
+    program.run(arguments)
+    after = program.summary(tmp_path / 'run')
+    assert {**before, 'seconds': 0} == {**after, 'seconds': 0}
+
+
+def test_too_little_text_is_found_before_the_folder_is_made(tmp_path):
+    (tmp_path / 'three.txt').write_text('three short words')
+    source = f'files:{tmp_path / "three.txt"}'
+    arguments = program.command(tmp_path / 'run', config__data__source=source, config__data__holdout='tail')
+    _, err = program.run(arguments, code=2)
+    assert 'less than one window' in err
+    assert not (tmp_path / 'run').exists()
+
+
 def test_benchmark_prints_one_json_object(source, tmp_path):
     arguments = program.command(
         None, config__data__source=source, mode='benchmark', config__benchmark__steps=3,
@@ -152,6 +178,8 @@ BAD = [
     ({'config.train.batch': 0}, 'config.train.batch: must be positive'),
     ({'config.data.source': 'tfds'}, 'data.source'),
     ({'config': 'configs/gpt_350.py'}, 'configs/'),
+    ({'config': 'configs/gpt_tinny.py'}, "no such file; the nearest is 'configs/gpt_tiny.py'"),
+    ({'config.optimizer.learning_rate': 'inf'}, 'config.optimizer.learning_rate: must be finite'),
     ({'mode': 'trian'}, 'train'),
     ({'wokdir': 'x'}, "the nearest is 'workdir'"),
     ({'trial': '2x16'}, 'no such trial'),

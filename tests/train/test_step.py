@@ -98,8 +98,16 @@ def test_a_step_that_is_not_finite_is_skipped_whole(settings, where):
     assert (int(state.step), int(state.skipped), int(state.in_row)) == (2, 1, 1)
     for tree, old in ((state.params, before.params), (state.optimizer, before.optimizer)):
         jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b), tree, old)
-    state, _ = program.step(state, batch)
+    state, metrics = program.step(state, batch)
     assert (int(state.skipped), int(state.in_row)) == (1, 0)
+    # The schedule counts updates that were made, and so does the rate that is written down: this is the second.
+    _, second = program.step(*program_after_one(program, batch))
+    assert float(metrics['learning_rate']) == float(second['learning_rate'])
+
+
+def program_after_one(program, batch):
+    state, _ = program.step(program.init(), batch)
+    return state, batch
 
 
 def test_dropout_differs_between_devices_and_steps(settings):
@@ -117,6 +125,7 @@ def test_dropout_differs_between_devices_and_steps(settings):
     [
         ({'mesh.data': 3}, 'config.train.batch: 8 sequences do not divide over 3 devices; 9 would'),
         ({'mesh.data': 16}, 'config.mesh: data x fsdp makes 16 devices, but there are 8'),
+        ({'mesh.data': 0, 'mesh.strategy': 'fsdp'}, 'config.mesh.fsdp: 1, so the strategy fsdp spreads no weights'),
         ({'mesh.data': 2, 'train.microbatch': 3}, 'config.train.microbatch: 3 does not divide the 4 sequences'),
     ],
 )
