@@ -45,6 +45,8 @@ def main(_: list[str]) -> None:
 
         sweep(config, trials, [sys.executable, *sys.argv, f'--workdir={workdir}'], workdir, say)
         return
+    if trials and _TRIAL.value is None:
+        raise errors.UserError(f'--mode={_MODE.value}: this config is a sweep; add --trial={next(iter(trials))}, say')
     position = None
     if _TRIAL.value is not None:
         position, config = overrides.select(trials, _TRIAL.value), trials[_TRIAL.value]

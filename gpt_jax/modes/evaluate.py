@@ -50,6 +50,8 @@ def evaluate(config: dict[str, Any], workdir: Path, say: Any) -> dict[str, Any]:
     wanted = program.abstract_state
     nothing = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None)
     restored = checkpoint.load(workdir / 'checkpoints', nothing, announce=say)
+    if restored.meta['fingerprint'] != corpus.fingerprint:
+        say(f'warning: {settings.data.source} as tokenized here is not what {workdir} was trained on')
     _same_model(config, restored.meta['config'], workdir)
     scores: dict[str, Any] = {'name': settings.name, 'step': restored.step, 'fingerprint': corpus.fingerprint}
     line = Progress(sys.stderr, trial=None, name=settings.name, steps=restored.step)

@@ -84,6 +84,15 @@ def test_evaluate_refuses_another_model_but_not_another_way_to_compute_it(finish
     program.run(program.command(finished, **fields, config__model__scan_layers=True))
 
 
+def test_evaluate_says_when_the_text_is_another(finished, source, tmp_path):
+    (tmp_path / 'other.txt').write_text('Something else, many times over. ' * 400)
+    fields = {'config__data__source': f'files:{tmp_path / "other.txt"}', 'config__data__holdout': 'tail'}
+    _, err = program.run(program.command(finished, mode='evaluate', **fields))
+    assert 'is not what' in err
+    _, err = program.run(program.command(finished, mode='evaluate', config__data__source=source))
+    assert 'is not what' not in err
+
+
 def test_a_lost_summary_is_made_again_as_it_was(source, tmp_path):
     arguments = program.command(tmp_path / 'run', config__data__source=source)
     program.run(arguments)
