@@ -21,7 +21,7 @@ SHAPES = {
     'B': {'layers': 6, 'width': 384, 'heads': 6, 'context': 256, 'batch': 12, 'vocab': 4096},
 }
 TOKENIZER = {'A': 'bytes', 'B': 'bpe:4096'}
-MICROBATCH = {'A': 1, 'B': 1}  # sequences per device: the activations stay in the cache
+MICROBATCH = {'A': 1, 'B': 2}  # sequences per device: the activations stay in the cache
 STEPS = {'A': 15, 'B': 6}
 
 

@@ -33,7 +33,7 @@ class Progress:
         self._stream, self._trial, self._name, self._steps, self._clock = stream, trial, name, steps, clock
         self._terminal = stream.isatty()
         self._drawn, self._printed = '', -math.inf
-        self._text = ''
+        self._text, self._noted = '', False
         self._seen: tuple[int, float] | None = None
         self._pace: float | None = None  # seconds per step
 
@@ -47,17 +47,18 @@ class Progress:
             self._seen = step, now
         left = None if self._pace is None else self._pace * (self._steps - step)
         text = line(self._trial, self._name, step, self._steps, loss, tokens_per_second, left)
-        self._text = text
+        self._text, self._noted = text, False
         self._show(text, now, at_once=step >= self._steps)
 
     def note(self, what: str) -> None:
         """Shows what is done between steps: the latest line with `what` at its end."""
+        self._noted = True
         self._show(f'{self._text or self._name} · {what}', self._clock(), at_once=False)
 
     def close(self) -> None:
         """Leaves the last line standing, so that what is written next begins on its own."""
         if self._drawn:
-            if self._text:
+            if self._noted and self._text:
                 self._rewrite(self._text)  # without what was done last between steps
             self._stream.write('\n')
             self._stream.flush()

@@ -114,6 +114,8 @@ def test_what_is_done_between_steps_is_shown_beside_the_last_line():
     shown.update(5, 2.5, 5e4)
     shown.note('evaluating, batch 2')
     assert stream.getvalue().endswith('step 5/10 · loss 2.500 · 50.0k tok/s · evaluating, batch 2')
+    shown.close()
+    assert stream.getvalue().splitlines()[-1].rstrip().endswith('50.0k tok/s')
 
 
 def test_a_log_is_not_flooded_by_what_is_done_between_steps():
