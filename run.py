@@ -39,7 +39,8 @@ def main(_: list[str]) -> None:
     trials = overrides.trials(config)
     overrides.check_overrides(sys.argv, config)
     workdir = Path(_WORKDIR.value or Path('runs') / str(config['name'])).resolve()
-    _check_folder(workdir)
+    if _MODE.value == 'train':
+        _check_folder(workdir)
     if trials and _MODE.value == 'train' and _TRIAL.value is None:
         from gpt_jax.modes.sweep import sweep
 

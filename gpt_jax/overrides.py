@@ -59,7 +59,8 @@ def _config_path(argv: list[str]) -> str:
 
 def check_overrides(argv: list[str], config: dict[str, Any]) -> None:
     """Raises UserError for a --config.FIELD that every trial of the sweep would replace again."""
-    swept = {key for trial in config['sweep']['trials'] for key in trial}
+    trials = config['sweep']['trials']
+    swept = set.intersection(*map(set, trials)) - {'name'} if trials else set()
     for argument in argv:
         key = argument.partition('=')[0].removeprefix('--config.')
         if argument.startswith('--config.') and key in swept:

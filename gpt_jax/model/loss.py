@@ -1,8 +1,8 @@
-"""How far is the model from the text? Cross-entropy in float32 that never holds all of B x L x V.
+"""How far is the model from the text? Cross-entropy in float32 that need not hold all of B x L x V.
 
-The head and the loss are one function of the features, taken `loss_chunk` positions at a time. Its gradient is linear
-in the incoming one (a scalar), so each chunk's gradient is computed right after its loss, while its logits are at hand:
-the logits are neither kept nor computed twice.
+The head and the loss are one function of the features, taken `loss_chunk` positions at a time (0: all). Its gradient is
+linear in the incoming one (a scalar), so each chunk's gradient is computed right after its loss, while its logits are
+at hand: the logits are neither kept nor computed twice.
 """
 
 import functools

@@ -18,6 +18,10 @@ from gpt_jax.observe.progress import Progress
 from gpt_jax.train import checkpoint
 from gpt_jax.train.state import State
 
+# What may differ between training a model and scoring it: how it is computed, and how it was started.
+FREE = ('attention_kernel', 'attention_chunk', 'activation_dtype', 'matmul_dtype', 'scan_layers', 'remat', 'loss_chunk',
+        'dropout', 'init_std', 'parametrization')  # fmt: skip
+
 
 def validation_loss(settings: Settings, program: Program, tokens: Tokens, params: Any, line: Progress) -> float:
     """Mean loss in nats per token over the split, `train.evaluate_tokens` of it, in windows of the context.
@@ -62,11 +66,6 @@ def evaluate(config: dict[str, Any], workdir: Path, say: Any) -> dict[str, Any]:
             scores[f'{split}_bits_per_byte'] = bits_per_byte(loss, tokens.bytes_per_token)
     line.close()
     return scores
-
-
-# What may differ between training a model and scoring it: how it is computed, and how it was started.
-FREE = ('attention_kernel', 'attention_chunk', 'activation_dtype', 'matmul_dtype', 'scan_layers', 'remat', 'loss_chunk',
-        'dropout', 'init_std', 'parametrization')  # fmt: skip
 
 
 def _same_model(config: dict[str, Any], trained: dict[str, Any], workdir: Path) -> None:

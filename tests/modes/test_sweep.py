@@ -95,6 +95,7 @@ def test_a_field_that_the_trials_set_is_not_silently_ignored(sweep):
     arguments, _, _ = sweep
     _, err = program.run([*arguments, '--config.model.width=64'], code=2)
     assert 'config.model.width: the trials of this sweep set it' in err
+    overrides.check_overrides(['--config.name=other'], {'sweep': {'trials': [{'name': 'a', 'model.width': 8}]}})
 
 
 def test_one_trial_of_a_sweep_is_named_where_one_is_needed(sweep):
