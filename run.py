@@ -24,6 +24,7 @@ from gpt_jax import errors, overrides
 MODES = ('train', 'evaluate', 'benchmark')
 
 _CONFIG = overrides.define_config_flag('config', 'Path of a config file in configs/.')
+flags.declare_key_flag('config')  # defined elsewhere, and yet the first to look for in --help
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME by default.')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do. A config that declares a sweep runs the sweep.')
 _OUTPUT = flags.DEFINE_string('benchmark_output', None, "Also write the benchmark's JSON to this file.")
@@ -40,7 +41,11 @@ def main(_: list[str]) -> None:
     overrides.check_overrides(sys.argv, config)
     workdir = Path(_WORKDIR.value or Path('runs') / str(config['name'])).resolve()
     if _MODE.value == 'train':
-        _check_folder(workdir)
+        _check_folder('workdir', workdir)
+    if _OUTPUT.value is not None:
+        _check_folder('benchmark_output', Path(_OUTPUT.value).resolve().parent)
+    if trials and _DISTRIBUTED.value and _TRIAL.value is None:
+        raise errors.UserError('--distributed: a sweep starts its trials on one host; add --trial=NAME for one on many')
     if trials and _MODE.value == 'train' and _TRIAL.value is None:
         from gpt_jax.modes.sweep import sweep
 
@@ -55,11 +60,11 @@ def main(_: list[str]) -> None:
     _one(config, workdir, position)
 
 
-def _check_folder(workdir: Path) -> None:
-    """Raises UserError where no folder `workdir` can be made, before any work."""
-    above = next(folder for folder in (workdir, *workdir.parents) if folder.exists())
+def _check_folder(flag: str, folder: Path) -> None:
+    """Raises UserError where `folder` is none that can be made and written to, before any work."""
+    above = next(one for one in (folder, *folder.parents) if one.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise errors.UserError(f'--workdir={workdir}: {above} is not a folder that can be written to')
+        raise errors.UserError(f'--{flag}: {folder}: {above} is not a folder that can be written to')
 
 
 def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None) -> None:
@@ -72,6 +77,7 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
         say(f'{workdir}: already done, validation loss {done["validation_loss"]:.4f} nats/token; delete it to redo')
         return
     runtime.start(checked.mesh.cpu_devices, _DISTRIBUTED.value)
+    assemble.devices(checked)  # raises where these devices do not suit, before any work
     if _MODE.value == 'train':
         done = train.train(config, workdir, say=say, trial=position)
         say(

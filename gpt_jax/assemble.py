@@ -104,9 +104,14 @@ class Program(NamedTuple):
     on_devices: Callable[[Iterable[dict[str, np.ndarray]]], Iterator[dict[str, jax.Array]]]
 
 
+def devices(s: Settings) -> Mesh:
+    """The devices there are, as the run wants them; raises UserError where they cannot be arranged so."""
+    return make_mesh(s.mesh, {'train.batch': s.train.batch, 'train.evaluate_batch': s.train.evaluation_batch})
+
+
 def build(s: Settings) -> Program:
     """Builds the run over the devices there are. Compiles and allocates nothing yet."""
-    mesh = make_mesh(s.mesh, s.train.batch, s.train.evaluation_batch)
+    mesh = devices(s)
     rules = STRATEGIES[s.mesh.strategy]
     manual = frozenset({'data'}) if mesh.shape['data'] > 1 else frozenset()
     boxed = declarations(s.model)

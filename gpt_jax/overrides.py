@@ -2,10 +2,11 @@
 
 import copy
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
-from absl import flags
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from gpt_jax import schema
@@ -21,11 +22,14 @@ def define_config_flag(name: str, text: str) -> Any:
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the command line.
+    """Parses the command line; --help prints the page and leaves with 0.
 
     Raises:
       UserError: an unknown flag, field or file, or a value of the wrong type; names the nearest right one.
     """
+    if any(flag in ('--help', '-help', '-h') for flag in argv):
+        app.usage(writeto_stdout=True)
+        sys.exit(0)
     path = _config_path(argv)
     if not path and not any(flag.startswith(('--help', '-help')) for flag in argv):
         raise UserError('say which model: --config=configs/gpt_tiny.py, say; --help tells more')
@@ -41,6 +45,8 @@ def parse(argv: list[str]) -> list[str]:
         raise UserError(_unknown_field(argv, error)) from None
     except OSError as error:
         raise UserError(f'--config={path}: {" ".join(str(error).split())}') from None
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_wrong_value(error)) from None
     except (flags.Error, TypeError, ValueError, ImportError, SyntaxError) as error:
         raise UserError(' '.join(str(error).split())) from None
     if len(rest) > 1:
@@ -74,6 +80,15 @@ def _unknown_field(argv: list[str], error: Exception) -> str:
         if key and key[1] not in known and not any(name.startswith(f'{key[1]}.') for name in known):
             return f'config.{key[1]}: no such field{schema.nearest(key[1], known)}'
     return ' '.join(str(error).split())
+
+
+def _wrong_value(error: Exception) -> str:
+    """absl's 'flag --NAME=VALUE: REASON', with the reason that a number cannot be read in the config's words."""
+    said = ' '.join(str(error).split())
+    number = re.fullmatch(
+        r'flag --([^=]+)=(.*): (?:invalid literal for (int)|could not convert string to (float)).*', said
+    )
+    return f'{number[1]}: wants {number[3] or number[4]}, got {number[2]!r}' if number else said
 
 
 def _base() -> dict[str, Any]:

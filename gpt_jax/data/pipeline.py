@@ -84,11 +84,7 @@ def evaluation_batches(
     Raises:
       UserError: fewer than two tokens, a negative limit, or the processes do not divide the batch.
     """
-    if len(tokens) < 2:
-        raise UserError(f'data.validation_source: {len(tokens)} tokens are too few to evaluate on')
-    if limit_tokens < 0:
-        raise UserError(f'limit_tokens: must be 0 (all) or more, got {limit_tokens}')
-    targets = min(limit_tokens or len(tokens), len(tokens) - 1)
+    targets = _targets(tokens, limit_tokens)
     rows = _rows_per_process(batch, process_count)
 
     def generate() -> Iterator[Batch]:
@@ -100,6 +96,19 @@ def evaluation_batches(
             yield fields
 
     return generate()
+
+
+def evaluation_steps(tokens: Tokens, *, context: int, batch: int, limit_tokens: int) -> int:
+    """How many batches `evaluation_batches` makes of the same arguments; raises what it raises."""
+    return _span(_targets(tokens, limit_tokens), batch * context) // (batch * context)
+
+
+def _targets(tokens: Tokens, limit_tokens: int) -> int:
+    if len(tokens) < 2:
+        raise UserError(f'data.validation_source: {len(tokens)} tokens are too few to evaluate on')
+    if limit_tokens < 0:
+        raise UserError(f'limit_tokens: must be 0 (all) or more, got {limit_tokens}')
+    return min(limit_tokens or len(tokens), len(tokens) - 1)
 
 
 def repeats(tokens: Tokens, tokens_wanted: int) -> float:

@@ -19,6 +19,8 @@ from gpt_jax.data.prepare import prepare
 from gpt_jax.model import accounting
 from gpt_jax.observe.meters import utilization
 
+BLOCK = 10  # steps of a kind in a row: more than the loader holds ready, or it would refill while nobody asks
+
 # Dense bfloat16 matrix FLOP/s of one device, from the makers' data sheets.
 PEAKS = {
     'NVIDIA H200': 989e12,
@@ -35,8 +37,8 @@ PEAKS = {
 def benchmark(config: dict[str, Any], output: str | None, say: Callable[[str], None]) -> dict[str, Any]:
     """Times the config's step on its own data; returns one flat JSON object, also written to `output`.
 
-    Steps with data and without take turns, so that a change in the machine's speed meets both alike; medians are
-    quoted. Without data, the same batch is fed again and again from the device's memory.
+    Steps with data and without take turns in blocks, so that a change in the machine's speed meets both alike; medians
+    are quoted. Without data, the same batch is fed again and again from the device's memory.
     """
     corpus = prepare(assemble.data_config(config), say)
     settings = assemble.settings(config, corpus.vocab_size)
@@ -102,14 +104,17 @@ def _time(
     """Median seconds of one step: (with the input pipeline, without)."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     rounds = settings.benchmark.warmup + settings.benchmark.steps
-    for index, data in itertools.product(range(rounds), (True, False)):
-        began = time.perf_counter()
-        state, metrics = step(state, next(feed) if data else batch)
-        jax.block_until_ready((state, metrics))
-        if index >= settings.benchmark.warmup:
-            seconds[data].append(time.perf_counter() - began)
-        if not data and sys.stderr.isatty():
-            print(f'\rround {index + 1}/{rounds}', end='\n' if index + 1 == rounds else '', file=sys.stderr, flush=True)
+    for first in range(0, rounds, BLOCK):
+        block = range(first, min(first + BLOCK, rounds))
+        for data, index in itertools.product((True, False), block):
+            began = time.perf_counter()
+            state, metrics = step(state, next(feed) if data else batch)
+            jax.block_until_ready((state, metrics))
+            if index >= settings.benchmark.warmup:
+                seconds[data].append(time.perf_counter() - began)
+        if sys.stderr.isatty():
+            ends = '\n' if block.stop == rounds else ''
+            print(f'\rsteps {block.stop}/{rounds}', end=ends, file=sys.stderr, flush=True)
     say(f'{settings.name}: {settings.benchmark.steps} steps timed with data and without, in turns')
     return statistics.median(seconds[True]), statistics.median(seconds[False])
 

@@ -9,7 +9,7 @@ import jax
 
 from gpt_jax import assemble, identity
 from gpt_jax.assemble import Program, Settings
-from gpt_jax.data.pipeline import evaluation_batches
+from gpt_jax.data.pipeline import evaluation_batches, evaluation_steps
 from gpt_jax.data.prepare import prepare
 from gpt_jax.data.tokens import Tokens
 from gpt_jax.errors import UserError
@@ -28,17 +28,22 @@ def validation_loss(settings: Settings, program: Program, tokens: Tokens, params
 
     `line` shows how far it is.
     """
+    which = {
+        'context': settings.model.context,
+        'batch': settings.train.evaluation_batch,
+        'limit_tokens': settings.train.evaluate_tokens,
+    }
     local = evaluation_batches(
-        tokens, context=settings.model.context, batch=settings.train.evaluation_batch, packing=settings.data.packing,
-        limit_tokens=settings.train.evaluate_tokens,
+        tokens, **which, packing=settings.data.packing,
         process_index=jax.process_index(), process_count=jax.process_count(),
     )  # fmt: skip
-    return mean_loss(program.evaluate, params, _watched(program.on_devices(local), line))
+    total = evaluation_steps(tokens, **which)
+    return mean_loss(program.evaluate, params, _watched(program.on_devices(local), total, line))
 
 
-def _watched(batches: Iterator[Any], line: Progress) -> Iterator[Any]:
+def _watched(batches: Iterator[Any], total: int, line: Progress) -> Iterator[Any]:
     for number, batch in enumerate(batches, 1):
-        line.note(f'evaluating, batch {number}')
+        line.note(f'evaluating, batch {number}/{total}')
         yield batch
 
 

@@ -14,7 +14,7 @@ from gpt_jax import assemble, files, identity, runtime
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.pipeline import batches, repeats
 from gpt_jax.data.prepare import Corpus, prepare
-from gpt_jax.errors import UserError
+from gpt_jax.errors import Diverged, UserError
 from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.model import accounting
 from gpt_jax.modes.evaluate import validation_loss
@@ -69,14 +69,14 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     Raises:
       UserError: the folder holds a run of another config; names what differs.
     """
-    if (workdir / 'config.json').exists():
+    summary = workdir / 'summary.json'
+    if (workdir / 'config.json').exists() and (summary.exists() or any((workdir / 'checkpoints').glob('*'))):
         before = files.read_json(workdir / 'config.json')
         changes = identity.difference(identity.fixed(before), identity.fixed(config))
         if changes:
             raise UserError(
                 f'{workdir}: holds a run of another config ({"; ".join(changes)}); choose another --workdir'
             )
-    summary = workdir / 'summary.json'
     return files.read_json(summary) if summary.exists() else None
 
 
@@ -143,6 +143,9 @@ def _run(
             if settings.steps == start:  # killed between the last checkpoint and the summary
                 recorder.last |= writers.read(workdir / 'metrics.jsonl')[-1] if first else {}
                 evaluate(start, state)
+        except Diverged:
+            recorder.commit()  # the row of the step that diverged is the one to look at
+            raise
         finally:
             line.close()
         checkpoints.wait()

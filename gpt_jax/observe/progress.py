@@ -33,7 +33,7 @@ class Progress:
         self._stream, self._trial, self._name, self._steps, self._clock = stream, trial, name, steps, clock
         self._terminal = stream.isatty()
         self._drawn, self._printed = '', -math.inf
-        self._text, self._noted = '', False
+        self._text, self._head, self._noted = '', name, False
         self._seen: tuple[int, float] | None = None
         self._pace: float | None = None  # seconds per step
 
@@ -47,13 +47,13 @@ class Progress:
             self._seen = step, now
         left = None if self._pace is None else self._pace * (self._steps - step)
         text = line(self._trial, self._name, step, self._steps, loss, tokens_per_second, left)
-        self._text, self._noted = text, False
+        self._text, self._head, self._noted = text, ' · '.join(_head(self._trial, self._name, step, self._steps)), False
         self._show(text, now, at_once=step >= self._steps)
 
     def note(self, what: str) -> None:
-        """Shows what is done between steps: the latest line with `what` at its end."""
+        """Shows what is done between steps, in the place of the latest step's numbers."""
         self._noted = True
-        self._show(f'{self._text or self._name} · {what}', self._clock(), at_once=False)
+        self._show(f'{self._head} · {what}', self._clock(), at_once=False)
 
     def close(self) -> None:
         """Leaves the last line standing, so that what is written next begins on its own."""
@@ -90,11 +90,14 @@ def line(
     seconds_left: float | None,
 ) -> str:
     """The line itself; `seconds_left` None, before there is a rate, leaves the time out."""
-    parts = [f'trial {trial[0]} of {trial[1]}'] if trial else []
-    parts += [name, f'step {step}/{steps}', f'loss {loss:.3f}', f'{count(tokens_per_second)} tok/s']
+    parts = [*_head(trial, name, step, steps), f'loss {loss:.3f}', f'{count(tokens_per_second)} tok/s']
     if seconds_left is not None:
         parts.append(f'{duration(seconds_left)} left')
     return ' · '.join(parts)
+
+
+def _head(trial: tuple[int, int] | None, name: str, step: int, steps: int) -> list[str]:
+    return [*([f'trial {trial[0]} of {trial[1]}'] if trial else []), name, f'step {step}/{steps}']
 
 
 def count(value: float) -> str:

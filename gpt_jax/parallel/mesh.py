@@ -25,14 +25,14 @@ class MeshConfig:
         schema.require(self.data > 0 or self.fsdp > 0, 'mesh', 'only one of data and fsdp can be 0 (automatic)')
 
 
-def make_mesh(config: MeshConfig, *batches: int) -> Mesh:
+def make_mesh(config: MeshConfig, batches: dict[str, int]) -> Mesh:
     """The mesh over this run's devices.
 
     An automatic axis takes all devices that the other leaves; in a single process, the largest number of them over
     which every batch divides.
 
     Args:
-      batches: the batch sizes, in sequences, that must divide over the devices.
+      batches: the batch sizes, in sequences, that must divide over the devices, by their config field.
 
     Raises:
       UserError: the axes do not multiply to the devices, or a batch does not divide over them.
@@ -49,7 +49,7 @@ def make_mesh(config: MeshConfig, *batches: int) -> Mesh:
     )
     if automatic:
         most = len(devices) // fixed
-        dividing = [n for n in range(most, 0, -1) if all(batch % (n * fixed) == 0 for batch in batches)]
+        dividing = [n for n in range(most, 0, -1) if all(batch % (n * fixed) == 0 for batch in batches.values())]
         sizes[automatic] = dividing[0] if alone and dividing else most
     total = sizes['data'] * sizes['fsdp']
     schema.require(
@@ -58,10 +58,10 @@ def make_mesh(config: MeshConfig, *batches: int) -> Mesh:
         f'1, so the strategy fsdp spreads no weights over the {total} devices; '
         '--config.mesh.data=1 --config.mesh.fsdp=0 takes all of them',
     )
-    for batch in batches:
+    for field, batch in batches.items():
         schema.require(
             batch % total == 0,
-            'train.batch',
+            field,
             f'{batch} sequences do not divide over {total} devices; {max(1, round(batch / total)) * total} would',
         )
     shape = tuple(sizes[axis] for axis in AXES)

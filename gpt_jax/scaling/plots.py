@@ -72,9 +72,9 @@ def finding(fit: dict[str, Any]) -> str:
     held = fit['held_out']
     words = f'forecast {held["predicted"]:.3f}, reached {held["reached"]:.3f}'
     verdict = 'within' if held['within'] else 'outside'
-    # Adding zero turns -0.0 into 0.0.
-    error = f'{round(100 * held["relative_error"], 1) + 0.0:+.1f}%'.replace('-', '−')
-    outcome = f'{error}, {verdict} the {100 * held["tolerance"]:g}% tolerance'
+    error = round(100 * held['relative_error'], 1)
+    side = '' if error == 0 else ' too low' if error < 0 else ' too high'
+    outcome = f'{abs(error):.1f}%{side}, {verdict} the {100 * held["tolerance"]:g}% tolerance'
     return f'Largest model, left out of the fit: {words}\n({outcome})'
 
 
@@ -118,10 +118,12 @@ def _draw_runs(axes: Axes, fit: dict[str, Any], x: np.ndarray, loss: np.ndarray,
     if rest.any():
         axes.plot(x[rest], loss[rest], 'o', mfc='white', mec=MEASURED, ms=5.5, label='measured, too small for it')
     shade: dict[str, Any] = {'facecolor': 'white', 'alpha': 0.7, 'linewidth': 0, 'pad': 0.5}
-    # Left of and below a point lies what a falling curve leaves free.
-    for at, value, name in zip(x, loss, names, strict=True):
-        where: Any = {'xytext': (-5, -5), 'textcoords': 'offset points', 'ha': 'right', 'va': 'top'}
-        axes.annotate(name, (at, value), fontsize=7, color=QUIET, bbox=shade, **where)
+    # Left of and below a point lies what a falling curve leaves free; below the largest stands its forecast.
+    below: Any = {'xytext': (-5, -5), 'ha': 'right', 'va': 'top'}
+    above: Any = {'xytext': (0, 6), 'ha': 'center', 'va': 'bottom'}
+    for at, value, name, last in zip(x, loss, names, largest, strict=True):
+        where = above if last else below
+        axes.annotate(name, (at, value), textcoords='offset points', fontsize=7, color=QUIET, bbox=shade, **where)
 
 
 def _limit(axes: Axes, fit: dict[str, Any], loss: np.ndarray) -> None:

@@ -8,7 +8,7 @@ import grain
 import numpy as np
 import pytest
 
-from gpt_jax.data.pipeline import batches, evaluation_batches, repeats
+from gpt_jax.data.pipeline import batches, evaluation_batches, evaluation_steps, repeats
 from gpt_jax.data.tokens import Tokens
 from gpt_jax.errors import UserError
 
@@ -155,6 +155,7 @@ def test_evaluation_limit_counts_the_first_targets():
         counted = np.concatenate([batch['targets'][batch['weights'] == 1] for batch in fields])
         assert counted.tolist() == list(range(1, limit + 1))
         assert len(fields) == -(-limit // (CONTEXT * BATCH))
+        assert len(fields) == evaluation_steps(TOKENS, context=CONTEXT, batch=BATCH, limit_tokens=limit)
     assert same(evaluate(limit_tokens=10**9), evaluate())
 
 

@@ -102,4 +102,6 @@ def test_one_trial_of_a_sweep_is_named_where_one_is_needed(sweep):
     arguments, _, _ = sweep
     _, err = program.run([*arguments, '--mode=evaluate'], code=2)
     assert 'this config is a sweep; add --trial=w8' in err
+    _, err = program.run([*arguments, '--distributed=auto'], code=2)
+    assert 'add --trial=NAME' in err
     program.run([*arguments, '--mode=evaluate', '--trial=w16'])

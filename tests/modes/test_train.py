@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from gpt_jax.errors import UserError
+from gpt_jax.modes import train
 from tests import program
 
 
@@ -47,6 +49,14 @@ def test_another_config_in_the_same_folder_is_refused_with_the_difference(finish
     arguments = program.command(finished, config__data__source=source, config__model__width=64)
     _, err = program.run(arguments, code=2)
     assert 'model.width: 32 -> 64' in err
+
+
+def test_a_start_that_saved_nothing_does_not_bind_the_next(tmp_path):
+    (tmp_path / 'config.json').write_text('{"model": {"width": 32}}')
+    assert train.finished({'model': {'width': 64}}, tmp_path) is None
+    (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
+    with pytest.raises(UserError, match='holds a run of another config'):
+        train.finished({'model': {'width': 64}}, tmp_path)
 
 
 def test_a_free_field_may_change(finished, source):
@@ -175,11 +185,16 @@ def test_a_run_that_diverges_says_so_and_keeps_its_checkpoint(source, tmp_path):
     _, err = program.run(arguments, code=3)
     assert 'steps in a row' in err.splitlines()[-1]
     assert not (tmp_path / 'run' / 'summary.json').exists()
+    last = json.loads((tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()[-1])
+    assert last['skipped_in_row'] == 3  # what one would look at is on the disk
 
 
 BAD = [
     ({'config.model.widht': 3}, "config.model.widht: no such field; the nearest is 'model.width'"),
-    ({'config.model.width': 'wide'}, 'width'),
+    ({'config.model.width': 'wide'}, "config.model.width: wants int, got 'wide'"),
+    ({'config.optimizer.learning_rate': '1e-3x'}, "config.optimizer.learning_rate: wants float, got '1e-3x'"),
+    ({'config.train.evaluate_batch': 9, 'config.mesh.data': 2}, 'config.train.evaluate_batch: 9 sequences do not'),
+    ({'mode': 'benchmark', 'benchmark_output': '/dev/null/speed.json'}, '--benchmark_output: /dev/null: /dev/null is'),
     ({'config.model.width': 1.5}, 'width'),
     ({'config.model.heads': 5}, 'config.model.heads: 5 heads do not divide the width 32'),
     ({'config.model.layers': -1}, 'config.model.layers: must be positive'),
@@ -211,7 +226,8 @@ def test_help_shows_the_modes_and_an_example():
     import sys
 
     result = subprocess.run(
-        [sys.executable, 'run.py', '--help'], cwd=program.ROOT, capture_output=True, text=True, check=False
+        [sys.executable, 'run.py', '--help'], cwd=program.ROOT, capture_output=True, text=True, check=True
     )
     assert '--mode' in result.stdout
+    assert '--config:' in result.stdout
     assert 'configs/ladder_cpu.py' in result.stdout

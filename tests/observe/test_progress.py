@@ -106,14 +106,14 @@ def test_narrow_encoding_does_not_stop_a_run():
     assert raw.getvalue() == b'run ? step 1/10 ? loss 2.500 ? 1 tok/s\n'
 
 
-def test_what_is_done_between_steps_is_shown_beside_the_last_line():
+def test_what_is_done_between_steps_takes_the_place_of_their_numbers():
     stream, clock = Terminal(), Clock()
-    shown = progress.Progress(stream, trial=None, name='tiny', steps=10, clock=clock)
-    shown.note('evaluating, batch 1')
-    assert stream.getvalue().endswith('\rtiny · evaluating, batch 1')
+    shown = progress.Progress(stream, trial=(2, 3), name='tiny', steps=10, clock=clock)
+    shown.note('evaluating, batch 1/2')
+    assert stream.getvalue().endswith('\rtiny · evaluating, batch 1/2')
     shown.update(5, 2.5, 5e4)
-    shown.note('evaluating, batch 2')
-    assert stream.getvalue().endswith('step 5/10 · loss 2.500 · 50.0k tok/s · evaluating, batch 2')
+    shown.note('evaluating, batch 2/2')
+    assert stream.getvalue().rstrip().endswith('\rtrial 2 of 3 · tiny · step 5/10 · evaluating, batch 2/2')
     shown.close()
     assert stream.getvalue().splitlines()[-1].rstrip().endswith('50.0k tok/s')
 
