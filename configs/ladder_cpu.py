@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from configs import base
 
 # (layers, width, heads). Narrow models want a higher rate and a larger start: both are rules in the width.
-SIZES = ((2, 16, 1), (2, 32, 1), (2, 48, 2), (2, 64, 2), (3, 96, 3), (4, 128, 4))
+SIZES = ((2, 16, 1), (2, 32, 1), (2, 48, 2), (2, 64, 2), (4, 96, 3), (4, 128, 4))
 
 
 def get_config() -> ConfigDict:
