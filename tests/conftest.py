@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['OPENBLAS_NUM_THREADS'] = '1'  # several workers' threads would wait for each other
 # One folder for all workers of a run and the programs that tests start; a fixed name would outlive the code it tests.
 if 'GPT_JAX_TEST_CACHE' not in os.environ:
     os.environ['GPT_JAX_TEST_CACHE'] = tempfile.mkdtemp(prefix='gpt_jax_tests_')

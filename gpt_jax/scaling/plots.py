@@ -64,7 +64,7 @@ def scaling_curve(fit: dict[str, Any], trials: list[dict[str, Any]], path: str |
         _ticks_of_size(lower, x)
         figure.align_ylabels()
         figure.suptitle(finding(fit), fontsize=10, fontweight='bold')
-        return _save(figure, Path(path))
+        return save(figure, Path(path))
 
 
 def finding(fit: dict[str, Any]) -> str:
@@ -180,7 +180,8 @@ def _ticks_of_loss(axes: Axes) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _save(figure: Figure, path: Path) -> list[Path]:
+def save(figure: Figure, path: Path) -> list[Path]:
+    """Writes the figure as .png and .svg; returns the two files."""
     written = []
     for suffix, options in (('.png', {'dpi': 200}), ('.svg', {'metadata': {'Date': None}})):
         content = io.BytesIO()

@@ -1,0 +1,222 @@
+"""How does a fit over parameters and tokens look? Its figures, as PNG and SVG: curves, splits, residuals."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+
+from gpt_jax.scaling import surface
+from gpt_jax.scaling.plots import HELD_OUT, LAW, MEASURED, QUIET, STYLE, save, short
+
+APPROACHES = {'1': ('#27ae60', 'envelope'), '2': ('#e67e22', 'isoFLOP'), '3': (LAW, 'parametric')}
+
+
+def fit(result: dict[str, Any], folder: str) -> list[Path]:
+    """Draws what analysis.fit returned into `folder`; returns the files."""
+    made = [_figure(_loss_over_compute, result, folder, 'loss_over_compute', (5.6, 4.2))]
+    if 'minima' in result.get('approaches', {}).get('2', {}):
+        made.append(_figure(_isoflop, result, folder, 'isoflop', (5.6, 4.4)))
+    if any(not one['note'] for one in result.get('approaches', {}).values()):
+        made.append(_figure(_splits, result, folder, 'optimal_split', (7.2, 3.6)))
+    made.append(_figure(_residuals, result, folder, 'residuals', (8.0, 3.0)))
+    return [path for pair in made for path in pair]
+
+
+def _figure(draw: Any, result: dict[str, Any], folder: str, name: str, size: tuple[float, float]) -> list[Path]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, layout='constrained')
+        draw(figure, result)
+        return save(figure, Path(folder) / f'{name}.png')
+
+
+def _columns(result: dict[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.array(values) for name, values in result['residuals'].items() if name != 'name'}
+
+
+def _law(result: dict[str, Any]) -> surface.Surface:
+    return surface.Surface(**result['fit'])
+
+
+def ticks(axes: Axes, which: str) -> None:
+    """Ticks at powers of ten, or their 1, 2 and 5 where the range is short, in words a person reads."""
+    low, high = axes.get_xlim() if which == 'x' else axes.get_ylim()
+    steps = (1,) if high / low > 300 else (1, 3) if high / low > 20 else (1, 2, 5)
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    every = max(1, len(powers) // 7) if steps == (1,) else 1
+    places = [step * 10.0**power for power in powers if power % every == 0 for step in steps]
+    axis = axes.xaxis if which == 'x' else axes.yaxis
+    axis.set_major_locator(FixedLocator([place for place in places if low <= place <= high]))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def loss_ticks(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    choices = [step * 10.0**power for power in range(-4, 3) for step in (1, 2, 5)]
+    step = next(step for step in choices if (high - low) / step <= 8)
+    places = np.arange(math.ceil(low / step), math.floor(high / step) + 1) * step
+    axes.yaxis.set_major_locator(FixedLocator(places.tolist()))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.4g}'))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _about(result: dict[str, Any]) -> tuple[str, str]:
+    about = result['data']
+    count = {'as given': 'parameters'}.get(about['count'], f'parameters ({about["count"].replace("_", " ")})')
+    flops = {'column': 'training FLOPs', '6ND': 'training FLOPs (6ND)'}.get(
+        about['flops'], f'training FLOPs ({about["flops"].replace("_", " ")})'
+    )
+    return count, flops
+
+
+def _loss_over_compute(figure: Figure, result: dict[str, Any]) -> None:
+    axes, data, law = figure.subplots(), _columns(result), _law(result)
+    count, flops = _about(result)
+    axes.set_xscale('log')
+    axes.set_yscale('log')
+    sizes = np.log10(data['params'])
+    dots = axes.scatter(data['flops'], data['loss'], c=sizes, cmap='viridis', s=14, zorder=3)
+    bar = figure.colorbar(dots, ax=axes, pad=0.01)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(f'{10**value:.2g}'))))
+    bar.set_label(count)
+    split = result.get('approaches', {}).get('3')
+    if split and not split['note']:
+        grid = np.geomspace(data['flops'].min(), data['flops'].max() * 10, 100)
+        n, d = split['n_coefficient'] * grid ** split['a'], split['d_coefficient'] * grid ** split['b']
+        axes.plot(grid, law.predict(n, d), color=HELD_OUT, lw=1.5, label='law at the optimal split')
+        axes.legend(frameon=False, fontsize=8)
+    axes.set_xlabel(flops)
+    axes.set_ylabel('loss (nats/token)')
+    ticks(axes, 'x')
+    loss_ticks(axes)
+    axes.grid(alpha=0.25, lw=0.5)
+    axes.set_title(f'{len(data["loss"])} runs and the law {result["fit"]["law"]}', fontsize=10, fontweight='bold')
+
+
+def _isoflop(figure: Figure, result: dict[str, Any]) -> None:
+    axes, data = figure.subplots(), _columns(result)
+    minima = result['approaches']['2']['minima']
+    colours = matplotlib.colormaps['viridis'](np.linspace(0, 0.9, len(minima)))
+    axes.set_xscale('log')
+    for one, colour in zip(minima, colours, strict=True):
+        used, others = one['used'], one['others']
+        axes.plot(data['params'][used], data['loss'][used], 'o', color=colour, ms=4.5)
+        axes.plot(data['params'][others], data['loss'][others], 'o', mfc='white', mec=colour, ms=4.5)
+        x = np.linspace(np.log(data['params'][used]).min(), np.log(data['params'][used]).max(), 60)
+        b0, b1, b2 = one['curve']
+        z = x - one['centre']
+        axes.plot(np.exp(x), np.exp(b0 + b1 * z + b2 * z * z), color=colour, lw=1.2, label=f'{one["flops"]:.1e}')
+        if not one['note']:
+            axes.plot(one['params'], one['loss'], '*', color=HELD_OUT, ms=9, zorder=4)
+    axes.plot([], [], '*', color=HELD_OUT, ms=8, label='minimum')
+    axes.plot([], [], 'o', mfc='white', mec=QUIET, ms=4.5, label='outside the window')
+    axes.set_xlabel(_about(result)[0])
+    axes.set_ylabel('loss (nats/token)')
+    ticks(axes, 'x')
+    axes.grid(alpha=0.25, lw=0.5)
+    axes.legend(
+        frameon=False, fontsize=7.5, title='FLOPs', title_fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5)
+    )
+    axes.set_title('isoFLOP curves and their minima', fontsize=10, fontweight='bold')
+
+
+def _splits(figure: Figure, result: dict[str, Any]) -> None:
+    left, right = figure.subplots(1, 2)
+    data = _columns(result)
+    grid = np.geomspace(data['flops'].min(), data['flops'].max() * 10, 60)
+    for axes, power, label in ((left, 'n', 'N*: ' + _about(result)[0]), (right, 'd', 'D*: tokens')):
+        axes.set_xscale('log')
+        axes.set_yscale('log')
+        axes.plot(data['flops'], data['params' if power == 'n' else 'tokens'], '.', color=QUIET, ms=3, alpha=0.5)
+        for number, one in result['approaches'].items():
+            if one['note']:
+                continue
+            colour, name = APPROACHES[number]
+            exponent = one['a' if power == 'n' else 'b']
+            axes.plot(grid, one[f'{power}_coefficient'] * grid**exponent, color=colour, lw=1.5,
+                      label=f'{number} {name}: C$^{{{exponent:.3f}}}$')  # fmt: skip
+            _band(axes, one, power, colour)
+        if '2' in result['approaches'] and not result['approaches']['2']['note']:
+            for one in result['approaches']['2']['minima']:
+                value = one['params' if power == 'n' else 'tokens']
+                filled = APPROACHES['2'][0] if not one['note'] else 'white'
+                axes.plot(one['flops'], value, 'o', mfc=filled, mec=APPROACHES['2'][0], ms=5)
+        axes.set_xlabel(_about(result)[1])
+        axes.set_ylabel(label)
+        ticks(axes, 'x')
+        ticks(axes, 'y')
+        axes.grid(alpha=0.25, lw=0.5)
+        axes.legend(frameon=False, fontsize=7.5)
+    figure.suptitle('How compute is best split', fontsize=10, fontweight='bold')
+
+
+def _band(axes: Axes, one: dict[str, Any], power: str, colour: str) -> None:
+    """The 95% band along compute."""
+    band = one.get('band')
+    if not band:
+        return
+    low, high = np.array(band['params_low']), np.array(band['params_high'])
+    flops = np.array(band['flops'])
+    if power == 'd':
+        cost = one['cost']
+        low, high = flops / (cost['k'] * high ** cost['p']), flops / (cost['k'] * low ** cost['p'])
+    axes.fill_between(flops, low, high, color=colour, alpha=0.15, lw=0)
+
+
+def _residuals(figure: Figure, result: dict[str, Any]) -> None:
+    data = _columns(result)
+    percent = 100 * np.expm1(data['log_residual'])
+    panels = (('params', _about(result)[0]), ('tokens', 'training tokens'), ('ratio', 'tokens per parameter'))
+    data['ratio'] = data['tokens'] / data['params']
+    axes = figure.subplots(1, 3, sharey=True)
+    for panel, (name, label) in zip(axes, panels, strict=True):
+        panel.set_xscale('log')
+        if result['seed_noise']:
+            sd = 100 * result['seed_noise']['log_loss_sd']
+            panel.axhspan(-sd, sd, color=QUIET, alpha=0.2, lw=0, label='1 seed sigma' if name == 'params' else None)
+        panel.axhline(0, color=LAW, lw=1)
+        panel.plot(data[name], percent, 'o', color=MEASURED, ms=3, alpha=0.7)
+        panel.set_xlabel(label)
+        ticks(panel, 'x')
+        panel.grid(alpha=0.25, lw=0.5)
+    axes[0].set_ylabel('measured over law (%)')
+    if result['seed_noise']:
+        axes[0].legend(frameon=False, fontsize=7.5)
+    figure.suptitle('What the law leaves', fontsize=10, fontweight='bold')
+
+
+def compare(result: dict[str, Any], folder: str) -> list[Path]:
+    """Draws what comparison.compare returned: both envelopes with their laws, and the multiplier over the loss."""
+    return _figure(_comparison, result, folder, 'compare', (7.6, 3.6))
+
+
+def _comparison(figure: Figure, result: dict[str, Any]) -> None:
+    left, right = figure.subplots(1, 2)
+    left.set_xscale('log')
+    left.set_yscale('log')
+    for name, colour in (('A', MEASURED), ('B', HELD_OUT)):
+        points, law = result['envelopes'][name], result['laws'][name]
+        flops = np.array(points['flops'])
+        grid = np.geomspace(flops.min(), flops.max(), 80)
+        left.plot(flops, points['loss'], 'o', color=colour, ms=4)
+        left.plot(grid, law['E'] + law['K'] * grid ** -law['gamma'], color=colour, lw=1.4,
+                  label=f'{name}: C$^{{-{law["gamma"]:.3f}}}$')  # fmt: skip
+    left.set_xlabel('training FLOPs')
+    left.set_ylabel('loss (nats/token)')
+    ticks(left, 'x')
+    loss_ticks(left)
+    left.legend(frameon=False, fontsize=8)
+    right.fill_between(result['loss'], result['low'], result['high'], color=LAW, alpha=0.18, lw=0)
+    right.plot(result['loss'], result['multiplier'], color=LAW, lw=1.6)
+    right.axhline(1, color=QUIET, lw=1, ls=':')
+    right.invert_xaxis()
+    right.set_xlabel('loss (nats/token), falling')
+    right.set_ylabel('compute of A over compute of B')
+    for axes in (left, right):
+        axes.grid(alpha=0.25, lw=0.5)
+    figure.suptitle('How much compute B saves', fontsize=10, fontweight='bold')

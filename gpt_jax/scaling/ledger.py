@@ -1,0 +1,144 @@
+"""What was forecast, when, from what; and was it right? A file that is only ever added to, and its score.
+
+A line of the ledger is one forecast: the run (params, tokens, flops), the predicted loss and its interval, the law with
+its constants, the hash of the data that it was fitted to, the date, and `previous`: the SHA-256 of the line before, so
+that a line changed afterwards is seen.
+"""
+
+import datetime
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt_jax.errors import UserError
+from gpt_jax.scaling import confidence, records, surface
+from gpt_jax.scaling.runs import Runs, seed_noise
+
+START = '0' * 64
+TRIES = 24  # starts of the search
+SAME_RUN = 0.005  # relative: params and tokens this close are those of the forecast run
+
+
+def forecast(runs: Runs, params: float, tokens: float, *, law: str, draws: int, seed: int, name: str) -> dict[str, Any]:
+    """The forecast of a run: its loss from the law through `runs`, with an interval.
+
+    The interval joins what the bootstrap moves with what the runs scatter about their law: both are in the next run.
+
+    Raises:
+      UserError: the runs cannot carry the law.
+    """
+    noise, freedom = seed_noise(runs)
+    delta = max(surface.HUBER_DELTA, noise) if freedom else surface.HUBER_DELTA
+    given = surface.data(runs)
+    found = surface.fit(law, given, delta=delta, tries=TRIES)
+    resamples, words = confidence.counts(runs, draws, seed)
+    drawn = confidence.bootstrap(found, given, resamples)
+    refits = [surface.Surface(law, one, 0.0, delta, 0, 0, found.points) for one in drawn]
+    predicted = np.array([float(refit.predict(params, tokens)) for refit in refits])
+    residual = given.log_loss - np.log(found.predict(runs.params, runs.tokens, np.exp(given.u)))
+    scatter = np.random.default_rng(seed).choice(residual, size=predicted.size)
+    spread = confidence.interval(predicted * np.exp(scatter), f'{words}; and the residuals')
+    return {
+        'name': name,
+        'params': params,
+        'tokens': tokens,
+        'loss': float(found.predict(params, tokens)),
+        'low': spread.low,
+        'high': spread.high,
+        'level': spread.level,
+        'resampled': spread.resampled,
+        'law': law,
+        'constants': found.constants,
+        'extrapolation': float(6 * params * tokens / (6 * runs.params * runs.tokens).max()),
+        'data': runs.about,
+        'runs': len(runs),
+    }
+
+
+def add(path: str, forecast: dict[str, Any], *, now: datetime.datetime | None = None) -> dict[str, Any]:
+    """Appends a forecast with its date and the hash of the line before; returns the line.
+
+    Raises:
+      UserError: the ledger was changed.
+    """
+    lines = _lines(path)
+    check(path, lines)
+    date = (now or datetime.datetime.now(datetime.UTC)).isoformat(timespec='seconds')
+    line = forecast | {'date': date, 'previous': _hash(lines[-1]) if lines else START}
+    records.append(path, line)
+    return line
+
+
+def read(path: str) -> list[dict[str, Any]]:
+    """The forecasts, oldest first.
+
+    Raises:
+      UserError: no such file, or a line of it was changed.
+    """
+    if not Path(path).exists():
+        raise UserError(f'{path}: no such ledger; forecast --ledger={path} begins one')
+    lines = _lines(path)
+    check(path, lines)
+    return [json.loads(line) for line in lines]
+
+
+def _lines(path: str) -> list[bytes]:
+    return [line for line in Path(path).read_bytes().split(b'\n') if line.strip()] if Path(path).exists() else []
+
+
+def _hash(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()
+
+
+def check(path: str, lines: list[bytes]) -> None:
+    """Raises UserError where a line does not know the one before."""
+    previous = START
+    for number, line in enumerate(lines, 1):
+        try:
+            said = json.loads(line)['previous']
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f'{path}:{number}: not a forecast') from None
+        if said != previous:
+            raise UserError(f'{path}:{number}: a line before this one was changed or taken out after it was written')
+        previous = _hash(line)
+
+
+def verify(forecasts: list[dict[str, Any]], runs: Runs) -> dict[str, Any]:
+    """Each forecast against the run that was made; and how often the interval held it.
+
+    Returns:
+      'scores': per forecast 'name', 'predicted', 'reached' (None where the run is not there), 'error', 'percent',
+      'inside'; and 'verified', 'inside', 'level', 'mean_percent', 'worst_percent' over all.
+    """
+    scores = [_score(one, runs) for one in forecasts]
+    done = [one for one in scores if one['reached'] is not None]
+    percent = [one['percent'] for one in done]
+    return {
+        'scores': scores,
+        'verified': len(done),
+        'inside': sum(one['inside'] for one in done),
+        'level': forecasts[0]['level'] if forecasts else math.nan,
+        'bias_percent': float(np.mean(percent)) if percent else None,
+        'mean_percent': float(np.mean(np.abs(percent))) if percent else None,
+        'worst_percent': float(max(percent, key=abs)) if percent else None,
+    }
+
+
+def _score(one: dict[str, Any], runs: Runs) -> dict[str, Any]:
+    near = (np.abs(runs.params / one['params'] - 1) < SAME_RUN) & (np.abs(runs.tokens / one['tokens'] - 1) < SAME_RUN)
+    made: dict[str, Any] = {name: one[name] for name in ('name', 'date', 'low', 'high')}
+    made |= {'predicted': one['loss'], 'reached': None, 'error': None, 'percent': None, 'inside': None}
+    if near.any():
+        reached = float(runs.loss[near].mean())
+        error = one['loss'] - reached
+        made |= {
+            'reached': reached,
+            'error': error,
+            'percent': 100 * error / reached,
+            'inside': bool(one['low'] <= reached <= one['high']),
+        }
+    return made

@@ -1,0 +1,275 @@
+"""Which runs can a law be fitted to? Anyone's CSV or JSONL becomes columns; a row left out is named with its reason.
+
+The columns that laws and plots read, after --columns and the aliases below:
+
+    params, tokens, loss    parameters (the convention is the reader's choice), tokens trained on, nats per token
+    flops                   training FLOPs; where absent they are 6 x params x tokens
+    budget                  the FLOP budget that a run was planned for: runs of one budget are one isoFLOP curve
+    unique_tokens           tokens of distinct text; less than `tokens` where text was repeated
+    planned_tokens          tokens at which the run was to end; a run that stopped short is left out
+    seed, status, name      seed; 'done' or what went wrong; the run's name
+    error                   a downstream error in (0, 1), for the law error = eps - k exp(-gamma loss)
+"""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpt_jax.errors import UserError
+
+NEEDED = ('params', 'tokens', 'loss')
+NUMBERS = (*NEEDED, 'flops', 'budget', 'unique_tokens', 'planned_tokens', 'seed', 'error')
+WORDS = ('status', 'name')
+ALIASES = {'loss': ('validation_loss',), 'error': ('downstream_error',)}
+DONE = ('', 'done', 'ok', 'finished', 'complete', 'completed', 'success', 'none', 'nan')
+COUNTS = ('total', 'non_embedding', 'without_positions', 'padded_total')  # columns params_COUNT of our own records
+FLOPS = ('6ND', 'with_attention', 'causal', 'column')
+UNFINISHED = 0.995  # of the planned tokens: less is a run that stopped short, more is a last partial batch
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """The runs that are fitted.
+
+    Attributes:
+      params, tokens, loss, flops: float64, [runs].
+      more: the other numeric columns that the file has, NaN where a row lacks the value.
+      names: of the runs, [runs]; 'row 12' where the file gives none.
+      rows: where each run stands in the file, counted from 1 without the header.
+      left_out: {'row', 'name', 'reason'} for every row that is not fitted.
+      about: 'file', 'sha256', 'count', 'flops': where the numbers are from and under which conventions.
+    """
+
+    params: np.ndarray
+    tokens: np.ndarray
+    loss: np.ndarray
+    flops: np.ndarray
+    more: dict[str, np.ndarray]
+    names: list[str]
+    rows: np.ndarray
+    left_out: list[dict[str, Any]]
+    about: dict[str, str]
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    def take(self, keep: np.ndarray) -> 'Runs':
+        """The runs where `keep` (a mask or indices) says so; `left_out` stays as it is."""
+        index = np.arange(len(self))[keep]
+        picked = {name: getattr(self, name)[index] for name in ('params', 'tokens', 'loss', 'flops', 'rows')}
+        more = {name: values[index] for name, values in self.more.items()}
+        return dataclasses.replace(self, **picked, more=more, names=[self.names[i] for i in index])
+
+    def without(self, reasons: dict[int, str]) -> 'Runs':
+        """Leaves out the runs at these indices, each with its reason."""
+        keep = np.ones(len(self), bool)
+        keep[list(reasons)] = False
+        gone = [
+            {'row': int(self.rows[i]), 'name': self.names[i], 'reason': reason} for i, reason in sorted(reasons.items())
+        ]
+        return dataclasses.replace(self.take(keep), left_out=[*self.left_out, *gone])
+
+
+def read(
+    path: str, *, columns: dict[str, str] | None = None, count: str = '', flops: str = '', drop_highest: int = 0
+) -> Runs:
+    """Reads and cleans a file of runs.
+
+    Args:
+      path: .csv (with a header), .jsonl or .json (a list of objects).
+      columns: {name in the file: name here}.
+      count: which parameters are N: '' (the column params, or what our own records count as total), or one of COUNTS,
+        the column params_COUNT.
+      flops: '' (the column flops if there is one, else 6ND), or one of FLOPS; 'with_attention' and 'causal' are the
+        columns flops_with_attention and flops_causal of our own records.
+      drop_highest: so many of the highest losses are left out.
+
+    Raises:
+      UserError: no such file, a missing column, text where a number should be, a value that no run can have, or fewer
+        than two runs left.
+    """
+    content = _content(path)
+    table = [_renamed(row, columns or {}) for row in _rows(path, content)]
+    if not table:
+        raise UserError(f'{path}: no rows')
+    for name in columns or {}:
+        if not any((columns or {})[name] in row for row in table):
+            raise UserError(f'{path}: --columns {name}=...: no column {name!r}; there are {_there(table)}')
+    table = [_conventions(row, count, flops) for row in table]
+    for name in NEEDED:
+        if not any(name in row for row in table):
+            raise UserError(
+                f'{path}: no column {name!r}; there are {_there(table)}; --columns THEIRS={name} names another'
+            )
+    kept, left_out = _sorted_out(path, table)
+    runs = _runs(path, content, kept, left_out, count, flops)
+    if drop_highest:
+        highest = np.argsort(-runs.loss, kind='stable')[:drop_highest]
+        runs = runs.without({int(i): f'one of the {drop_highest} highest losses (--drop-highest)' for i in highest})
+    if len(runs) < 2:
+        raise UserError(f'{path}: {len(runs)} of {len(table)} rows can be fitted, and a law needs more; {_why(runs)}')
+    if np.ptp(runs.loss) == 0:
+        raise UserError(f'{path}: all {len(runs)} losses are {runs.loss[0]:g}; there is nothing to fit')
+    return runs
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f'{path}: {error.strerror or error}') from None
+
+
+def _rows(path: str, content: bytes) -> Iterator[dict[str, Any]]:
+    try:
+        text = content.decode('utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise UserError(f'{path}: not UTF-8 text ({error})') from None
+    if path.endswith('.csv') or (not path.endswith(('.json', '.jsonl')) and not text.lstrip().startswith(('{', '['))):
+        yield from csv.DictReader(text.splitlines(), skipinitialspace=True)
+        return
+    lines = [(1, text)] if path.endswith('.json') else list(enumerate(text.splitlines(), 1))
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except ValueError as error:
+            raise UserError(f'{path}:{number}: not JSON ({error})') from None
+        for row in value if isinstance(value, list) else [value]:
+            if not isinstance(row, dict):
+                raise UserError(f'{path}:{number}: wants one JSON object per run, got {type(row).__name__}')
+            yield row
+
+
+def _renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+    named = {columns.get(str(key).strip(), str(key).strip()): value for key, value in row.items() if key is not None}
+    for name, others in ALIASES.items():
+        for other in others:
+            if name not in named and other in named:
+                named[name] = named[other]
+    return named
+
+
+def _conventions(row: dict[str, Any], count: str, flops: str) -> dict[str, Any]:
+    made = dict(row)
+    wanted = f'params_{count}' if count else None
+    if wanted is None and 'params' not in row and 'params_total' in row:
+        wanted = 'params_total'
+    if wanted is not None:
+        made.pop('params', None)
+        if wanted in row:
+            made['params'] = row[wanted]
+    if flops in ('with_attention', 'causal'):
+        made.pop('flops', None)
+        if f'flops_{flops}' in row:
+            made['flops'] = row[f'flops_{flops}']
+    if flops == '6ND':
+        made.pop('flops', None)
+    return made
+
+
+def _there(table: list[dict[str, Any]]) -> str:
+    return ', '.join(dict.fromkeys(key for row in table for key in row)) or 'none'
+
+
+def _sorted_out(path: str, table: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows that can be fitted, their numbers as floats, and the others with their reasons."""
+    kept: list[dict[str, Any]] = []
+    left_out: list[dict[str, Any]] = []
+    seen: dict[tuple[Any, ...], int] = {}
+    for number, row in enumerate(table, 1):
+        values: dict[str, Any] = {name: _number(row.get(name), f'{path}: row {number}: {name}') for name in NUMBERS}
+        values |= {'row': number, 'name': str(row.get('name') or f'row {number}')}
+        for name in ('params', 'tokens', 'loss', 'flops', 'budget', 'unique_tokens', 'planned_tokens'):
+            if values[name] <= 0:
+                raise UserError(f'{path}: row {number}: {name} is {values[name]:g}; it must be above zero')
+        reason = _reason(row, values)
+        same = tuple(repr(values[name]) for name in NUMBERS)
+        if not reason and same in seen:
+            reason = f'the same as row {seen[same]} in every column'
+        if reason:
+            left_out.append({'row': number, 'name': values['name'], 'reason': reason})
+        else:
+            seen[same] = number
+            kept.append(values)
+    return kept, left_out
+
+
+def _reason(row: dict[str, Any], values: dict[str, Any]) -> str:
+    status = str(row.get('status') if row.get('status') is not None else '').strip()
+    if status.lower() not in DONE:
+        return f'status is {status!r}'
+    for name in NEEDED:
+        if not math.isfinite(values[name]):
+            return f'{name} is {"missing" if row.get(name) in (None, "") else row[name]}'
+    if values['tokens'] < UNFINISHED * values['planned_tokens']:
+        return f'unfinished: {values["tokens"]:.4g} of {values["planned_tokens"]:.4g} planned tokens'
+    return ''
+
+
+def _number(value: Any, where: str) -> float:
+    """As a float; NaN where there is none."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in ('', 'none', 'null', 'na', 'n/a')):
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise UserError(f'{where} is {value!r}, not a number')
+    try:
+        return float(value.replace('_', '') if isinstance(value, str) else value)
+    except (ValueError, OverflowError):
+        raise UserError(f'{where} is {value!r}, not a number') from None
+
+
+def _runs(
+    path: str, content: bytes, kept: list[dict[str, Any]], left_out: list[dict[str, Any]], count: str, flops: str
+) -> Runs:
+    columns = {name: np.array([row[name] for row in kept], float) for name in NUMBERS}
+    six = 6 * columns['params'] * columns['tokens']
+    if flops in ('with_attention', 'causal', 'column') and np.isnan(columns['flops']).any():
+        name = 'flops' if flops == 'column' else f'flops_{flops}'
+        raise UserError(f'{path}: --flops={flops}: column {name!r} is missing in some rows; --flops=6ND needs none')
+    known = not np.isnan(columns['flops']).any() and len(kept) > 0
+    return Runs(
+        params=columns['params'],
+        tokens=columns['tokens'],
+        loss=columns['loss'],
+        flops=columns['flops'] if known else six,
+        more={n: columns[n] for n in NUMBERS[4:] if not np.isnan(columns[n]).all()},
+        names=[row['name'] for row in kept],
+        rows=np.array([row['row'] for row in kept], int),
+        left_out=left_out,
+        about={
+            'file': path,
+            'sha256': hashlib.sha256(content).hexdigest(),
+            'count': count or 'as given',
+            'flops': (flops or 'column') if known else '6ND',
+        },
+    )
+
+
+def _why(runs: Runs) -> str:
+    reasons = [f'row {one["row"]}: {one["reason"]}' for one in runs.left_out]
+    return '; '.join(reasons[:3] + ([f'and {len(reasons) - 3} more'] if len(reasons) > 3 else [])) or 'give more runs'
+
+
+def seed_noise(runs: Runs) -> tuple[float, int]:
+    """(the standard deviation of log loss between runs that differ in nothing but the seed, its degrees of freedom).
+
+    NaN and 0 where no configuration was run twice.
+    """
+    groups: dict[tuple[float, ...], list[float]] = {}
+    unique = runs.more.get('unique_tokens', np.full(len(runs), math.nan))
+    for n, d, u, loss in zip(runs.params, runs.tokens, unique, runs.loss, strict=True):
+        groups.setdefault((n, d, -1.0 if math.isnan(u) else u), []).append(math.log(loss))
+    repeated = [np.array(group) for group in groups.values() if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in repeated)
+    if not freedom:
+        return math.nan, 0
+    return math.sqrt(sum(float(((group - group.mean()) ** 2).sum()) for group in repeated) / freedom), freedom

@@ -1,0 +1,93 @@
+"""Do the laboratory's commands print, write and refuse as their pages say?"""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gpt_jax.scaling import cli
+from tests import program
+from tests.scaling import synthetic
+
+
+@pytest.fixture
+def data(tmp_path):
+    given = synthetic.isoflop()
+    rows = synthetic.rows(given)
+    for row, noise in zip(rows, np.random.default_rng(0).standard_normal(len(rows)), strict=True):
+        row['loss'] *= np.exp(0.001 * noise)
+    return synthetic.write_csv(tmp_path / 'runs.csv', rows)
+
+
+def test_fit_prints_writes_and_draws(data, tmp_path, capsys):
+    cli.main([
+        'fit', data, '--approach=all', '--at-flops=1e23', '--draws=30', '--starts=16',
+        f'--json={tmp_path / "fit.json"}', f'--plots={tmp_path / "figures"}',
+    ])  # fmt: skip
+    out = capsys.readouterr().out
+    for word in ('54 runs', 'alpha', 'starts reached it', 'bootstrap over runs', 'held out', '3 parametric', 'D/N'):
+        assert word in out, word
+    result = json.loads((tmp_path / 'fit.json').read_text())
+    assert result['fit']['constants']['alpha'] == pytest.approx(synthetic.TRUTH['alpha'], rel=0.05)
+    names = {path.name for path in (tmp_path / 'figures').iterdir()}
+    for name in ('loss_over_compute', 'isoflop', 'optimal_split', 'residuals'):
+        assert {f'{name}.png', f'{name}.svg'} <= names
+
+
+def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
+    cli.main(['plan', '--flops=1e20', f'--runs={data}', '--draws=20', f'--config={tmp_path / "planned.py"}'])
+    assert 'nearest shape' in capsys.readouterr().out
+    assert 'def get_config' in (tmp_path / 'planned.py').read_text()
+    path = str(tmp_path / 'ledger.jsonl')
+    cli.main(['forecast', data, '--params=1e10', '--tokens=2e11', f'--ledger={path}', '--draws=20'])
+    assert 'written to' in capsys.readouterr().out
+    run = {'params': 1e10, 'tokens': 2e11, 'loss': float(synthetic.loss(1e10, 2e11))}
+    later = synthetic.write_csv(tmp_path / 'later.csv', [run, run | {'params': 1e9, 'loss': 3.0}])
+    cli.main(['verify', path, f'--runs={later}'])
+    assert '1 of 1 verified: 1 inside' in capsys.readouterr().out
+    cli.main(['compare', data, data, '--draws=20', f'--plots={tmp_path}'])
+    assert ': 1 times (from' in capsys.readouterr().out
+    assert (tmp_path / 'compare.png').exists()
+
+
+@pytest.mark.parametrize('law', ['tied', 'kaplan', 'power'])
+def test_the_other_laws_print(law, data, capsys):
+    cli.main(['fit', data, f'--law={law}', '--draws=10', '--starts=12'])
+    assert 'objective' in capsys.readouterr().out
+
+
+BAD = [
+    (['fit', 'none.csv'], 'none.csv: No such file'),
+    (['plan', '--flops=1e20', '--device=abacus'], '--device=abacus: one of'),
+    (['verify', 'none.jsonl', '--runs=x.csv'], 'none.jsonl: no such ledger'),
+]
+
+
+@pytest.mark.parametrize(('arguments', 'message'), BAD)
+def test_bad_input_is_one_line_and_code_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1
+    assert message in err
+
+
+def test_a_condition_that_is_none(data, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(['fit', data, '--holdout=flops~3', '--starts=4', '--draws=0'])
+    assert "'flops>=1e21' say" in capsys.readouterr().err
+
+
+def test_help_takes_neither_jax_nor_scipy():
+    code = (
+        'import sys; from gpt_jax.scaling import cli\n'
+        'try: cli.main(["--help"])\n'
+        'except SystemExit: pass\n'
+        'print([name for name in ("jax", "scipy", "matplotlib", "numpy") if name in sys.modules])'
+    )
+    result = subprocess.run([sys.executable, '-c', code], cwd=program.ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == '[]'
+    assert 'compare' in result.stdout

@@ -1,0 +1,42 @@
+"""Is the compute multiplier the one that the two recipes were made with?"""
+
+import numpy as np
+import pytest
+
+from gpt_jax.errors import UserError
+from gpt_jax.scaling import comparison
+from tests.scaling import synthetic
+
+
+def recipe(saves: float, low=1e17, high=1e21, noise=0.0, seed=0):
+    """Runs of L = 1.7 + 200 (saves C)^-0.12, and worse ones beside them."""
+    flops = np.repeat(np.geomspace(low, high, 9), 2)
+    loss = 1.7 + 200 * (saves * flops) ** -0.12
+    loss *= np.exp(noise * np.random.default_rng(seed).standard_normal(flops.size))
+    loss[1::2] *= 1.05
+    params = np.sqrt(flops / 120)
+    return synthetic.runs(params, flops / (6 * params), loss)
+
+
+def test_the_multiplier_is_found_at_every_loss():
+    result = comparison.compare(recipe(1.0), recipe(2.5), draws=10)
+    assert result['warning'] == ''
+    assert result['multiplier'] == pytest.approx([2.5] * len(result['loss']), rel=0.02)
+    assert all(low <= 2.55 and high >= 2.45 for low, high in zip(result['low'], result['high'], strict=True))
+
+
+def test_noise_widens_the_interval():
+    result = comparison.compare(recipe(1.0, noise=0.004, seed=1), recipe(2.5, noise=0.004, seed=2), draws=40)
+    middle = len(result['loss']) // 2
+    assert result['low'][middle] < 2.5 < result['high'][middle]
+
+
+def test_recipes_that_share_no_loss_are_said_to_extrapolate():
+    result = comparison.compare(recipe(1.0, 1e15, 1e16), recipe(1.0, 1e19, 1e21), draws=2)
+    assert 'this extrapolates' in result['warning']
+
+
+def test_too_few_runs():
+    few = recipe(1.0).take(np.arange(2))
+    with pytest.raises(UserError, match='A: 1 runs on the envelope'):
+        comparison.compare(few, recipe(1.0))

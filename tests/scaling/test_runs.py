@@ -1,0 +1,104 @@
+"""Is every row of a messy file either fitted or left out with its reason, and is what is wrong said in one line?"""
+
+import json
+
+import numpy as np
+import pytest
+
+from gpt_jax.errors import UserError
+from gpt_jax.scaling import analysis, runs
+from tests.scaling import synthetic
+
+
+def messy():
+    """A clean grid with one of each kind of dirt; (rows, the reasons by row number)."""
+    rows = [row | {'status': 'done', 'planned_tokens': row['tokens']} for row in synthetic.rows(synthetic.grid(8, 7))]
+    reasons = {}
+
+    def put(at, change, word):
+        rows[at] = rows[at] | change
+        reasons[at + 1] = word
+
+    put(3, {'loss': 'nan'}, 'loss is nan')
+    put(10, {'loss': 'inf'}, 'loss is inf')
+    put(17, {'loss': ''}, 'loss is missing')
+    put(22, {'status': 'diverged'}, "status is 'diverged'")
+    put(30, {'planned_tokens': 2 * rows[30]['tokens']}, 'unfinished')
+    put(41, {'loss': rows[41]['loss'] * 1.4}, 'outlier')
+    rows.append(dict(rows[5]))
+    reasons[len(rows)] = 'the same as row 6'
+    return rows, reasons
+
+
+def test_exactly_the_dirty_rows_are_left_out_each_with_its_reason(tmp_path):
+    rows, reasons = messy()
+    read = analysis.outliers('chinchilla', runs.read(synthetic.write_csv(tmp_path / 'runs.csv', rows)), delta=1e-3)
+    assert {one['row']: one['reason'] for one in read.left_out}.keys() == reasons.keys()
+    for one in read.left_out:
+        assert reasons[one['row']] in one['reason']
+    assert len(read) == len(rows) - len(reasons)
+
+
+def test_our_own_records_are_read_under_every_convention(tmp_path):
+    path = tmp_path / 'records.jsonl'
+    record = {
+        'name': 'a', 'status': 'done', 'tokens': 100, 'validation_loss': 3.0, 'params_total': 10,
+        'params_non_embedding': 6, 'flops_with_attention': 7000, 'flops_causal': 6500,
+    }  # fmt: skip
+    other = record | {'name': 'b', 'tokens': 200, 'validation_loss': 2.5}
+    path.write_text(''.join(json.dumps(one) + '\n' for one in (record, other, {'name': 'c', 'status': 'failed: x'})))
+    total = runs.read(str(path))
+    assert total.params.tolist() == [10, 10]
+    assert total.flops.tolist() == [6000, 12000]
+    assert total.left_out[0]['reason'] == "status is 'failed: x'"
+    kaplan = runs.read(str(path), count='non_embedding', flops='with_attention')
+    assert kaplan.params.tolist() == [6, 6]
+    assert kaplan.flops.tolist() == [7000, 7000]
+    assert kaplan.about['count'] == 'non_embedding'
+
+
+def test_other_names_and_thousands(tmp_path):
+    rows = [{'N': '1_000', 'D': 2e5, 'val': 3.0}, {'N': 2000, 'D': 2e5, 'val': 2.9}]
+    path = synthetic.write_csv(tmp_path / 'theirs.csv', rows)
+    read = runs.read(path, columns={'N': 'params', 'D': 'tokens', 'val': 'loss'})
+    assert read.params.tolist() == [1000, 2000]
+
+
+ONE = {'params': 10, 'tokens': 100, 'loss': 3.0}
+BAD = [
+    ([{'params': 10, 'loss': 3.0}], {}, "no column 'tokens'; there are params, loss"),
+    ([ONE, ONE | {'loss': 'low'}], {}, "row 2: loss is 'low', not a number"),
+    ([ONE], {}, '1 of 1 rows can be fitted'),
+    ([ONE, ONE | {'tokens': -5}], {}, 'row 2: tokens is -5; it must be above zero'),
+    ([ONE, ONE | {'params': 20}], {}, 'all 2 losses are 3'),
+    ([ONE, ONE | {'loss': 2}], {'flops': 'causal'}, "column 'flops_causal' is missing"),
+    ([ONE, ONE | {'loss': 2}], {'count': 'total'}, "no column 'params'"),
+    ([ONE, ONE | {'loss': 2}], {'columns': {'X': 'loss2'}}, "no column 'X'"),
+]
+
+
+@pytest.mark.parametrize(('rows', 'flags', 'message'), BAD, ids=lambda value: str(value)[:30])
+def test_bad_files_are_refused_in_one_line(rows, flags, message, tmp_path):
+    with pytest.raises(UserError) as error:
+        runs.read(synthetic.write_csv(tmp_path / 'runs.csv', rows), **flags)
+    assert message in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_no_file_and_no_json(tmp_path):
+    with pytest.raises(UserError, match='No such file'):
+        runs.read(str(tmp_path / 'none.csv'))
+    (tmp_path / 'torn.jsonl').write_text('{"params": 1\n')
+    with pytest.raises(UserError, match=r'torn\.jsonl:1: not JSON'):
+        runs.read(str(tmp_path / 'torn.jsonl'))
+
+
+def test_seed_noise_is_what_the_seeds_say():
+    random = np.random.default_rng(0)
+    n, d = np.repeat(np.geomspace(1e6, 1e9, 40), 5), np.full(200, 1e9)
+    noise, freedom = runs.seed_noise(
+        synthetic.runs(n, d, synthetic.loss(n, d) * np.exp(0.004 * random.standard_normal(200)))
+    )
+    assert freedom == 160
+    assert noise == pytest.approx(0.004, rel=0.15)
+    assert runs.seed_noise(synthetic.grid())[1] == 0
