@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import approaches, confidence, laws, optimal, surface
-from gpt_jax.scaling.runs import Runs, seed_noise
+from gpt_jax.scaling import confidence, laws, splits, surface
+from gpt_jax.scaling.runs import Runs
 
-OUTLIER_SIGMAS = 8.0  # robust standard deviations; digitized figures have honest tails at 5
+# So wide that the 240 points others fitted of Hoffmann et al. 2022 (figure 4) all stay: two lie 5% off their law.
+OUTLIER_SIGMAS = 8.0  # robust standard deviations
 OUTLIER_LEAST = 0.08  # of the log loss: a run this close to the law is kept however well the others agree
 OUTLIER_SHARE = 0.2  # of the runs: if more would go, the law is wrong and not the runs
 TRIES = 12  # starts of the fits beside the main one
@@ -36,6 +37,22 @@ def outliers(law: str, runs: Runs, *, delta: float, constants: dict[str, float] 
         })  # fmt: skip
 
 
+def cleaned(
+    law: str, runs: Runs, *, delta: float = surface.HUBER_DELTA, constants: dict[str, float] | None = None,
+    keep_outliers: bool = False,
+) -> tuple[Runs, float, dict[str, Any] | None]:  # fmt: skip
+    """The runs as every command fits them: (without outliers, the Huber delta to use, the noise between seeds).
+
+    What the seed moves is noise, and noise counts squared: delta is at least the noise between seeds.
+    """
+    if not keep_outliers:
+        runs = outliers(law, runs, delta=delta, constants=constants)
+    noise, freedom = confidence.seed_noise(runs)
+    if not freedom:
+        return runs, delta, None
+    return runs, max(delta, noise), {'log_loss_sd': noise, 'degrees_of_freedom': freedom}
+
+
 def fit(
     runs: Runs, *, law: str = 'chinchilla', delta: float = surface.HUBER_DELTA, draws: int = 1000, seed: int = 0,
     holdout: str = '', at_flops: tuple[float, ...] = (), constants: dict[str, float] | None = None,
@@ -44,7 +61,7 @@ def fit(
     """Fits a law over parameters and tokens, with everything that says how far it can be believed.
 
     Args:
-      law: a key of surface.LAWS.
+      law: a key of forms.LAWS.
       draws: bootstrap resamples; 0 for none.
       holdout: a condition such as 'flops>=1e21'; the largest by FLOPs where empty.
       at_flops: budgets to split.
@@ -69,11 +86,7 @@ def fit(
     Raises:
       UserError: the runs cannot carry the law.
     """
-    noise, freedom = seed_noise(runs)
-    if freedom:
-        delta = max(delta, noise)  # what the seed moves is noise, and noise counts squared
-    if not keep_outliers:
-        runs = outliers(law, runs, delta=delta, constants=constants)
+    runs, delta, noise = cleaned(law, runs, delta=delta, constants=constants, keep_outliers=keep_outliers)
     given = surface.data(runs)
     found = surface.fit(law, given, delta=delta, constants=constants, tries=starts)
     resamples, words = confidence.counts(runs, draws, seed)
@@ -81,7 +94,7 @@ def fit(
     result: dict[str, Any] = {
         'data': runs.about | {'runs': len(runs)},
         'left_out': runs.left_out,
-        'seed_noise': {'log_loss_sd': noise, 'degrees_of_freedom': freedom} if freedom else None,
+        'seed_noise': noise,
         'fit': dataclasses.asdict(found),
         'intervals': _intervals(found, drawn, words),
         'profiles': _profiles(found, given),
@@ -89,7 +102,9 @@ def fit(
         'held_out': held_out(law, runs, holdout, delta=delta, constants=constants),
     }
     if law != 'kaplan':
-        result['approaches'], result['disagreements'] = side_by_side(runs, found, drawn, words, at_flops, which, seed)
+        result['approaches'], result['disagreements'] = splits.side_by_side(
+            runs, found, drawn, words, at_flops, which, seed
+        )
     return result
 
 
@@ -172,120 +187,6 @@ def chosen(runs: Runs, condition: str) -> np.ndarray:
     return mask
 
 
-def side_by_side(
-    runs: Runs, found: surface.Surface, drawn: list[dict[str, float]], words: str, at_flops: tuple[float, ...],
-    which: tuple[str, ...], seed: int,
-) -> tuple[dict[str, Any], list[str]]:  # fmt: skip
-    """The compute-optimal split by each approach, with intervals; and where they disagree beyond these."""
-    cost = optimal.cost(runs)
-    made: dict[str, Any] = {}
-    resamples, _ = confidence.counts(runs, 200, seed)
-    for number in which:
-        try:
-            made[number] = _approach(number, runs, found, drawn, words, at_flops, cost, resamples, seed)
-        except UserError as error:
-            made[number] = {'note': str(error)}
-    return made, _disagreements(made)
-
-
-def _approach(
-    number: str, runs: Runs, found: surface.Surface, drawn: list[dict[str, float]], words: str,
-    at_flops: tuple[float, ...], cost: optimal.Cost, resamples: np.ndarray, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    extra: dict[str, Any] = {}
-    if number == '3':
-        split = optimal.split(found.constants, cost)
-        splits = [optimal.split(one, cost) for one in drawn]
-    elif number == '2':
-        found_minima = approaches.minima(runs, seed=seed)
-        split = approaches.isoflop(found_minima, cost)
-        other = approaches.isoflop(found_minima, cost, akima=True)
-        splits = _redrawn_minima(found_minima, cost, seed)
-        words = 'the minima, by the spread of their noise draws'
-        extra = {
-            'minima': [approaches.as_dict(one) for one in found_minima],
-            'akima': {'a': other.a, 'b': other.b, 'at': _at(other, found, at_flops)},
-        }
-    else:
-        split = approaches.frontier(runs, cost)
-        splits = []
-        for weights in resamples:
-            some = runs.take(np.repeat(np.arange(len(runs)), weights.astype(int)))
-            try:
-                splits.append(approaches.frontier(some, cost))
-            except UserError:
-                continue
-        extra = {'envelope': [int(i) for i in approaches.envelope(runs)]}
-    return {
-        'a': split.a,
-        'b': split.b,
-        'n_coefficient': split.n_coefficient,
-        'd_coefficient': split.d_coefficient,
-        'cost': cost._asdict(),
-        'a_interval': dataclasses.asdict(confidence.interval([one.a for one in splits], words)) if splits else None,
-        'at': _at(split, found, at_flops, splits),
-        'band': _band(runs, splits),
-        'note': '',
-        **extra,
-    }
-
-
-def _band(runs: Runs, splits: list[optimal.Split]) -> dict[str, list[float]] | None:
-    """The interval of N* along compute, up to ten times the largest of the runs."""
-    if not splits:
-        return None
-    grid = np.geomspace(runs.flops.min(), runs.flops.max() * 10, 40)
-    low, high = np.quantile([one.at(grid)[0] for one in splits], [0.025, 0.975], axis=0)
-    return {'flops': grid.tolist(), 'params_low': low.tolist(), 'params_high': high.tolist()}
-
-
-def _redrawn_minima(found: list[approaches.Minimum], cost: optimal.Cost, seed: int) -> list[optimal.Split]:
-    random = np.random.default_rng(seed)
-    made = []
-    for _ in range(400):
-        moved = [
-            dataclasses.replace(one, params=one.params * math.exp(one.spread * random.standard_normal()))
-            for one in found
-        ]
-        made.append(approaches.isoflop(moved, cost))
-    return made
-
-
-def _at(
-    split: optimal.Split, found: surface.Surface, budgets: tuple[float, ...], splits: list[optimal.Split] | None = None
-) -> list[dict[str, Any]]:
-    made = []
-    for flops in budgets:
-        n, d = (float(value) for value in split.at(flops))
-        one: dict[str, Any] = {
-            'flops': flops,
-            'params': n,
-            'tokens': d,
-            'tokens_per_param': d / n,
-            'loss': float(found.predict(n, d)),
-        }
-        if splits:
-            low, high = np.quantile([float(each.at(flops)[0]) for each in splits], [0.025, 0.975])
-            one |= {'params_low': float(low), 'params_high': float(high)}
-        made.append(one)
-    return made
-
-
-def _disagreements(made: dict[str, Any]) -> list[str]:
-    said = []
-    known = {number: one for number, one in made.items() if one.get('a_interval')}
-    numbers = sorted(known)
-    for index, first in enumerate(numbers):
-        for second in numbers[index + 1 :]:
-            one, other = known[first]['a_interval'], known[second]['a_interval']
-            if one['high'] < other['low'] or other['high'] < one['low']:
-                said.append(
-                    f'approaches {first} and {second} disagree on the exponent a beyond their intervals: '
-                    f'{known[first]["a"]:.3f} and {known[second]["a"]:.3f}'
-                )
-    return said
-
-
 def power(runs: Runs, over: str, *, irreducible: bool, delta: float) -> dict[str, Any]:
     """L(N), L(D) or L(C) with its leave-the-largest-out forecast, by forecast.py's rule and laws.py's fit."""
     from gpt_jax.scaling import forecast
@@ -296,6 +197,16 @@ def power(runs: Runs, over: str, *, irreducible: bool, delta: float) -> dict[str
     if np.unique(x).size >= forecast.FEWEST:
         result['forecast'] = forecast.leave_largest_out(x, runs.loss)
     return result
+
+
+def as_ladder(result: dict[str, Any], runs: Runs, over: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What plots.scaling_curve draws: the forecast of `power`'s result, and the runs as its records."""
+    column = {'N': 'params', 'D': 'tokens', 'C': 'flops'}[over]
+    records = [
+        {'name': name, 'status': 'done', column: float(x), 'loss': float(loss)}
+        for name, x, loss in zip(runs.names, getattr(runs, column), runs.loss, strict=True)
+    ]
+    return result['forecast'] | {'x_column': column, 'loss_column': 'loss'}, records
 
 
 def downstream(runs: Runs) -> dict[str, Any]:

@@ -10,14 +10,15 @@ no minimum; it is said, and does not count in the line.
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import interpolate
 
 from gpt_jax.errors import UserError
 from gpt_jax.scaling import optimal
-from gpt_jax.scaling.runs import Runs, seed_noise
+from gpt_jax.scaling.confidence import seed_noise
+from gpt_jax.scaling.runs import Runs
 
 SAME_BUDGET = 0.1  # runs whose FLOPs differ by less than this factor less one are of one budget, if none is given
 FEWEST_SIZES = 4  # of an isoFLOP curve: three carry a parabola, and nothing then says how well
@@ -212,7 +213,3 @@ def frontier(runs: Runs, cost: optimal.Cost) -> optimal.Split:
     if len(kept) < 3:
         raise UserError(f'approach 1: {len(kept)} runs on the envelope; it takes at least three bins of compute')
     return optimal.from_line(np.log(runs.flops[kept]), np.log(runs.params[kept]), np.ones(len(kept)), cost)
-
-
-def as_dict(one: Minimum) -> dict[str, Any]:
-    return dataclasses.asdict(one)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
-from gpt_jax.scaling import surface
+from gpt_jax.scaling import forms, surface
 from gpt_jax.scaling.runs import Runs
 
 LEVEL = 0.95
@@ -29,6 +29,22 @@ class Interval:
     level: float
     resampled: str
     draws: int
+
+
+def seed_noise(runs: Runs) -> tuple[float, int]:
+    """(the standard deviation of log loss between runs that differ in nothing but the seed, its degrees of freedom).
+
+    NaN and 0 where no configuration was run twice.
+    """
+    groups: dict[tuple[float, ...], list[float]] = {}
+    unique = runs.more.get('unique_tokens', np.full(len(runs), math.nan))
+    for n, d, u, loss in zip(runs.params, runs.tokens, unique, runs.loss, strict=True):
+        groups.setdefault((n, d, -1.0 if math.isnan(u) else u), []).append(math.log(loss))
+    repeated = [np.array(group) for group in groups.values() if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in repeated)
+    if not freedom:
+        return math.nan, 0
+    return math.sqrt(sum(float(((group - group.mean()) ** 2).sum()) for group in repeated) / freedom), freedom
 
 
 def counts(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
@@ -48,7 +64,7 @@ def counts(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
     return made, words
 
 
-def bootstrap(found: surface.Surface, given: surface.Data, resamples: np.ndarray) -> list[dict[str, float]]:
+def bootstrap(found: surface.Surface, given: forms.Data, resamples: np.ndarray) -> list[dict[str, float]]:
     """The constants refitted to each resample, from the optimum of all runs; each search is begun again once.
 
     Resamples of too few distinct runs to carry the law are left out.
@@ -71,7 +87,7 @@ def interval(values: Any, resampled: str) -> Interval:
     return Interval(float(low), float(high), LEVEL, resampled, len(values))
 
 
-def profile(found: surface.Surface, given: surface.Data, name: str, *, points: int = 13) -> dict[str, Any]:
+def profile(found: surface.Surface, given: forms.Data, name: str, *, points: int = 13) -> dict[str, Any]:
     """The objective along one constant, the others fitted; 'identified' False where it is flat or has several humps.
 
     Returns:
@@ -101,7 +117,7 @@ def profile(found: surface.Surface, given: surface.Data, name: str, *, points: i
 
 
 def _held_at(
-    law: surface.Law, given: surface.Data, weights: np.ndarray, found: surface.Surface, name: str, value: float,
+    law: forms.Law, given: forms.Data, weights: np.ndarray, found: surface.Surface, name: str, value: float,
     start: np.ndarray,
 ) -> tuple[np.ndarray, float]:  # fmt: skip
     """(theta, unscaled objective) of the best fit with one constant held."""

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import confidence, records, surface
-from gpt_jax.scaling.runs import Runs, seed_noise
+from gpt_jax.scaling import analysis, confidence, records, surface
+from gpt_jax.scaling.runs import Runs
 
 START = '0' * 64
 TRIES = 24  # starts of the search
@@ -31,8 +31,7 @@ def forecast(runs: Runs, params: float, tokens: float, *, law: str, draws: int, 
     Raises:
       UserError: the runs cannot carry the law.
     """
-    noise, freedom = seed_noise(runs)
-    delta = max(surface.HUBER_DELTA, noise) if freedom else surface.HUBER_DELTA
+    runs, delta, _ = analysis.cleaned(law, runs)
     given = surface.data(runs)
     found = surface.fit(law, given, delta=delta, tries=TRIES)
     resamples, words = confidence.counts(runs, draws, seed)
@@ -53,9 +52,10 @@ def forecast(runs: Runs, params: float, tokens: float, *, law: str, draws: int, 
         'resampled': spread.resampled,
         'law': law,
         'constants': found.constants,
-        'extrapolation': float(6 * params * tokens / (6 * runs.params * runs.tokens).max()),
+        'extrapolation': float(params * tokens / (runs.params * runs.tokens).max()),
         'data': runs.about,
         'runs': len(runs),
+        'left_out': runs.left_out,
     }
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax.scaling.runs import Runs
+from gpt_jax.scaling.surface import Surface
 
 
 class Cost(NamedTuple):
@@ -36,6 +37,12 @@ class Split(NamedTuple):
 
 
 SIX = Cost(6.0, 1.0)
+
+
+def point(split: Split, law: Surface, flops: float) -> dict[str, float]:
+    """The optimal run of a budget: flops, params, tokens, tokens_per_param and its loss by the law."""
+    n, d = (float(value) for value in split.at(flops))
+    return {'flops': flops, 'params': n, 'tokens': d, 'tokens_per_param': d / n, 'loss': float(law.predict(n, d))}
 
 
 def cost(runs: Runs) -> Cost:

@@ -83,7 +83,7 @@ def shape_for(params: float, *, count: str, context: int, vocab: int) -> Shape:
 def plan(
     constants: dict[str, float], *, flops: float | None = None, tokens: float | None = None, cost: optimal.Cost,
     drawn: list[dict[str, float]], count: str, context: int, vocab: int, peak: float, utilization: float,
-    devices: int, price: float,
+    devices: int, price: float | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The optimal run for a budget of FLOPs, or the optimal model for a number of tokens.
 
@@ -91,7 +91,7 @@ def plan(
       constants: E, A, B, alpha, beta of the law, whose N is counted by `count`.
       drawn: constants of bootstrap refits, for the intervals; may be empty.
       peak: FLOP/s of one device. utilization: the share of it that training reaches, in FLOPs with attention.
-      price: of one device for an hour, in any currency; 0: not known.
+      price: of one device for an hour, in any currency; None: not known.
 
     Returns:
       A JSON-able dict: 'flops', 'params', 'tokens', 'loss', their intervals, 'shape' with its exact counts, 'steps',
@@ -101,22 +101,19 @@ def plan(
     if tokens is not None:
         flops = (tokens / split.d_coefficient) ** (1 / split.b)
     assert flops is not None
-    n, d = (float(value) for value in split.at(flops))
     law = surface.Surface('chinchilla', constants, 0.0, 0.0, 0, 0, 0)
+    best = optimal.point(split, law, flops)
+    n, d = best['params'], best['tokens']
     shape = shape_for(n, count=count, context=context, vocab=vocab)
     counts, per_token = parameters(shape), flops_per_token(shape)
     # The tokens that this very shape gets out of the budget, in whole batches.
-    batch = max(1, round(BATCH[0] * flops ** BATCH[1] / context))
+    batch = max(1, round(BATCH[0] * flops ** BATCH[1] / context / 8)) * 8  # divides over a host's devices
     steps = max(1, round(flops / (cost.k * counts[count] ** cost.p) / (batch * context)))
     trained = steps * batch * context
     work = {name: each * trained for name, each in per_token.items()}
     hours = work['with_attention'] / (peak * utilization * devices) / 3600
     result: dict[str, Any] = {
-        'flops': flops,
-        'params': n,
-        'tokens': d,
-        'tokens_per_param': d / n,
-        'loss': float(law.predict(n, d)),
+        **best,
         'count': count,
         'split': split._asdict(),
         'shape': shape._asdict(),

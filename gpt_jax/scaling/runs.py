@@ -26,11 +26,8 @@ from gpt_jax.errors import UserError
 
 NEEDED = ('params', 'tokens', 'loss')
 NUMBERS = (*NEEDED, 'flops', 'budget', 'unique_tokens', 'planned_tokens', 'seed', 'error')
-WORDS = ('status', 'name')
 ALIASES = {'loss': ('validation_loss',), 'error': ('downstream_error',)}
 DONE = ('', 'done', 'ok', 'finished', 'complete', 'completed', 'success', 'none', 'nan')
-COUNTS = ('total', 'non_embedding', 'without_positions', 'padded_total')  # columns params_COUNT of our own records
-FLOPS = ('6ND', 'with_attention', 'causal', 'column')
 UNFINISHED = 0.995  # of the planned tokens: less is a run that stopped short, more is a last partial batch
 
 
@@ -85,9 +82,9 @@ def read(
     Args:
       path: .csv (with a header), .jsonl or .json (a list of objects).
       columns: {name in the file: name here}.
-      count: which parameters are N: '' (the column params, or what our own records count as total), or one of COUNTS,
-        the column params_COUNT.
-      flops: '' (the column flops if there is one, else 6ND), or one of FLOPS; 'with_attention' and 'causal' are the
+      count: which parameters are N: '' (the column params, or what our own records count as total), or that column
+        params_COUNT of our own records: total, non_embedding, without_positions.
+      flops: '' (the column flops if there is one, else 6ND), '6ND', 'column'; 'with_attention' and 'causal' are the
         columns flops_with_attention and flops_causal of our own records.
       drop_highest: so many of the highest losses are left out.
 
@@ -257,19 +254,3 @@ def _runs(
 def _why(runs: Runs) -> str:
     reasons = [f'row {one["row"]}: {one["reason"]}' for one in runs.left_out]
     return '; '.join(reasons[:3] + ([f'and {len(reasons) - 3} more'] if len(reasons) > 3 else [])) or 'give more runs'
-
-
-def seed_noise(runs: Runs) -> tuple[float, int]:
-    """(the standard deviation of log loss between runs that differ in nothing but the seed, its degrees of freedom).
-
-    NaN and 0 where no configuration was run twice.
-    """
-    groups: dict[tuple[float, ...], list[float]] = {}
-    unique = runs.more.get('unique_tokens', np.full(len(runs), math.nan))
-    for n, d, u, loss in zip(runs.params, runs.tokens, unique, runs.loss, strict=True):
-        groups.setdefault((n, d, -1.0 if math.isnan(u) else u), []).append(math.log(loss))
-    repeated = [np.array(group) for group in groups.values() if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in repeated)
-    if not freedom:
-        return math.nan, 0
-    return math.sqrt(sum(float(((group - group.mean()) ** 2).sum()) for group in repeated) / freedom), freedom

@@ -10,7 +10,7 @@ def fit(result: dict[str, Any]) -> list[str]:
     found, about = result['fit'], result['data']
     lines = [
         f'{about["file"]}: {about["runs"]} runs; N: {about["count"]}, C: {about["flops"]}',
-        *_left_out(result['left_out']),
+        *left_out(result['left_out']),
         '',
         f'law {found["law"]}, sum-Huber objective {found["objective"]:.6e} (delta {found["delta"]:.3g}), '
         f'{found["starts_reached"]} of {found["starts"]} starts reached it',
@@ -35,7 +35,8 @@ def fit(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _left_out(rows: list[dict[str, Any]]) -> list[str]:
+def left_out(rows: list[dict[str, Any]]) -> list[str]:
+    """One line per row that was not fitted, with its reason."""
     lines = [f'  left out: row {one["row"]} ({one["name"]}): {one["reason"]}' for one in rows[:LEFT_OUT]]
     return lines + ([f'  and {len(rows) - LEFT_OUT} rows more; --json lists all'] if len(rows) > LEFT_OUT else [])
 
@@ -81,7 +82,7 @@ def power(result: dict[str, Any], over: str) -> list[str]:
     law, about = laws.from_dict(result['law']), result['data']
     lines = [
         f'{about["file"]}: {about["runs"]} runs; N: {about["count"]}, C: {about["flops"]}',
-        *_left_out(result['left_out']),
+        *left_out(result['left_out']),
         '',
         f'loss = {laws.formula(law, over)}, objective {law.objective:.6e}, '
         f'{law.starts_reached} of {law.starts} starts reached it',

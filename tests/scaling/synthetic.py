@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_jax.scaling import surface
+from gpt_jax.scaling import optimal
 from gpt_jax.scaling.runs import Runs
 
 TRUTH = {'E': 1.8, 'A': 420.0, 'B': 1300.0, 'alpha': 0.34, 'beta': 0.3}
@@ -39,8 +39,6 @@ def grid(sizes: int = 10, lengths: int = 8, noise: float = 0.0, seed: int = 0) -
 
 def isoflop(truth: dict[str, float] = TRUTH, budgets: int = 6, sizes: int = 9, reach: float = 3.0) -> Runs:
     """Sizes from 1/`reach` to `reach` times the optimum at each budget."""
-    from gpt_jax.scaling import optimal
-
     flops = np.geomspace(1e18, 1e22, budgets)
     best, _ = optimal.split(truth).at(flops)
     n = (best[:, None] * np.geomspace(1 / reach, reach, sizes)).ravel()
@@ -62,6 +60,3 @@ def rows(given: Runs) -> list[dict[str, Any]]:
         {'params': float(n), 'tokens': float(d), 'loss': float(one)}
         for n, d, one in zip(given.params, given.tokens, given.loss, strict=True)
     ]
-
-
-__all__ = ['TRUTH', 'grid', 'isoflop', 'loss', 'rows', 'runs', 'surface', 'write_csv']

@@ -1,5 +1,7 @@
 """Do the three approaches agree with the truth, also where a plain parabola does not?"""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -67,8 +69,6 @@ def test_a_minimum_on_the_edge_is_said_and_does_not_count():
 def test_budgets_are_found_by_their_flops():
     given = synthetic.isoflop()
     more = {name: values for name, values in given.more.items() if name != 'budget'}
-    import dataclasses
-
     assert len(approaches.budgets(dataclasses.replace(given, more=more))) == 6
     with pytest.raises(UserError, match='it takes at least two'):
         approaches.minima(given.take(given.flops < 2e18))
@@ -89,7 +89,5 @@ def test_noise_draws_give_the_spread():
 def test_the_runs_own_cost():
     given = synthetic.grid()
     assert optimal.cost(given) == pytest.approx(optimal.SIX)
-    import dataclasses
-
     other = dataclasses.replace(given, flops=11 * given.params**0.9 * given.tokens)
     assert optimal.cost(other) == pytest.approx((11, 0.9), rel=1e-6)

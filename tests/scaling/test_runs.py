@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, runs
+from gpt_jax.scaling import analysis, confidence, runs
 from tests.scaling import synthetic
 
 
@@ -96,9 +96,9 @@ def test_no_file_and_no_json(tmp_path):
 def test_seed_noise_is_what_the_seeds_say():
     random = np.random.default_rng(0)
     n, d = np.repeat(np.geomspace(1e6, 1e9, 40), 5), np.full(200, 1e9)
-    noise, freedom = runs.seed_noise(
+    noise, freedom = confidence.seed_noise(
         synthetic.runs(n, d, synthetic.loss(n, d) * np.exp(0.004 * random.standard_normal(200)))
     )
     assert freedom == 160
     assert noise == pytest.approx(0.004, rel=0.15)
-    assert runs.seed_noise(synthetic.grid())[1] == 0
+    assert confidence.seed_noise(synthetic.grid())[1] == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, optimal, runs, surface
+from gpt_jax.scaling import analysis, forms, optimal, runs, surface
 from tests.scaling import synthetic
 
 CASES = Path(__file__).parents[3] / 'shared' / 'cases'
@@ -19,16 +19,16 @@ def case(name):
     return str(CASES / name)
 
 
-@pytest.mark.parametrize('law', list(surface.LAWS))
+@pytest.mark.parametrize('law', list(forms.LAWS))
 def test_gradients_are_those_of_differences(law):
     random = np.random.default_rng(0)
     n, d = random.uniform(12, 22, 30), random.uniform(16, 26, 30)
-    given = surface.Data(n, d, d - random.uniform(0.01, 2, 30), random.uniform(0.7, 1.2, 30))
+    given = forms.Data(n, d, d - random.uniform(0.01, 2, 30), random.uniform(0.7, 1.2, 30))
     theta = {
         'chinchilla': [0.6, 6.0, 7.0, 0.34, 0.3], 'tied': [0.6, 6.0, 7.0, 0.32], 'kaplan': [20.0, 28.0, 0.8, 0.1],
         'repeated': [0.6, 6.0, 7.0, 0.34, 0.3, 2.7, 1.7],
     }[law]  # fmt: skip
-    rule, theta = surface.LAWS[law], np.array(theta)
+    rule, theta = forms.LAWS[law], np.array(theta)
     loss, gradient = rule.predict(theta, given)
     assert loss.shape == n.shape
     moved = range(len(theta)) if law != 'repeated' else (5, 6)  # its base is held
@@ -40,7 +40,7 @@ def test_gradients_are_those_of_differences(law):
 
 
 def test_constants_go_in_and_come_out():
-    for law, rule in surface.LAWS.items():
+    for law, rule in forms.LAWS.items():
         named = {'E': 1.5, 'A': 300.0, 'B': 900.0, 'alpha': 0.3, 'beta': 0.3, 'R_D': 15.0, 'R_N': 5.0,
                  'Nc': 8.8e13, 'Dc': 5.4e13, 'alphaN': 0.076, 'alphaD': 0.095}  # fmt: skip
         back = rule.unpack(rule.pack(named))
@@ -68,13 +68,13 @@ def test_the_tied_law_and_kaplans():
 @pytest.mark.parametrize('given', [True, False], ids=['base given', 'base fitted'])
 def test_repeated_data(given):
     truth = synthetic.TRUTH | {'R_D': 15.4, 'R_N': 5.3}
-    rule = surface.LAWS['repeated']
+    rule = forms.LAWS['repeated']
     rows = []
     for n, unique, epochs in itertools.product(np.geomspace(1e7, 1e10, 6), np.geomspace(1e8, 1e11, 4),
                                                (1, 2, 4, 16, 64)):  # fmt: skip
         rows.append((n, unique * epochs, unique))
     n, d, unique = np.array(rows).T
-    log_loss, _ = rule.predict(rule.pack(truth), surface.Data(np.log(n), np.log(d), np.log(unique), np.log(n)))
+    log_loss, _ = rule.predict(rule.pack(truth), forms.Data(np.log(n), np.log(d), np.log(unique), np.log(n)))
     made = synthetic.runs(n, d, np.exp(log_loss), unique_tokens=unique)
     found = surface.fit('repeated', surface.data(made), constants=truth if given else None)
     assert found.constants['R_D'] == pytest.approx(15.4, rel=0.02)
