@@ -36,7 +36,10 @@ def get_config() -> ConfigDict:
     model.tied_head = True  # the head is the token embedding
     model.dropout = 0.0  # on the embedding and on both branches of a block
     model.init_std = 0.02
-    model.parametrization = 'standard'  # how init, rates and decay follow from a weight's role
+    model.parametrization = 'standard'  # standard, mup, completep: how init, rates and decay follow from the shape
+    model.base_width = 0  # mup, completep: the width whose init_std and rates are given; 0: this model's own
+    model.base_layers = 0  # completep: the depth that they are given for
+    model.base_head_dim = 0  # mup, completep: the head dim that they are given for
     model.activation_dtype = 'float32'  # float32, bfloat16: what flows between the operations
     model.matmul_dtype = 'float32'  # float32, bfloat16: the operands of matrix products (sums are float32)
     model.scan_layers = False  # True: the layers are one rolled-up loop (compiles faster; deep models)
@@ -74,12 +77,16 @@ def get_config() -> ConfigDict:
     train.microbatch = 0  # sequences per device at a time, gradients accumulated; 0: all of the device's share
     train.steps = 0  # 0: as many as `tokens` needs
     train.tokens = 2_000_000  # used where steps is 0
+    train.flops = 0.0  # used where both are 0: training FLOPs, 6 per parameter (positions apart) and token
     train.log_every = 10  # steps between lines of metrics.jsonl
     train.evaluate_every = 0  # steps between validations; 0: only at the end
     train.evaluate_tokens = 0  # validation tokens used; 0: all
     train.evaluate_batch = 0  # sequences per validation batch; 0: train.batch
     train.checkpoint_every = 500  # steps; there is always one at the end and on SIGTERM
     train.keep_checkpoints = 2
+    train.keep_steps = ()  # steps whose checkpoints are saved and never removed: where branches begin
+    train.branch_from = ''  # a run's folder, or another trial's name: begin with its checkpoint of `branch_step`
+    train.branch_step = 0
     train.max_skipped_in_row = 10  # non-finite steps in a row before the run stops
     train.tensorboard = True
 

@@ -11,8 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax import parametrization, schema
 from gpt_jax.data.config import DataConfig
+from gpt_jax.model import accounting, weights
 from gpt_jax.model import loss as losses
-from gpt_jax.model import weights
 from gpt_jax.model.config import ModelConfig, resolve
 from gpt_jax.model.gpt import GPT, check_choices, stack, unstack
 from gpt_jax.optim import updates
@@ -40,7 +40,7 @@ class Settings:
 
     @property
     def steps(self) -> int:
-        return self.train.total_steps(self.model.context)
+        return self.train.total_steps(self.model.context, accounting.flops_per_token(self.model)['6N'])
 
     @property
     def tokens_per_step(self) -> int:
@@ -77,7 +77,7 @@ def settings(config: Mapping[str, Any], vocab_size: int) -> Settings:
     check_choices(model)
     sections: dict[str, Any] = {key: schema.from_dict(cls, config[key], key) for key, cls in SECTIONS.items()}
     checked = Settings(name=config['name'], seed=config['seed'], model=model, **sections)
-    updates.make(checked.optimizer, {}, checked.steps)
+    updates.make(checked.optimizer, parametrization.NO_FACTORS, checked.steps)
     return checked
 
 
@@ -116,7 +116,7 @@ def build(s: Settings) -> Program:
     manual = frozenset({'data'}) if mesh.shape['data'] > 1 else frozenset()
     boxed = declarations(s.model)
     abstract_params, letters = weights.unbox(boxed), weights.letters(boxed)
-    factors = parametrization.decay_factors(s.model.parametrization, weights.roles(boxed))
+    factors = parametrization.factors(weights.roles(boxed), s.model)
     transformation, rate = updates.make(s.optimizer, factors, s.steps)
 
     abstract = jax.eval_shape(lambda params: create(params, transformation), abstract_params)

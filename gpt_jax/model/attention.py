@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from gpt_jax.errors import UserError
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.mask import HIDDEN, causal_mask
-from gpt_jax.model.products import einsum, spread
+from gpt_jax.model.products import einsum, scaled, spread
 from gpt_jax.model.weights import Declare
+from gpt_jax.parametrization import forward
 
 
 def multi_head(
@@ -30,7 +31,7 @@ def multi_head(
         q_BLHK = q_BLHK + spread(declare('query_bias', 'HK', 'bias'), q_BLHK.shape, q_BLHK.dtype)
         k_BMGK = k_BMGK + spread(declare('key_bias', 'GK', 'bias'), k_BMGK.shape, k_BMGK.dtype)
         v_BMGK = v_BMGK + spread(declare('value_bias', 'GK', 'bias'), v_BMGK.shape, v_BMGK.dtype)
-    q_BLHK = place.activation(q_BLHK, 'BLHK')
+    q_BLHK = place.activation(scaled(q_BLHK, forward(config).attention), 'BLHK')
     k_BMGK, v_BMGK = place.activation(k_BMGK, 'BMGK'), place.activation(v_BMGK, 'BMGK')
     o_BLHK = KERNELS[config.attention_kernel](q_BLHK, k_BMGK, v_BMGK, segments_BL, config)
     y_BLD = einsum('BLHK,HKD->BLD', o_BLHK, declare('output', 'HKD', 'residual'), config)

@@ -9,8 +9,10 @@ from gpt_jax.model.attention import ATTENTIONS
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.feedforward import FEEDFORWARDS
 from gpt_jax.model.norm import NORMS
+from gpt_jax.model.products import scaled
 from gpt_jax.model.weights import Part
 from gpt_jax.parallel.place import Placement
+from gpt_jax.parametrization import forward
 
 Branch = Callable[[jax.Array], jax.Array]
 
@@ -37,11 +39,12 @@ class Block(nn.Module):
         drop = nn.Dropout(config.dropout, deterministic=not self.train)
         norms = tuple(Part(NORMS[config.norm], config, place, name=name) for name in ('norm_1', 'norm_2'))
         attention = Part(ATTENTIONS[config.attention], config, place, name='attention')
+        branch = forward(config).branch
         feedforward = Part(FEEDFORWARDS[config.feedforward], config, place, name='feedforward')
         x_BLD = BLOCKS[config.block](
             x_BLD,
             (norms[0], norms[1]),
-            lambda y_BLD: drop(attention(y_BLD, segments_BL)),
-            lambda y_BLD: drop(feedforward(y_BLD)),
+            lambda y_BLD: scaled(drop(attention(y_BLD, segments_BL)), branch),
+            lambda y_BLD: scaled(drop(feedforward(y_BLD)), branch),
         )
         return place.activation(x_BLD, 'BLD'), None

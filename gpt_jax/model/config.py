@@ -37,6 +37,9 @@ class ModelConfig:
     dropout: float
     init_std: float
     parametrization: str
+    base_width: int
+    base_layers: int
+    base_head_dim: int
     activation_dtype: str
     matmul_dtype: str
     scan_layers: bool
@@ -45,7 +48,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ('layers', 'width', 'heads', 'kv_heads', 'head_dim', 'mlp_width', 'vocab_size', 'vocab_multiple',
-                     'context'):  # fmt: skip
+                     'context', 'base_width', 'base_layers', 'base_head_dim'):  # fmt: skip
             value = getattr(self, name)
             schema.require(value > 0, f'model.{name}', f'must be positive, got {value}')
         for name in ('attention_chunk', 'loss_chunk'):
@@ -81,7 +84,7 @@ class ModelConfig:
 
 
 def resolve(values: Mapping[str, object], vocab_size: int) -> dict[str, object]:
-    """Fills the fields whose 0 means 'derived from the others': kv_heads, head_dim, mlp_width, vocab_size.
+    """Fills the fields whose 0 means 'derived from the others': kv_heads, head_dim, mlp_width, vocab_size, base_*.
 
     Raises:
       UserError: heads that do not divide the width, or a vocabulary smaller than the tokenizer's.
@@ -94,6 +97,8 @@ def resolve(values: Mapping[str, object], vocab_size: int) -> dict[str, object]:
             full['head_dim'] = width // heads
         full['kv_heads'] = full.get('kv_heads') or heads
         full['mlp_width'] = full.get('mlp_width') or 4 * width
+    for name in ('width', 'layers', 'head_dim'):
+        full[f'base_{name}'] = full.get(f'base_{name}') or full.get(name)
     given = full.get('vocab_size')
     if isinstance(given, int):
         schema.require(

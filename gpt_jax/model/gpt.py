@@ -14,8 +14,10 @@ from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.feedforward import ACTIVATIONS, FEEDFORWARDS
 from gpt_jax.model.norm import NORMS
 from gpt_jax.model.position import POSITIONS
+from gpt_jax.model.products import scaled
 from gpt_jax.model.weights import Declare, Part
 from gpt_jax.parallel.place import Placement
+from gpt_jax.parametrization import forward
 
 # Every config word of the model and the functions it chooses from.
 CHOICES: Mapping[str, Iterable[str]] = {
@@ -82,7 +84,7 @@ class GPT(nn.Module):
         else:
             for n in range(config.layers):
                 x_BLD, _ = block(config, place, self.train, name=f'block_{n}')(x_BLD, segments_BL)
-        x_BLD = Part(NORMS[config.norm], config, place, name='norm')(x_BLD)
+        x_BLD = scaled(Part(NORMS[config.norm], config, place, name='norm')(x_BLD), forward(config).logits)
         return x_BLD, table_VD if config.tied_head else Part(_head, config, place, name='head')()
 
 

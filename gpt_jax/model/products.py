@@ -94,3 +94,8 @@ def _sum_as_product(a_2d: jax.Array) -> jax.Array:
 
 
 spread.defvjp(_spread_forward, _spread_backward)
+
+
+def scaled(a: jax.Array, factor: float) -> jax.Array:
+    """`a` times a factor of the parametrization, which for most models is 1 and costs nothing."""
+    return a if factor == 1 else a * jnp.asarray(factor, a.dtype)

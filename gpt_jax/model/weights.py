@@ -9,7 +9,7 @@ from flax import struct
 
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.parallel.place import Placement
-from gpt_jax.parametrization import PARAMETRIZATIONS
+from gpt_jax.parametrization import initial
 
 Declare = Callable[[str, str, str], jax.Array]  # (name, letters, role) -> the weight
 
@@ -53,8 +53,7 @@ class Part(nn.Module):
 
     def declare(self, name: str, letters: str, role: str) -> jax.Array:
         shape = tuple(self.config.dims[letter] for letter in letters)
-        init = PARAMETRIZATIONS[self.config.parametrization][role].init
-        value: Any = self.param(name, lambda key: Weight(init(key, shape, self.config), letters, role))
+        value: Any = self.param(name, lambda key: Weight(initial(role, key, shape, self.config), letters, role))
         return self.place.weight(value, letters)  # linen unboxes the Weight
 
 

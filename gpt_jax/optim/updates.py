@@ -1,5 +1,6 @@
 """How do gradients become updates? Each optimizer is an optax transformation, made from the config."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,42 +8,57 @@ import jax.numpy as jnp
 import optax
 
 from gpt_jax import schema
+from gpt_jax.errors import UserError
 from gpt_jax.optim.config import OptimizerConfig
 from gpt_jax.optim.schedules import SCHEDULES, schedule
+from gpt_jax.parametrization import Factors
 
 
-def _decay(weight_decay: float, factors: Any) -> optax.GradientTransformation:
-    """Adds decay x the weight, each weight's factor read from its role: decoupled decay (Loshchilov & Hutter 2019)."""
+def _each(change: Callable[[Any, Any, Any], Any], factors: Any) -> optax.GradientTransformation:
+    """A transformation without state: update -> change(update, param, factor), weight by weight."""
 
     def update(updates: Any, state: Any, params: Any) -> tuple[Any, Any]:
-        decayed = jax.tree.map(lambda u, p, f: u + (weight_decay * f) * p if f else u, updates, params, factors)
-        return decayed, state
+        return jax.tree.map(change, updates, params, factors), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
-def adamw(config: OptimizerConfig, factors: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+def _decay(weight_decay: float, factors: Any) -> optax.GradientTransformation:
+    """Adds decay x the weight, each weight's factor read from its role: decoupled decay (Loshchilov & Hutter 2019)."""
+    return _each(lambda u, p, f: u + (weight_decay * f) * p if f else u, factors)
+
+
+def _scaled(factors: Any) -> optax.GradientTransformation:
+    return _each(lambda u, _, f: u if f == 1 else u * f, factors)
+
+
+def adamw(config: OptimizerConfig, factors: Factors, rate: optax.Schedule) -> optax.GradientTransformation:
+    # Adam with epsilon x f is Adam on gradients / f, for m / (sqrt(v) + f epsilon) = (m / f) / (sqrt(v) / f + epsilon).
     return optax.chain(
+        _scaled(jax.tree.map(lambda f: 1 / f, factors.epsilon)),
         optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-        _decay(config.weight_decay, factors),
+        _decay(config.weight_decay, factors.decay),
+        _scaled(factors.rate),
         optax.scale_by_learning_rate(rate),
     )
 
 
-def sgd(config: OptimizerConfig, factors: Any, rate: optax.Schedule) -> optax.GradientTransformation:
+def sgd(config: OptimizerConfig, factors: Factors, rate: optax.Schedule) -> optax.GradientTransformation:
+    if any(f != 1 for f in jax.tree.leaves(factors.rate)):
+        raise UserError("config.optimizer.name: mup's and completep's rates are Adam's; sgd wants standard")
     return optax.chain(
-        optax.trace(config.beta1), _decay(config.weight_decay, factors), optax.scale_by_learning_rate(rate)
+        optax.trace(config.beta1), _decay(config.weight_decay, factors.decay), optax.scale_by_learning_rate(rate)
     )
 
 
 OPTIMIZERS = {'adamw': adamw, 'sgd': sgd}
 
 
-def make(config: OptimizerConfig, factors: Any, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make(config: OptimizerConfig, factors: Factors, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The transformation and its learning-rate schedule.
 
     Args:
-      factors: tree of weight-decay factors, like the params.
+      factors: of each weight (see parametrization.py).
       steps: length of the run, which the schedule stretches over.
     """
     schema.choice(config.name, OPTIMIZERS, 'optimizer.name')

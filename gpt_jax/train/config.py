@@ -13,32 +13,53 @@ class TrainConfig:
     microbatch: int
     steps: int
     tokens: int
+    flops: float
     log_every: int
     evaluate_every: int
     evaluate_tokens: int
     evaluate_batch: int
     checkpoint_every: int
     keep_checkpoints: int
+    keep_steps: tuple[int, ...]
+    branch_from: str
+    branch_step: int
     max_skipped_in_row: int
     tensorboard: bool
 
     def __post_init__(self) -> None:
         for name in ('batch', 'log_every', 'keep_checkpoints', 'max_skipped_in_row'):
             schema.require(getattr(self, name) > 0, f'train.{name}', f'must be positive, got {getattr(self, name)}')
-        for name in ('microbatch', 'steps', 'tokens', 'evaluate_every', 'evaluate_tokens', 'evaluate_batch',
+        for name in ('microbatch', 'steps', 'tokens', 'flops', 'evaluate_every', 'evaluate_tokens', 'evaluate_batch',
                      'checkpoint_every'):  # fmt: skip
             schema.require(
                 getattr(self, name) >= 0, f'train.{name}', f'must not be negative, got {getattr(self, name)}'
             )
-        schema.require(self.steps > 0 or self.tokens > 0, 'train.tokens', 'steps and tokens are both 0; set one')
+        schema.require(
+            self.steps > 0 or self.tokens > 0 or self.flops > 0,
+            'train.tokens',
+            'steps, tokens and flops are all 0; set one',
+        )
+        schema.require(
+            all(isinstance(step, int) and step > 0 for step in self.keep_steps),
+            'train.keep_steps',
+            f'wants positive whole numbers, got {self.keep_steps}',
+        )
+        schema.require(
+            (self.branch_step > 0) == bool(self.branch_from),
+            'train.branch_step',
+            'branch_from and branch_step (positive) go together',
+        )
 
     @property
     def evaluation_batch(self) -> int:
         return self.evaluate_batch or self.batch
 
-    def total_steps(self, context: int) -> int:
-        """`steps`, or as many as see at least `tokens` tokens."""
-        return self.steps or -(-self.tokens // (self.batch * context))
+    def total_steps(self, context: int, flops_per_token: int) -> int:
+        """`steps`, or as many as see at least `tokens` tokens, or as many as come nearest to `flops`."""
+        per_step = self.batch * context
+        if self.steps or self.tokens:
+            return self.steps or -(-self.tokens // per_step)
+        return max(1, round(self.flops / (flops_per_token * per_step)))
 
     def microbatches(self, data_devices: int) -> int:
         """Into how many parts a device's share of the batch is cut.

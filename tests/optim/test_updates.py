@@ -10,14 +10,14 @@ from gpt_jax import assemble
 from gpt_jax.errors import UserError
 from gpt_jax.model import weights
 from gpt_jax.optim import updates
-from gpt_jax.parametrization import decay_factors
+from gpt_jax.parametrization import Factors, factors
 
 
 def test_adamw_equals_the_papers_algorithm(settings):
     config = dataclasses.replace(settings().optimizer, schedule='constant', warmup_fraction=0.0, learning_rate=0.01)
     params = {'matrix': np.array([[1.0, -2.0]], np.float32), 'bias': np.array([0.5], np.float32)}
-    factors = {'matrix': np.float32(1), 'bias': np.float32(0)}
-    transformation, _ = updates.make(config, factors, steps=10)
+    decay, ones = {'matrix': np.float32(1), 'bias': np.float32(0)}, {'matrix': 1.0, 'bias': 1.0}
+    transformation, _ = updates.make(config, Factors(ones, decay, ones), steps=10)
     state = transformation.init(params)
     expected = {name: value.astype(np.float64) for name, value in params.items()}
     moments = dict.fromkeys(params, (0.0, 0.0))
@@ -30,19 +30,19 @@ def test_adamw_equals_the_papers_algorithm(settings):
             v = config.beta2 * moments[name][1] + (1 - config.beta2) * g.astype(np.float64) ** 2
             moments[name] = m, v
             direction = (m / (1 - config.beta1**t)) / (np.sqrt(v / (1 - config.beta2**t)) + config.epsilon)
-            expected[name] -= 0.01 * (direction + config.weight_decay * factors[name] * expected[name])
+            expected[name] -= 0.01 * (direction + config.weight_decay * decay[name] * expected[name])
     for name in params:
         np.testing.assert_allclose(params[name], expected[name], rtol=1e-5)
 
 
 def test_decay_follows_the_role(settings):
-    boxed = assemble.declarations(settings().model)
-    factors = decay_factors('standard', weights.roles(boxed))
-    assert factors['blocks']['attention']['query'] == 1
-    assert factors['embedding']['table_VD'] == 1
-    assert factors['blocks']['attention']['query_bias'] == 0
-    assert factors['blocks']['norm_1']['scale'] == 0
-    assert factors['norm']['bias'] == 0
+    config = settings().model
+    decay = factors(weights.roles(assemble.declarations(config)), config).decay
+    assert decay['blocks']['attention']['query'] == 1
+    assert decay['embedding']['table_VD'] == 1
+    assert decay['blocks']['attention']['query_bias'] == 0
+    assert decay['blocks']['norm_1']['scale'] == 0
+    assert decay['norm']['bias'] == 0
 
 
 def test_clip_scales_to_the_limit_and_leaves_small_gradients():

@@ -72,7 +72,7 @@ GOLDEN = [4.578041, 4.595346, 4.568940]
 def test_fsdp_really_cuts_weights_and_moments(settings):
     program = assemble.build(settings({'mesh.fsdp': 8, 'mesh.strategy': 'fsdp'}))
     state = program.init()
-    for tree in (state.params, state.optimizer[0].mu):
+    for tree in (state.params, state.optimizer[1].mu):
         leaf = tree['blocks']['feedforward']['up']
         assert leaf.addressable_shards[0].data.size * 8 == leaf.size
 
