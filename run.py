@@ -7,7 +7,8 @@
   python run.py --config=configs/gpt_tiny.py --mode=benchmark       the speed of the real step
 
 configs/base.py lists every --config.FIELD with its default. The same command again does only what is not done.
-Exit codes: 0 done; 2 bad input; 3 a run diverged or a trial failed; 75 interrupted and saved: run it again.
+Exit codes: 0 done; 2 bad input; 3 a run diverged or a trial failed; 4 out of memory; 75 interrupted and saved, or a
+budget is spent: run it again.
 """
 
 import json
@@ -20,6 +21,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from gpt_jax import errors, overrides
+from gpt_jax.launch.trial import follow_parent
 
 MODES = ('train', 'evaluate', 'benchmark')
 
@@ -28,7 +30,7 @@ flags.declare_key_flag('config')  # defined elsewhere, and yet the first to look
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME by default.')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do. A config that declares a sweep runs the sweep.')
 _OUTPUT = flags.DEFINE_string('benchmark_output', None, "Also write the benchmark's JSON to this file.")
-_TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name.')
+_TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name; A,B,... at once.')
 _DISTRIBUTED = flags.DEFINE_string(
     'distributed', '', "Join other processes: 'auto' (Slurm, TPU pods) or COORDINATOR:PORT,PROCESSES,INDEX."
 )
@@ -36,6 +38,7 @@ _DISTRIBUTED = flags.DEFINE_string(
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # the libraries below are talkative
+    follow_parent()
     config = overrides.plain(_CONFIG.value)
     trials = overrides.trials(config)
     overrides.check_overrides(sys.argv, config)
@@ -53,11 +56,15 @@ def main(_: list[str]) -> None:
         return
     if trials and _TRIAL.value is None:
         raise errors.UserError(f'--mode={_MODE.value}: this config is a sweep; add --trial={next(iter(trials))}, say')
-    position = None
-    if _TRIAL.value is not None:
-        position, config = overrides.select(trials, _TRIAL.value), trials[_TRIAL.value]
-        workdir = workdir / 'trials' / _TRIAL.value
-    _one(config, workdir, position)
+    if _TRIAL.value is None:
+        _one(config, workdir, None)
+        return
+    chosen = {name: overrides.select(trials, name) for name in _TRIAL.value.split(',')}
+    if len(chosen) > 1:
+        _together({name: trials[name] for name in chosen}, workdir)
+        return
+    ((name, position),) = chosen.items()
+    _one(trials[name], workdir / 'trials' / name, position)
 
 
 def _check_folder(flag: str, folder: Path) -> None:
@@ -90,6 +97,18 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
         print(json.dumps(benchmark.benchmark(config, _OUTPUT.value, say)))
 
 
+def _together(configs: dict[str, dict[str, Any]], workdir: Path) -> None:
+    """Several trials, in this process."""
+    from gpt_jax import assemble, runtime
+    from gpt_jax.modes import together
+
+    if _MODE.value != 'train' or _DISTRIBUTED.value:
+        raise errors.UserError('--trial: several trials at once only train, and on one host; name one')
+    checked = [assemble.settings(config, vocab_size=1) for config in configs.values()]
+    runtime.start(checked[0].mesh.cpu_devices, '')
+    together.train(configs, workdir, say)
+
+
 def say(line: str) -> None:
     """A line for the person at the terminal; standard output is for results that programs read."""
     print(line, file=sys.stderr, flush=True)
@@ -101,11 +120,13 @@ def _guarded(action: Callable[[], None]) -> None:
         (errors.UserError, errors.EXIT_BAD_INPUT),
         (errors.Diverged, errors.EXIT_FAILED),
         (errors.TrialsFailed, errors.EXIT_FAILED),
+        (errors.OutOfMemory, errors.EXIT_OUT_OF_MEMORY),
         (errors.Preempted, errors.EXIT_RESUMABLE),
         (KeyboardInterrupt, errors.EXIT_RESUMABLE),
     )
     try:
-        action()
+        with errors.memory_named():
+            action()
     except tuple(kind for kind, _ in codes) as error:
         say(f'run.py: {str(error) or "interrupted"}')
         sys.exit(next(code for kind, code in codes if isinstance(error, kind)))

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax import parametrization, schema
 from gpt_jax.data.config import DataConfig
+from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting, weights
 from gpt_jax.model import loss as losses
 from gpt_jax.model.config import ModelConfig, resolve
@@ -21,6 +22,7 @@ from gpt_jax.parallel import place
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.parallel.rules import STRATEGIES
 from gpt_jax.train.config import BenchmarkConfig, TrainConfig
+from gpt_jax.train.many import Many, many
 from gpt_jax.train.state import State, create, like_params
 from gpt_jax.train.step import AS_STORED, Form, make_step
 
@@ -37,6 +39,7 @@ class Settings:
     train: TrainConfig
     mesh: MeshConfig
     benchmark: BenchmarkConfig
+    sweep: SweepConfig
 
     @property
     def steps(self) -> int:
@@ -53,6 +56,7 @@ SECTIONS = {
     'train': TrainConfig,
     'mesh': MeshConfig,
     'benchmark': BenchmarkConfig,
+    'sweep': SweepConfig,
 }
 
 
@@ -60,13 +64,13 @@ def settings(config: Mapping[str, Any], vocab_size: int) -> Settings:
     """Checks a config to the letter.
 
     Args:
-      config: nested dict, as configs/base.py makes it; the section 'sweep' is not looked at.
+      config: nested dict, as configs/base.py makes it.
       vocab_size: the tokenizer's; 1 where it is not known yet and only the rest is to be checked.
 
     Raises:
       UserError: names the field.
     """
-    known = ['name', 'seed', 'model', 'sweep', *SECTIONS]
+    known = ['name', 'seed', 'model', *SECTIONS]
     for key in config:
         schema.require(key in known, key, f'no such section{schema.nearest(key, known)}')
     for key in known:
@@ -143,6 +147,28 @@ def build(s: Settings) -> Program:
         abstract_state=abstract,
         on_devices=lambda batches: _on_devices(batches, mesh),
     )
+
+
+def build_many(s: Settings, runs: int) -> Many:
+    """The same run `runs` times side by side, which differ in seed and learning rate."""
+    boxed = declarations(s.model)
+    factors = parametrization.factors(weights.roles(boxed), s.model)
+    alone = Mesh(jax.local_devices()[:1], ('data',))
+
+    def init(seed: jax.Array) -> State:
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        transformation, _ = updates.make(s.optimizer, factors, s.steps)
+        return create(weights.unbox(_init(s.model, key)), transformation)
+
+    def step(state: State, batch: Any, seed: jax.Array, peak: jax.Array) -> Any:
+        transformation, rate = updates.make(s.optimizer, factors, s.steps, peak)
+        one = make_step(
+            summed_loss(s.model, place.ANYWHERE, train=True), transformation, rate, mesh=alone,
+            microbatches=s.train.microbatches(1), clip_norm=s.optimizer.clip, seed=seed, form=form(s.model),
+        )  # fmt: skip
+        return one(state, batch)
+
+    return many(init, step, runs)
 
 
 def _init(config: ModelConfig, key: jax.Array) -> Any:

@@ -125,7 +125,7 @@ def trials(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _replaced(config: dict[str, Any], trial: dict[str, Any], field: str) -> dict[str, Any]:
-    config = copy.deepcopy({key: value for key, value in config.items() if key != 'sweep'}) | {'sweep': {'trials': []}}
+    config = copy.deepcopy(config | {'sweep': config['sweep'] | {'trials': []}})
     known = [key for key, _ in flatten(config)]
     for key, value in trial.items():
         schema.require(key in known, f'{field}.{key}', f'no such field{schema.nearest(key, known)}')

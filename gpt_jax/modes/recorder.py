@@ -14,7 +14,9 @@ from gpt_jax.observe.writers import Metrics
 class Recorder:
     """Gathers what is known of a step from step, validation and clock into one row, and writes the rows in order."""
 
-    def __init__(self, settings: Settings, corpus: Corpus, metrics: Metrics, line: Progress, start: int, spent: float):
+    def __init__(
+        self, settings: Settings, corpus: Corpus, metrics: Metrics, line: Progress | None, start: int, spent: float
+    ):
         self.meter = Throughput()
         self.last: dict[str, float] = {}
         self._settings, self._corpus, self._metrics, self._line = settings, corpus, metrics, line
@@ -39,7 +41,8 @@ class Recorder:
             | {f'flops_{convention}': tokens * flops for convention, flops in self._flops.items()},
             timing | {'elapsed_seconds': self.seconds()},
         )
-        self._line.update(done, values['loss'], timing['tokens_per_second'])
+        if self._line is not None:
+            self._line.update(done, values['loss'], timing['tokens_per_second'])
 
     def add(self, done: int, values: dict[str, float], timing: dict[str, float] | None = None) -> None:
         if self._row is not None and self._row[0] != done:

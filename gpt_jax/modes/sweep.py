@@ -1,45 +1,86 @@
-"""How does a sweep over sizes become a scaling curve? Its trials, their table, the law, the forecast, the plot."""
+"""How does a sweep become records, a law and a report? Its trials checked and grouped, run, and read."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpt_jax import assemble, files, identity
+from gpt_jax import assemble, files, identity, schema
+from gpt_jax.assemble import Settings
 from gpt_jax.data.prepare import prepare
-from gpt_jax.errors import TrialsFailed, UserError
+from gpt_jax.errors import Preempted, TrialsFailed, UserError
 from gpt_jax.launch import sweep as launch
-from gpt_jax.scaling import forecast, records, table
-
-SIZE = 'params_non_embedding'  # what the curve is drawn over
-LOSS = 'validation_loss'
+from gpt_jax.launch.config import SweepConfig
+from gpt_jax.model import accounting
+from gpt_jax.modes import reading, together
+from gpt_jax.observe.board import Board
+from gpt_jax.scaling import table
 
 
 def sweep(
     config: dict[str, Any], trials: dict[str, dict[str, Any]], command: list[str], workdir: Path,
     say: Callable[[str], None],
 ) -> None:  # fmt: skip
-    """Runs what is not done of the sweep; writes records.jsonl, fit.json, scaling_curve.png and .svg into `workdir`.
+    """Runs what is not done of the sweep; writes records.jsonl, ledger.jsonl and what `reading.read` makes of them.
 
     Every trial is checked before the first begins, and the text is tokenized once for all.
 
     Raises:
       UserError: a trial's config or the data is bad, or the folder holds another sweep.
       TrialsFailed: some trial did; the others are recorded.
-      Preempted: stopped by a signal.
+      Preempted: stopped by a signal, or a budget of the sweep is spent.
     """
+    bounds = schema.from_dict(SweepConfig, config['sweep'], 'sweep')
     for one in trials.values():
         assemble.settings(one, vocab_size=1)
+    _no_twins(trials)
     _same_sweep(config, workdir)
+    vocabulary = {}
     for data in {str(one['data']): one['data'] for one in trials.values()}.values():
-        prepare(assemble.data_config({'data': data}), say)
+        vocabulary[str(data)] = prepare(assemble.data_config({'data': data}), say).vocab_size
+    settings = {name: assemble.settings(one, vocabulary[str(one['data'])]) for name, one in trials.items()}
+    made = {
+        name: launch.Trial(name, identity.config_hash(trials[name]), _flops(one), one.train.branch_from)
+        for name, one in settings.items()
+    }
+    groups = [[made[name] for name in names] for names in together.groups(trials, bounds.together)]
     with files.lock(workdir / 'lock', wait=False):
         files.write_json(workdir / 'config.json', config)
-        done = launch.run(list(trials), command, workdir, say=say)
+        board = Board(sys.stderr, str(config['name']), {name: one.flops for name, one in made.items()})
+        try:
+            done = launch.run(groups, command, workdir, bounds.limits, board)
+        finally:
+            board.close()
         print(table.ladder(done))
-        failed = [one['name'] for one in done if one['status'] != 'done']
-        _report(done, workdir, say)
-    if failed:
-        raise TrialsFailed(f'{len(failed)} of {len(done)} trials failed ({", ".join(failed)}); run again to retry them')
+        for line in reading.read(done, workdir):
+            print(line)
+    _judge(done, say)
+
+
+def _judge(done: list[dict[str, Any]], say: Callable[[str], None]) -> None:
+    """Raises what the exit code tells: trials that failed, or a budget that is spent."""
+    left = {one['name']: one['status'] for one in done if one['status'] != 'done'}
+    for name, status in left.items():
+        say(f'{name}: {status}')
+    over = [name for name, status in left.items() if status.startswith(launch.UNPAID)]
+    if left and len(over) == len(left):
+        raise Preempted(f'{len(over)} of {len(done)} trials wait for a larger budget; raise it and run again')
+    if left:
+        raise TrialsFailed(f'{len(left)} of {len(done)} trials failed ({", ".join(left)}); run again to retry them')
+
+
+def _flops(settings: Settings) -> float:
+    """What a trial costs: a branch, only its own end."""
+    steps = settings.steps - settings.train.branch_step
+    return float(steps * settings.tokens_per_step * accounting.flops_per_token(settings.model)['6N'])
+
+
+def _no_twins(trials: dict[str, dict[str, Any]]) -> None:
+    seen: dict[str, str] = {}
+    for name, one in trials.items():
+        other = seen.setdefault(identity.config_hash(one), name)
+        if other != name:
+            raise UserError(f'config.sweep.trials: {other!r} and {name!r} are the same run; nothing is done twice')
 
 
 def _same_sweep(config: dict[str, Any], workdir: Path) -> None:
@@ -59,23 +100,3 @@ def _same_sweep(config: dict[str, Any], workdir: Path) -> None:
 def _named(config: dict[str, Any]) -> dict[str, Any]:
     """Trials may be added and taken away, but one of a name stays what it is."""
     return {f'trial {one["name"]}': one for one in config['sweep']['trials']}
-
-
-def _report(done: list[dict[str, Any]], workdir: Path, say: Callable[[str], None]) -> None:
-    """The law, the forecast of the largest size, the figure; or why there is none."""
-    kept, left_out = records.fittable(done, [SIZE, LOSS])
-    for one in left_out:
-        say(f'not in the fit: {one["name"]}: {one["reason"]}')
-    if len({one[SIZE] for one in kept}) < forecast.FEWEST:
-        say(f'no law: {len(kept)} finished sizes, and leaving one out takes at least {forecast.FEWEST}')
-        return
-    fit = forecast.leave_largest_out([one[SIZE] for one in kept], [one[LOSS] for one in kept])
-    fit |= {'x_column': SIZE, 'loss_column': LOSS, 'left_out': left_out}
-    files.write_json(workdir / 'fit.json', fit)
-    from gpt_jax.scaling import plots
-
-    figures = plots.scaling_curve(fit, kept, workdir / 'scaling_curve.png')
-    for line in forecast.verdict(fit):
-        print(line)
-    for path in (workdir / 'records.jsonl', workdir / 'fit.json', *figures):
-        print(f'  {path}')

@@ -16,11 +16,14 @@ from gpt_jax.data.pipeline import batches, repeats
 from gpt_jax.data.prepare import Corpus, prepare
 from gpt_jax.errors import Diverged, UserError
 from gpt_jax.evaluate.perplexity import bits_per_byte
+from gpt_jax.launch.trial import PROGRESS
 from gpt_jax.model import accounting
+from gpt_jax.modes import branch
 from gpt_jax.modes.evaluate import validation_loss
 from gpt_jax.modes.recorder import Recorder
 from gpt_jax.modes.summary import summary
 from gpt_jax.observe import writers
+from gpt_jax.observe.curve import curve
 from gpt_jax.observe.progress import Progress, count
 from gpt_jax.observe.writers import Metrics
 from gpt_jax.train import checkpoint, loop
@@ -50,7 +53,7 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
     corpus = prepare(assemble.data_config(config), say)
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)
-    next(_batches(settings, corpus, start=0))  # raises where there is too little text
+    next(batches_of(settings, corpus, start=0))  # raises where there is too little text
     with _sole_writer(workdir):
         done = finished(config, workdir)
         if done is not None:
@@ -59,7 +62,7 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
         _warn_of_repeats(settings, corpus, say)
         if jax.process_index() == 0:
             files.write_json(workdir / 'config.json', config)
-        line = Progress(sys.stderr, trial=trial, name=settings.name, steps=settings.steps)
+        line = Progress(sys.stderr, trial=trial, name=settings.name, steps=settings.steps, report=workdir / PROGRESS)
         return _run(config, settings, corpus, program, workdir, say, line)
 
 
@@ -104,20 +107,20 @@ def _run(
     config: Config, settings: Settings, corpus: Corpus, program: Program, workdir: Path, say: Say, line: Progress
 ) -> dict[str, Any]:
     first = jax.process_index() == 0
-    keep = settings.train.keep_checkpoints
+    keep, keep_steps = settings.train.keep_checkpoints, settings.train.keep_steps
     with (
         Preemption() as preemption,  # outermost: a second signal must not end the last save
-        checkpoint.Checkpoints(workdir / 'checkpoints', keep=keep, announce=say) as checkpoints,
+        checkpoint.Checkpoints(workdir / 'checkpoints', keep=keep, keep_steps=keep_steps, announce=say) as checkpoints,
         Metrics(workdir, tensorboard=settings.train.tensorboard, enabled=first) as metrics,
     ):
         began = time.monotonic()
         with ThreadPoolExecutor(max_workers=1) as other:  # a first state takes a compiler too
-            begun = other.submit(_begin, settings, corpus, program, checkpoints, say)
+            begun = other.submit(_begin, config, settings, corpus, program, checkpoints, workdir, say)
             step, compile_seconds = _compiled(program, settings, corpus)
             state, start, spent = begun.result()
         metrics.resume(start)
         recorder = Recorder(settings, corpus, metrics, line, start, spent + time.monotonic() - began)
-        feed = program.on_devices(_batches(settings, corpus, start))
+        feed = program.on_devices(batches_of(settings, corpus, start))
         say(f'{settings.name}: {_describe(settings, program)}; compiled in {compile_seconds:.1f} s')
 
         def evaluate(done: int, state: State) -> None:
@@ -129,12 +132,14 @@ def _run(
         def save(done: int, state: State, wait: bool) -> None:
             with recorder.meter.paused():
                 recorder.commit()
-                checkpoints.save(done, state, _meta(config, corpus, done, recorder.seconds()))
+                checkpoints.save(done, state, meta(config, corpus, done, recorder.seconds()))
                 if wait:
                     checkpoints.wait()
 
         hooks = loop.Hooks(recorder.log, evaluate, save, preemption.requested_anywhere)
-        every = loop.Every(settings.train.log_every, settings.train.evaluate_every, settings.train.checkpoint_every)
+        every = loop.Every(
+            settings.train.log_every, settings.train.evaluate_every, settings.train.checkpoint_every, keep_steps
+        )
         try:
             state = loop.train(
                 step, state, feed, start=start, steps=settings.steps, every=every,
@@ -151,15 +156,25 @@ def _run(
         checkpoints.wait()
         done = summary(config, settings, corpus, program, state, recorder.last, recorder.seconds())
         if first:
-            files.write_json(workdir / 'summary.json', done)
+            done = finish(done, workdir)
         return done
 
 
+def finish(done: dict[str, Any], workdir: Path) -> dict[str, Any]:
+    """Writes summary.json, which says that the run is done: the summary and the curve of its loss."""
+    done = done | {'curve': curve(writers.read(workdir / 'metrics.jsonl'))}
+    files.write_json(workdir / 'summary.json', done)
+    return done
+
+
 def _begin(
-    settings: Settings, corpus: Corpus, program: Program, checkpoints: checkpoint.Checkpoints, say: Say
-) -> tuple[State, int, float]:
+    config: Config, settings: Settings, corpus: Corpus, program: Program, checkpoints: checkpoint.Checkpoints,
+    workdir: Path, say: Say,
+) -> tuple[State, int, float]:  # fmt: skip
     """The state to go on from, how many updates it has seen, and the seconds that were spent on them."""
     restored = checkpoints.restore(program.abstract_state)
+    if restored is None and settings.train.branch_from:
+        return branch.state(config, settings, corpus, program, workdir, say), settings.train.branch_step, 0.0
     if restored is None:
         return program.init(), 0, 0.0
     if restored.meta['fingerprint'] != corpus.fingerprint:
@@ -171,7 +186,8 @@ def _begin(
     return restored.state, restored.meta['next_batch'], restored.meta['seconds']
 
 
-def _batches(settings: Settings, corpus: Corpus, start: int) -> Iterator[Any]:
+def batches_of(settings: Settings, corpus: Corpus, start: int) -> Iterator[Any]:
+    """This process's rows of the run's batches from number `start` on."""
     return batches(
         corpus.train, fingerprint=corpus.fingerprint, context=settings.model.context, batch=settings.train.batch,
         seed=settings.seed, packing=settings.data.packing, start=start,
@@ -181,7 +197,7 @@ def _batches(settings: Settings, corpus: Corpus, start: int) -> Iterator[Any]:
 
 def _compiled(program: Program, settings: Settings, corpus: Corpus) -> tuple[Callable[..., Any], float]:
     """The compiled step, and how long compiling took."""
-    batch = next(program.on_devices(_batches(settings, corpus, start=0)))
+    batch = next(program.on_devices(batches_of(settings, corpus, start=0)))
     began = time.monotonic()
     step = program.step.lower(program.abstract_state, batch).compile()
     return step, time.monotonic() - began
@@ -197,7 +213,8 @@ def _describe(settings: Settings, program: Program) -> str:
     )
 
 
-def _meta(config: Config, corpus: Corpus, done: int, seconds: float) -> dict[str, Any]:
+def meta(config: Config, corpus: Corpus, done: int, seconds: float) -> dict[str, Any]:
+    """What a checkpoint holds beside the state."""
     return {
         'next_batch': done,
         'fingerprint': corpus.fingerprint,

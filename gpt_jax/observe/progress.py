@@ -1,12 +1,15 @@
 """What does one see while a run trains? One line: which trial, how far, the loss, the speed, the time left."""
 
+import json
 import math
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 PRINT_EVERY = 10.0  # seconds between lines where the line cannot be rewritten: a log file, a pipe
+REPORT_EVERY = 0.5  # seconds between two writings of the file that others watch
 SMOOTHING = 0.8  # of the old rate kept at each update; evaluations and checkpoints come in bursts
 
 
@@ -18,6 +21,7 @@ class Progress:
       trial: (k, n) for trial k of n, counted from 1; None for a run that stands alone.
       name: the trial's name.
       steps: the step that the run ends at.
+      report: a file that holds {"text": the line's own part}, for whoever watches the process from outside; or None.
       clock: seconds, monotonic.
     """
 
@@ -28,8 +32,10 @@ class Progress:
         trial: tuple[int, int] | None,
         name: str,
         steps: int,
+        report: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
+        self._report, self._reported = report, -math.inf
         self._stream, self._trial, self._name, self._steps, self._clock = stream, trial, name, steps, clock
         self._terminal = stream.isatty()
         self._drawn, self._printed = '', -math.inf
@@ -65,6 +71,9 @@ class Progress:
             self._drawn = ''
 
     def _show(self, text: str, now: float, *, at_once: bool) -> None:
+        if self._report is not None and (at_once or now - self._reported >= REPORT_EVERY):
+            self._reported = now
+            self._report.write_text(json.dumps({'text': text.split(f'{self._name} · ', 1)[-1]}))
         if self._terminal:
             self._rewrite(text)
         elif now - self._printed >= PRINT_EVERY or at_once:

@@ -36,8 +36,8 @@ def constant(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
 SCHEDULES: dict[str, Shape] = {'cosine': cosine, 'linear': linear, 'wsd': wsd, 'constant': constant}
 
 
-def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate of update k = 0, 1, ..., `steps` - 1: warmup from rate / W upwards in W steps, then the shape.
+def schedule(config: OptimizerConfig, steps: int, peak: float | jax.Array) -> optax.Schedule:
+    """The learning rate of update k = 0, 1, ..., `steps` - 1: warmup from `peak` / W up in W steps, then the shape.
 
     The first update has a rate above 0, so no step of the run is lost.
     """
@@ -49,6 +49,6 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
         rising = (count + 1) / max(warmup, 1)
         progress = jnp.clip((count - warmup) / (end - warmup), 0, 1)
         factor = jnp.where(count < warmup, rising, SCHEDULES[config.schedule](progress, config))
-        return config.learning_rate * factor
+        return peak * factor
 
     return rate

@@ -54,16 +54,19 @@ def sgd(config: OptimizerConfig, factors: Factors, rate: optax.Schedule) -> opta
 OPTIMIZERS = {'adamw': adamw, 'sgd': sgd}
 
 
-def make(config: OptimizerConfig, factors: Factors, steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make(
+    config: OptimizerConfig, factors: Factors, steps: int, peak: float | jax.Array | None = None
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The transformation and its learning-rate schedule.
 
     Args:
       factors: of each weight (see parametrization.py).
       steps: length of the run, which the schedule stretches over.
+      peak: the learning rate, where it is not the config's: a traced value, say, of which several train at once.
     """
     schema.choice(config.name, OPTIMIZERS, 'optimizer.name')
     schema.choice(config.schedule, SCHEDULES, 'optimizer.schedule')
-    rate = schedule(config, steps)
+    rate = schedule(config, steps, config.learning_rate if peak is None else peak)
     return OPTIMIZERS[config.name](config, factors, rate), rate
 
 

@@ -29,12 +29,12 @@ def isoflop(budgets: Mapping[float, Iterable[Size]], rule: Rule | None = None) -
 def grid(axes: Mapping[str, Sequence[Any]], trials: Trials = ()) -> Trials:
     """Every combination of the values of config keys, on each of `trials` where there are some.
 
-    A name is the trial's own and then KEY + VALUE of each axis: '2x64-seed1', 'learning_rate0.003'.
+    A name is the trial's own and then a word for each axis: '2x64-seed1', 'mup-rate0.003'.
     """
     made = []
     for trial in trials or ({},):
         for values in itertools.product(*axes.values()):
-            parts = [f'{key.rpartition(".")[2]}{_short(value)}' for key, value in zip(axes, values, strict=True)]
+            parts = [_word(key, value) for key, value in zip(axes, values, strict=True)]
             name = '-'.join([trial['name'], *parts] if trial else parts)
             made.append(trial | {'name': name} | dict(zip(axes, values, strict=True)))
     return tuple(made)
@@ -94,5 +94,8 @@ def _sized(size: Size, rule: Rule | None) -> Trial:
     return named | dict(rule(layers, width, heads) if rule else {})
 
 
-def _short(value: Any) -> str:
-    return f'{value:g}'.replace('+', '') if isinstance(value, float) else str(value)
+def _word(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    named = {'optimizer.learning_rate': 'rate'}.get(key, key.rpartition('.')[2])
+    return named + (f'{value:g}'.replace('+', '') if isinstance(value, float) else str(value))

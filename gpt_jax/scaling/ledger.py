@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from gpt_jax import jsonl
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, confidence, records, surface
+from gpt_jax.scaling import analysis, confidence, surface
 from gpt_jax.scaling.runs import Runs
 
 START = '0' * 64
@@ -69,7 +70,7 @@ def add(path: str, forecast: dict[str, Any], *, now: datetime.datetime | None = 
     check(path, lines)
     date = (now or datetime.datetime.now(datetime.UTC)).isoformat(timespec='seconds')
     line = forecast | {'date': date, 'previous': _hash(lines[-1]) if lines else START}
-    records.append(path, line)
+    jsonl.append(path, line)
     return line
 
 

@@ -1,11 +1,6 @@
-"""What is a record of a trial, and how is it read and appended? One JSON object per line, one line per trial."""
+"""What is a record of a trial, and which of them can a law be fitted to? One line of records.jsonl per trial."""
 
-import fcntl
-import json
-import logging
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 from gpt_jax.errors import UserError
@@ -21,56 +16,6 @@ COLUMNS = {
     'bits_per_byte': 'validation loss in bits, over the bytes of the text that the tokens stand for',
     'seconds': 'wall-clock seconds of training',
 }
-
-
-def append(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
-    """Adds `record` as the last line, in one write and through to the disk; a torn line before it is cut off first.
-
-    Raises:
-      ValueError: the record holds NaN or an infinity, which JSON has no word for: a loss that is not there is None.
-      OSError: the disk is full; the file is as it was.
-    """
-    line = json.dumps(record, allow_nan=False).encode() + b'\n'
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'ab+', buffering=0) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        content = file.read()
-        tail = content[content.rfind(b'\n') + 1 :]
-        if tail and _parsed(tail) is None:
-            _report_torn(path, tail)
-            file.truncate(len(content) - len(tail))
-        elif tail:
-            line = b'\n' + line
-        end = file.seek(0, os.SEEK_END)
-        if file.write(line) != len(line):
-            file.truncate(end)
-            raise OSError(f'{path}: the record could not be written whole; is the disk full?')
-        os.fsync(file.fileno())
-
-
-def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """All records, in the order they were written. A torn last line, left by a crash, is dropped with a message.
-
-    Raises:
-      UserError: no such file, or a line elsewhere that is not a JSON object; named as `file:line`.
-    """
-    try:
-        lines = Path(path).read_bytes().split(b'\n')
-    except FileNotFoundError:
-        raise UserError(f'{path}: no such file; run the sweep that writes it first') from None
-    records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        record = _parsed(line)
-        if record is not None:
-            records.append(record)
-        elif number == len(lines):
-            _report_torn(path, line)
-        else:
-            raise UserError(f'{path}:{number}: not a JSON object; mend or delete this line')
-    return records
 
 
 def column(records: list[dict[str, Any]], name: str) -> list[Any]:
@@ -99,6 +44,8 @@ def fittable(records: list[dict[str, Any]], names: list[str]) -> tuple[list[dict
     for index, record in enumerate(records):
         name, status = str(record.get('name', index)), column([record], 'status')[0]
         reason = f'status is {status!r}' if status != 'done' else ''
+        if record.get('role') == 'trunk':
+            reason = 'the trunk of cooldown branches: its rate never fell'
         for key in [] if reason else names:
             value = column([record], key)[0]
             if not _has_logarithm(value):
@@ -112,15 +59,3 @@ def fittable(records: list[dict[str, Any]], names: list[str]) -> tuple[list[dict
 
 def _has_logarithm(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line)
-    except ValueError:  # covers UnicodeDecodeError too
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _report_torn(path: str | os.PathLike[str], line: bytes) -> None:
-    logging.getLogger(__name__).warning('%s: dropped a torn last line of %d bytes', path, len(line))

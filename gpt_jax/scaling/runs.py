@@ -8,6 +8,7 @@ The columns that laws and plots read, after --columns and the aliases below:
     unique_tokens           tokens of distinct text; less than `tokens` where text was repeated
     planned_tokens          tokens at which the run was to end; a run that stopped short is left out
     seed, status, name      seed; 'done' or what went wrong; the run's name
+    role                    'trunk' for a run at a constant rate, from which others cool down: left out
     error                   a downstream error in (0, 1), for the law error = eps - k exp(-gamma loss)
 """
 
@@ -204,6 +205,8 @@ def _reason(row: dict[str, Any], values: dict[str, Any]) -> str:
     status = str(row.get('status') if row.get('status') is not None else '').strip()
     if status.lower() not in DONE:
         return f'status is {status!r}'
+    if row.get('role') == 'trunk':
+        return 'the trunk of cooldown branches: its rate never fell'
     for name in NEEDED:
         if not math.isfinite(values[name]):
             return f'{name} is {"missing" if row.get(name) in (None, "") else row[name]}'

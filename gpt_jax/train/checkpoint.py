@@ -15,7 +15,7 @@ import functools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -41,16 +41,25 @@ class Checkpoints:
     same order; the first one verifies, quarantines and completes, and an error on one is raised on all.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int, announce: Callable[[str], None] = print):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int,
+        keep_steps: Iterable[int] = (),
+        announce: Callable[[str], None] = print,
+    ):
         """Removes what a killed save left behind.
 
         Args:
           keep: how many of the newest checkpoints stay.
+          keep_steps: those of these steps stay too.
           announce: receives one line for each thing removed or quarantined.
         """
         if keep < 1:
             raise UserError(f'keep: {keep} checkpoints; keep at least 1')
         self._directory, self._keep, self._announce = Path(directory).resolve(), keep, announce
+        self._keep_steps = frozenset(keep_steps)
         self._good: set[int] = set()  # steps saved or verified by this process
         self._thread = ThreadPoolExecutor(1, 'checkpoint')
         self._pending: Future[int] | None = None
@@ -162,7 +171,8 @@ class Checkpoints:
         self._unfinished(step).rename(self._directory / str(step))
         self._good.add(step)
         manifest.mark_completed(self._directory)
-        for old in [one for one in manifest.steps(self._directory) if one < step][self._keep - 1 :]:
+        older = [one for one in manifest.steps(self._directory) if one < step and one not in self._keep_steps]
+        for old in older[self._keep - 1 :]:
             # Renamed first, since one that is half removed must not look like one that was damaged.
             (self._directory / str(old)).rename(self._unfinished(old))
             shutil.rmtree(self._unfinished(old))
@@ -188,12 +198,19 @@ class Checkpoints:
         self._announce(f'{self._directory / str(step)}: damaged ({damage}); moved to {place}')
 
 
-def load(directory: str | os.PathLike[str], abstract: Any, *, announce: Callable[[str], None] = print) -> Restored:
+def load(
+    directory: str | os.PathLike[str],
+    abstract: Any,
+    *,
+    step: int | None = None,
+    announce: Callable[[str], None] = print,
+) -> Restored:
     """Reads the newest good checkpoint, or the part of it that `abstract` names, for use outside its run.
 
     Moves and removes nothing, so that it may look into a folder that a run is writing to.
 
     Args:
+      step: the checkpoint of this step and no other; None: the newest.
       abstract: as for `Checkpoints.restore`, but leaves may be absent: State(params=..., optimizer=None, ...).
 
     Raises:
@@ -204,10 +221,26 @@ def load(directory: str | os.PathLike[str], abstract: Any, *, announce: Callable
     def skip(step: int, damage: DamageError) -> None:
         announce(f'{directory}/{step}: damaged ({damage}); skipped')
 
+    if step is not None:
+        wanted = step
+        first_decides(lambda: _verified(directory, wanted))
+        return _load(directory / str(step), abstract, part=True)
     step = first_decides(lambda: manifest.newest_good(directory, skip))
     if step is None:
         raise UserError(f'{directory}: no checkpoint here; train first or name another folder')
     return _load(directory / str(step), abstract, part=True)
+
+
+def _verified(directory: Path, step: int) -> int:
+    there = manifest.steps(directory)
+    if step not in there:
+        steps = ', '.join(map(str, sorted(there))) or 'none'
+        raise UserError(f'{directory}: no checkpoint of step {step}; there are {steps}')
+    try:
+        manifest.verify(directory / str(step))
+    except DamageError as damage:
+        raise UserError(f'{directory}/{step}: damaged ({damage}); train that run again') from None
+    return step
 
 
 def _flatten(tree: Any) -> dict[str, Any]:

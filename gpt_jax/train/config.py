@@ -54,10 +54,15 @@ class TrainConfig:
     def evaluation_batch(self) -> int:
         return self.evaluate_batch or self.batch
 
+    @property
+    def budgeted(self) -> bool:
+        """Whether the run's length follows from its FLOPs."""
+        return not self.steps and not self.tokens
+
     def total_steps(self, context: int, flops_per_token: int) -> int:
         """`steps`, or as many as see at least `tokens` tokens, or as many as come nearest to `flops`."""
         per_step = self.batch * context
-        if self.steps or self.tokens:
+        if not self.budgeted:
             return self.steps or -(-self.tokens // per_step)
         return max(1, round(self.flops / (flops_per_token * per_step)))
 

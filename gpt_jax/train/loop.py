@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from gpt_jax.errors import Diverged, Preempted
 from gpt_jax.train.state import State
@@ -15,18 +16,19 @@ class Every(NamedTuple):
     log: int
     evaluate: int
     save: int
+    save_at: tuple[int, ...]  # and at these steps
 
 
 class Hooks(NamedTuple):
     """What the loop calls. Steps are counted as 'updates done'.
 
-    log: (step, metrics as Python numbers), once a step's numbers are on the host.
+    log: (step, metrics as Python numbers, or lists of them where several runs train at once), once on the host.
     evaluate: (step, state), while nothing else is under way.
     save: (step, state, wait); has copied the state when it returns, and with `wait` it is on the disk by then.
     stop: whether to save and leave now; asked once a step.
     """
 
-    log: Callable[[int, dict[str, float]], None]
+    log: Callable[[int, dict[str, Any]], None]
     evaluate: Callable[[int, State], None]
     save: Callable[[int, State, bool], None]
     stop: Callable[[], bool]
@@ -52,10 +54,11 @@ def train(
             return
         done, metrics = pending
         pending = None
-        values = {name: value.item() for name, value in jax.device_get(metrics).items()}
+        values = {name: value.tolist() for name, value in jax.device_get(metrics).items()}
         hooks.log(done, values)
-        if values['skipped_in_row'] >= max_skipped:
-            raise Diverged(f'{values["skipped_in_row"]} steps in a row up to step {done} were not finite')
+        skipped = int(np.min(values['skipped_in_row']))  # where several runs train at once, the best of them
+        if skipped >= max_skipped:
+            raise Diverged(f'{skipped} steps in a row up to step {done} were not finite')
 
     def due(done: int, interval: int) -> bool:
         return done == steps or (interval > 0 and done % interval == 0)
@@ -66,7 +69,7 @@ def train(
         if due(done, every.log):
             pending = done, metrics
         stop = hooks.stop() and done < steps
-        evaluate, save = due(done, every.evaluate), due(done, every.save)
+        evaluate, save = due(done, every.evaluate), due(done, every.save) or done in every.save_at
         if evaluate or save or stop:
             read()
         if evaluate:

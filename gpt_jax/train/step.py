@@ -32,7 +32,7 @@ AS_STORED = Form(enter=lambda params: params, leave=lambda gradients: gradients)
 
 def make_step(
     loss: Loss, transformation: optax.GradientTransformation, rate: optax.Schedule, *,
-    mesh: Mesh, microbatches: int, clip_norm: float, seed: int, form: Form,
+    mesh: Mesh, microbatches: int, clip_norm: float, seed: int | jax.Array, form: Form,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:  # fmt: skip
     """The step, to be jitted with the state donated.
 

@@ -77,7 +77,7 @@ def test_a_failing_trial_is_marked_and_the_others_go_on(tmp_path, source):
     _, err = program.run(program.command(tmp_path / 'run', **fields), code=3)
     assert '1 of 2 trials failed (w8)' in err
     records = [json.loads(line) for line in (tmp_path / 'run/records.jsonl').read_text().splitlines()]
-    assert [one['status'] for one in records] == ['failed: exit code 3', 'done']
+    assert [one['status'] for one in records] == ['failed: diverged', 'done']
 
 
 def test_a_trial_may_be_added_but_none_changed(sweep):

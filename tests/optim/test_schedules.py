@@ -15,7 +15,7 @@ def config(settings):
 
 
 def rates(config, steps=100):
-    return np.array([float(schedule(config, steps)(count)) for count in range(steps)])
+    return np.array([float(schedule(config, steps, config.learning_rate)(count)) for count in range(steps)])
 
 
 def test_warmup_rises_to_the_peak_and_the_first_update_counts(config):
