@@ -20,7 +20,8 @@ def isoflop(result: dict[str, Any], path: str, base: str) -> str:
     pairs = 'zip(KEYS, row, strict=True)'
     made = f'{{k: v for k, v in {pairs} if v is not None}}' if absent else f'dict({pairs})'
     batches = [row['batch'] for one in result['budgets'] for row in one['trials']]
-    return f'''"""Planned: {len(result['budgets'])} budgets of training FLOPs, {len(trials)} trials, each of exactly its own.
+    budgets = len(result['budgets'])
+    return f'''"""Planned: {budgets} budgets of training FLOPs, {len(trials)} trials, each of exactly its own.
 
 python run.py --config={path}
 

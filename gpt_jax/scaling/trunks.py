@@ -10,6 +10,7 @@ from typing import Any
 from gpt_jax.errors import UserError
 from gpt_jax.scaling import design, planner
 from gpt_jax.scaling.planner import Shape
+from gpt_jax.scaling.trials import FEWEST_STEPS
 
 WARMUP = 0.02  # of the longest horizon, and at most
 WARMUP_SHORTEST = 0.1  # of the shortest
@@ -42,6 +43,11 @@ def cooldowns(
     rate = float(f'{rate or planner.rate_for(flops):.3g}')
     steps = [round(horizon / per_step) for horizon in horizons]
     labels = [design.label(horizon) for horizon in horizons]
+    if steps[0] < FEWEST_STEPS:
+        raise UserError(
+            f'--cooldowns: {horizons[0]:,} tokens are {steps[0]} steps of {per_step:,}; longer horizons, or a smaller '
+            '--batch'
+        )
     if len(set(steps)) < len(steps) or len(set(labels)) < len(labels):
         raise UserError(f'--cooldowns: two horizons are the same number of steps of {per_step:,} tokens; leave one out')
     warmup = warmup or max(1, round(min(WARMUP * steps[-1], WARMUP_SHORTEST * steps[0])))
