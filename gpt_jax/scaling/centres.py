@@ -2,7 +2,7 @@
 
 A published law is of another text and tokenizer: its N* may be wrong by some factor. So a sweep begins with its small
 budgets, and what they say moves the large ones. Of the runs' own words the first that can be had counts: the line
-through the minima of approach 2; the parametric law; the best runs, with N* ~ C^0.5 between them.
+through the minima of approach 2; the parametric law; the minima or the best runs there are, with N* ~ C^0.5.
 """
 
 import math
@@ -59,16 +59,19 @@ def _parametric(runs: Runs, cost: optimal.Cost) -> tuple[optimal.Split, str]:
 
 
 def _best(runs: Runs, cost: optimal.Cost) -> tuple[optimal.Split, str]:
-    """The best run of each budget, and a slope of 0.5 through their centre."""
-    groups = [group for _, group in approaches.budgets(runs)]
-    if not groups:  # too few sizes for a curve at any
+    """A slope of 0.5 through the centre of the minima that are inside; without any, of each budget's best run."""
+    inside = [one for one in approaches.minima(runs, least=0) if not one.note]
+    if inside:
+        points = [(one.flops, one.params) for one in inside]
+    else:
         order = np.argsort(approaches.budget(runs), kind='stable')
         steps = np.diff(np.log(approaches.budget(runs)[order]))
         groups = np.split(order, np.flatnonzero(steps > np.log1p(approaches.SAME_BUDGET)) + 1)
-    best = [int(group[np.argmin(runs.loss[group])]) for group in groups]
-    flops, params = (float(np.log(values[best]).mean()) for values in (runs.flops, runs.params))
+        best = [group[np.argmin(runs.loss[group])] for group in groups]
+        points = [(float(runs.flops[i]), float(runs.params[i])) for i in best]
+    flops, params = np.log(points).mean(axis=0)
     n = math.exp(params - 0.5 * flops)
-    words = f'the best run of each of {len(best)} budgets, N* ~ C^0.5 assumed'
+    words = f'{"the minima" if inside else "the best runs"} of budgets done ({len(points)}), N* ~ C^0.5 assumed'
     return optimal.Split(0.5, 1 - 0.5 * cost.p, n, n**-cost.p / cost.k), words
 
 

@@ -28,15 +28,23 @@ def test_one_minimum_inside_leaves_the_parametric_law(tmp_path):
     assert source.split.at(2e15)[0] == pytest.approx(TRUE.at(2e15)[0], rel=0.1)
 
 
-def test_one_budget_alone_gives_its_best_run_and_half_a_power(tmp_path):
+def test_one_budget_alone_gives_its_minimum_and_half_a_power(tmp_path):
     path, _ = sweep_records.write(tmp_path, {1e14: SMALL[1e14]})
+    source = centres.recentred(past.read(path, {}, '').runs)
+    assert source.words == 'the minima of budgets done (1), N* ~ C^0.5 assumed'
+    assert len(source.passed_over) == 2
+    for flops in (1e14, 4e14):
+        best = TRUE.at(1e14)[0] * (flops / 1e14) ** 0.5
+        assert source.split.at(flops)[0] == pytest.approx(best, rel=0.05)
+        assert source.split.at(flops)[1] == pytest.approx(flops / (6 * best), rel=0.05)
+
+
+def test_without_a_minimum_the_best_run_stands_in(tmp_path):
+    path, _ = sweep_records.write(tmp_path, {1e14: (160, 192, 224, 256)})
     given = past.read(path, {}, '').runs
     source = centres.recentred(given)
-    assert source.words == 'the best run of each of 1 budgets, N* ~ C^0.5 assumed'
-    assert len(source.passed_over) == 2
-    best = given.params[np.argmin(given.loss)]
-    assert source.split.at(4e14)[0] == pytest.approx(2 * best, rel=0.01)
-    assert source.split.at(4e14)[1] == pytest.approx(4e14 / (12 * best), rel=0.01)
+    assert source.words == 'the best runs of budgets done (1), N* ~ C^0.5 assumed'
+    assert source.split.at(4e14)[0] == pytest.approx(2 * given.params.min(), rel=0.01)
 
 
 def test_an_exponent_that_no_optimum_has_is_passed_over():
