@@ -205,7 +205,10 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(_positive(part) for part in text.split(',') if part)
+    numbers = tuple(_positive(part) for part in text.split(',') if part)
+    if not numbers:
+        raise argparse.ArgumentTypeError(f'{text!r}: wants numbers with commas between them')
+    return numbers
 
 
 def _constants(text: str) -> dict[str, float]:

@@ -97,6 +97,7 @@ BAD = [
     (['plan', '--flops=1e20', '--device=abacus'], '--device=abacus: one of'),
     (['plan', '--isoflop=1e18,1e19', '--flops=1e20'], 'not allowed with argument'),
     (['plan', '--isoflop=1e18'], '--isoflop: one budget is one minimum and no line'),
+    (['plan', '--isoflop=,'], 'wants numbers with commas'),
     (['plan', '--isoflop=1e18,many'], "'many' is not a number"),
     (['plan', '--flops=1e18', '--sizes=5'], '--sizes: goes with --isoflop'),
     (['plan', '--isoflop=1e18,1e19', '--width=64'], '--width: goes with --cooldowns'),
