@@ -54,8 +54,7 @@ class Minimum:
 
 def budgets(runs: Runs) -> list[tuple[float, np.ndarray]]:
     """(FLOPs, indices of the runs) of each budget with enough sizes: by the column budget, or by equal FLOPs."""
-    given = runs.more.get('budget')
-    labels = np.log(runs.flops) if given is None or np.isnan(given).any() else np.log(given)
+    labels = np.log(budget(runs))
     order = np.argsort(labels, kind='stable')
     groups: list[list[int]] = []
     for index in order:
@@ -67,14 +66,20 @@ def budgets(runs: Runs) -> list[tuple[float, np.ndarray]]:
     return [(flops, group) for flops, group in found if np.unique(runs.params[group]).size >= FEWEST_SIZES]
 
 
-def minima(runs: Runs, *, seed: int = 0) -> list[Minimum]:
+def budget(runs: Runs) -> np.ndarray:
+    """The FLOPs that each run was planned for, [runs]: the column budget, or what it took."""
+    given = runs.more.get('budget')
+    return runs.flops if given is None or np.isnan(given).any() else given
+
+
+def minima(runs: Runs, *, seed: int = 0, least: int = 2) -> list[Minimum]:
     """The minimum of every isoFLOP curve.
 
     Raises:
-      UserError: fewer than two budgets with enough sizes.
+      UserError: fewer than `least` budgets with enough sizes.
     """
     found = budgets(runs)
-    if len(found) < 2:
+    if len(found) < least:
         raise UserError(
             f'approach 2: {len(found)} budgets with {FEWEST_SIZES} sizes or more; it takes at least two. A column '
             f'budget says which runs belong together; without it, FLOPs within {100 * SAME_BUDGET:g}% do'

@@ -4,6 +4,8 @@
     python -m gpt_jax.scaling fit runs.csv --approach=all --at-flops=1e21 three ways to split compute, side by side
     python -m gpt_jax.scaling fit runs.csv --columns N=params,D=tokens,val=loss
     python -m gpt_jax.scaling plan --flops=1e18 --runs=runs.jsonl         the model to train with that compute
+    python -m gpt_jax.scaling plan --isoflop=1e18,4e18,2e19 --runs=small.jsonl --config=sweep.py   a sweep, recentred
+    python -m gpt_jax.scaling plan --cooldowns=1e9,2e9,4e9 --params=1e8 --config=trunk.py   branches of one trunk
     python -m gpt_jax.scaling forecast runs.jsonl --params=1e9 --tokens=2e10 --ledger=forecasts.jsonl
     python -m gpt_jax.scaling verify forecasts.jsonl --runs=runs.jsonl    how good the forecasts were
     python -m gpt_jax.scaling compare a.jsonl b.jsonl                     how much compute B saves over A
@@ -19,6 +21,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from gpt_jax.errors import EXIT_BAD_INPUT, UserError
+
+PLAN_EXAMPLES = """examples:
+  python -m gpt_jax.scaling plan --hours=24 --device=h100 --devices=8 --config=planned.py
+  python -m gpt_jax.scaling plan --isoflop=1e18,4e18,2e19 --runs=runs/small/records.jsonl --config=configs/sweep.py
+  python -m gpt_jax.scaling plan --isoflop=2e11,1e12 --head-dim=16 --layers=2 --context=128 --vocab=256 --base=cpu
+  python -m gpt_jax.scaling plan --cooldowns=1e9,2e9,4e9 --params=1e8 --config=configs/trunk.py
+"""
 
 LAWS = ('chinchilla', 'tied', 'kaplan', 'repeated', 'power')
 
@@ -62,6 +71,10 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
     pass
 
 
+class _Examples(_Formatter, argparse.RawDescriptionHelpFormatter):
+    """Examples stay one to a line."""
+
+
 def _data_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--columns', type=_pairs, default={}, metavar='THEIRS=OURS,...', help='other column names')
     parser.add_argument(
@@ -99,19 +112,25 @@ def _fit_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
-    parser.description = 'The compute-optimal model for a budget: sizes, a shape of whole layers, hours, a config file.'
-    parser.epilog = 'example: python -m gpt_jax.scaling plan --hours=24 --device=h100 --devices=8 --config=planned.py'
+    parser.description = (
+        'The compute-optimal model for a budget: sizes, a shape of whole layers, hours, a config file. '
+        'Or a sweep: isoFLOP curves around each N*, or one trunk and the branches that cool down from it.'
+    )
+    parser.epilog = PLAN_EXAMPLES
+    parser.formatter_class = _Examples
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument('--flops', type=_positive, dest='budget', metavar='C', help='training FLOPs')
     budget.add_argument('--hours', type=_positive, metavar='H', help='hours on --devices of --device')
     budget.add_argument('--tokens', type=_positive, metavar='D', help='tokens that there are')
+    budget.add_argument('--isoflop', type=_numbers, metavar='C,...', help='a sweep: budgets of training FLOPs')
+    budget.add_argument('--cooldowns', type=_numbers, metavar='D,...', help='a trunk: tokens where branches end')
     parser.add_argument('--runs', metavar='DATA', help="fit the law to these; without, Besiroglu et al.'s of 2024")
     parser.add_argument('--columns', type=_pairs, default={}, metavar='THEIRS=OURS,...', help='other column names')
     parser.add_argument('--count', default='', choices=['', 'total', 'non_embedding', 'without_positions'],
                         help='which parameters the law counts; total where nothing is said')  # fmt: skip
     parser.add_argument('--draws', type=_natural, default=300, help='bootstrap resamples for the intervals')
-    parser.add_argument('--context', type=_several, default=2048, help='tokens of a sequence')
-    parser.add_argument('--vocab', type=_several, default=50257, help='tokens of the vocabulary')
+    parser.add_argument('--context', type=_several, help="tokens of a sequence; the runs' own, or 2048")
+    parser.add_argument('--vocab', type=_several, help="tokens of the vocabulary; the runs' own, or 50257")
     parser.add_argument('--device', default='h100', help='h100, h200, a100, v4, v5e, v5p, v6e')
     parser.add_argument('--peak', type=_positive, default=None, help='FLOP/s of one device, if it is another')
     parser.add_argument('--devices', type=_several, default=1, help='how many')
@@ -119,7 +138,25 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--price', type=_positive, default=None, help='of one device for an hour')
     parser.add_argument('--config', metavar='PATH', help='write a config file that trains the plan')
     parser.add_argument('--json', metavar='PATH', help='write every number')
+    _sweep_flags(parser)
     parser.set_defaults(run='plan')
+
+
+def _sweep_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group('of a sweep, --isoflop or --cooldowns')
+    group.add_argument('--sizes', type=_several, help='--isoflop: sizes per budget, odd for one at N*; 5')
+    group.add_argument('--span', type=_positive, help='--isoflop: from N* to the largest size, a factor; 3')
+    group.add_argument(
+        '--head-dim', type=_several, help="--isoflop: widths are multiples; the runs' own, or 64 and 128"
+    )
+    group.add_argument('--layers', type=_several, help="depth; --isoflop: the runs' own, or by the width")
+    group.add_argument('--width', type=_several, help='--cooldowns: of the model')
+    group.add_argument('--heads', type=_several, help='--cooldowns: of the model')
+    group.add_argument('--params', type=_positive, metavar='N', help='--cooldowns: the nearest shape')
+    group.add_argument('--warmup', type=_several, metavar='STEPS', help="--cooldowns: the trunk's")
+    group.add_argument('--batch', type=_several, help="sequences of a step; the runs' own, or DeepSeek-AI 2024's")
+    group.add_argument('--learning-rate', type=_positive, help="of all; the runs' own by width, or DeepSeek-AI 2024's")
+    group.add_argument('--base', help='the module of configs/ that the config starts from; base')
 
 
 def _forecast_flags(parser: argparse.ArgumentParser) -> None:
@@ -168,7 +205,10 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(_positive(part) for part in text.split(',') if part)
+    numbers = tuple(_positive(part) for part in text.split(',') if part)
+    if not numbers:
+        raise argparse.ArgumentTypeError(f'{text!r}: wants numbers with commas between them')
+    return numbers
 
 
 def _constants(text: str) -> dict[str, float]:

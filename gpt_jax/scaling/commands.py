@@ -1,15 +1,38 @@
 """What does each command do with its flags? Reads, calls one room, prints, writes; cli.py knows the flags."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, comparison, confidence, ledger, optimal, planner, show, surface
+from gpt_jax.scaling import (
+    analysis,
+    comparison,
+    confidence,
+    ledger,
+    optimal,
+    past,
+    planner,
+    shapes,
+    show,
+    surface,
+    sweepfile,
+    sweeps,
+    trials,
+    trunks,
+)  # fmt: skip
 from gpt_jax.scaling import runs as table
 from gpt_jax.scaling.runs import Runs
+
+CONTEXT, VOCAB = 2048, 50257  # of a plan, where nothing says others
+SIZES, SPAN = 5, 3.0  # of an isoFLOP sweep; sweeps.py says why
+SWEEP_FLAGS = {  # the ways of planning that each goes with
+    'sizes': ('isoflop',), 'span': ('isoflop',), 'head_dim': ('isoflop',), 'layers': ('isoflop', 'cooldowns'),
+    'width': ('cooldowns',), 'heads': ('cooldowns',), 'params': ('cooldowns',), 'warmup': ('cooldowns',),
+    'batch': ('isoflop', 'cooldowns'), 'learning_rate': ('isoflop', 'cooldowns'), 'base': ('isoflop', 'cooldowns'),
+}  # fmt: skip
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -44,10 +67,11 @@ def fit(arguments: argparse.Namespace) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    if arguments.peak is None and arguments.device not in planner.DEVICES:
-        raise UserError(f'--device={arguments.device}: one of {", ".join(planner.DEVICES)}; --peak=FLOPS for another')
-    if arguments.utilization > 1:
-        raise UserError(f'--utilization={arguments.utilization:g}: a share of the peak, above 0 and at most 1')
+    _allowed(arguments)
+    if arguments.isoflop:
+        return _isoflop(arguments)
+    if arguments.cooldowns:
+        return _cooldowns(arguments)
     constants, drawn, cost, source = planner.PUBLISHED, [], optimal.SIX, 'Besiroglu et al. 2024'
     if arguments.runs:
         given = table.read(arguments.runs, columns=arguments.columns, count=arguments.count)
@@ -56,15 +80,11 @@ def plan(arguments: argparse.Namespace) -> None:
         found = surface.fit('chinchilla', surface.data(given), delta=delta, tries=analysis.TRIES)
         constants, cost, source = found.constants, optimal.cost(given), arguments.runs
         drawn = confidence.bootstrap(found, surface.data(given), confidence.counts(given, arguments.draws, 0)[0])
-    hardware = {
-        'peak': arguments.peak or planner.DEVICES[arguments.device],
-        'utilization': arguments.utilization,
-        'devices': arguments.devices,
-    }
+    hardware = _hardware(arguments)
     flops = planner.hours_to_flops(arguments.hours, **hardware) if arguments.hours else arguments.budget
     result = planner.plan(
         constants, flops=flops, tokens=arguments.tokens, cost=cost, drawn=drawn, count=arguments.count or 'total',
-        context=arguments.context, vocab=arguments.vocab, price=arguments.price, **hardware,
+        context=arguments.context or CONTEXT, vocab=arguments.vocab or VOCAB, price=arguments.price, **hardware,
     )  # fmt: skip
     result |= {'law': {'source': source, 'constants': constants}, 'device': arguments.device}
     _print(show.plan(result))
@@ -72,6 +92,78 @@ def plan(arguments: argparse.Namespace) -> None:
         files.write_text(arguments.config, planner.config_file(result, Path(arguments.config).stem))
         print(f'config: {arguments.config}; python run.py --config={arguments.config}')
     _write(result, arguments.json)
+
+
+def _isoflop(arguments: argparse.Namespace) -> None:
+    there = past.read(arguments.runs, arguments.columns, arguments.count) if arguments.runs else None
+    frame = shapes.Frame(
+        counted=arguments.count or 'without_positions',  # what train.flops counts
+        context=_own(arguments, there, 'context', 'context') or CONTEXT,
+        vocab=_own(arguments, there, 'vocab', 'vocab_size') or VOCAB,
+        head_dim=arguments.head_dim or (past.head_dim(there) if there else None),
+        layers=arguments.layers or (past.own(there, 'layers') if there else None),
+    )
+    batch = arguments.batch or (past.own(there, 'batch') if there else None)
+    result = sweeps.isoflop(
+        arguments.isoflop, sizes=arguments.sizes or SIZES, span=arguments.span or SPAN, frame=frame,
+        rules=trials.Rules(arguments.learning_rate, batch, there), hardware=_hardware(arguments),
+        price=arguments.price,
+    )  # fmt: skip
+    result |= {'device': arguments.device, 'left_out': there.runs.left_out if there else []}
+    _print([*show.left_out(result['left_out']), *show.isoflop(result)])
+    _write_config(arguments, sweepfile.isoflop, result)
+    _write(result, arguments.json)
+
+
+def _cooldowns(arguments: argparse.Namespace) -> None:
+    shape = trunks.shape(
+        arguments.layers, arguments.width, arguments.heads, arguments.params, count=arguments.count or 'total',
+        context=arguments.context or CONTEXT, vocab=arguments.vocab or VOCAB,
+    )  # fmt: skip
+    result = trunks.cooldowns(
+        arguments.cooldowns, shape, batch=arguments.batch, warmup=arguments.warmup, rate=arguments.learning_rate,
+        hardware=_hardware(arguments), price=arguments.price,
+    )  # fmt: skip
+    result['device'] = arguments.device
+    _print(show.cooldowns(result))
+    _write_config(arguments, sweepfile.cooldowns, result)
+    _write(result, arguments.json)
+
+
+def _own(arguments: argparse.Namespace, there: past.Past | None, flag: str, column: str) -> int | None:
+    """What the runs share, or the flag."""
+    said, own = getattr(arguments, flag), past.own(there, column) if there else None
+    if said and own and said != own:
+        raise UserError(f'--{flag}={said}: that of the runs is {own}, and a sweep has one; leave the flag out')
+    return said or own
+
+
+def _allowed(arguments: argparse.Namespace) -> None:
+    """Raises UserError for a flag that the way of planning makes no use of."""
+    way = 'isoflop' if arguments.isoflop else 'cooldowns' if arguments.cooldowns else ''
+    for name, ways in SWEEP_FLAGS.items():
+        if getattr(arguments, name) is not None and way not in ways:
+            raise UserError(f'--{name.replace("_", "-")}: goes with --{" or --".join(ways)}')
+    if arguments.base and not arguments.base.isidentifier():
+        raise UserError(f'--base={arguments.base}: the name of a module of configs/, cpu say')
+
+
+def _hardware(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.peak is None and arguments.device not in planner.DEVICES:
+        raise UserError(f'--device={arguments.device}: one of {", ".join(planner.DEVICES)}; --peak=FLOPS for another')
+    if arguments.utilization > 1:
+        raise UserError(f'--utilization={arguments.utilization:g}: a share of the peak, above 0 and at most 1')
+    return {
+        'peak': arguments.peak or planner.DEVICES[arguments.device],
+        'utilization': arguments.utilization,
+        'devices': arguments.devices,
+    }
+
+
+def _write_config(arguments: argparse.Namespace, text: Callable[[Any, str, str], str], result: dict[str, Any]) -> None:
+    if arguments.config:
+        files.write_text(arguments.config, text(result, arguments.config, arguments.base or 'base'))
+        print(f'config: {arguments.config}; python run.py --config={arguments.config}')
 
 
 def forecast(arguments: argparse.Namespace) -> None:

@@ -107,7 +107,7 @@ def plan(
     shape = shape_for(n, count=count, context=context, vocab=vocab)
     counts, per_token = parameters(shape), flops_per_token(shape)
     # The tokens that this very shape gets out of the budget, in whole batches.
-    batch = max(1, round(BATCH[0] * flops ** BATCH[1] / context / 8)) * 8  # divides over a host's devices
+    batch = batch_for(flops, context)
     steps = max(1, round(flops / (cost.k * counts[count] ** cost.p) / (batch * context)))
     trained = steps * batch * context
     work = {name: each * trained for name, each in per_token.items()}
@@ -124,7 +124,7 @@ def plan(
         'shape_loss': float(law.predict(counts[count], trained)),
         'batch': batch,
         'steps': steps,
-        'learning_rate': RATE[0] * flops ** RATE[1],
+        'learning_rate': rate_for(flops),
         'hours': hours,
         'devices': devices,
         'utilization': utilization,
@@ -164,6 +164,15 @@ def get_config() -> ConfigDict:
     config.train.update(batch={result['batch']}, microbatch={min(micro, result['batch'])}, steps={result['steps']})
     return config
 '''
+
+
+def batch_for(flops: float, context: int) -> int:
+    """Sequences of a step, in eights: they divide over a host's devices."""
+    return max(1, round(BATCH[0] * flops ** BATCH[1] / context / 8)) * 8
+
+
+def rate_for(flops: float) -> float:
+    return RATE[0] * flops ** RATE[1]
 
 
 def hours_to_flops(hours: float, *, peak: float, utilization: float, devices: int) -> float:

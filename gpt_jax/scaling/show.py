@@ -124,6 +124,76 @@ def plan(result: dict[str, Any]) -> list[str]:
     ]
 
 
+def isoflop(result: dict[str, Any]) -> list[str]:
+    """The lines for what sweeps.isoflop returned."""
+    frame, total, new = result['frame'], result['total'], result['new']
+    lines = [f'N* from: {result["source"]}', *(f'  passed over: {one}' for one in result['passed_over'])]
+    lines += [
+        f'N counted as {frame["counted"]}; C is 6 per parameter (positions apart) and token; '
+        f'context {frame["context"]:,}, vocabulary {frame["vocab"]:,}',
+        *result['rules'],
+    ]
+    for one in result['budgets']:
+        lines += [
+            '',
+            f'{one["flops"]:.4g} FLOPs: N* {one["params"]:.4g}, D* {one["tokens"]:.4g}: {one["source"]}',
+            *([f'  {one["note"]}'] if one['note'] else []),
+            f'  {"layers x width":>14s}{"heads":>7s}{"N":>16s}{"tokens":>18s}{"D/N":>10s}{"steps":>11s}{"rate":>10s}',
+        ]
+        lines += [
+            f'  {str(row["layers"]) + " x " + str(row["width"]):>14s}{row["heads"]:>7d}{row["params"]:>16,.0f}'
+            f'{row["tokens"]:>18,}{row["tokens_per_param"]:>10.3g}{row["steps"]:>11,}'
+            f'{row["learning_rate"] or float("nan"):>10.3g}  '
+            + ('new' if row['new'] else f'there, loss {row["loss"]:.4f}')
+            for row in one['trials']
+        ]
+    return [
+        *lines,
+        '',
+        *(f'note: {one}' for one in result['notes']),
+        *(_costs(words, one, result) for words, one in (('all', total), ('new', new))),
+    ]
+
+
+def _costs(words: str, one: dict[str, Any], result: dict[str, Any]) -> str:
+    price = f', {one["cost"]:,.2f} at that price' if one['cost'] is not None else ''
+    hours = f'{_hours(one["hours"])} on {result["device"]}{price}'
+    return f'{words}: {one["trials"]} trials, {one["flops"]:.4g} FLOPs, {hours}'
+
+
+def _hours(hours: float) -> str:
+    return f'{hours:,.1f} hours' if hours >= 0.1 else f'{hours:.2g} hours'
+
+
+def cooldowns(result: dict[str, Any]) -> list[str]:
+    """The lines for what trunks.cooldowns returned."""
+    shape, planned, separate = result['shape'], result['planned'], result['separate']
+    lines = [
+        f'{shape["layers"]} layers, {shape["width"]} wide, {shape["heads"]} heads, context {shape["context"]:,}, '
+        f'vocabulary {shape["vocab"]:,}: {result["shape_params"]["total"]:,} parameters (total)',
+        f'steps of {result["batch"]} sequences, {result["warmup_steps"]:,} of warmup, rate {result["learning_rate"]:g}',
+        f'trunk: {result["trunk_steps"]:,} steps at that rate',
+        f'  {"horizon":>18s}{"steps":>12s}{"branches at":>13s}{"own steps":>12s}{"own tokens":>18s}',
+    ]
+    lines += [
+        f'  {one["horizon"]:>18,}{one["steps"]:>12,}{one["branch_step"]:>13,}{one["own_steps"]:>12,}'
+        f'{one["own_tokens"]:>18,}'
+        for one in result['branches']
+    ]
+    for words, one in (('trunk and branches', planned), ('separate runs', separate)):
+        price = f', {one["cost"]:,.2f} at that price' if one['cost'] is not None else ''
+        lines.append(
+            f'{words + ":":20s}{one["tokens"]:,} tokens, {one["flops"]:.4g} FLOPs (6N), '
+            f'{_hours(one["hours"])} on {result["device"]}{price}'
+        )
+    saved = separate['tokens'] - planned['tokens']
+    return [
+        *lines,
+        f'saved: {saved:,} tokens; {result["share"]:.3f} of the cost of separate runs '
+        '(Hagele et al. 2024 report .57 to .60 for their own setting)',
+    ]
+
+
 def _range(result: dict[str, Any], name: str) -> str:
     span = result.get(f'{name}_interval')
     return f' (from {span[0]:.4g} to {span[1]:.4g})' if span else ''

@@ -9,7 +9,7 @@ import pytest
 
 from gpt_jax.scaling import cli
 from tests import program
-from tests.scaling import synthetic
+from tests.scaling import sweep_records, synthetic
 
 
 @pytest.fixture
@@ -58,9 +58,52 @@ def test_the_other_laws_print(law, data, capsys):
     assert 'objective' in capsys.readouterr().out
 
 
+def test_a_plan_of_sweeps_prints_writes_and_names_its_source(tmp_path, capsys):
+    path, trials = sweep_records.write(tmp_path, {1e14: (64, 96, 128, 192), 2e14: (64, 96, 128, 192)})
+    config, numbers = tmp_path / 'sweep.py', tmp_path / 'sweep.json'
+    cli.main([
+        'plan', '--isoflop=8e14,1e14,2e14', f'--runs={path}', f'--config={config}', f'--json={numbers}', '--base=cpu',
+    ])  # fmt: skip
+    out = capsys.readouterr().out
+    for word in (
+        'approach 2, the line through 2 minima',
+        'its own minimum',
+        'there, loss',
+        'new: 5 trials',
+        'hours on',
+    ):
+        assert word in out, word
+    assert 'import cpu as base' in config.read_text()
+    assert all(repr(one['name']) in config.read_text() for one in trials)
+    result = json.loads(numbers.read_text())
+    assert [one['flops'] for one in result['budgets']] == [1e14, 2e14, 8e14]
+    assert result['frame'] == {
+        'counted': 'without_positions',
+        'context': 512,
+        'vocab': 1000,
+        'head_dim': 32,
+        'layers': 2,
+    }
+    cli.main(['plan', '--cooldowns=1e9,4e9', '--params=1e8', f'--config={config}', f'--json={numbers}', '--price=2'])
+    out = capsys.readouterr().out
+    for word in ('branches at', 'own tokens', 'trunk and branches:', 'separate runs:', 'at that price', 'saved: '):
+        assert word in out, word
+    assert 'design.cooldowns(TRIAL, HORIZONS' in config.read_text()
+    assert 0.5 < json.loads(numbers.read_text())['share'] < 1
+
+
 BAD = [
     (['fit', 'none.csv'], 'none.csv: No such file'),
     (['plan', '--flops=1e20', '--device=abacus'], '--device=abacus: one of'),
+    (['plan', '--isoflop=1e18,1e19', '--flops=1e20'], 'not allowed with argument'),
+    (['plan', '--isoflop=1e18'], '--isoflop: one budget is one minimum and no line'),
+    (['plan', '--isoflop=,'], 'wants numbers with commas'),
+    (['plan', '--isoflop=1e18,many'], "'many' is not a number"),
+    (['plan', '--flops=1e18', '--sizes=5'], '--sizes: goes with --isoflop'),
+    (['plan', '--isoflop=1e18,1e19', '--width=64'], '--width: goes with --cooldowns'),
+    (['plan', '--isoflop=1e18,1e19', '--base=a-b'], '--base=a-b: the name of a module'),
+    (['plan', '--cooldowns=1e9,2e9'], '--cooldowns: say which model'),
+    (['plan', '--cooldowns=1e9,1e6', '--params=1e8'], 'longer horizons'),
     (['verify', 'none.jsonl', '--runs=x.csv'], 'none.jsonl: no such ledger'),
 ]
 
