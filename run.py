@@ -5,10 +5,11 @@
   python run.py --config=configs/gpt_tiny.py --config.model.width=256 --workdir=runs/wide
   python run.py --config=configs/gpt_tiny.py --mode=evaluate        the run's newest checkpoint on held-out text
   python run.py --config=configs/gpt_tiny.py --mode=benchmark       the speed of the real step
+  python run.py --config=configs/gpt_tiny.py --mode=coordinates --config.model.parametrization=mup
 
 configs/base.py lists every --config.FIELD with its default. The same command again does only what is not done.
-Exit codes: 0 done; 2 bad input; 3 a run diverged or a trial failed; 4 out of memory; 75 interrupted and saved, or a
-budget is spent: run it again.
+Exit codes: 0 done; 2 bad input; 3 a run diverged, a trial or a check failed; 4 out of memory; 75 interrupted and saved,
+or a budget is spent: run it again.
 """
 
 import json
@@ -23,7 +24,7 @@ from absl import app, flags, logging
 from gpt_jax import errors, overrides
 from gpt_jax.launch.trial import follow_parent
 
-MODES = ('train', 'evaluate', 'benchmark')
+MODES = ('train', 'evaluate', 'benchmark', 'coordinates')
 
 _CONFIG = overrides.define_config_flag('config', 'Path of a config file in configs/.')
 flags.declare_key_flag('config')  # defined elsewhere, and yet the first to look for in --help
@@ -43,7 +44,7 @@ def main(_: list[str]) -> None:
     trials = overrides.trials(config)
     overrides.check_overrides(sys.argv, config)
     workdir = Path(_WORKDIR.value or Path('runs') / str(config['name'])).resolve()
-    if _MODE.value == 'train':
+    if _MODE.value in ('train', 'coordinates'):
         _check_folder('workdir', workdir)
     if _OUTPUT.value is not None:
         _check_folder('benchmark_output', Path(_OUTPUT.value).resolve().parent)
@@ -77,7 +78,7 @@ def _check_folder(flag: str, folder: Path) -> None:
 def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None) -> None:
     """One model, in this process."""
     from gpt_jax import assemble, runtime
-    from gpt_jax.modes import benchmark, evaluate, train
+    from gpt_jax.modes import benchmark, coordinates, evaluate, train
 
     checked = assemble.settings(config, vocab_size=1)
     if _MODE.value == 'train' and (done := train.finished(config, workdir)):
@@ -93,6 +94,8 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
         )
     elif _MODE.value == 'evaluate':
         print(json.dumps(evaluate.evaluate(config, workdir, say)))
+    elif _MODE.value == 'coordinates':
+        coordinates.coordinates(config, workdir, say)
     else:
         print(json.dumps(benchmark.benchmark(config, _OUTPUT.value, say)))
 
@@ -120,6 +123,7 @@ def _guarded(action: Callable[[], None]) -> None:
         (errors.UserError, errors.EXIT_BAD_INPUT),
         (errors.Diverged, errors.EXIT_FAILED),
         (errors.TrialsFailed, errors.EXIT_FAILED),
+        (errors.CheckFailed, errors.EXIT_FAILED),
         (errors.OutOfMemory, errors.EXIT_OUT_OF_MEMORY),
         (errors.Preempted, errors.EXIT_RESUMABLE),
         (KeyboardInterrupt, errors.EXIT_RESUMABLE),

@@ -21,6 +21,10 @@ class OutOfMemory(RuntimeError):
     """The device, or the machine, has too little memory for this run."""
 
 
+class CheckFailed(RuntimeError):
+    """A check that was asked for ran, and its answer is no."""
+
+
 class TrialsFailed(RuntimeError):
     """Some trials of a sweep failed; the others are done and recorded."""
 

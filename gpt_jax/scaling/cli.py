@@ -164,10 +164,13 @@ def _forecast_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = 'example: python -m gpt_jax.scaling forecast runs.jsonl --params=1e9 --tokens=2e10'
     parser.add_argument('data', metavar='DATA', help='the runs to forecast from')
     _data_flags(parser)
-    parser.add_argument('--params', type=_positive, required=True, help='of the run, counted as in DATA')
-    parser.add_argument('--tokens', type=_positive, required=True, help='of the run')
+    parser.add_argument('--config', metavar='PATH', help='the run, as a config file; or say it with')
+    parser.add_argument('--params', type=_positive, help='of the run, counted as in DATA')
+    parser.add_argument('--tokens', type=_positive, help='of the run')
+    parser.add_argument('--trial', default='', metavar='NAME', help='the run, where --config is a sweep')
     parser.add_argument('--name', default='', help='of the run')
-    parser.add_argument('--law', default='chinchilla', choices=['chinchilla', 'tied', 'kaplan'], help='the form')
+    parser.add_argument('--law', default='chinchilla', choices=['chinchilla', 'tied', 'kaplan', 'power'],
+                        help='the form; power is over N alone, for a ladder of one length')  # fmt: skip
     parser.add_argument('--draws', type=_several, default=500, help='bootstrap resamples')
     parser.add_argument('--seed', type=int, default=0, help='of the bootstrap')
     parser.add_argument('--ledger', default='forecasts.jsonl', metavar='PATH', help='the file that is added to')

@@ -17,6 +17,7 @@ from gpt_jax.scaling import (
     planner,
     shapes,
     show,
+    subject,
     surface,
     sweepfile,
     sweeps,
@@ -167,11 +168,20 @@ def _write_config(arguments: argparse.Namespace, text: Callable[[Any, str, str],
 
 
 def forecast(arguments: argparse.Namespace) -> None:
+    if bool(arguments.config) == bool(arguments.params and arguments.tokens):
+        raise UserError('say which run: --config=PATH, or --params=N and --tokens=D')
+    if arguments.config:
+        run = subject.of_config(arguments.config, count=arguments.count, trial=arguments.trial)
+    else:
+        named = f'{arguments.params:.4g} on {arguments.tokens:.4g}'
+        run = subject.Subject(named, arguments.params, arguments.tokens, '')
     given = _read(arguments, arguments.data)
     made = ledger.forecast(
-        given, arguments.params, arguments.tokens, law=arguments.law, draws=arguments.draws, seed=arguments.seed,
-        name=arguments.name or f'{arguments.params:.4g} on {arguments.tokens:.4g}',
+        given, run.params, run.tokens, law=arguments.law, draws=arguments.draws, seed=arguments.seed,
+        name=arguments.name or run.name,
     )  # fmt: skip
+    if run.config_hash:
+        made['config_hash'] = run.config_hash
     _print(show.left_out(made['left_out']))
     _print(show.forecast(ledger.add(arguments.ledger, made), arguments.ledger))
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from gpt_jax import jsonl
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, confidence, surface
+from gpt_jax.scaling import analysis, confidence, laws, surface
+from gpt_jax.scaling import forecast as ladder
 from gpt_jax.scaling.runs import Runs
 
 START = '0' * 64
@@ -30,8 +31,30 @@ def forecast(runs: Runs, params: float, tokens: float, *, law: str, draws: int, 
     The interval joins what the bootstrap moves with what the runs scatter about their law: both are in the next run.
 
     Raises:
-      UserError: the runs cannot carry the law.
+      UserError: the run is among them, or they cannot carry the law.
     """
+    there = _same_run(runs, params, tokens)
+    if there.any():
+        known = runs.names[int(np.argmax(there))]
+        raise UserError(f'{name}: this run is in the data already ({known}); a forecast comes before the run')
+    runs, made = (_along_params if law == 'power' else _over_both)(runs, params, tokens, law, draws, seed)
+    return {
+        'name': name,
+        'params': params,
+        'tokens': tokens,
+        **made,
+        'law': law,
+        'extrapolation': float(params * tokens / (runs.params * runs.tokens).max()),
+        'data': runs.about,
+        'runs': len(runs),
+        'left_out': runs.left_out,
+    }
+
+
+def _over_both(
+    runs: Runs, params: float, tokens: float, law: str, draws: int, seed: int
+) -> tuple[Runs, dict[str, Any]]:
+    """From a law over parameters and tokens: (the runs it was fitted to, loss, interval and constants)."""
     runs, delta, _ = analysis.cleaned(law, runs)
     given = surface.data(runs)
     found = surface.fit(law, given, delta=delta, tries=TRIES)
@@ -40,24 +63,37 @@ def forecast(runs: Runs, params: float, tokens: float, *, law: str, draws: int, 
     refits = [surface.Surface(law, one, 0.0, delta, 0, 0, found.points) for one in drawn]
     predicted = np.array([float(refit.predict(params, tokens)) for refit in refits])
     residual = given.log_loss - np.log(found.predict(runs.params, runs.tokens, np.exp(given.u)))
+    spread = _spread(predicted, residual, words, seed)
+    return runs, {'loss': float(found.predict(params, tokens)), 'constants': found.constants} | spread
+
+
+def _along_params(
+    runs: Runs, params: float, tokens: float, law: str, draws: int, seed: int
+) -> tuple[Runs, dict[str, Any]]:
+    """From a power law over parameters, by the rule of forecast.py: for a ladder, whose runs have the same tokens."""
+    del law
+    other = np.abs(runs.tokens / tokens - 1) > SAME_RUN
+    runs = runs.without({int(i): f'{runs.tokens[i]:.4g} tokens, not {tokens:.4g}' for i in np.flatnonzero(other)})
+    if np.unique(runs.params).size < 2:
+        raise UserError(f'--law=power: fewer than two sizes with {tokens:.4g} tokens; it holds at one number of tokens')
+    found = ladder.choose(runs.params, runs.loss)
+    resamples, words = confidence.counts(runs, draws, seed)
+    predicted = [
+        float(laws.predict(ladder.choose(np.repeat(runs.params, one), np.repeat(runs.loss, one), tries=2), params))
+        for one in resamples.astype(int)
+        if np.unique(runs.params[one > 0]).size >= 2
+    ]
+    fitted = runs.params >= np.sort(runs.params)[-found.points]
+    residual = np.log(runs.loss) - np.log(laws.predict(found, runs.params))
+    spread = _spread(np.array(predicted), residual[fitted], words, seed)
+    constants = {'E': found.irreducible, 'A': found.amplitude, 'alpha': found.exponent}
+    return runs, {'loss': float(laws.predict(found, params)), 'constants': constants} | spread
+
+
+def _spread(predicted: np.ndarray, residual: np.ndarray, words: str, seed: int) -> dict[str, Any]:
     scatter = np.random.default_rng(seed).choice(residual, size=predicted.size)
     spread = confidence.interval(predicted * np.exp(scatter), f'{words}; and the residuals')
-    return {
-        'name': name,
-        'params': params,
-        'tokens': tokens,
-        'loss': float(found.predict(params, tokens)),
-        'low': spread.low,
-        'high': spread.high,
-        'level': spread.level,
-        'resampled': spread.resampled,
-        'law': law,
-        'constants': found.constants,
-        'extrapolation': float(params * tokens / (runs.params * runs.tokens).max()),
-        'data': runs.about,
-        'runs': len(runs),
-        'left_out': runs.left_out,
-    }
+    return {'low': spread.low, 'high': spread.high, 'level': spread.level, 'resampled': spread.resampled}
 
 
 def add(path: str, forecast: dict[str, Any], *, now: datetime.datetime | None = None) -> dict[str, Any]:
@@ -129,8 +165,12 @@ def verify(forecasts: list[dict[str, Any]], runs: Runs) -> dict[str, Any]:
     }
 
 
+def _same_run(runs: Runs, params: float, tokens: float) -> np.ndarray:
+    return (np.abs(runs.params / params - 1) < SAME_RUN) & (np.abs(runs.tokens / tokens - 1) < SAME_RUN)
+
+
 def _score(one: dict[str, Any], runs: Runs) -> dict[str, Any]:
-    near = (np.abs(runs.params / one['params'] - 1) < SAME_RUN) & (np.abs(runs.tokens / one['tokens'] - 1) < SAME_RUN)
+    near = _same_run(runs, one['params'], one['tokens'])
     made: dict[str, Any] = {name: one[name] for name in ('name', 'date', 'low', 'high')}
     made |= {'predicted': one['loss'], 'reached': None, 'error': None, 'percent': None, 'inside': None}
     if near.any():
