@@ -49,11 +49,16 @@ def scaling_curve(fit: dict[str, Any], trials: list[dict[str, Any]], path: str |
     Raises:
       UserError: a record lacks 'name', 'status' or one of the two columns.
     """
+    return save(ladder(fit, trials, (5.6, 4.8)), Path(path))
+
+
+def ladder(fit: dict[str, Any], trials: list[dict[str, Any]], size: tuple[float, float]) -> Figure:
+    """What `scaling_curve` draws, not yet written; `size` is width and height in inches."""
     names = fit['x_column'], fit['loss_column']
     done, _ = records.fittable(trials, list(names))
     x, loss = (np.array(records.column(done, name), float) for name in names)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 4.8), layout='constrained')
+        figure = Figure(figsize=size, layout='constrained')
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         _draw_law(upper, fit)
         _draw_runs(upper, fit, x, loss, [str(name) for name in records.column(done, 'name')])
@@ -63,8 +68,8 @@ def scaling_curve(fit: dict[str, Any], trials: list[dict[str, Any]], path: str |
         lower.set_xlabel(LABELS.get(names[0], names[0]))
         _ticks_of_size(lower, x)
         figure.align_ylabels()
-        figure.suptitle(finding(fit), fontsize=10, fontweight='bold')
-        return save(figure, Path(path))
+        figure.suptitle(finding(fit), fontsize=10 if size[0] > 5 else 7, fontweight='bold')
+    return figure
 
 
 def finding(fit: dict[str, Any]) -> str:
@@ -185,7 +190,8 @@ def save(figure: Figure, path: Path) -> list[Path]:
     written = []
     for suffix, options in (('.png', {'dpi': 200}), ('.svg', {'metadata': {'Date': None}})):
         content = io.BytesIO()
-        figure.savefig(content, format=suffix[1:], **options)
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(content, format=suffix[1:], **options)
         files.write_bytes(path.with_suffix(suffix), content.getvalue())
         written.append(path.with_suffix(suffix))
     return written
