@@ -210,12 +210,13 @@ def power(runs: Runs, over: str, *, irreducible: bool, delta: float) -> dict[str
     return result
 
 
-def as_ladder(result: dict[str, Any], runs: Runs, over: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def as_ladder(result: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What plots.scaling_curve draws: the forecast of `power`'s result, and the runs as its records."""
-    column = {'N': 'params', 'D': 'tokens', 'C': 'flops'}[over]
+    column = {'N': 'params', 'D': 'tokens', 'C': 'flops'}[result['over']]
+    runs = result['residuals']
     records = [
-        {'name': name, 'status': 'done', column: float(x), 'loss': float(loss)}
-        for name, x, loss in zip(runs.names, getattr(runs, column), runs.loss, strict=True)
+        {'name': name, 'status': 'done', column: x, 'loss': loss}
+        for name, x, loss in zip(runs['name'], runs[column], runs['loss'], strict=True)
     ]
     return result['forecast'] | {'x_column': column, 'loss_column': 'loss'}, records
 
@@ -246,3 +247,14 @@ def downstream(runs: Runs) -> dict[str, Any]:
         'rms_error': float(np.sqrt(2 * best.cost / len(loss))),
         'runs': len(loss),
     }
+
+
+def plain(value: Any) -> Any:
+    """The same for JSON: NaN and infinity become null, for which it has a word."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value

@@ -40,7 +40,7 @@ def fit(arguments: argparse.Namespace) -> None:
         if 'forecast' not in result:
             raise UserError('--plots: too few sizes to leave the largest out, and that is what the figure shows')
         path = Path(arguments.plots) / f'power_{arguments.over}.png'
-        _name_figures(plots.scaling_curve(*analysis.as_ladder(result, given, arguments.over), path))
+        _name_figures(plots.scaling_curve(*analysis.as_ladder(result), path))
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -122,16 +122,5 @@ def _name_figures(paths: Iterable[Path]) -> None:
 
 def _write(result: dict[str, Any], path: str | None) -> None:
     if path:
-        files.write_json(path, _plain(result))
+        files.write_json(path, analysis.plain(result))
         print(f'numbers: {path}')
-
-
-def _plain(value: Any) -> Any:
-    """NaN and infinity become null, for which JSON has a word."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value

@@ -20,8 +20,11 @@ MEASURED, HELD_OUT, LAW, QUIET = '#1f3b5c', '#c0392b', '#2e86c1', '#7f8c8d'
 LABELS = {
     'params_non_embedding': 'non-embedding parameters',
     'params_total': 'parameters, embeddings included',
+    'params': 'parameters',
     'tokens': 'training tokens',
+    'flops': 'training FLOPs',
     'flops_with_attention': 'training FLOPs (6N + attention)',
+    'loss': 'loss (nats/token)',
     'validation_loss': 'validation loss (nats/token)',
     'bits_per_byte': 'validation loss (bits/byte)',
 }
@@ -128,7 +131,8 @@ def _draw_runs(axes: Axes, fit: dict[str, Any], x: np.ndarray, loss: np.ndarray,
     above: Any = {'xytext': (0, 6), 'ha': 'center', 'va': 'bottom'}
     for at, value, name, last in zip(x, loss, names, largest, strict=True):
         where = above if last else below
-        axes.annotate(name, (at, value), textcoords='offset points', fontsize=7, color=QUIET, bbox=shade, **where)
+        axes.annotate(name, (at, value), textcoords='offset points', fontsize=7, color=QUIET, bbox=shade,
+                      parse_math=False, **where)  # fmt: skip
 
 
 def _limit(axes: Axes, fit: dict[str, Any], loss: np.ndarray) -> None:
