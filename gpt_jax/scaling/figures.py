@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from gpt_jax.scaling import surface
-from gpt_jax.scaling.plots import HELD_OUT, LAW, MEASURED, QUIET, STYLE, save, short
+from gpt_jax.scaling.plots import HELD_OUT, LAW, MEASURED, NARROW, QUIET, STYLE, save, short
 
 APPROACHES = {'1': ('#27ae60', 'envelope'), '2': ('#e67e22', 'isoFLOP'), '3': (LAW, 'parametric')}
 
@@ -42,20 +42,21 @@ def drawn(result: dict[str, Any], *, narrow: bool = False) -> list[Drawn]:
     Args:
       narrow: for a phone: panels below and not beside each other.
     """
-    made = [_figure(_loss_over_compute, result, 'loss_over_compute', (3.8, 3.9) if narrow else (5.6, 4.2))]
+    made = [figure(_loss_over_compute, result, 'loss_over_compute', (3.8, 3.9) if narrow else (5.6, 4.2))]
     if 'minima' in result.get('approaches', {}).get('2', {}):
-        made.append(_figure(_isoflop, result, 'isoflop', (3.8, 4.4) if narrow else (5.6, 4.4)))
+        made.append(figure(_isoflop, result, 'isoflop', (3.8, 4.4) if narrow else (5.6, 4.4)))
     if any(not one['note'] for one in result.get('approaches', {}).values()):
-        made.append(_figure(_splits, result, 'optimal_split', (3.8, 6.2) if narrow else (7.2, 3.6)))
+        made.append(figure(_splits, result, 'optimal_split', (3.8, 6.2) if narrow else (7.2, 3.6)))
     if 'fit' in result:
-        made.append(_figure(_residuals, result, 'residuals', (3.8, 7.0) if narrow else (8.0, 3.0)))
+        made.append(figure(_residuals, result, 'residuals', (3.8, 7.0) if narrow else (8.0, 3.0)))
     return made
 
 
-def _figure(draw: Any, result: dict[str, Any], name: str, size: tuple[float, float]) -> Drawn:
+def figure(draw: Any, result: dict[str, Any], name: str, size: tuple[float, float]) -> Drawn:
+    """One figure of `size` in inches, by the function that draws it and says where its runs are."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, layout='constrained')
-        return Drawn(name, figure, draw(figure, result))
+        made = Figure(figsize=size, layout='constrained')
+        return Drawn(name, made, draw(made, result))
 
 
 def _panels(figure: Figure, count: int, **options: Any) -> np.ndarray:
@@ -64,7 +65,7 @@ def _panels(figure: Figure, count: int, **options: Any) -> np.ndarray:
 
 
 def _is_narrow(figure: Figure) -> bool:
-    return figure.get_figwidth() < 5
+    return figure.get_figwidth() < NARROW
 
 
 def _columns(result: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -251,36 +252,3 @@ def _residuals(figure: Figure, result: dict[str, Any]) -> list[Points]:
     figure.suptitle('What the law leaves', fontsize=10, fontweight='bold')
     every = np.arange(len(percent))
     return [Points(panel, every, data[name], percent) for panel, (name, _) in zip(axes, panels, strict=True)]
-
-
-def compare(result: dict[str, Any], folder: str) -> list[Path]:
-    """Draws what comparison.compare returned: both envelopes with their laws, and the multiplier over the loss."""
-    return save(_figure(_comparison, result, 'compare', (7.6, 3.6)).figure, Path(folder) / 'compare.png')
-
-
-def _comparison(figure: Figure, result: dict[str, Any]) -> list[Points]:
-    left, right = figure.subplots(1, 2)
-    left.set_xscale('log')
-    left.set_yscale('log')
-    for name, colour in (('A', MEASURED), ('B', HELD_OUT)):
-        points, law = result['envelopes'][name], result['laws'][name]
-        flops = np.array(points['flops'])
-        grid = np.geomspace(flops.min(), flops.max(), 80)
-        left.plot(flops, points['loss'], 'o', color=colour, ms=4)
-        left.plot(grid, law['E'] + law['K'] * grid ** -law['gamma'], color=colour, lw=1.4,
-                  label=f'{name}: C$^{{-{law["gamma"]:.3f}}}$')  # fmt: skip
-    left.set_xlabel('training FLOPs')
-    left.set_ylabel('loss (nats/token)')
-    ticks(left, 'x')
-    loss_ticks(left)
-    left.legend(frameon=False, fontsize=8)
-    right.fill_between(result['loss'], result['low'], result['high'], color=LAW, alpha=0.18, lw=0)
-    right.plot(result['loss'], result['multiplier'], color=LAW, lw=1.6)
-    right.axhline(1, color=QUIET, lw=1, ls=':')
-    right.invert_xaxis()
-    right.set_xlabel('loss (nats/token), falling')
-    right.set_ylabel('compute of A over compute of B')
-    for axes in (left, right):
-        axes.grid(alpha=0.25, lw=0.5)
-    figure.suptitle('How much compute B saves', fontsize=10, fontweight='bold')
-    return []

@@ -44,7 +44,7 @@ def svg(drawn: Drawn, prefix: str, words: str) -> str:
     width, height = (72 * float(inches) for inches in drawn.figure.get_size_inches())
     root.set('role', 'group')
     root.set('aria-label', words)
-    root.set('style', f'max-width:{1.6 * width:.0f}px')
+    root.set('style', f'flex:1 1 {1.2 * width:.0f}px;max-width:{1.6 * width:.0f}px')
     for points in drawn.points:
         root.append(_marks(points, height, drawn.figure.dpi))
     return ElementTree.tostring(root, encoding='unicode')
@@ -59,7 +59,7 @@ def _renamed(name: str, value: str, prefix: str) -> str:
 
 
 def _marks(points: Points, height: float, dpi: float) -> ElementTree.Element:
-    """One <g class="run" data-run="INDEX"> per run inside the axes; the arrow keys go through them from left to right."""
+    """One <g class="run" data-run="INDEX"> per run inside the axes, from left to right as the arrow keys take them."""
     group = ElementTree.Element(f'{{{SVG}}}g', {'class': 'runs', 'tabindex': '0', 'aria-label': 'runs, by arrow keys'})
     at = points.axes.transData.transform(np.column_stack([points.x, points.y]))
     box = points.axes.bbox

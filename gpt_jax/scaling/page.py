@@ -22,11 +22,11 @@ p, ul { max-width: 46em; margin: .5em 0 } ul { padding-left: 1.2em } .formula { 
 table { border-collapse: collapse; font-size: .86em; font-variant-numeric: tabular-nums; white-space: nowrap;
   overflow-wrap: normal }
 th, td { padding: .3em .8em; text-align: left; border-bottom: 1px solid #e8ecef } td.n, th.n { text-align: right }
-td.long { white-space: normal; min-width: 16em; max-width: 40em }
+td.long { white-space: normal; overflow-wrap: anywhere; min-width: min(16em, 45vw); max-width: 40em }
 th { position: sticky; top: 0; background: #f2f5f7; font-weight: 600 }
 tr.on td { background: #fdf0d5 } tr.gone td { color: #7f8c8d }
 .figures { display: flex; flex-wrap: wrap; gap: 8px 24px; align-items: flex-start }
-.figures svg { display: block; flex: 1 1 480px; min-width: 0; width: 100%; height: auto; touch-action: manipulation;
+.figures svg { display: block; min-width: 0; width: 100%; height: auto; touch-action: manipulation;
   stroke-linejoin: round; stroke-linecap: butt } .figures svg.narrow { display: none }
 @media (max-width: 620px) { .figures svg.narrow { display: block } .figures svg.wide { display: none } }
 .run circle { fill: transparent; cursor: pointer } .run.on circle { stroke: #c0392b; stroke-width: 1.6 }
@@ -135,11 +135,14 @@ def table(
 
     Args:
       words: the headings of columns that hold words and stand left; all others are numbers.
-      long: the heading of the column whose words may take several lines.
+      long: the heading of the column whose words may take several lines; where it says nothing it is left out.
       marks: per row its class and the run that it is of, or None for none.
       tips: the headings of columns that a run's tooltip shows; the first of them without its heading.
     """
-    kinds = ['long' if name == long else '' if name in words else 'n' for name in headings]
+    rows, at = list(rows), list(headings).index(long) if long else None
+    if at is not None and not any(row[at] for row in rows):
+        headings, rows = [*headings[:at], *headings[at + 1 :]], [[*row[:at], *row[at + 1 :]] for row in rows]
+    kinds = ['long' if long and name == long else '' if name in words else 'n' for name in headings]
     head = ''.join(f'<th{_kind(kind)}>{text(name)}</th>' for kind, name in zip(kinds, headings, strict=True))
     shown = [f' data-tip="{text("" if name == tips[0] else name)}"' if name in tips else '' for name in headings]
     body = []

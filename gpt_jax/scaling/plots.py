@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ STYLE: Any = {
     'svg.fonttype': 'none',  # words stay words: they can be searched and edited
     'svg.hashsalt': 'scaling',  # the same figure is the same file
 }
+NARROW = 5.0  # inches: a figure for a phone has its legend and panels below, not beside
 MARGIN = 1.5  # the x axis goes so far, as a factor, beyond the runs
 
 
@@ -56,7 +58,7 @@ def scaling_curve(fit: dict[str, Any], trials: list[dict[str, Any]], path: str |
 
 
 def ladder(fit: dict[str, Any], trials: list[dict[str, Any]], size: tuple[float, float]) -> Figure:
-    """What `scaling_curve` draws, not yet written; `size` is width and height in inches."""
+    """What `scaling_curve` draws, not yet written; `size` is width and height in inches, below NARROW for a phone."""
     names = fit['x_column'], fit['loss_column']
     done, _ = records.fittable(trials, list(names))
     x, loss = (np.array(records.column(done, name), float) for name in names)
@@ -71,7 +73,14 @@ def ladder(fit: dict[str, Any], trials: list[dict[str, Any]], size: tuple[float,
         lower.set_xlabel(LABELS.get(names[0], names[0]))
         _ticks_of_size(lower, x)
         figure.align_ylabels()
-        figure.suptitle(finding(fit), fontsize=10 if size[0] > 5 else 7, fontweight='bold')
+        title = finding(fit)
+        if size[0] < NARROW:
+            lower.set_xlim(left=x.min() / 3)  # the first name stands left of its point
+            figure.legend(*upper.get_legend_handles_labels(), frameon=False, fontsize=7, loc='outside lower center')
+            title = textwrap.fill(title, 44)
+        else:
+            upper.legend(frameon=False, fontsize=7.5, loc='upper right')
+        figure.suptitle(title, fontsize=10 if size[0] > NARROW else 8.5, fontweight='bold')
     return figure
 
 
@@ -147,7 +156,6 @@ def _limit(axes: Axes, fit: dict[str, Any], loss: np.ndarray) -> None:
     axes.set_ylim(low * math.exp(-1.4 * room), high * math.exp(room))
     _ticks_of_loss(axes)
     axes.grid(alpha=0.25, lw=0.5)
-    axes.legend(frameon=False, fontsize=7.5, loc='upper right')
 
 
 def _draw_residuals(axes: Axes, fit: dict[str, Any], x: np.ndarray, loss: np.ndarray) -> None:

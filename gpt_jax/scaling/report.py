@@ -11,7 +11,7 @@ import numpy as np
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, figures, inline, laws, ledger, page, plots, sections
+from gpt_jax.scaling import analysis, figures, inline, laws, ledger, listings, page, plots, sections
 from gpt_jax.scaling import runs as table
 from gpt_jax.scaling.page import Html
 from gpt_jax.scaling.runs import Runs
@@ -105,7 +105,7 @@ def write(
       why: a sentence on what could not be fitted, or ''.
     """
     blocks = [
-        _head(result, why),
+        sections.head(result, scores, why),
         page.section('Figures', _figures(result)),
         sections.law(result),
         sections.ladder(result),
@@ -113,27 +113,14 @@ def write(
         sections.split(result),
         sections.noise(result),
         sections.forecasts(scores),
-        sections.runs(result, records),
-        sections.left_out(result),
-        sections.conventions(result),
+        listings.runs(result, records),
+        listings.left_out(result),
+        listings.conventions(result),
     ]
-    title = f'Scaling report: {Path(result["data"]["file"]).name}'
+    title = f'Scaling report: {"/".join(Path(result["data"]["file"]).parts[-2:])}'
     numbers = analysis.plain({'result': result, 'forecasts': scores, 'why': why})
     files.write_text(path, page.whole(title, blocks, numbers))
     return Path(path)
-
-
-def _head(result: dict[str, Any], why: str) -> Html:
-    residuals = result['residuals']
-    said = [f'{result["data"]["runs"]} runs are fitted, {len(result["left_out"])} rows are left out.']
-    for name, letter in (('params', 'parameters'), ('tokens', 'tokens')):
-        low, high = (sections.size(pick(residuals[name])) for pick in (min, max))
-        said.append(f'{low} {letter}.' if low == high else f'{low} to {high} {letter}.')
-    low, high = (sections.power(pick(residuals['flops'])) for pick in (min, max))
-    said.append(
-        f'{low} to {high} FLOPs; losses from {max(residuals["loss"]):.4f} down to {min(residuals["loss"]):.4f}.'
-    )
-    return Html(page.paragraph(' '.join(said)) + (page.paragraph(why) if why else ''))
 
 
 def _figures(result: dict[str, Any]) -> Html:
@@ -148,6 +135,6 @@ def _ladder(result: dict[str, Any], narrow: bool) -> list[figures.Drawn]:
     if 'forecast' not in result:
         return []
     fit, trials = analysis.as_ladder(result)
-    figure = plots.ladder(fit, trials, (3.8, 4.8) if narrow else (5.6, 4.8))
+    figure = plots.ladder(fit, trials, (3.8, 6.2) if narrow else (5.6, 4.8))
     x, loss = (np.array(result['residuals'][fit[name]]) for name in ('x_column', 'loss_column'))
     return [figures.Drawn('scaling_curve', figure, [figures.Points(figure.axes[0], np.arange(len(x)), x, loss)])]

@@ -1,10 +1,12 @@
-"""What does a report say, part by part? Each function makes one section of analysis.fit's numbers, or '' without them."""
+"""What does a report say, part by part? One function, one section; '' where its numbers are not there."""
 
-import math
 from typing import Any
 
-from gpt_jax.scaling import forecast, laws, show
+import numpy as np
+
+from gpt_jax.scaling import forecast, laws, plots, show
 from gpt_jax.scaling.page import Html, items, paragraph, section, table
+from gpt_jax.scaling.words import power, ratio, sentence, size
 
 FORMS = {
     'chinchilla': 'L = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022)',
@@ -13,39 +15,40 @@ FORMS = {
     'repeated': "L = E + A / N'^alpha + B / D'^beta, N' and D' worth less by repeats (Muennighoff et al. 2023)",
 }
 APPROACHES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric'}
-COUNTS = {
-    'as given': "the file's column params; of our own records params_total, embeddings included",
-    'total': 'all parameters, embeddings included',
-    'non_embedding': 'without token embedding, position table and an untied head',
-    'without_positions': 'all parameters but the position table',
-}
-FLOPS = {
-    '6ND': '6 x N x D',
-    'column': "the file's column flops",
-    'with_attention': '6 per parameter and token, and all of the score matrix',
-    'causal': '6 per parameter and token, and the half of the score matrix that a causal mask leaves',
-}
-MORE = (('seed', 'seed', 'g'), ('bits_per_byte', 'bits/byte', '.4f'), ('seconds', 'seconds', ',.1f'))
-OPEN = {'params': '(N)', 'tokens': '(D)'}
 
 
-def size(value: float | None) -> str:
-    """A count for a reader: 12,736, 6.796B, 1.5e16."""
-    if value is None or not math.isfinite(value):
-        return ''
-    for limit, unit in ((1e15, ''), (1e12, 'T'), (1e9, 'B'), (1e6, 'M')):
-        if value >= limit:
-            return f'{value / limit:.4g}{unit}' if unit else power(value)
-    return f'{value:,.0f}'
+def head(result: dict[str, Any], scores: dict[str, Any] | None, why: str) -> Html:
+    """What there is, and the main findings in a line each."""
+    runs, many = result['residuals'], len(result['left_out'])
+    spans = [
+        _between([form(pick(runs[name])) for pick in (min, max)], unit)
+        for name, form, unit in (('params', size, 'parameters'), ('tokens', size, 'tokens'), ('flops', power, 'FLOPs'))
+    ]
+    best = int(np.argmin(runs['loss']))
+    said = [f'The lowest loss is {runs["loss"][best]:.4f} nats/token, of {runs["name"][best]}.']
+    if 'fit' in result and result['fit']['law'] in ('chinchilla', 'tied'):
+        c = result['fit']['constants']
+        said.append(
+            f'L = {c["E"]:.4g} + {c["A"]:.4g} / N^{c["alpha"]:.4f} + {c["B"]:.4g} / D^{c.get("beta", c["alpha"]):.4f}.'
+        )
+    if 'held_out' in result and not result['held_out']['note']:
+        held = result['held_out']
+        said.append(f'Runs held out ({held["condition"]}) were predicted within {abs(held["worst_percent"]):.2f}%.')
+    if 'forecast' in result:
+        said.append(f'{plots.finding(result["forecast"])}.'.replace('\n', ' '))
+    for number, one in result.get('approaches', {}).items():
+        if not one['note']:
+            said.append(f'Approach {APPROACHES[number]}: N* ~ C^{one["a"]:.3f}, D* ~ C^{one["b"]:.3f}.')
+    if scores and scores['verified']:
+        said.append(f'{scores["inside"]} of {scores["verified"]} forecasts that came due were inside their intervals.')
+    words = (
+        f'{result["data"]["runs"]} runs fitted, {many} {"row" if many == 1 else "rows"} left out: {", ".join(spans)}.'
+    )
+    return Html(paragraph(words) + (paragraph(why) if why else '') + items(said))
 
 
-def power(value: float | None) -> str:
-    """FLOPs: 2.5e18."""
-    return '' if value is None or not math.isfinite(value) else f'{value:.4g}'.replace('e+', 'e')
-
-
-def percent(log_residual: float) -> str:
-    return f'{100 * math.expm1(log_residual):+.2f}%'
+def _between(ends: list[str], unit: str) -> str:
+    return f'{ends[0]} {unit}' if ends[0] == ends[1] else f'{ends[0]} to {ends[1]} {unit}'
 
 
 def law(result: dict[str, Any]) -> Html:
@@ -75,6 +78,10 @@ def law(result: dict[str, Any]) -> Html:
     )
 
 
+def _runs(count: int) -> str:
+    return f'{count} run' if count == 1 else f'{count} runs'
+
+
 def _span(one: dict[str, Any] | None, form: str) -> str:
     return f'{one["low"]:{form}} to {one["high"]:{form}}' if one else ''
 
@@ -84,13 +91,13 @@ def held_out(result: dict[str, Any]) -> Html:
     if not held:
         return Html('')
     if held['note']:
-        words = f'{held["runs"]} runs ({held["condition"]}) were not predicted from the rest: {held["note"]}.'
+        words = f'Held out: {held["condition"]}, {_runs(held["runs"])}; not predicted from the rest: {held["note"]}.'
         return section('Held out', paragraph(words))
     rows = [
         [name, f'{held[f"{key}_nats"]:{sign}.4f}', f'{held[f"{key}_percent"]:{sign}.2f}%']
         for name, key, sign in (('mean error', 'mean_absolute', ''), ('bias', 'bias', '+'), ('worst', 'worst', '+'))
     ]
-    words = f'{held["runs"]} runs ({held["condition"]}) predicted by a law fitted to the other {held["fitted_runs"]}.'
+    words = f'Held out: {held["condition"]}, {_runs(held["runs"])}; predicted from the other {held["fitted_runs"]}.'
     return section('Held out', paragraph(words), table(['', 'nats/token', 'of the loss'], rows, words=['']))
 
 
@@ -107,7 +114,7 @@ def split(result: dict[str, Any]) -> Html:
     ]  # fmt: skip
     budgets = [
         [power(at['flops']), APPROACHES[n], size(at['params']), _sizes(at), size(at['tokens']),
-         f'{at["tokens_per_param"]:.3g}', f'{at["loss"]:.4f}']
+         ratio(at['tokens'], at['params']), f'{at["loss"]:.4f}']
         for n, one in good.items() for at in one['at']
     ]  # fmt: skip
     budgets.sort(key=lambda row: float(row[0]))
@@ -120,9 +127,9 @@ def split(result: dict[str, Any]) -> Html:
         blocks.append(table(names, budgets, words=['approach']))
     blocks += [_minima(one['minima']) for one in good.values() if 'minima' in one]
     sure = sum(one.get('a_interval') is not None for one in good.values())
-    agree = [f'The {sure} approaches with an interval agree on a within them.'] if sure > 1 else []
+    agree = [f'The intervals of a overlap for all {sure} approaches that have one.'] if sure > 1 else []
     return section(
-        'How compute is best split', *blocks, items(_sentence(one) for one in result['disagreements'] or agree)
+        'How compute is best split', *blocks, items(sentence(one) for one in result['disagreements'] or agree)
     )
 
 
@@ -145,8 +152,8 @@ def ladder(result: dict[str, Any]) -> Html:
         return Html('')
     found = laws.from_dict(result['law'])
     said = [f'Through all runs: loss = {laws.formula(found, result["over"])}.']
-    said += [_sentence(f'note: {found.note}')] if found.note else []
-    said += [_sentence(line) for line in forecast.verdict(result['forecast'])] if 'forecast' in result else [
+    said += [sentence(f'note: {found.note}')] if found.note else []
+    said += [sentence(line) for line in forecast.verdict(result['forecast'])] if 'forecast' in result else [
         f'The largest was not forecast from the others: that takes {forecast.FEWEST} sizes.'
     ]  # fmt: skip
     return section(f'The power law over {result["over"]}', items(said))
@@ -168,7 +175,7 @@ def noise(result: dict[str, Any]) -> Html:
 def forecasts(scores: dict[str, Any] | None) -> Html:
     """The ledger, scored: what ledger.verify returned."""
     if scores is None:
-        return section('Forecasts', paragraph('No ledger of forecasts was given; --ledger=forecasts.jsonl scores one.'))
+        return section('Forecasts', paragraph('No ledger of forecasts was given.'))
     rows = []
     for one in scores['scores']:
         there = one['reached'] is not None
@@ -180,80 +187,5 @@ def forecasts(scores: dict[str, Any] | None) -> Html:
     names = ['run', 'written', 'forecast', 'interval', 'reached', 'forecast over reached', 'of the interval']
     summary = show.verify(scores)[-1] if scores['verified'] or not rows else 'None of these runs has been made yet'
     return section(
-        'Forecasts', table(names, rows, words=['run', 'written', 'of the interval']), items([_sentence(summary)])
+        'Forecasts', table(names, rows, words=['run', 'written', 'of the interval']), items([sentence(summary)])
     )
-
-
-def runs(result: dict[str, Any], records: list[dict[str, Any]]) -> Html:
-    """Every row of the file; the fitted ones carry their index in residuals, for the figures' marks."""
-    fitted = {row: index for index, row in enumerate(result['residuals']['row'])}
-    reasons = {one['row']: one for one in result['left_out']}
-    more = [(key, name, form) for key, name, form in MORE if any(_number(row.get(key)) is not None for row in records)]
-    rows, marks = [], []
-    for number, record in enumerate(records, 1):
-        index = fitted.get(number)
-        name = result['residuals']['name'][index] if index is not None else reasons[number]['name']
-        extra = [_formatted(record.get(key), form) for key, _, form in more]
-        status = 'fitted' if index is not None else f'left out: {reasons[number]["reason"]}'
-        rows.append([str(number), name, *_measured(result['residuals'], index, record), *extra, status])
-        marks.append(('' if index is not None else 'gone', index))
-    tips = ['name', 'N', 'D', 'C', 'D/N', 'loss', 'measured over law']
-    names = ['row', *tips, *(name for _, name, _ in more), 'status']
-    words = f'{len(records)} rows; in the figures, point at a run, tap it, or go through them with the arrow keys.'
-    return section(
-        'Runs', paragraph(words), table(names, rows, words=['name'], long='status', marks=marks, tips=tips)
-    )  # fmt: skip
-
-
-def _measured(fitted: dict[str, Any], index: int | None, record: dict[str, Any]) -> list[str]:
-    if index is not None:
-        n, d, c, loss = (fitted[name][index] for name in ('params', 'tokens', 'flops', 'loss'))
-        residual = percent(fitted['log_residual'][index]) if 'log_residual' in fitted else ''
-    else:
-        n, d, c, loss = (_number(record.get(name)) for name in ('params', 'tokens', 'flops', 'loss'))
-        c, residual = (6 * n * d if c is None and n and d else c), ''
-    ratio = f'{d / n:.3g}' if n and d else ''
-    return [size(n), size(d), power(c), ratio, '' if loss is None else f'{loss:.4f}', residual]
-
-
-def _number(value: Any) -> float | None:
-    """Of a row that may hold anything, since it may be there only to be left out."""
-    try:
-        number = float(value.replace('_', '') if isinstance(value, str) else value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _formatted(value: Any, form: str) -> str:
-    number = _number(value)
-    return '' if number is None else format(number, form)
-
-
-def left_out(result: dict[str, Any]) -> Html:
-    rows = [[str(one['row']), one['name'], one['reason']] for one in result['left_out']]
-    if not rows:
-        return section('Left out', paragraph('No row: all are fitted.'))
-    return section('Left out', table(['row', 'name', 'reason'], rows, words=['name', 'reason'], long='reason'))
-
-
-def conventions(result: dict[str, Any]) -> Html:
-    about = result['data']
-    count, flops = about['count'], about['flops']
-    rows = [
-        ['file', about['file']],
-        ['SHA-256', about['sha256']],
-        ['N', f'{count}: {COUNTS.get(count, "a column of the file")}'],
-        ['D', 'tokens trained on, repeats counted'],
-        ['C', f'{flops}: {FLOPS.get(flops, "a column of the file")}'],
-        ['loss', 'nats per token, natural logarithm'],
-        ['measured over law', 'the measured loss over the one that the law gives the run, less 1'],
-    ]
-    costs = [one['cost'] for one in result.get('approaches', {}).values() if not one['note']]
-    if costs:
-        rows.append(['cost', f'C = {costs[0]["k"]:.4g} N^{costs[0]["p"]:.4g} D, as these runs have it'])
-    return section('Conventions', table(['what', 'how it is counted'], rows, words=['what'], long='how it is counted'))
-
-
-def _sentence(line: str) -> str:
-    return f'{line[:1].upper()}{line[1:]}' + ('' if line.endswith('.') else '.')
