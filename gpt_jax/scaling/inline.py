@@ -17,7 +17,7 @@ from gpt_jax.scaling.plots import STYLE
 SVG, XLINK = 'http://www.w3.org/2000/svg', 'http://www.w3.org/1999/xlink'
 REACH = 5.0  # radius of a mark, in points of 1/72 inch
 NO_METADATA: dict[str, None] = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))
-CONTROL = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f]')  # a run may be named so; XML may not
+NOT_XML = re.compile(r'[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]')  # JSON may name a run so
 
 
 def svg(drawn: Drawn, prefix: str, words: str) -> str:
@@ -32,7 +32,7 @@ def svg(drawn: Drawn, prefix: str, words: str) -> str:
         drawn.figure.savefig(written, format='svg', metadata=NO_METADATA)
     ElementTree.register_namespace('', SVG)
     ElementTree.register_namespace('xlink', XLINK)
-    root = ElementTree.fromstring(CONTROL.sub('', written.getvalue()))
+    root = ElementTree.fromstring(NOT_XML.sub('', written.getvalue()))
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag == f'{{{SVG}}}style':  # meant for a file of its own; here it would style the whole page

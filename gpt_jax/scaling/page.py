@@ -112,7 +112,7 @@ SCRIPT = """
 
 def text(words: Any) -> Html:
     """As it stands, whatever it holds."""
-    return Html(html.escape(str(words)))
+    return Html(html.escape(str(words).encode('utf-8', 'replace').decode()))  # half a surrogate pair is no letter
 
 
 def paragraph(words: str, kind: str = '') -> Html:

@@ -140,6 +140,7 @@ def _draw_runs(axes: Axes, fit: dict[str, Any], x: np.ndarray, loss: np.ndarray,
     above: Any = {'xytext': (0, 6), 'ha': 'center', 'va': 'bottom'}
     for at, value, name, last in zip(x, loss, names, largest, strict=True):
         where = above if last else below
+        name = ''.join(letter if letter.isprintable() else '?' for letter in name)
         axes.annotate(name, (at, value), textcoords='offset points', fontsize=7, color=QUIET, bbox=shade,
                       parse_math=False, **where)  # fmt: skip
 
