@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import confidence, laws, splits, surface
+from gpt_jax.scaling import approaches, confidence, laws, splits, surface
 from gpt_jax.scaling.runs import Runs
 
 # So wide that the 240 points others fitted of Hoffmann et al. 2022 (figure 4) all stay: two lie 5% off their law.
@@ -75,7 +75,8 @@ def fit(
       seed_noise: standard deviation of log loss between seeds and its degrees of freedom, or None.
       fit: the fields of surface.Surface. intervals: per constant, the fields of confidence.Interval.
       profiles: per constant, what confidence.profile returns.
-      residuals: per run, params, tokens, flops, loss, name and log_residual (measured over law).
+      residuals: per run, params, tokens, flops, loss, row, name, curves and log_residual (measured over law).
+      envelope: indices into residuals: the runs that nothing cheaper beats.
       held_out: what held_out returns.
       approaches: per approach a, b (N* ~ C^a, D* ~ C^b), n_coefficient, d_coefficient, cost (C = k N^p D), a_interval,
         band (N* along compute: flops, params_low, params_high), at (per budget flops, params, tokens, tokens_per_param,
@@ -91,16 +92,15 @@ def fit(
     found = surface.fit(law, given, delta=delta, constants=constants, tries=starts)
     resamples, words = confidence.counts(runs, draws, seed)
     drawn = confidence.bootstrap(found, given, resamples) if draws else []
-    result: dict[str, Any] = {
-        'data': runs.about | {'runs': len(runs)},
-        'left_out': runs.left_out,
+    result = measured(runs) | {
         'seed_noise': noise,
         'fit': dataclasses.asdict(found),
         'intervals': _intervals(found, drawn, words),
         'profiles': _profiles(found, given),
-        'residuals': _residuals(found, runs),
         'held_out': held_out(law, runs, holdout, delta=delta, constants=constants),
     }
+    expected = np.log(found.predict(runs.params, runs.tokens, np.exp(given.u)))
+    result['residuals']['log_residual'] = (given.log_loss - expected).tolist()
     if law != 'kaplan':
         result['approaches'], result['disagreements'] = splits.side_by_side(
             runs, found, drawn, words, at_flops, which, seed
@@ -121,16 +121,21 @@ def _profiles(found: surface.Surface, given: surface.Data) -> dict[str, Any]:
     return {name: confidence.profile(found, given, name) for name in names}
 
 
-def _residuals(found: surface.Surface, runs: Runs) -> dict[str, Any]:
-    given = surface.data(runs)
-    residual = given.log_loss - np.log(found.predict(runs.params, runs.tokens, np.exp(given.u)))
+def measured(runs: Runs) -> dict[str, Any]:
+    """What `fit` and `power` say of the runs themselves, whether or not a law can be fitted to them."""
     return {
-        'params': runs.params.tolist(),
-        'tokens': runs.tokens.tolist(),
-        'flops': runs.flops.tolist(),
-        'loss': runs.loss.tolist(),
-        'name': runs.names,
-        'log_residual': residual.tolist(),
+        'data': runs.about | {'runs': len(runs)},
+        'left_out': runs.left_out,
+        'residuals': {
+            'params': runs.params.tolist(),
+            'tokens': runs.tokens.tolist(),
+            'flops': runs.flops.tolist(),
+            'loss': runs.loss.tolist(),
+            'row': runs.rows.tolist(),
+            'name': runs.names,
+            'curves': runs.curves,
+        },
+        'envelope': approaches.envelope(runs).tolist(),
     }
 
 
@@ -188,23 +193,30 @@ def chosen(runs: Runs, condition: str) -> np.ndarray:
 
 
 def power(runs: Runs, over: str, *, irreducible: bool, delta: float) -> dict[str, Any]:
-    """L(N), L(D) or L(C) with its leave-the-largest-out forecast, by forecast.py's rule and laws.py's fit."""
+    """L(N), L(D) or L(C) with its leave-the-largest-out forecast, by forecast.py's rule and laws.py's fit.
+
+    Returns:
+      data, left_out, residuals, envelope: as `fit`, log_residual over this law. over: 'N', 'D' or 'C'.
+      law: the fields of laws.PowerLaw. forecast: what forecast.leave_largest_out returns, from three sizes on.
+    """
     from gpt_jax.scaling import forecast
 
     x = {'N': runs.params, 'D': runs.tokens, 'C': runs.flops}[over]
     law = laws.fit(x, runs.loss, with_irreducible=irreducible, delta=delta)
-    result = {'data': runs.about | {'runs': len(runs)}, 'left_out': runs.left_out, 'law': dataclasses.asdict(law)}
+    result = measured(runs) | {'over': over, 'law': dataclasses.asdict(law)}
+    result['residuals']['log_residual'] = np.log(runs.loss / laws.predict(law, x)).tolist()
     if np.unique(x).size >= forecast.FEWEST:
         result['forecast'] = forecast.leave_largest_out(x, runs.loss)
     return result
 
 
-def as_ladder(result: dict[str, Any], runs: Runs, over: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def as_ladder(result: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What plots.scaling_curve draws: the forecast of `power`'s result, and the runs as its records."""
-    column = {'N': 'params', 'D': 'tokens', 'C': 'flops'}[over]
+    column = {'N': 'params', 'D': 'tokens', 'C': 'flops'}[result['over']]
+    runs = result['residuals']
     records = [
-        {'name': name, 'status': 'done', column: float(x), 'loss': float(loss)}
-        for name, x, loss in zip(runs.names, getattr(runs, column), runs.loss, strict=True)
+        {'name': name, 'status': 'done', column: x, 'loss': loss}
+        for name, x, loss in zip(runs['name'], runs[column], runs['loss'], strict=True)
     ]
     return result['forecast'] | {'x_column': column, 'loss_column': 'loss'}, records
 
@@ -235,3 +247,14 @@ def downstream(runs: Runs) -> dict[str, Any]:
         'rms_error': float(np.sqrt(2 * best.cost / len(loss))),
         'runs': len(loss),
     }
+
+
+def plain(value: Any) -> Any:
+    """The same for JSON: NaN and infinity become null, for which it has a word."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and value - value != 0:
+        return None
+    return value

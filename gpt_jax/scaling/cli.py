@@ -9,6 +9,7 @@
     python -m gpt_jax.scaling forecast runs.jsonl --params=1e9 --tokens=2e10 --ledger=forecasts.jsonl
     python -m gpt_jax.scaling verify forecasts.jsonl --runs=runs.jsonl    how good the forecasts were
     python -m gpt_jax.scaling compare a.jsonl b.jsonl                     how much compute B saves over A
+    python -m gpt_jax.scaling report runs.jsonl --ledger=forecasts.jsonl  all of it as one HTML file
 
 DATA is our records.jsonl, or a CSV, JSONL or JSON of anyone's with the columns params, tokens and loss. Exit codes: 0
 done, 2 bad input, said in one line.
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         ('forecast', 'write down the loss of a run before it is made', _forecast_flags),
         ('verify', 'score the forecasts on the runs that were made', _verify_flags),
         ('compare', 'how much compute one recipe saves over another', _compare_flags),
+        ('report', 'one HTML file with the law, the figures and every run', _report_flags),
     ):
         flags(commands.add_parser(name, help=text, formatter_class=_Formatter))
     return parser
@@ -91,10 +93,17 @@ def _fit_flags(parser: argparse.ArgumentParser) -> None:
     parser.epilog = 'example: python -m gpt_jax.scaling fit runs.csv --approach=all --at-flops=5.88e23 --plots=figures'
     parser.add_argument('data', metavar='DATA', help='runs: .csv, .jsonl or .json')
     _data_flags(parser)
+    _law_flags(parser, approach='3')
+    parser.add_argument('--json', metavar='PATH', help='write every number')
+    parser.add_argument('--plots', metavar='DIR', help='write the figures, PNG and SVG')
+    parser.set_defaults(run='fit')
+
+
+def _law_flags(parser: argparse.ArgumentParser, *, approach: str) -> None:
     parser.add_argument('--law', default='chinchilla', choices=LAWS, help='the form of the law')
     parser.add_argument('--over', default='N', choices=['N', 'D', 'C'], help='the variable of --law=power')
     parser.add_argument('--no-irreducible', action='store_true', help='--law=power without E')
-    parser.add_argument('--approach', default='3', choices=['1', '2', '3', 'all'], help='to the optimal split')
+    parser.add_argument('--approach', default=approach, choices=['1', '2', '3', 'all'], help='to the optimal split')
     parser.add_argument('--at-flops', type=_numbers, default=(), metavar='C,...', help='budgets to split')
     parser.add_argument('--delta', type=_positive, default=1e-3, help='where the Huber loss turns linear')
     parser.add_argument('--starts', type=_several, default=256, help='searches begun; the best ones of the grid')
@@ -106,9 +115,6 @@ def _fit_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--keep-outliers', action='store_true', help='leave no run out for its residual')
     parser.add_argument('--base', type=_constants, default=None, metavar='E=..,A=..,B=..,alpha=..,beta=..',
                         help='the base law that --law=repeated holds fixed')  # fmt: skip
-    parser.add_argument('--json', metavar='PATH', help='write every number')
-    parser.add_argument('--plots', metavar='DIR', help='write the figures, PNG and SVG')
-    parser.set_defaults(run='fit')
 
 
 def _plan_flags(parser: argparse.ArgumentParser) -> None:
@@ -198,6 +204,20 @@ def _compare_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--json', metavar='PATH', help='write every number')
     parser.add_argument('--plots', metavar='DIR', help='write the figure, PNG and SVG')
     parser.set_defaults(run='compare')
+
+
+def _report_flags(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        'Writes one HTML file that loads nothing: the law, the split, the forecasts, the figures, every run. Where no '
+        'law over N and D can be fitted, the power law stands in its place.'
+    )
+    parser.epilog = 'example: python -m gpt_jax.scaling report runs.jsonl --html=report.html --ledger=forecasts.jsonl'
+    parser.add_argument('data', metavar='DATA', help='runs: .csv, .jsonl or .json')
+    _data_flags(parser)
+    _law_flags(parser, approach='all')
+    parser.add_argument('--html', default='report.html', metavar='PATH', help='the file to write')
+    parser.add_argument('--ledger', metavar='PATH', help='what forecast wrote, to be scored on DATA')
+    parser.set_defaults(run='report')
 
 
 def _pairs(text: str) -> dict[str, str]:

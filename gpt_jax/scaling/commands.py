@@ -42,12 +42,7 @@ def fit(arguments: argparse.Namespace) -> None:
         result = analysis.power(given, arguments.over, irreducible=not arguments.no_irreducible, delta=arguments.delta)
         lines = show.power(result, arguments.over)
     else:
-        which = ('1', '2', '3') if arguments.approach == 'all' else (arguments.approach,)
-        result = analysis.fit(
-            given, law=arguments.law, delta=arguments.delta, draws=arguments.draws, seed=arguments.seed,
-            holdout=arguments.holdout, at_flops=arguments.at_flops, constants=arguments.base,
-            keep_outliers=arguments.keep_outliers, which=which, starts=arguments.starts,
-        )  # fmt: skip
+        result = analysis.fit(given, **_fitting(arguments))
         lines = show.fit(result)
         if 'error' in given.more:
             result['downstream'] = analysis.downstream(given)
@@ -64,7 +59,18 @@ def fit(arguments: argparse.Namespace) -> None:
         if 'forecast' not in result:
             raise UserError('--plots: too few sizes to leave the largest out, and that is what the figure shows')
         path = Path(arguments.plots) / f'power_{arguments.over}.png'
-        _name_figures(plots.scaling_curve(*analysis.as_ladder(result, given, arguments.over), path))
+        _name_figures(plots.scaling_curve(*analysis.as_ladder(result), path))
+
+
+def report(arguments: argparse.Namespace) -> None:
+    from gpt_jax.scaling import report as pages
+
+    lines = pages.from_records(
+        arguments.data, arguments.html, arguments.ledger, columns=arguments.columns, count=arguments.count,
+        flops=arguments.flops, drop_highest=arguments.drop_highest, over=arguments.over,
+        irreducible=not arguments.no_irreducible, **_fitting(arguments),
+    )  # fmt: skip
+    _print(lines)
 
 
 def plan(arguments: argparse.Namespace) -> None:
@@ -201,9 +207,9 @@ def compare(arguments: argparse.Namespace) -> None:
     _print([*show.left_out(both[0].left_out), *show.left_out(both[1].left_out), *show.compare(result)])
     _write(result, arguments.json)
     if arguments.plots:
-        from gpt_jax.scaling import figures
+        from gpt_jax.scaling import comparison_figure
 
-        _name_figures(figures.compare(result, arguments.plots))
+        _name_figures(comparison_figure.compare(result, arguments.plots))
 
 
 def _read(arguments: argparse.Namespace, path: str) -> Runs:
@@ -211,6 +217,16 @@ def _read(arguments: argparse.Namespace, path: str) -> Runs:
         path, columns=arguments.columns, count=arguments.count, flops=arguments.flops,
         drop_highest=arguments.drop_highest,
     )  # fmt: skip
+
+
+def _fitting(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The flags of cli.py's _law_flags as analysis.fit takes them."""
+    return {
+        'law': arguments.law, 'delta': arguments.delta, 'draws': arguments.draws, 'seed': arguments.seed,
+        'holdout': arguments.holdout, 'at_flops': arguments.at_flops, 'constants': arguments.base,
+        'keep_outliers': arguments.keep_outliers, 'starts': arguments.starts,
+        'which': ('1', '2', '3') if arguments.approach == 'all' else (arguments.approach,),
+    }  # fmt: skip
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -224,16 +240,5 @@ def _name_figures(paths: Iterable[Path]) -> None:
 
 def _write(result: dict[str, Any], path: str | None) -> None:
     if path:
-        files.write_json(path, _plain(result))
+        files.write_json(path, analysis.plain(result))
         print(f'numbers: {path}')
-
-
-def _plain(value: Any) -> Any:
-    """NaN and infinity become null, for which JSON has a word."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and value - value != 0:
-        return None
-    return value

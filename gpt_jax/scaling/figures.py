@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -11,31 +11,65 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from gpt_jax.scaling import surface
-from gpt_jax.scaling.plots import HELD_OUT, LAW, MEASURED, QUIET, STYLE, save, short
+from gpt_jax.scaling.plots import HELD_OUT, LAW, MEASURED, NARROW, QUIET, STYLE, save, short
 
 APPROACHES = {'1': ('#27ae60', 'envelope'), '2': ('#e67e22', 'isoFLOP'), '3': (LAW, 'parametric')}
 
 
+class Points(NamedTuple):
+    """Where runs stand in a figure: `runs`, indices into the result's residuals, at (x, y) of `axes`; all [points]."""
+
+    axes: Axes
+    runs: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Drawn(NamedTuple):
+    name: str
+    figure: Figure
+    points: list[Points]
+
+
 def fit(result: dict[str, Any], folder: str) -> list[Path]:
     """Draws what analysis.fit returned into `folder`; returns the files."""
-    made = [_figure(_loss_over_compute, result, folder, 'loss_over_compute', (5.6, 4.2))]
+    return [path for one in drawn(result) for path in save(one.figure, Path(folder) / f'{one.name}.png')]
+
+
+def drawn(result: dict[str, Any], *, narrow: bool = False) -> list[Drawn]:
+    """The figures that what analysis.fit, power or measured returned has the numbers for.
+
+    Args:
+      narrow: for a phone: panels below and not beside each other.
+    """
+    made = [figure(_loss_over_compute, result, 'loss_over_compute', (3.8, 3.9) if narrow else (5.6, 4.2))]
     if 'minima' in result.get('approaches', {}).get('2', {}):
-        made.append(_figure(_isoflop, result, folder, 'isoflop', (5.6, 4.4)))
+        made.append(figure(_isoflop, result, 'isoflop', (3.8, 4.4) if narrow else (5.6, 4.4)))
     if any(not one['note'] for one in result.get('approaches', {}).values()):
-        made.append(_figure(_splits, result, folder, 'optimal_split', (7.2, 3.6)))
-    made.append(_figure(_residuals, result, folder, 'residuals', (8.0, 3.0)))
-    return [path for pair in made for path in pair]
+        made.append(figure(_splits, result, 'optimal_split', (3.8, 6.2) if narrow else (7.2, 3.6)))
+    if 'fit' in result:
+        made.append(figure(_residuals, result, 'residuals', (3.8, 7.0) if narrow else (8.0, 3.0)))
+    return made
 
 
-def _figure(draw: Any, result: dict[str, Any], folder: str, name: str, size: tuple[float, float]) -> list[Path]:
+def figure(draw: Any, result: dict[str, Any], name: str, size: tuple[float, float]) -> Drawn:
+    """One figure of `size` in inches, by the function that draws it and says where its runs are."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, layout='constrained')
-        draw(figure, result)
-        return save(figure, Path(folder) / f'{name}.png')
+        made = Figure(figsize=size, layout='constrained')
+        return Drawn(name, made, draw(made, result))
+
+
+def _panels(figure: Figure, count: int, **options: Any) -> np.ndarray:
+    """So many axes beside each other; below each other where the figure is narrow."""
+    return figure.subplots(*((count, 1) if _is_narrow(figure) else (1, count)), **options)
+
+
+def _is_narrow(figure: Figure) -> bool:
+    return figure.get_figwidth() < NARROW
 
 
 def _columns(result: dict[str, Any]) -> dict[str, np.ndarray]:
-    return {name: np.array(values) for name, values in result['residuals'].items() if name != 'name'}
+    return {name: np.array(values) for name, values in result['residuals'].items() if name not in ('name', 'curves')}
 
 
 def _law(result: dict[str, Any]) -> surface.Surface:
@@ -74,37 +108,62 @@ def _about(result: dict[str, Any]) -> tuple[str, str]:
     return count, flops
 
 
-def _loss_over_compute(figure: Figure, result: dict[str, Any]) -> None:
-    axes, data, law = figure.subplots(), _columns(result), _law(result)
+def _loss_over_compute(figure: Figure, result: dict[str, Any]) -> list[Points]:
+    axes, data = figure.subplots(), _columns(result)
     count, flops = _about(result)
     axes.set_xscale('log')
     axes.set_yscale('log')
     sizes = np.log10(data['params'])
     dots = axes.scatter(data['flops'], data['loss'], c=sizes, cmap='viridis', s=14, zorder=3)
-    bar = figure.colorbar(dots, ax=axes, pad=0.01)
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(float(f'{10**value:.2g}'))))
+    below = {'location': 'bottom', 'aspect': 40} if _is_narrow(figure) else {'pad': 0.01}
+    bar = figure.colorbar(dots, ax=axes, **below)
+    bar.ax.xaxis.set_major_formatter(words := FuncFormatter(lambda value, _: short(float(f'{10**value:.2g}'))))
+    bar.ax.yaxis.set_major_formatter(words)
     bar.set_label(count)
+    best = sorted(result['envelope'], key=lambda i: data['flops'][i])
+    axes.plot(data['flops'][best], data['loss'][best], color=MEASURED, lw=1.1, zorder=2, label='envelope of the runs')
     split = result.get('approaches', {}).get('3')
     if split and not split['note']:
         grid = np.geomspace(data['flops'].min(), data['flops'].max() * 10, 100)
         n, d = split['n_coefficient'] * grid ** split['a'], split['d_coefficient'] * grid ** split['b']
-        axes.plot(grid, law.predict(n, d), color=HELD_OUT, lw=1.5, label='law at the optimal split')
-        axes.legend(frameon=False, fontsize=8)
+        axes.plot(grid, _law(result).predict(n, d), color=HELD_OUT, lw=1.5, label='law at the optimal split')
+    _draw_curves(axes, result, data, dots.to_rgba(sizes))
+    axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel(flops)
     axes.set_ylabel('loss (nats/token)')
     ticks(axes, 'x')
     loss_ticks(axes)
     axes.grid(alpha=0.25, lw=0.5)
-    axes.set_title(f'{len(data["loss"])} runs and the law {result["fit"]["law"]}', fontsize=10, fontweight='bold')
+    law = f' and the law {result["fit"]["law"]}' if 'fit' in result else ''
+    axes.set_title(f'{len(data["loss"])} runs{law}', fontsize=10, fontweight='bold')
+    return [Points(axes, np.arange(len(sizes)), data['flops'], data['loss'])]
 
 
-def _isoflop(figure: Figure, result: dict[str, Any]) -> None:
+def _draw_curves(axes: Axes, result: dict[str, Any], data: dict[str, np.ndarray], colours: np.ndarray) -> None:
+    """Each run on its way to its point, at its own FLOPs per token; what lies far above all points is cut off."""
+    low, high = data['loss'].min(), data['loss'].max()
+    top = high * max(1.1, (high / low) ** 0.5)
+    begins = []
+    for index, curve in enumerate(result['residuals']['curves']):
+        if curve:
+            tokens, loss = np.array(curve).T
+            flops = tokens * data['flops'][index] / data['tokens'][index]
+            axes.plot(flops, loss, color=colours[index], lw=0.6, alpha=0.6, zorder=1)
+            begins += flops[loss <= top].tolist()
+    if begins:
+        axes.set_ylim(top=top)
+        axes.set_xlim(left=min(*begins, data['flops'].min()) / 1.3)
+
+
+def _isoflop(figure: Figure, result: dict[str, Any]) -> list[Points]:
     axes, data = figure.subplots(), _columns(result)
+    shown: list[int] = []
     minima = result['approaches']['2']['minima']
     colours = matplotlib.colormaps['viridis'](np.linspace(0, 0.9, len(minima)))
     axes.set_xscale('log')
     for one, colour in zip(minima, colours, strict=True):
         used, others = one['used'], one['others']
+        shown += [*used, *others]
         axes.plot(data['params'][used], data['loss'][used], 'o', color=colour, ms=4.5)
         axes.plot(data['params'][others], data['loss'][others], 'o', mfc='white', mec=colour, ms=4.5)
         x = np.linspace(np.log(data['params'][used]).min(), np.log(data['params'][used]).max(), 60)
@@ -119,14 +178,15 @@ def _isoflop(figure: Figure, result: dict[str, Any]) -> None:
     axes.set_ylabel('loss (nats/token)')
     ticks(axes, 'x')
     axes.grid(alpha=0.25, lw=0.5)
-    axes.legend(
-        frameon=False, fontsize=7.5, title='FLOPs', title_fontsize=8, loc='center left', bbox_to_anchor=(1, 0.5)
-    )
+    below: dict[str, Any] = {'loc': 'outside lower center', 'ncols': 3}
+    figure.legend(frameon=False, fontsize=7.5, title='FLOPs', title_fontsize=8,
+                  **(below if _is_narrow(figure) else {'loc': 'outside right center'}))  # fmt: skip
     axes.set_title('isoFLOP curves and their minima', fontsize=10, fontweight='bold')
+    return [Points(axes, np.array(shown, int), data['params'][shown], data['loss'][shown])]
 
 
-def _splits(figure: Figure, result: dict[str, Any]) -> None:
-    left, right = figure.subplots(1, 2)
+def _splits(figure: Figure, result: dict[str, Any]) -> list[Points]:
+    left, right = _panels(figure, 2)
     data = _columns(result)
     grid = np.geomspace(data['flops'].min(), data['flops'].max() * 10, 60)
     for axes, power, label in ((left, 'n', 'N*: ' + _about(result)[0]), (right, 'd', 'D*: tokens')):
@@ -153,6 +213,8 @@ def _splits(figure: Figure, result: dict[str, Any]) -> None:
         axes.grid(alpha=0.25, lw=0.5)
         axes.legend(frameon=False, fontsize=7.5)
     figure.suptitle('How compute is best split', fontsize=10, fontweight='bold')
+    every = np.arange(len(data['flops']))
+    return [Points(axes, every, data['flops'], data[name]) for axes, name in ((left, 'params'), (right, 'tokens'))]
 
 
 def _band(axes: Axes, one: dict[str, Any], power: str, colour: str) -> None:
@@ -168,12 +230,12 @@ def _band(axes: Axes, one: dict[str, Any], power: str, colour: str) -> None:
     axes.fill_between(flops, low, high, color=colour, alpha=0.15, lw=0)
 
 
-def _residuals(figure: Figure, result: dict[str, Any]) -> None:
+def _residuals(figure: Figure, result: dict[str, Any]) -> list[Points]:
     data = _columns(result)
     percent = 100 * np.expm1(data['log_residual'])
     panels = (('params', _about(result)[0]), ('tokens', 'training tokens'), ('ratio', 'tokens per parameter'))
     data['ratio'] = data['tokens'] / data['params']
-    axes = figure.subplots(1, 3, sharey=True)
+    axes = _panels(figure, 3, sharey=True)
     for panel, (name, label) in zip(axes, panels, strict=True):
         panel.set_xscale('log')
         if result['seed_noise']:
@@ -184,39 +246,9 @@ def _residuals(figure: Figure, result: dict[str, Any]) -> None:
         panel.set_xlabel(label)
         ticks(panel, 'x')
         panel.grid(alpha=0.25, lw=0.5)
-    axes[0].set_ylabel('measured over law (%)')
+    axes[len(axes) // 2 if _is_narrow(figure) else 0].set_ylabel('measured over law (%)')
     if result['seed_noise']:
         axes[0].legend(frameon=False, fontsize=7.5)
     figure.suptitle('What the law leaves', fontsize=10, fontweight='bold')
-
-
-def compare(result: dict[str, Any], folder: str) -> list[Path]:
-    """Draws what comparison.compare returned: both envelopes with their laws, and the multiplier over the loss."""
-    return _figure(_comparison, result, folder, 'compare', (7.6, 3.6))
-
-
-def _comparison(figure: Figure, result: dict[str, Any]) -> None:
-    left, right = figure.subplots(1, 2)
-    left.set_xscale('log')
-    left.set_yscale('log')
-    for name, colour in (('A', MEASURED), ('B', HELD_OUT)):
-        points, law = result['envelopes'][name], result['laws'][name]
-        flops = np.array(points['flops'])
-        grid = np.geomspace(flops.min(), flops.max(), 80)
-        left.plot(flops, points['loss'], 'o', color=colour, ms=4)
-        left.plot(grid, law['E'] + law['K'] * grid ** -law['gamma'], color=colour, lw=1.4,
-                  label=f'{name}: C$^{{-{law["gamma"]:.3f}}}$')  # fmt: skip
-    left.set_xlabel('training FLOPs')
-    left.set_ylabel('loss (nats/token)')
-    ticks(left, 'x')
-    loss_ticks(left)
-    left.legend(frameon=False, fontsize=8)
-    right.fill_between(result['loss'], result['low'], result['high'], color=LAW, alpha=0.18, lw=0)
-    right.plot(result['loss'], result['multiplier'], color=LAW, lw=1.6)
-    right.axhline(1, color=QUIET, lw=1, ls=':')
-    right.invert_xaxis()
-    right.set_xlabel('loss (nats/token), falling')
-    right.set_ylabel('compute of A over compute of B')
-    for axes in (left, right):
-        axes.grid(alpha=0.25, lw=0.5)
-    figure.suptitle('How much compute B saves', fontsize=10, fontweight='bold')
+    every = np.arange(len(percent))
+    return [Points(panel, every, data[name], percent) for panel, (name, _) in zip(axes, panels, strict=True)]

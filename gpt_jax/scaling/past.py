@@ -33,7 +33,7 @@ def read(path: str, columns: dict[str, str], count: str) -> Past:
     Raises:
       UserError: as runs.read.
     """
-    rows = table.rows(path, columns)
+    rows = table.rows(path, columns=columns)
     if not count and any('params_without_positions' in row for row in rows):
         count = 'without_positions'
     if any('flops_6N' in row for row in rows) and not any('flops' in row for row in rows):

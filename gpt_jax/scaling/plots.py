@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ MEASURED, HELD_OUT, LAW, QUIET = '#1f3b5c', '#c0392b', '#2e86c1', '#7f8c8d'
 LABELS = {
     'params_non_embedding': 'non-embedding parameters',
     'params_total': 'parameters, embeddings included',
+    'params': 'parameters',
     'tokens': 'training tokens',
+    'flops': 'training FLOPs',
     'flops_with_attention': 'training FLOPs (6N + attention)',
+    'loss': 'loss (nats/token)',
     'validation_loss': 'validation loss (nats/token)',
     'bits_per_byte': 'validation loss (bits/byte)',
 }
@@ -32,6 +36,7 @@ STYLE: Any = {
     'svg.fonttype': 'none',  # words stay words: they can be searched and edited
     'svg.hashsalt': 'scaling',  # the same figure is the same file
 }
+NARROW = 5.0  # inches: a figure for a phone has its legend and panels below, not beside
 MARGIN = 1.5  # the x axis goes so far, as a factor, beyond the runs
 
 
@@ -49,11 +54,16 @@ def scaling_curve(fit: dict[str, Any], trials: list[dict[str, Any]], path: str |
     Raises:
       UserError: a record lacks 'name', 'status' or one of the two columns.
     """
+    return save(ladder(fit, trials, (5.6, 4.8)), Path(path))
+
+
+def ladder(fit: dict[str, Any], trials: list[dict[str, Any]], size: tuple[float, float]) -> Figure:
+    """What `scaling_curve` draws, not yet written; `size` is width and height in inches, below NARROW for a phone."""
     names = fit['x_column'], fit['loss_column']
     done, _ = records.fittable(trials, list(names))
     x, loss = (np.array(records.column(done, name), float) for name in names)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 4.8), layout='constrained')
+        figure = Figure(figsize=size, layout='constrained')
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         _draw_law(upper, fit)
         _draw_runs(upper, fit, x, loss, [str(name) for name in records.column(done, 'name')])
@@ -63,8 +73,15 @@ def scaling_curve(fit: dict[str, Any], trials: list[dict[str, Any]], path: str |
         lower.set_xlabel(LABELS.get(names[0], names[0]))
         _ticks_of_size(lower, x)
         figure.align_ylabels()
-        figure.suptitle(finding(fit), fontsize=10, fontweight='bold')
-        return save(figure, Path(path))
+        title = finding(fit)
+        if size[0] < NARROW:
+            lower.set_xlim(left=x.min() / 3)  # the first name stands left of its point
+            figure.legend(*upper.get_legend_handles_labels(), frameon=False, fontsize=7, loc='outside lower center')
+            title = textwrap.fill(title, 44)
+        else:
+            upper.legend(frameon=False, fontsize=7.5, loc='upper right')
+        figure.suptitle(title, fontsize=10 if size[0] > NARROW else 8.5, fontweight='bold')
+    return figure
 
 
 def finding(fit: dict[str, Any]) -> str:
@@ -123,7 +140,9 @@ def _draw_runs(axes: Axes, fit: dict[str, Any], x: np.ndarray, loss: np.ndarray,
     above: Any = {'xytext': (0, 6), 'ha': 'center', 'va': 'bottom'}
     for at, value, name, last in zip(x, loss, names, largest, strict=True):
         where = above if last else below
-        axes.annotate(name, (at, value), textcoords='offset points', fontsize=7, color=QUIET, bbox=shade, **where)
+        name = ''.join(letter if letter.isprintable() else '?' for letter in name)
+        axes.annotate(name, (at, value), textcoords='offset points', fontsize=7, color=QUIET, bbox=shade,
+                      parse_math=False, **where)  # fmt: skip
 
 
 def _limit(axes: Axes, fit: dict[str, Any], loss: np.ndarray) -> None:
@@ -138,7 +157,6 @@ def _limit(axes: Axes, fit: dict[str, Any], loss: np.ndarray) -> None:
     axes.set_ylim(low * math.exp(-1.4 * room), high * math.exp(room))
     _ticks_of_loss(axes)
     axes.grid(alpha=0.25, lw=0.5)
-    axes.legend(frameon=False, fontsize=7.5, loc='upper right')
 
 
 def _draw_residuals(axes: Axes, fit: dict[str, Any], x: np.ndarray, loss: np.ndarray) -> None:
@@ -185,7 +203,8 @@ def save(figure: Figure, path: Path) -> list[Path]:
     written = []
     for suffix, options in (('.png', {'dpi': 200}), ('.svg', {'metadata': {'Date': None}})):
         content = io.BytesIO()
-        figure.savefig(content, format=suffix[1:], **options)
+        with matplotlib.rc_context(STYLE):
+            figure.savefig(content, format=suffix[1:], **options)
         files.write_bytes(path.with_suffix(suffix), content.getvalue())
         written.append(path.with_suffix(suffix))
     return written

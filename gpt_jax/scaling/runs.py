@@ -10,6 +10,7 @@ The columns that laws and plots read, after --columns and the aliases below:
     seed, status, name      seed; 'done' or what went wrong; the run's name
     role                    'trunk' for a run at a constant rate, from which others cool down: left out
     error                   a downstream error in (0, 1), for the law error = eps - k exp(-gamma loss)
+    curve                   [[tokens, loss], ...] on the way there, in JSON and JSONL alone; drawn, never fitted
 """
 
 import csv
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.errors import UserError
+from gpt_jax.scaling import curves
 
 NEEDED = ('params', 'tokens', 'loss')
 NUMBERS = (*NEEDED, 'flops', 'budget', 'unique_tokens', 'planned_tokens', 'seed', 'error')
@@ -41,6 +43,7 @@ class Runs:
       more: the other numeric columns that the file has, NaN where a row lacks the value.
       names: of the runs, [runs]; 'row 12' where the file gives none.
       rows: where each run stands in the file, counted from 1 without the header.
+      curves: (tokens, loss) on the way to each run's loss, [runs]; empty where a row has none that can be read.
       left_out: {'row', 'name', 'reason'} for every row that is not fitted.
       about: 'file', 'sha256', 'count', 'flops': where the numbers are from and under which conventions.
     """
@@ -52,6 +55,7 @@ class Runs:
     more: dict[str, np.ndarray]
     names: list[str]
     rows: np.ndarray
+    curves: list[curves.Curve]
     left_out: list[dict[str, Any]]
     about: dict[str, str]
 
@@ -63,7 +67,8 @@ class Runs:
         index = np.arange(len(self))[keep]
         picked = {name: getattr(self, name)[index] for name in ('params', 'tokens', 'loss', 'flops', 'rows')}
         more = {name: values[index] for name, values in self.more.items()}
-        return dataclasses.replace(self, **picked, more=more, names=[self.names[i] for i in index])
+        names, drawn = [self.names[i] for i in index], [self.curves[i] for i in index]
+        return dataclasses.replace(self, **picked, more=more, names=names, curves=drawn)
 
     def without(self, reasons: dict[int, str]) -> 'Runs':
         """Leaves out the runs at these indices, each with its reason."""
@@ -94,18 +99,7 @@ def read(
         than two runs left.
     """
     content = _content(path)
-    table = [_renamed(row, columns or {}) for row in _rows(path, content)]
-    if not table:
-        raise UserError(f'{path}: no rows')
-    for name in columns or {}:
-        if not any((columns or {})[name] in row for row in table):
-            raise UserError(f'{path}: --columns {name}=...: no column {name!r}; there are {_there(table)}')
-    table = [_conventions(row, count, flops) for row in table]
-    for name in NEEDED:
-        if not any(name in row for row in table):
-            raise UserError(
-                f'{path}: no column {name!r}; there are {_there(table)}; --columns THEIRS={name} names another'
-            )
+    table = _table(path, content, columns or {}, count, flops)
     kept, left_out = _sorted_out(path, table)
     runs = _runs(path, content, kept, left_out, count, flops)
     if drop_highest:
@@ -118,9 +112,29 @@ def read(
     return runs
 
 
-def rows(path: str, columns: dict[str, str]) -> list[dict[str, Any]]:
-    """Every row of the file with all that it says; row k of a Runs is the entry k - 1."""
-    return [_renamed(row, columns) for row in _rows(path, _content(path))]
+def rows(path: str, *, columns: dict[str, str] | None = None, count: str = '', flops: str = '') -> list[dict[str, Any]]:
+    """Every row of the file as it stands there, under the names that `read` gives its columns; none is left out.
+
+    Raises:
+      UserError: no such file, no rows, or a missing column.
+    """
+    return _table(path, _content(path), columns or {}, count, flops)
+
+
+def _table(path: str, content: bytes, columns: dict[str, str], count: str, flops: str) -> list[dict[str, Any]]:
+    table = [_renamed(row, columns) for row in _rows(path, content)]
+    if not table:
+        raise UserError(f'{path}: no rows')
+    for name in columns:
+        if not any(columns[name] in row for row in table):
+            raise UserError(f'{path}: --columns {name}=...: no column {name!r}; there are {_there(table)}')
+    table = [_conventions(row, count, flops) for row in table]
+    for name in NEEDED:
+        if not any(name in row for row in table):
+            raise UserError(
+                f'{path}: no column {name!r}; there are {_there(table)}; --columns THEIRS={name} names another'
+            )
+    return table
 
 
 def _content(path: str) -> bytes:
@@ -190,7 +204,11 @@ def _sorted_out(path: str, table: list[dict[str, Any]]) -> tuple[list[dict[str, 
     seen: dict[tuple[Any, ...], int] = {}
     for number, row in enumerate(table, 1):
         values: dict[str, Any] = {name: _number(row.get(name), f'{path}: row {number}: {name}') for name in NUMBERS}
-        values |= {'row': number, 'name': str(row.get('name') or f'row {number}')}
+        values |= {
+            'row': number,
+            'name': str(row.get('name') or f'row {number}'),
+            'curve': curves.read(row.get('curve')),
+        }
         for name in ('params', 'tokens', 'loss', 'flops', 'budget', 'unique_tokens', 'planned_tokens'):
             if values[name] <= 0:
                 raise UserError(f'{path}: row {number}: {name} is {values[name]:g}; it must be above zero')
@@ -249,6 +267,7 @@ def _runs(
         more={n: columns[n] for n in NUMBERS[4:] if not np.isnan(columns[n]).all()},
         names=[row['name'] for row in kept],
         rows=np.array([row['row'] for row in kept], int),
+        curves=[row['curve'] for row in kept],
         left_out=left_out,
         about={
             'file': path,

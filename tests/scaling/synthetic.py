@@ -26,6 +26,7 @@ def runs(params: Any, tokens: Any, losses: Any, **more: Any) -> Runs:
         params=params, tokens=tokens, loss=losses, flops=6 * params * tokens,
         more={name: np.asarray(values, float) for name, values in more.items()},
         names=[f'run {i}' for i in range(len(params))], rows=np.arange(1, len(params) + 1), left_out=[],
+        curves=[[] for _ in params],
         about={'file': 'made', 'sha256': '0' * 64, 'count': 'as given', 'flops': '6ND'},
     )  # fmt: skip
 

@@ -102,3 +102,23 @@ def test_seed_noise_is_what_the_seeds_say():
     assert freedom == 160
     assert noise == pytest.approx(0.004, rel=0.15)
     assert confidence.seed_noise(synthetic.grid())[1] == 0
+
+
+def test_curves_stay_with_their_runs(tmp_path):
+    path = tmp_path / 'records.jsonl'
+    given = [[[200, 3.5], [100, 4.0]], 'none', [[100, None], [-1, 2.0], [50, 4.2, 1], [70, float('nan')], [60, 4.1]]]
+    rows = [ONE | {'loss': 3.0 - 0.1 * k, 'curve': curve} for k, curve in enumerate(given)]
+    rows += [ONE | {'loss': 2.0, 'curve': [[10**400, 2.0]]}, ONE | {'loss': 1.9}]
+    path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    read = runs.read(str(path))
+    curves = [[(100, 4.0), (200, 3.5)], [], [(60, 4.1)], [], []]
+    assert read.curves == curves
+    assert read.take(np.array([2, 0, 2])).curves == [curves[2], curves[0], curves[2]]
+    assert read.without({0: 'far'}).curves == curves[1:]
+    assert analysis.measured(read)['residuals']['curves'] == curves
+    assert len(runs.rows(str(path))) == 5
+
+
+def test_a_csv_has_no_curves(tmp_path):
+    rows = [ONE | {'curve': '[[100, 4.0]]'}, ONE | {'loss': 2, 'curve': ''}]
+    assert runs.read(synthetic.write_csv(tmp_path / 'runs.csv', rows)).curves == [[], []]
