@@ -1,4 +1,4 @@
-"""Five budgets of compute, five sizes each: which size is best at each? Some 20 minutes on 2 cores.
+"""Five budgets of compute, five sizes each: which size is best at each? Half an hour on 2 cores.
 
 python run.py --config=configs/isoflop_cpu.py
 """
@@ -14,6 +14,7 @@ WIDTHS = {  # of two layers, by training FLOPs; heads are 16 wide
     1e12: (24, 32, 48, 64, 96),
     2e12: (32, 48, 64, 96, 128),
     4e12: (48, 64, 96, 128, 160),
+    1e13: (80,),  # forecast from the others before it was run: experiments/isoflop
 }
 
 
