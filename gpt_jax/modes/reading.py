@@ -4,11 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from gpt_jax import files
+from gpt_jax.errors import UserError
 from gpt_jax.launch.sweep import RECORDS
 from gpt_jax.scaling import forecast, records
 
 SIZE = 'params_non_embedding'  # what a ladder's curve is drawn over
 LOSS = 'validation_loss'
+COUNT = 'without_positions'  # what train.flops counts, and so the budgets of an isoFLOP sweep
+FORECASTS = 'forecasts.jsonl'  # a ledger in the sweep's folder is scored in its report
 
 
 def read(done: list[dict[str, Any]], workdir: Path) -> list[str]:
@@ -23,7 +26,20 @@ def read(done: list[dict[str, Any]], workdir: Path) -> list[str]:
     if len({one['tokens'] for one in kept}) == 1:
         ladder, paths = _ladder(kept, left_out, workdir)
         lines, made = lines + ladder, made + paths
-    return [*lines, *(f'  {path}' for path in made)]
+    return [*lines, *(f'  {path}' for path in made), *_report(workdir)]
+
+
+def _report(workdir: Path) -> list[str]:
+    ledger = workdir / FORECASTS
+    from gpt_jax.scaling import report
+
+    try:
+        told = report.from_records(
+            str(workdir / RECORDS), str(workdir / 'report.html'), str(ledger) if ledger.exists() else None, count=COUNT
+        )
+    except UserError as reason:
+        return [f'no report: {reason}']
+    return [f'  {line}' for line in told[1:]]
 
 
 def _ladder(kept: list[dict[str, Any]], left_out: list[dict[str, str]], workdir: Path) -> tuple[list[str], list[Path]]:
