@@ -80,8 +80,9 @@ def fit(
       held_out: what held_out returns.
       approaches: per approach a, b (N* ~ C^a, D* ~ C^b), n_coefficient, d_coefficient, cost (C = k N^p D), a_interval,
         band (N* along compute: flops, params_low, params_high), at (per budget flops, params, tokens, tokens_per_param,
-        loss, params_low, params_high), note; of approach 2 also minima (approaches.Minimum) and akima; of approach 1
-        also envelope (indices into residuals).
+        loss, params_low, params_high), note; of approach 2 also minima (approaches.Minimum), points
+        (what their indices mean; between_runs: read off between runs, see slices.py) and akima; of approach 1 also
+        envelope (indices into residuals).
       disagreements: sentences on approaches that differ beyond their intervals.
 
     Raises:

@@ -141,6 +141,8 @@ def _plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--peak', type=_positive, default=None, help='FLOP/s of one device, if it is another')
     parser.add_argument('--devices', type=_several, default=1, help='how many')
     parser.add_argument('--utilization', type=_positive, default=0.4, help='share of the peak that training reaches')
+    parser.add_argument('--measured', metavar='PATH', help='peak and utilization from run.py --mode=benchmark '
+                        '--benchmark_output=PATH on one such machine')  # fmt: skip
     parser.add_argument('--price', type=_positive, default=None, help='of one device for an hour')
     parser.add_argument('--config', metavar='PATH', help='write a config file that trains the plan')
     parser.add_argument('--json', metavar='PATH', help='write every number')

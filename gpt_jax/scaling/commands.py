@@ -93,7 +93,7 @@ def plan(arguments: argparse.Namespace) -> None:
         constants, flops=flops, tokens=arguments.tokens, cost=cost, drawn=drawn, count=arguments.count or 'total',
         context=arguments.context or CONTEXT, vocab=arguments.vocab or VOCAB, price=arguments.price, **hardware,
     )  # fmt: skip
-    result |= {'law': {'source': source, 'constants': constants}, 'device': arguments.device}
+    result |= {'law': {'source': source, 'constants': constants}, 'device': _device(arguments)}
     _print(show.plan(result))
     if arguments.config:
         files.write_text(arguments.config, planner.config_file(result, Path(arguments.config).stem))
@@ -116,7 +116,7 @@ def _isoflop(arguments: argparse.Namespace) -> None:
         rules=trials.Rules(arguments.learning_rate, batch, there), hardware=_hardware(arguments),
         price=arguments.price,
     )  # fmt: skip
-    result |= {'device': arguments.device, 'left_out': there.runs.left_out if there else []}
+    result |= {'device': _device(arguments), 'left_out': there.runs.left_out if there else []}
     _print([*show.left_out(result['left_out']), *show.isoflop(result)])
     _write_config(arguments, sweepfile.isoflop, result)
     _write(result, arguments.json)
@@ -131,7 +131,7 @@ def _cooldowns(arguments: argparse.Namespace) -> None:
         arguments.cooldowns, shape, batch=arguments.batch, warmup=arguments.warmup, rate=arguments.learning_rate,
         hardware=_hardware(arguments), price=arguments.price,
     )  # fmt: skip
-    result['device'] = arguments.device
+    result['device'] = _device(arguments)
     _print(show.cooldowns(result))
     _write_config(arguments, sweepfile.cooldowns, result)
     _write(result, arguments.json)
@@ -156,6 +156,8 @@ def _allowed(arguments: argparse.Namespace) -> None:
 
 
 def _hardware(arguments: argparse.Namespace) -> dict[str, Any]:
+    if arguments.measured:
+        return _measured(arguments.measured, arguments.devices)
     if arguments.peak is None and arguments.device not in planner.DEVICES:
         raise UserError(f'--device={arguments.device}: one of {", ".join(planner.DEVICES)}; --peak=FLOPS for another')
     if arguments.utilization > 1:
@@ -165,6 +167,22 @@ def _hardware(arguments: argparse.Namespace) -> dict[str, Any]:
         'utilization': arguments.utilization,
         'devices': arguments.devices,
     }
+
+
+def _device(arguments: argparse.Namespace) -> str:
+    return 'the measured device' if arguments.measured else str(arguments.device)
+
+
+def _measured(path: str, devices: int) -> dict[str, Any]:
+    """What run.py --mode=benchmark --benchmark_output=PATH found, of one device."""
+    found = files.read_json(path)
+    try:
+        here = int(found['devices'])
+        return {
+            'peak': found['peak_flops'] / here, 'utilization': found['model_flops_utilization'], 'devices': devices
+        }  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise UserError(f'--measured={path}: not what --benchmark_output writes (no {error})') from None
 
 
 def _write_config(arguments: argparse.Namespace, text: Callable[[Any, str, str], str], result: dict[str, Any]) -> None:

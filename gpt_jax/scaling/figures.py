@@ -156,9 +156,9 @@ def _draw_curves(axes: Axes, result: dict[str, Any], data: dict[str, np.ndarray]
 
 
 def _isoflop(figure: Figure, result: dict[str, Any]) -> list[Points]:
-    axes, data = figure.subplots(), _columns(result)
-    shown: list[int] = []
-    minima = result['approaches']['2']['minima']
+    axes, shown = figure.subplots(), []
+    minima, points = result['approaches']['2']['minima'], result['approaches']['2']['points']
+    data = {name: np.array(points[name]) for name in ('params', 'loss')}
     colours = matplotlib.colormaps['viridis'](np.linspace(0, 0.9, len(minima)))
     axes.set_xscale('log')
     for one, colour in zip(minima, colours, strict=True):
@@ -181,7 +181,10 @@ def _isoflop(figure: Figure, result: dict[str, Any]) -> list[Points]:
     below: dict[str, Any] = {'loc': 'outside lower center', 'ncols': 3}
     figure.legend(frameon=False, fontsize=7.5, title='FLOPs', title_fontsize=8,
                   **(below if _is_narrow(figure) else {'loc': 'outside right center'}))  # fmt: skip
-    axes.set_title('isoFLOP curves and their minima', fontsize=10, fontweight='bold')
+    read = ', read between runs' if points['between_runs'] else ''
+    axes.set_title(f'isoFLOP curves and their minima{read}', fontsize=10, fontweight='bold')
+    if points['between_runs']:
+        return []  # no point is a run
     return [Points(axes, np.array(shown, int), data['params'][shown], data['loss'][shown])]
 
 

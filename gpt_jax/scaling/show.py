@@ -64,6 +64,8 @@ def _approaches(made: dict[str, Any]) -> list[str]:
             lines.append(f'  {titles[number]:14s}{one["note"]}')
             continue
         lines.append(f'  {titles[number]:14s}a {one["a"]:.3f}{_interval(one["a_interval"])}   b {one["b"]:.3f}')
+        if one.get('points', {}).get('between_runs'):
+            lines.append('    no budget was run at enough sizes: its curves are read between the runs of each size')
         lines += [f'    {minimum["flops"]:.3g} FLOPs: {minimum["note"]}' for minimum in one.get('minima', [])
                   if minimum['note']]  # fmt: skip
         for at in one['at']:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import approaches, confidence, optimal, surface
+from gpt_jax.scaling import approaches, confidence, optimal, slices, surface
 from gpt_jax.scaling.runs import Runs
 
 
@@ -36,13 +36,16 @@ def _approach(
         split = optimal.split(found.constants, cost)
         splits = [optimal.split(one, cost) for one in drawn]
     elif number == '2':
-        found_minima = approaches.minima(runs, seed=seed)
+        sliced, between = slices.isoflop(runs)
+        found_minima = approaches.minima(sliced, seed=seed)
         split = approaches.isoflop(found_minima, cost)
         other = approaches.isoflop(found_minima, cost, akima=True)
         splits = _redrawn_minima(found_minima, cost, seed)
         words = 'the minima, by the spread of their noise draws'
+        words += '; the curves are read between runs' if between else ''
         extra = {
             'minima': [dataclasses.asdict(one) for one in found_minima],
+            'points': {'params': sliced.params.tolist(), 'loss': sliced.loss.tolist(), 'between_runs': between},
             'akima': {'a': other.a, 'b': other.b, 'at': _at(other, found, at_flops)},
         }
     else:

@@ -134,3 +134,19 @@ def test_help_takes_neither_jax_nor_scipy():
     result = subprocess.run([sys.executable, '-c', code], cwd=program.ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == '[]'
     assert 'compare' in result.stdout
+
+
+def test_plan_takes_speed_from_a_benchmark(tmp_path, capsys):
+    path = tmp_path / 'benchmark.json'
+    path.write_text(json.dumps({'peak_flops': 4e12, 'devices': 2, 'model_flops_utilization': 0.5}))
+    cli.main(
+        ['plan', '--hours=1', f'--measured={path}', '--vocab=256', '--context=128', f'--json={tmp_path}/plan.json']
+    )
+    made = json.loads((tmp_path / 'plan.json').read_text())
+    assert made['flops'] == pytest.approx(3600 * 2e12 * 0.5)
+    assert '50% of its peak' in capsys.readouterr().out
+    path.write_text('{}')
+    with pytest.raises(SystemExit) as stop:
+        cli.main(['plan', '--hours=1', f'--measured={path}'])
+    assert stop.value.code == 2
+    assert 'not what --benchmark_output writes' in capsys.readouterr().err
