@@ -102,7 +102,7 @@ def get_config() -> ConfigDict:
     benchmark.peak_flops = 0.0  # the device's matrix FLOP/s in matmul_dtype; 0: known by the device's name, or measured
 
     config.sweep = sweep = ConfigDict()
-    sweep.trials = ()  # one dict per trial: name, and dotted config keys with their values (see scaling/design.py)
+    sweep.trials = ()  # one dict per trial: name, and dotted config keys with their values (see scaling/plan/design.py)
     sweep.together = 1  # so many trials that differ in seed and learning rate alone train at once, in one process
     sweep.hang_minutes = 30.0  # a trial without a sign of life for so long is stopped and passed over; 0: never
     sweep.hours = 0.0  # of all trials together, over all calls; 0: no limit

@@ -6,7 +6,7 @@ python run.py --config=configs/compute_optimal_cpu.py
 from ml_collections import ConfigDict
 
 from configs import cpu
-from gpt_jax.scaling import design
+from gpt_jax.scaling.plan import design
 
 WIDTHS = (24, 32, 48, 64, 96, 128)  # of two layers
 HORIZONS = (400_000, 800_000, 1_600_000, 3_200_000, 6_400_000)  # tokens

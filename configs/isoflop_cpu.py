@@ -6,7 +6,7 @@ python run.py --config=configs/isoflop_cpu.py
 from ml_collections import ConfigDict
 
 from configs import cpu
-from gpt_jax.scaling import design
+from gpt_jax.scaling.plan import design
 
 WIDTHS = {  # of two layers, by training FLOPs; heads are 16 wide
     2.5e11: (16, 24, 32, 48, 64),

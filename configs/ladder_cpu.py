@@ -6,7 +6,7 @@ python run.py --config=configs/ladder_cpu.py
 from ml_collections import ConfigDict
 
 from configs import cpu
-from gpt_jax.scaling import design
+from gpt_jax.scaling.plan import design
 
 SIZES = ((2, 16, 1), (2, 32, 1), (2, 48, 2), (2, 64, 2), (4, 96, 3), (4, 128, 4))  # layers, width, heads
 

@@ -6,7 +6,7 @@ python run.py --config=configs/lr_transfer_cpu.py
 from ml_collections import ConfigDict
 
 from configs import cpu
-from gpt_jax.scaling import design
+from gpt_jax.scaling.plan import design
 
 SIZES = [(2, width, width // 16) for width in (32, 64, 128, 256)]
 RATES = tuple(0.001 * 2**power for power in range(8))

@@ -6,7 +6,7 @@ python run.py --config=configs/model_size_cpu.py
 from ml_collections import ConfigDict
 
 from configs import cpu, ladder_cpu
-from gpt_jax.scaling import design
+from gpt_jax.scaling.plan import design
 
 
 def get_config() -> ConfigDict:

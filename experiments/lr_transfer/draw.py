@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gpt_jax import files, jsonl
-from gpt_jax.scaling.plots import HELD_OUT, LAW, STYLE, save
+from gpt_jax.scaling.view.plots import HELD_OUT, LAW, STYLE, save
 
 HERE = Path(__file__).parent
 

@@ -31,7 +31,7 @@ def read(done: list[dict[str, Any]], workdir: Path) -> list[str]:
 
 def _report(workdir: Path) -> list[str]:
     ledger = workdir / FORECASTS
-    from gpt_jax.scaling import report
+    from gpt_jax.scaling.view import report
 
     try:
         told = report.from_records(
@@ -48,7 +48,7 @@ def _ladder(kept: list[dict[str, Any]], left_out: list[dict[str, str]], workdir:
     fit = forecast.leave_largest_out([one[SIZE] for one in kept], [one[LOSS] for one in kept])
     fit |= {'x_column': SIZE, 'loss_column': LOSS, 'left_out': left_out}
     files.write_json(workdir / 'fit.json', fit)
-    from gpt_jax.scaling import plots
+    from gpt_jax.scaling.view import plots
 
     figures = plots.scaling_curve(fit, kept, workdir / 'scaling_curve.png')
     return list(forecast.verdict(fit)), [workdir / 'fit.json', *figures]

@@ -14,7 +14,7 @@ from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting
 from gpt_jax.modes import reading, together
 from gpt_jax.observe.board import Board
-from gpt_jax.scaling import table
+from gpt_jax.scaling.view import table
 
 
 def sweep(

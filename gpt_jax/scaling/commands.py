@@ -7,25 +7,11 @@ from typing import Any
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import (
-    analysis,
-    comparison,
-    confidence,
-    ledger,
-    optimal,
-    past,
-    planner,
-    shapes,
-    show,
-    subject,
-    surface,
-    sweepfile,
-    sweeps,
-    trials,
-    trunks,
-)  # fmt: skip
+from gpt_jax.scaling import analysis, comparison, confidence, ledger, optimal, surface
 from gpt_jax.scaling import runs as table
+from gpt_jax.scaling.plan import past, planner, shapes, subject, sweepfile, sweeps, trials, trunks
 from gpt_jax.scaling.runs import Runs
+from gpt_jax.scaling.view import show
 
 CONTEXT, VOCAB = 2048, 50257  # of a plan, where nothing says others
 SIZES, SPAN = 5, 3.0  # of an isoFLOP sweep; sweeps.py says why
@@ -50,11 +36,11 @@ def fit(arguments: argparse.Namespace) -> None:
     _print(lines)
     _write(result, arguments.json)
     if arguments.plots and arguments.law != 'power':
-        from gpt_jax.scaling import figures
+        from gpt_jax.scaling.view import figures
 
         _name_figures(figures.fit(result, arguments.plots))
     elif arguments.plots:
-        from gpt_jax.scaling import plots
+        from gpt_jax.scaling.view import plots
 
         if 'forecast' not in result:
             raise UserError('--plots: too few sizes to leave the largest out, and that is what the figure shows')
@@ -63,7 +49,7 @@ def fit(arguments: argparse.Namespace) -> None:
 
 
 def report(arguments: argparse.Namespace) -> None:
-    from gpt_jax.scaling import report as pages
+    from gpt_jax.scaling.view import report as pages
 
     lines = pages.from_records(
         arguments.data, arguments.html, arguments.ledger, columns=arguments.columns, count=arguments.count,
@@ -225,7 +211,7 @@ def compare(arguments: argparse.Namespace) -> None:
     _print([*show.left_out(both[0].left_out), *show.left_out(both[1].left_out), *show.compare(result)])
     _write(result, arguments.json)
     if arguments.plots:
-        from gpt_jax.scaling import comparison_figure
+        from gpt_jax.scaling.view import comparison_figure
 
         _name_figures(comparison_figure.compare(result, arguments.plots))
 

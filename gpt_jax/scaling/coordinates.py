@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpt_jax.scaling.plots import HELD_OUT, LAW, QUIET, STYLE, save
+from gpt_jax.scaling.view.plots import HELD_OUT, LAW, QUIET, STYLE, save
 
 TOLERANCE = 0.25  # a slope this near to 0 passes; standard's are 0.5 to 1 (tests/modes/test_coordinates.py)
 

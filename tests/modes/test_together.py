@@ -11,7 +11,7 @@ from tests import program
 
 SWEEP = """
 from configs import gpt_tiny
-from gpt_jax.scaling import design
+from gpt_jax.scaling.plan import design
 
 def get_config():
     config = gpt_tiny.get_config()

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gpt_jax.scaling import design, planner
-from gpt_jax.scaling.planner import Shape
+from gpt_jax.scaling.plan import design, planner
+from gpt_jax.scaling.plan.planner import Shape
 from tests.scaling import synthetic
 
 CONTEXT, VOCAB, BATCH = 512, 1000, 8

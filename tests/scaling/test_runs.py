@@ -116,7 +116,7 @@ def test_curves_stay_with_their_runs(tmp_path):
     assert read.take(np.array([2, 0, 2])).curves == [curves[2], curves[0], curves[2]]
     assert read.without({0: 'far'}).curves == curves[1:]
     assert analysis.measured(read)['residuals']['curves'] == curves
-    assert len(runs.rows(str(path))) == 5
+    assert len(all_rows(str(path))) == 5
 
 
 def test_a_csv_has_no_curves(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from gpt_jax import assemble, identity, overrides
 from gpt_jax.errors import UserError
 from gpt_jax.model import accounting
-from gpt_jax.scaling import subject
+from gpt_jax.scaling.plan import subject
 
 
 @pytest.mark.parametrize(('path', 'trial'), [('configs/gpt_tiny.py', ''), ('configs/isoflop_cpu.py', '1e12-2x48')])

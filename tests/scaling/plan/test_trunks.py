@@ -3,8 +3,8 @@
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import planner, trunks
-from gpt_jax.scaling.planner import Shape
+from gpt_jax.scaling.plan import planner, trunks
+from gpt_jax.scaling.plan.planner import Shape
 
 SHAPE = Shape(2, 64, 2, 128, 256)
 FLAGS = {'batch': 8, 'warmup': 100, 'rate': 0.006, 'hardware': {'peak': 1e12, 'utilization': 0.5, 'devices': 2},

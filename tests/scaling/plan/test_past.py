@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import past
+from gpt_jax.scaling.plan import past
 from tests.scaling import sweep_records
 
 BUDGETS = {1e14: (64, 96, 128, 192), 2e14: (64, 96, 128, 192)}

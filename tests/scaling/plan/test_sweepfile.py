@@ -4,9 +4,10 @@ import pytest
 
 from gpt_jax import assemble, overrides
 from gpt_jax.model import accounting
-from gpt_jax.scaling import past, sweepfile, trunks
-from gpt_jax.scaling.planner import Shape
-from tests.scaling import sweep_records, test_sweeps, test_trunks
+from gpt_jax.scaling.plan import past, sweepfile, trunks
+from gpt_jax.scaling.plan.planner import Shape
+from tests.scaling import sweep_records
+from tests.scaling.plan import test_sweeps, test_trunks
 
 LARGE = test_sweeps.FRAME._replace(context=2048, vocab=50257, head_dim=None, layers=None)
 

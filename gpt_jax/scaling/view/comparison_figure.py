@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from gpt_jax.scaling.figures import Points, figure, loss_ticks, ticks
-from gpt_jax.scaling.plots import HELD_OUT, LAW, MEASURED, QUIET, save
+from gpt_jax.scaling.view.figures import Points, figure, loss_ticks, ticks
+from gpt_jax.scaling.view.plots import HELD_OUT, LAW, MEASURED, QUIET, save
 
 
 def compare(result: dict[str, Any], folder: str) -> list[Path]:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import design, planner
-from gpt_jax.scaling.planner import Shape
-from gpt_jax.scaling.trials import FEWEST_STEPS
+from gpt_jax.scaling.plan import design, planner
+from gpt_jax.scaling.plan.planner import Shape
+from gpt_jax.scaling.plan.trials import FEWEST_STEPS
 
 WARMUP = 0.02  # of the longest horizon, and at most
 WARMUP_SHORTEST = 0.1  # of the shortest

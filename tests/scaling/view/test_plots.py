@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import forecast, plots
+from gpt_jax.scaling import forecast
+from gpt_jax.scaling.view import plots
 
 SIZES = np.geomspace(6e3, 1e6, 6)
 
@@ -73,8 +74,8 @@ def test_short(value, words):
 
 def test_the_room_takes_no_jax():
     code = (
-        'import sys, gpt_jax.scaling.forecast, gpt_jax.scaling.records, gpt_jax.scaling.table; '
-        'early = "matplotlib" in sys.modules; import gpt_jax.scaling.plots; '
+        'import sys, gpt_jax.scaling.forecast, gpt_jax.scaling.records, gpt_jax.scaling.view.table; '
+        'early = "matplotlib" in sys.modules; import gpt_jax.scaling.view.plots; '
         'print(early, "matplotlib" in sys.modules, "jax" in sys.modules)'
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gpt_jax.scaling import centres, optimal, past
+from gpt_jax.scaling import optimal
+from gpt_jax.scaling.plan import centres, past
 from tests.scaling import sweep_records, synthetic
 
 SMALL = {1e14: (64, 96, 128, 160, 192), 2e14: (64, 96, 128, 160, 224)}

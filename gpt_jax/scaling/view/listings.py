@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from gpt_jax.scaling.page import Html, paragraph, section, table
+from gpt_jax.scaling.view.page import Html, paragraph, section, table
 from gpt_jax.scaling.words import percent, power, ratio, size
 
 COUNTS = {

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from gpt_jax import identity
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import planner
+from gpt_jax.scaling.plan import planner
 
 # What the closed form counts: any other value changes it.
 COUNTED = {'kv_heads': 0, 'head_dim': 0, 'mlp_width': 0, 'norm': 'layer', 'position': 'learned', 'feedforward': 'mlp',

@@ -1,6 +1,6 @@
 """Is the table aligned, ordered by size, and honest about what is missing?"""
 
-from gpt_jax.scaling import table
+from gpt_jax.scaling.view import table
 
 ROWS = [
     {

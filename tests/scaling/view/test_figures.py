@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from gpt_jax.scaling import analysis, approaches, figures
+from gpt_jax.scaling import analysis, approaches
+from gpt_jax.scaling.view import figures
 from tests.scaling import synthetic
 
 

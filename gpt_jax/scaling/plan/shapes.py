@@ -3,7 +3,7 @@
 import math
 from typing import NamedTuple
 
-from gpt_jax.scaling.planner import ASPECT, HEAD_DIMS, Shape, parameters
+from gpt_jax.scaling.plan.planner import ASPECT, HEAD_DIMS, Shape, parameters
 
 USUAL = 90  # width over layers of GPT-3's larger models
 RATIO = 0.2  # how much of log N an unusual ratio is worth: along a curve only the size should change, not the form

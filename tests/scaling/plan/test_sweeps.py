@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import optimal, past, planner, shapes, sweeps, trials
+from gpt_jax.scaling import optimal
+from gpt_jax.scaling.plan import past, planner, shapes, sweeps, trials
 from tests.scaling import sweep_records
 
 SMALL = {1e14: (64, 96, 128, 160, 192), 2e14: (64, 96, 128, 160, 224)}

@@ -5,7 +5,8 @@ import pytest
 
 from gpt_jax.errors import UserError
 from gpt_jax.model import accounting
-from gpt_jax.scaling import optimal, planner
+from gpt_jax.scaling import optimal
+from gpt_jax.scaling.plan import planner
 from tests.scaling import synthetic
 
 FLAGS = {'cost': optimal.SIX, 'drawn': [], 'count': 'total', 'context': 1024, 'vocab': 50257, 'peak': 1e15,

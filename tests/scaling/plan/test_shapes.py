@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpt_jax.scaling import planner, shapes
+from gpt_jax.scaling.plan import planner, shapes
 
 LARGE = shapes.Frame('without_positions', 2048, 50257, None, None)
 SMALL = shapes.Frame('without_positions', 128, 256, 16, 2)

@@ -9,8 +9,9 @@ import numpy as np
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
+from gpt_jax.scaling import rows as table_rows
 from gpt_jax.scaling import runs as table
-from gpt_jax.scaling.design import Trial
+from gpt_jax.scaling.plan.design import Trial
 from gpt_jax.scaling.runs import Runs
 
 SHAPE = ('layers', 'width', 'heads')
@@ -33,7 +34,7 @@ def read(path: str, columns: dict[str, str], count: str) -> Past:
     Raises:
       UserError: as runs.read.
     """
-    rows = table.rows(path, columns=columns)
+    rows = table_rows.read(path, columns=columns)
     if not count and any('params_without_positions' in row for row in rows):
         count = 'without_positions'
     if any('flops_6N' in row for row in rows) and not any('flops' in row for row in rows):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from gpt_jax.scaling import surface
-from gpt_jax.scaling.plots import HELD_OUT, LAW, MEASURED, NARROW, QUIET, STYLE, save, short
+from gpt_jax.scaling.view.plots import HELD_OUT, LAW, MEASURED, NARROW, QUIET, STYLE, save, short
 
 APPROACHES = {'1': ('#27ae60', 'envelope'), '2': ('#e67e22', 'isoFLOP'), '3': (LAW, 'parametric')}
 

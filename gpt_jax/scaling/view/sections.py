@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from gpt_jax.scaling import forecast, laws, plots, show
-from gpt_jax.scaling.page import Html, items, paragraph, section, table
+from gpt_jax.scaling import forecast, laws
+from gpt_jax.scaling.view import plots, show
+from gpt_jax.scaling.view.page import Html, items, paragraph, section, table
 from gpt_jax.scaling.words import power, ratio, sentence, size
 
 FORMS = {

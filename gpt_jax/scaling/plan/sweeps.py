@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import approaches, centres, past, shapes, trials
-from gpt_jax.scaling.past import Past
-from gpt_jax.scaling.planner import Shape
-from gpt_jax.scaling.trials import Rules
+from gpt_jax.scaling import approaches
+from gpt_jax.scaling.plan import centres, past, shapes, trials
+from gpt_jax.scaling.plan.past import Past
+from gpt_jax.scaling.plan.planner import Shape
+from gpt_jax.scaling.plan.trials import Rules
 
 WRONG = 2.0  # the factor by which N* may be off and the minimum is still inside
 EXACT = 0.01  # relative: a budget this close to one of the runs is that one

@@ -4,10 +4,10 @@ import math
 from typing import Any, NamedTuple
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import design, past, planner, shapes
-from gpt_jax.scaling.design import Trial
-from gpt_jax.scaling.past import Past
-from gpt_jax.scaling.planner import Shape
+from gpt_jax.scaling.plan import design, past, planner, shapes
+from gpt_jax.scaling.plan.design import Trial
+from gpt_jax.scaling.plan.past import Past
+from gpt_jax.scaling.plan.planner import Shape
 
 FEWEST_STEPS = 10  # of a trial: half a step is what its budget is missed by
 # GPT-2's 0.02 suits its width of 768; a narrower matrix needs larger weights for outputs as large.

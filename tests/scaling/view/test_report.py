@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, cli, figures, inline, ledger, report, runs
+from gpt_jax.scaling import analysis, cli, ledger, rows, runs
+from gpt_jax.scaling.view import figures, inline, report
 from tests.scaling import synthetic
 
 EVIL = '<script>alert("x")</script>'
@@ -227,7 +228,7 @@ def test_the_command_says_where_it_is(tmp_path, capsys):
 def test_equal_results_give_equal_pages(tmp_path):
     given = runs.read(write(tmp_path / 'ladder.jsonl', ladder()))
     result, why = report.told(given, **FAST)
-    records = runs.rows(given.about['file'])
+    records = rows.read(given.about['file'])
     for name in ('a', 'b'):
         report.write(str(tmp_path / name), result, records=records, scores=None, why=why)
     assert (tmp_path / 'a').read_bytes() == (tmp_path / 'b').read_bytes()

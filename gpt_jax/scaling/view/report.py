@@ -11,10 +11,11 @@ import numpy as np
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, figures, inline, laws, ledger, listings, page, plots, sections
+from gpt_jax.scaling import analysis, laws, ledger, rows
 from gpt_jax.scaling import runs as table
-from gpt_jax.scaling.page import Html
 from gpt_jax.scaling.runs import Runs
+from gpt_jax.scaling.view import figures, inline, listings, page, plots, sections
+from gpt_jax.scaling.view.page import Html
 
 EVERY = ('1', '2', '3')
 FURTHER = 10.0  # where no budget is asked for: the largest of the runs, and so many times that
@@ -36,7 +37,7 @@ def from_records(
       UserError: the file cannot be read as runs, or the ledger was changed.
     """
     given = table.read(records_path, columns=columns, count=count, flops=flops, drop_highest=drop_highest)
-    records = table.rows(records_path, columns=columns, count=count, flops=flops)
+    records = rows.read(records_path, columns=columns, count=count, flops=flops)
     scores = ledger.verify(ledger.read(ledger_path), given) if ledger_path else None
     result, why = told(given, **fitting)
     write(html_path, result, records=records, scores=scores, why=why)
@@ -100,7 +101,7 @@ def write(
 
     Args:
       result: what analysis.fit, analysis.power or analysis.measured returned; what it lacks is left out.
-      records: all rows of the file, as runs.rows gives them.
+      records: all rows of the file, as rows.read gives them.
       scores: what ledger.verify returned, or None.
       why: a sentence on what could not be fitted, or ''.
     """

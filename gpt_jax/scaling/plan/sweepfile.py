@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gpt_jax.scaling import design
+from gpt_jax.scaling.plan import design
 
 MICRO = 16_384  # tokens of a device at a time
 FIRST = ('name', 'train.flops', 'model.layers', 'model.width', 'model.heads')
@@ -63,7 +63,7 @@ python run.py --config={path}
 from ml_collections import ConfigDict
 
 from configs import {base}{'' if base == 'base' else ' as base'}
-from gpt_jax.scaling import design
+from gpt_jax.scaling.plan import design
 
 TRIAL = {{
 {keys}

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, approaches, optimal, planner, surface
+from gpt_jax.scaling import analysis, approaches, optimal, surface
+from gpt_jax.scaling.plan import planner
 from gpt_jax.scaling.runs import Runs
 
 FAR = 3.0  # a law that puts the optimum of its own runs this factor outside their sizes says nothing

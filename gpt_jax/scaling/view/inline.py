@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 
-from gpt_jax.scaling.figures import Drawn, Points
-from gpt_jax.scaling.plots import STYLE
+from gpt_jax.scaling.view.figures import Drawn, Points
+from gpt_jax.scaling.view.plots import STYLE
 
 SVG, XLINK = 'http://www.w3.org/2000/svg', 'http://www.w3.org/1999/xlink'
 REACH = 5.0  # radius of a mark, in points of 1/72 inch
