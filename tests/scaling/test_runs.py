@@ -7,6 +7,7 @@ import pytest
 
 from gpt_jax.errors import UserError
 from gpt_jax.scaling import analysis, confidence, runs
+from gpt_jax.scaling.rows import read as all_rows
 from tests.scaling import synthetic
 
 
