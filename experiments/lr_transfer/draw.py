@@ -32,6 +32,7 @@ def main(path: str) -> None:
             'best_rate': {str(width): rate for width, (rate, _) in best.items()},
             'best_loss': {str(width): min(curve[1]) for width, curve in curves.items()},
             'drift': drift,  # best rate ~ width^drift
+            'next_best_rate': {str(2 * max(best)): _line(best, 2 * max(best))},  # before that width is run
             'cost_of_base_rate': {str(width): _cost(curves, width) for width in curves},
             'curves': {str(width): {'rate': rates, 'loss': loss} for width, (rates, loss) in curves.items()},
         }
@@ -62,6 +63,12 @@ def _best(rates: list[float], losses: list[float]) -> tuple[float, float]:
     return float(np.exp(vertex + x[1])), float(np.polyval([a, b, c], vertex))
 
 
+def _line(best: dict[int, tuple[float, float]], width: int) -> float:
+    """The best rate at another width, by the line through log best rate over log width."""
+    x, y = np.log(list(best)), np.log([rate for rate, _ in best.values()])
+    return float(np.exp(np.polyval(np.polyfit(x, y, 1), np.log(width))))
+
+
 def _cost(curves: dict, width: int) -> float:
     """Nats that a width loses when it is trained at the best of the rates of the smallest width."""
     rates, losses = curves[min(curves)]
@@ -74,6 +81,8 @@ def _say(name: str, one: dict) -> None:
     best = ', '.join(f'{width}: {rate:.4f}' for width, rate in one['best_rate'].items())
     cost = ', '.join(f'{width}: {nats:.3f}' for width, nats in one['cost_of_base_rate'].items())
     print(f'{name}: best rate by width {best}; it goes as width^{one["drift"]:+.2f}')
+    ((width, rate),) = one['next_best_rate'].items()
+    print(f'  so the best rate at width {width} should be {rate:.4f}')
     print(f"  nats lost at the smallest width's best rate: {cost}")
 
 
