@@ -102,7 +102,7 @@ class Board:
             head.append(f'about {duration(left)} left')
         width = max(map(len, self._rows))
         shown = self._shown()
-        rows = [f'  {name:{width}s}  {self._rows[name].state:8s} {self._rows[name].detail}' for name in shown]
+        rows = [f'  {name:{width}s}  {self._rows[name].state:8s} {self._rows[name].detail}'.rstrip() for name in shown]
         hidden = len(self._rows) - len(shown)
         return [' · '.join(head), *rows, *([f'  and {hidden} more'] if hidden else [])]
 
