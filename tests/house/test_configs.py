@@ -33,8 +33,8 @@ def load(name: str) -> dict:
 @pytest.mark.parametrize('name', CONFIGS)
 def test_config_builds_and_is_counted_right(name):
     config = load(name)
-    for one in [config, *overrides.trials(config).values()]:
-        model = assemble.settings(one, vocab_size=256).model
+    each = [config, *overrides.trials(config).values()]
+    for model in dict.fromkeys(assemble.settings(one, vocab_size=256).model for one in each):
         tree = weights.unbox(assemble.declarations(model))
         assert trees.size(tree) == accounting.parameters(model)['padded_total']
 

@@ -85,8 +85,13 @@ def ticks(axes: Axes, which: str) -> None:
     places = [step * 10.0**power for power in powers if power % every == 0 for step in steps]
     axis = axes.xaxis if which == 'x' else axes.yaxis
     axis.set_major_locator(FixedLocator([place for place in places if low <= place <= high]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    words = _power if 'FLOPs' in axis.get_label_text() else short
+    axis.set_major_formatter(FuncFormatter(lambda value, _: words(value)))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _power(value: float) -> str:
+    return f'{value:.0e}'.replace('e+0', 'e').replace('e+', 'e')
 
 
 def loss_ticks(axes: Axes) -> None:
