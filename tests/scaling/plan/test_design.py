@@ -57,7 +57,7 @@ def test_label(number, word):
 @pytest.mark.parametrize('name', ['isoflop_cpu', 'compute_optimal_cpu', 'lr_transfer_cpu', 'model_size_cpu'])
 def test_the_sweeps_of_this_house_can_be_run(name):
     trials = overrides.trials(load(name))
-    assert len(trials) > 20
+    assert len(trials) >= 20
     for trial in list(trials)[:3] + list(trials)[-3:]:
         assemble.settings(trials[trial], vocab_size=256)
 
