@@ -17,25 +17,28 @@ from gpt_jax.scaling.view.plots import HELD_OUT, LAW, QUIET, STYLE, save
 TOLERANCE = 0.25  # a slope this near to 0 passes; standard's are 0.5 to 1 (tests/modes/test_coordinates.py)
 
 
-def check(sizes: list[int], moved: list[dict[str, float]], over: str) -> dict[str, Any]:
+def check(sizes: list[int], moved: list[dict[str, float]], over: str, *, judged: bool) -> dict[str, Any]:
     """Slopes and a verdict.
 
     Args:
       sizes: widths or depths, ascending.
       moved: for each of them, how far each activation moved; those that all sizes have are judged.
       over: 'width' or 'layers'.
+      judged: whether the parametrization promises anything over it.
 
     Returns:
-      over, sizes, moved (a list per activation), slopes (per activation), worst (its name), tolerance, passed.
+      over, sizes, moved (a list per activation), slopes (per activation), worst (its name), tolerance, passed, and
+      verdict: 'pass', 'FAIL' or 'not judged'.
     """
     names = [name for name in moved[0] if all(name in one for one in moved)]
     values = {name: [one[name] for one in moved] for name in names}
     x = np.log(np.array(sizes, float))
     slopes = {name: float(np.polyfit(x, np.log(np.array(value)), 1)[0]) for name, value in values.items()}
     worst = max(slopes, key=lambda name: abs(slopes[name]))
+    passed = abs(slopes[worst]) <= TOLERANCE
     return {
-        'over': over, 'sizes': sizes, 'moved': values, 'slopes': slopes, 'worst': worst,
-        'tolerance': TOLERANCE, 'passed': abs(slopes[worst]) <= TOLERANCE,
+        'over': over, 'sizes': sizes, 'moved': values, 'slopes': slopes, 'worst': worst, 'tolerance': TOLERANCE,
+        'passed': passed, 'verdict': 'not judged' if not judged else 'pass' if passed else 'FAIL',
     }  # fmt: skip
 
 
@@ -48,11 +51,10 @@ def lines(result: dict[str, Any], parametrization: str) -> list[str]:
         for name, values in result['moved'].items()
     ]
     slope = result['slopes'][result['worst']]
-    verdict = 'pass' if result['passed'] else 'FAIL'
     return [
         head, *rows,
-        f'{verdict}: over {result["over"]}, {parametrization} moves {result["worst"]} by a power of {slope:+.2f}; '
-        f'at most {result["tolerance"]:g} either way passes',
+        f'{result["verdict"]}: over {result["over"]}, {parametrization} moves {result["worst"]} by a power of '
+        f'{slope:+.2f}; at most {result["tolerance"]:g} either way passes',
     ]  # fmt: skip
 
 
@@ -74,7 +76,7 @@ def plot(results: list[dict[str, Any]], parametrization: str, path: Path) -> lis
             axes.set_xlabel(result['over'])
             axes.set_ylabel('movement (root mean square)')
             slope = result['slopes'][result['worst']]
-            axes.set_title(f'{"pass" if result["passed"] else "FAIL"}: slopes up to {slope:+.2f}', fontsize=9)
+            axes.set_title(f'{result["verdict"]}: slopes up to {slope:+.2f}', fontsize=9)
             axes.grid(alpha=0.25, lw=0.5)
         figure.suptitle(f'Coordinate check: {parametrization}', fontsize=10, fontweight='bold')
         return save(figure, path)
