@@ -4,53 +4,18 @@ Everything comes back as one JSON-able dict, so that the table, --json and the f
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import approaches, confidence, laws, splits, surface
+from gpt_jax.scaling import approaches, confidence, downstream, intervals, laws, outliers, splits, surface
 from gpt_jax.scaling.runs import Runs
 
-# So wide that the 240 points others fitted of Hoffmann et al. 2022 (figure 4) all stay: two lie 5% off their law.
-OUTLIER_SIGMAS = 8.0  # robust standard deviations
-OUTLIER_LEAST = 0.08  # of the log loss: a run this close to the law is kept however well the others agree
-OUTLIER_SHARE = 0.2  # of the runs: if more would go, the law is wrong and not the runs
+COLUMN = {'N': 'params', 'D': 'tokens', 'C': 'flops'}
+POWER_DRAWS = 300  # of a power law's bootstrap; more move its intervals little
+FEWEST_POWER = 4  # sizes in a resample
 TRIES = 12  # starts of the fits beside the main one
-
-
-def outliers(law: str, runs: Runs, *, delta: float, constants: dict[str, float] | None = None) -> Runs:
-    """Leaves out the runs whose loss is far from the law that the others follow, each with its reason."""
-    while True:
-        given = surface.data(runs)
-        found = surface.fit(law, given, delta=delta, constants=constants, tries=TRIES)
-        residual = given.log_loss - np.log(found.predict(runs.params, runs.tokens, np.exp(given.u)))
-        sigma = 1.4826 * float(np.median(np.abs(residual - np.median(residual))))
-        far = np.abs(residual) > max(OUTLIER_SIGMAS * sigma, OUTLIER_LEAST)
-        if not far.any() or far.sum() > OUTLIER_SHARE * len(runs):
-            return runs
-        worst = np.abs(residual) >= 0.5 * np.abs(residual).max()  # the worst first: they pull the others along
-        runs = runs.without({
-            int(i): f'outlier: the loss is {100 * math.expm1(residual[i]):+.1f}% off the law of the other runs'
-            for i in np.flatnonzero(far & worst)
-        })  # fmt: skip
-
-
-def cleaned(
-    law: str, runs: Runs, *, delta: float = surface.HUBER_DELTA, constants: dict[str, float] | None = None,
-    keep_outliers: bool = False,
-) -> tuple[Runs, float, dict[str, Any] | None]:  # fmt: skip
-    """The runs as every command fits them: (without outliers, the Huber delta to use, the noise between seeds).
-
-    What the seed moves is noise, and noise counts squared: delta is at least the noise between seeds.
-    """
-    if not keep_outliers:
-        runs = outliers(law, runs, delta=delta, constants=constants)
-    noise, freedom = confidence.seed_noise(runs)
-    if not freedom:
-        return runs, delta, None
-    return runs, max(delta, noise), {'log_loss_sd': noise, 'degrees_of_freedom': freedom}
 
 
 def fit(
@@ -84,15 +49,16 @@ def fit(
         (what their indices mean; between_runs: read off between runs, see slices.py) and akima; of approach 1 also
         envelope (indices into residuals).
       disagreements: sentences on approaches that differ beyond their intervals.
+      downstream: what downstream.fit returns, where the runs have an error.
 
     Raises:
       UserError: the runs cannot carry the law.
     """
-    runs, delta, noise = cleaned(law, runs, delta=delta, constants=constants, keep_outliers=keep_outliers)
+    runs, delta, noise = outliers.cleaned(law, runs, delta=delta, constants=constants, keep_outliers=keep_outliers)
     given = surface.data(runs)
     found = surface.fit(law, given, delta=delta, constants=constants, tries=starts)
     resamples, words = confidence.counts(runs, draws, seed)
-    drawn = confidence.bootstrap(found, given, resamples) if draws else []
+    drawn = confidence.bootstrap(found, given, resamples, held=constants is not None) if draws else []
     result = measured(runs) | {
         'seed_noise': noise,
         'fit': dataclasses.asdict(found),
@@ -106,6 +72,8 @@ def fit(
         result['approaches'], result['disagreements'] = splits.side_by_side(
             runs, found, drawn, words, at_flops, which, seed
         )
+    if 'error' in runs.more:
+        result['downstream'] = downstream.fit(runs, draws=min(draws, downstream.DRAWS), seed=seed)
     return result
 
 
@@ -193,61 +161,52 @@ def chosen(runs: Runs, condition: str) -> np.ndarray:
     return mask
 
 
-def power(runs: Runs, over: str, *, irreducible: bool, delta: float) -> dict[str, Any]:
+def power(
+    runs: Runs, over: str, *, irreducible: bool, delta: float, draws: int = POWER_DRAWS, seed: int = 0,
+    keep_outliers: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """L(N), L(D) or L(C) with its leave-the-largest-out forecast, by forecast.py's rule and laws.py's fit.
 
     Returns:
       data, left_out, residuals, envelope: as `fit`, log_residual over this law. over: 'N', 'D' or 'C'.
-      law: the fields of laws.PowerLaw. forecast: what forecast.leave_largest_out returns, from three sizes on.
+      law: the fields of laws.PowerLaw. intervals: of its amplitude, exponent and irreducible loss, as
+      intervals.interval makes them; none without draws or with too few sizes. forecast: what
+      forecast.leave_largest_out returns, from three sizes on, with x_column.
     """
     from gpt_jax.scaling import forecast
 
-    x = {'N': runs.params, 'D': runs.tokens, 'C': runs.flops}[over]
+    if not keep_outliers:
+        runs = outliers.along(over, runs, irreducible=irreducible, delta=delta)
+    x = runs.along(over)
     law = laws.fit(x, runs.loss, with_irreducible=irreducible, delta=delta)
-    result = measured(runs) | {'over': over, 'law': dataclasses.asdict(law)}
+    result = measured(runs) | {'over': over, 'law': dataclasses.asdict(law), 'intervals': {}}
     result['residuals']['log_residual'] = np.log(runs.loss / laws.predict(law, x)).tolist()
+    if draws and np.unique(x).size > FEWEST_POWER:
+
+        def read(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
+            one = laws.fit(x, loss, with_irreducible=irreducible, delta=delta, tries=2)
+            return np.array([one.amplitude, one.exponent, one.irreducible])
+
+        about = {'seed': seed, 'sizes': FEWEST_POWER}
+        drawn = intervals.bootstrap(x, runs.loss, read, draws=min(draws, POWER_DRAWS), **about)
+        names = ('amplitude', 'exponent', *(('irreducible',) if irreducible else ()))
+        result['intervals'] = {
+            name: intervals.interval(values, runs=x.size, **about) for name, values in zip(names, drawn.T, strict=False)
+        }
     if np.unique(x).size >= forecast.FEWEST:
-        result['forecast'] = forecast.leave_largest_out(x, runs.loss)
+        result['forecast'] = forecast.leave_largest_out(x, runs.loss) | {'x_column': COLUMN[over]}
     return result
 
 
 def as_ladder(result: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What plots.scaling_curve draws: the forecast of `power`'s result, and the runs as its records."""
-    column = {'N': 'params', 'D': 'tokens', 'C': 'flops'}[result['over']]
+    column = COLUMN[result['over']]
     runs = result['residuals']
     records = [
         {'name': name, 'status': 'done', column: x, 'loss': loss}
         for name, x, loss in zip(runs['name'], runs[column], runs['loss'], strict=True)
     ]
-    return result['forecast'] | {'x_column': column, 'loss_column': 'loss'}, records
-
-
-def downstream(runs: Runs) -> dict[str, Any]:
-    """error = eps - k exp(-gamma loss) through the runs' errors (Gadre et al. 2024, equation 5), by least squares."""
-    from scipy import optimize
-
-    error = runs.more['error']
-    known = np.isfinite(error)
-    if known.sum() < 4:
-        raise UserError(f'downstream law: {int(known.sum())} runs have an error; it takes at least 4')
-    loss, error = runs.loss[known], error[known]
-
-    def residual(theta: np.ndarray) -> np.ndarray:
-        return theta[0] - np.exp(theta[1] - theta[2] * (loss - loss.mean())) - error
-
-    tries = [
-        optimize.least_squares(residual, [error.max() + 0.02, math.log(max(1e-3, np.ptp(error))), gamma])
-        for gamma in (0.3, 1.0, 3.0)
-    ]
-    best = min(tries, key=lambda one: one.cost)
-    eps, level, gamma = (float(value) for value in best.x)
-    return {
-        'eps': eps,
-        'k': math.exp(level + gamma * float(loss.mean())),
-        'gamma': gamma,
-        'rms_error': float(np.sqrt(2 * best.cost / len(loss))),
-        'runs': len(loss),
-    }
+    return result['forecast'] | {'loss_column': 'loss'}, records
 
 
 def plain(value: Any) -> Any:

@@ -67,9 +67,22 @@ def budgets(runs: Runs) -> list[tuple[float, np.ndarray]]:
 
 
 def budget(runs: Runs) -> np.ndarray:
-    """The FLOPs that each run was planned for, [runs]: the column budget, or what it took."""
+    """The FLOPs that each run was planned for, [runs]: the column budget, or what it took.
+
+    What the runs of one budget took must be one number, to SAME_BUDGET: another count of parameters or FLOPs than the
+    budgets were planned in makes them no isoFLOP curves, and the column says nothing.
+    """
     given = runs.more.get('budget')
-    return runs.flops if given is None or np.isnan(given).any() else given
+    if given is None or np.isnan(given).any():
+        return runs.flops
+    spread = [np.ptp(np.log(runs.flops[group])) for group in _equal(given)]
+    return given if max(spread) <= np.log1p(SAME_BUDGET) else runs.flops
+
+
+def _equal(given: np.ndarray) -> list[np.ndarray]:
+    """The runs of each budget, equal but for rounding, by budget."""
+    labels = np.round(np.log(given), 6)
+    return [np.flatnonzero(labels == one) for one in np.unique(labels)]
 
 
 def minima(runs: Runs, *, seed: int = 0, least: int = 2) -> list[Minimum]:
@@ -82,7 +95,8 @@ def minima(runs: Runs, *, seed: int = 0, least: int = 2) -> list[Minimum]:
     if len(found) < least:
         raise UserError(
             f'approach 2: {len(found)} budgets with {FEWEST_SIZES} sizes or more; it takes at least two. A column '
-            f'budget says which runs belong together; without it, FLOPs within {100 * SAME_BUDGET:g}% do'
+            f'budget says which runs belong together; without it, or where the count makes their FLOPs differ by more '
+            f'than {100 * SAME_BUDGET:g}%, FLOPs within that do'
         )
     curves = [_curve(runs, group) for _, group in found]
     noise, freedom = seed_noise(runs)
@@ -197,15 +211,29 @@ def isoflop(found: list[Minimum], cost: optimal.Cost, *, akima: bool = False) ->
 
 def envelope(runs: Runs) -> np.ndarray:
     """Indices of the runs on the envelope: in each bin of compute the lowest, if nothing cheaper beats it."""
-    bins = np.floor(np.log10(runs.flops) * BINS_PER_DECADE)
-    best = [
-        int(members[np.argmin(runs.loss[members])]) for members in (np.flatnonzero(bins == b) for b in np.unique(bins))
-    ]
+    best = [int(members[np.argmin(runs.loss[members])]) for members in _bins(runs)]
     kept: list[int] = []
     for index in sorted(best, key=lambda i: runs.flops[i]):
         if not kept or runs.loss[index] < runs.loss[kept[-1]]:
             kept.append(index)
     return np.array(kept, int)
+
+
+def _bins(runs: Runs) -> list[np.ndarray]:
+    """The runs by compute: those of one budget where the column says so, else bins that begin at a run.
+
+    Bins with edges of their own would cut through the runs of a budget and take a beaten one from either side.
+    """
+    given = runs.more.get('budget')
+    if given is not None and not np.isnan(given).any():
+        return _equal(given)
+    made: list[list[int]] = []
+    for index in np.argsort(runs.flops, kind='stable'):
+        if made and runs.flops[index] < runs.flops[made[-1][0]] * 10 ** (1 / BINS_PER_DECADE):
+            made[-1].append(int(index))
+        else:
+            made.append([int(index)])
+    return [np.array(one) for one in made]
 
 
 def frontier(runs: Runs, cost: optimal.Cost) -> optimal.Split:

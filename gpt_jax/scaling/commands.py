@@ -7,12 +7,13 @@ from typing import Any
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, comparison, confidence, ledger, optimal, surface
+from gpt_jax.scaling import analysis, comparison, confidence, ledger, optimal, outliers, surface
 from gpt_jax.scaling import runs as table
 from gpt_jax.scaling.plan import past, planner, shapes, subject, sweepfile, sweeps, trials, trunks
 from gpt_jax.scaling.runs import Runs
 from gpt_jax.scaling.view import show
 
+HOURS_TRIES = 6
 CONTEXT, VOCAB = 2048, 50257  # of a plan, where nothing says others
 SIZES, SPAN = 5, 3.0  # of an isoFLOP sweep; sweeps.py says why
 SWEEP_FLAGS = {  # the ways of planning that each goes with
@@ -25,13 +26,15 @@ SWEEP_FLAGS = {  # the ways of planning that each goes with
 def fit(arguments: argparse.Namespace) -> None:
     given = _read(arguments, arguments.data)
     if arguments.law == 'power':
-        result = analysis.power(given, arguments.over, irreducible=not arguments.no_irreducible, delta=arguments.delta)
+        result = analysis.power(
+            given, arguments.over, irreducible=not arguments.no_irreducible, delta=arguments.delta,
+            draws=arguments.draws, seed=arguments.seed, keep_outliers=arguments.keep_outliers,
+        )  # fmt: skip
         lines = show.power(result, arguments.over)
     else:
         result = analysis.fit(given, **_fitting(arguments))
         lines = show.fit(result)
-        if 'error' in given.more:
-            result['downstream'] = analysis.downstream(given)
+        if 'downstream' in result:
             lines += show.downstream(result['downstream'])
     _print(lines)
     _write(result, arguments.json)
@@ -68,17 +71,20 @@ def plan(arguments: argparse.Namespace) -> None:
     constants, drawn, cost, source = planner.PUBLISHED, [], optimal.SIX, 'Besiroglu et al. 2024'
     if arguments.runs:
         given = table.read(arguments.runs, columns=arguments.columns, count=arguments.count)
-        given, delta, _ = analysis.cleaned('chinchilla', given)
+        given, delta, _ = outliers.cleaned('chinchilla', given)
         _print(show.left_out(given.left_out))
         found = surface.fit('chinchilla', surface.data(given), delta=delta, tries=analysis.TRIES)
         constants, cost, source = found.constants, optimal.cost(given), arguments.runs
         drawn = confidence.bootstrap(found, surface.data(given), confidence.counts(given, arguments.draws, 0)[0])
     hardware = _hardware(arguments)
     flops = planner.hours_to_flops(arguments.hours, **hardware) if arguments.hours else arguments.budget
-    result = planner.plan(
-        constants, flops=flops, tokens=arguments.tokens, cost=cost, drawn=drawn, count=arguments.count or 'total',
-        context=arguments.context or CONTEXT, vocab=arguments.vocab or VOCAB, price=arguments.price, **hardware,
-    )  # fmt: skip
+    for _ in range(HOURS_TRIES if arguments.hours else 1):
+        result = planner.plan(
+            constants, flops=flops, tokens=arguments.tokens, cost=cost, drawn=drawn, count=arguments.count or 'total',
+            context=arguments.context or CONTEXT, vocab=arguments.vocab or VOCAB, price=arguments.price, **hardware,
+        )  # fmt: skip
+        if arguments.hours:  # the hours are spent on attention too, which a law's FLOPs may leave out
+            flops *= arguments.hours / result['hours']
     result |= {'law': {'source': source, 'constants': constants}, 'device': _device(arguments)}
     _print(show.plan(result))
     if arguments.config:
@@ -207,8 +213,8 @@ def verify(arguments: argparse.Namespace) -> None:
 def compare(arguments: argparse.Namespace) -> None:
     both = [_read(arguments, path) for path in (arguments.a, arguments.b)]
     result = comparison.compare(*both, draws=arguments.draws, seed=arguments.seed)
-    result |= {'files': [arguments.a, arguments.b], 'left_out': [one.left_out for one in both]}
-    _print([*show.left_out(both[0].left_out), *show.left_out(both[1].left_out), *show.compare(result)])
+    result |= {'files': [arguments.a, arguments.b]}
+    _print([*(line for rows in result['left_out'] for line in show.left_out(rows)), *show.compare(result)])
     _write(result, arguments.json)
     if arguments.plots:
         from gpt_jax.scaling.view import comparison_figure

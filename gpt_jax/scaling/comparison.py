@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import confidence, laws
+from gpt_jax.scaling import confidence, laws, outliers
 from gpt_jax.scaling.runs import Runs
 
 POINTS = 25
@@ -38,7 +38,8 @@ def compare(a: Runs, b: Runs, *, draws: int = 500, seed: int = 0) -> dict[str, A
     Raises:
       UserError: a recipe has too few sizes on its envelope, or the two share no loss.
     """
-    kept = {name: runs.take(envelope(runs)) for name, runs in (('A', a), ('B', b))}
+    clean = {name: _cleaned(runs) for name, runs in (('A', a), ('B', b))}
+    kept = {name: runs.take(envelope(runs)) for name, runs in clean.items()}
     for name, runs in kept.items():
         if len(runs) < 3:
             raise UserError(f'{name}: {len(runs)} runs on the envelope of loss over compute; a law takes at least 3')
@@ -71,8 +72,17 @@ def compare(a: Runs, b: Runs, *, draws: int = 500, seed: int = 0) -> dict[str, A
             name: {'E': law.irreducible, 'K': law.amplitude, 'gamma': law.exponent} for name, law in fitted.items()
         },
         'envelopes': {name: {'flops': runs.flops.tolist(), 'loss': runs.loss.tolist()} for name, runs in kept.items()},
-        'warning': '' if overlap else _apart(a, b),
+        'warning': '' if overlap else _apart(clean['A'], clean['B']),
+        'left_out': [runs.left_out for runs in clean.values()],
     }
+
+
+def _cleaned(runs: Runs) -> Runs:
+    """Without what the law over parameters and tokens shows to be outliers; as it is where none can be fitted."""
+    try:
+        return outliers.cleaned('chinchilla', runs)[0]
+    except UserError:
+        return runs
 
 
 def _apart(a: Runs, b: Runs) -> str:

@@ -64,12 +64,17 @@ def counts(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
     return made, words
 
 
-def bootstrap(found: surface.Surface, given: forms.Data, resamples: np.ndarray) -> list[dict[str, float]]:
+def bootstrap(
+    found: surface.Surface, given: forms.Data, resamples: np.ndarray, *, held: bool = False
+) -> list[dict[str, float]]:
     """The constants refitted to each resample, from the optimum of all runs; each search is begun again once.
 
     Resamples of too few distinct runs to carry the law are left out.
+
+    Args:
+      held: of 'repeated', whether its base law was given and not fitted.
     """
-    law = surface.rule_of(found.law, found.constants)
+    law = surface.joint() if found.law == 'repeated' and not held else surface.rule_of(found.law, found.constants)
     theta = law.pack(found.constants)
     made = []
     for weights in resamples:

@@ -127,7 +127,8 @@ def verdict(fit: dict[str, Any]) -> list[str]:
     low, high = held['interval']['low'], held['interval']['high']
     sure = held['interval']['note'] or f'{100 * exponent["level"]:g}% bootstrap over {exponent["runs"]} runs'
     lines = [
-        f'law without the largest: loss = {laws.formula(law)}, through the {law.points} largest of the other runs',
+        f'law without the largest: loss = {laws.formula(law, letter(fit))}, through the {law.points} largest of the '
+        'other runs',
         f'exponent {law.exponent:.3f}, from {exponent["low"]:.3f} to {exponent["high"]:.3f} ({sure})',
         f'forecast at {held["x"]:,.0f}: {held["predicted"]:.4f}, from {low:.4f} to {high:.4f}; '
         f'reached {held["reached"]:.4f}: {100 * held["relative_error"]:+.2f}%, '
@@ -138,6 +139,12 @@ def verdict(fit: dict[str, Any]) -> list[str]:
     rises = ', '.join(f'{size:,.0f}' for size in fit['rises_at'])
     lines.append(f'bigger is not better at {rises}' if rises else 'bigger is better: the loss falls with every size')
     return lines
+
+
+def letter(fit: dict[str, Any]) -> str:
+    """The variable of what `leave_largest_out` found, by the name of its column."""
+    name = str(fit.get('x_column', 'params'))
+    return 'D' if name.startswith('tokens') else 'C' if name.startswith('flops') else 'N'
 
 
 def _judged(law: laws.PowerLaw, largest: float, reached: np.ndarray) -> dict[str, Any]:

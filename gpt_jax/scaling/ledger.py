@@ -16,7 +16,7 @@ import numpy as np
 
 from gpt_jax import jsonl
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, confidence, laws, surface
+from gpt_jax.scaling import confidence, laws, outliers, surface
 from gpt_jax.scaling import forecast as ladder
 from gpt_jax.scaling.runs import Runs
 
@@ -55,7 +55,7 @@ def _over_both(
     runs: Runs, params: float, tokens: float, law: str, draws: int, seed: int
 ) -> tuple[Runs, dict[str, Any]]:
     """From a law over parameters and tokens: (the runs it was fitted to, loss, interval and constants)."""
-    runs, delta, _ = analysis.cleaned(law, runs)
+    runs, delta, _ = outliers.cleaned(law, runs)
     given = surface.data(runs)
     found = surface.fit(law, given, delta=delta, tries=TRIES)
     resamples, words = confidence.counts(runs, draws, seed)
@@ -76,6 +76,7 @@ def _along_params(
     runs = runs.without({int(i): f'{runs.tokens[i]:.4g} tokens, not {tokens:.4g}' for i in np.flatnonzero(other)})
     if np.unique(runs.params).size < 2:
         raise UserError(f'--law=power: fewer than two sizes with {tokens:.4g} tokens; it holds at one number of tokens')
+    runs = outliers.along('N', runs, irreducible=True, delta=ladder.DELTA)
     found = ladder.choose(runs.params, runs.loss)
     resamples, words = confidence.counts(runs, draws, seed)
     predicted = [

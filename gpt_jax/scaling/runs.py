@@ -56,6 +56,10 @@ class Runs:
     def __len__(self) -> int:
         return len(self.loss)
 
+    def along(self, over: str) -> np.ndarray:
+        """The variable of a law over one: 'N', 'D' or 'C'."""
+        return {'N': self.params, 'D': self.tokens, 'C': self.flops}[over]
+
     def take(self, keep: np.ndarray) -> 'Runs':
         """The runs where `keep` (a mask or indices) says so; `left_out` stays as it is."""
         index = np.arange(len(self))[keep]

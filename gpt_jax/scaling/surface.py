@@ -151,7 +151,7 @@ def _jointly(given: Data, delta: float) -> Law:
     Raises:
       UserError: too few of the runs repeat nothing.
     """
-    law, once = LAWS['repeated'], given.d - given.u < 1e-6
+    law, once = joint(), given.d - given.u < 1e-6
     try:
         base = fit('chinchilla', Data(*(column[once] for column in given)), delta=delta, tries=12)
     except UserError as error:
@@ -160,6 +160,18 @@ def _jointly(given: Data, delta: float) -> Law:
         ) from None
     start = LAWS['chinchilla'].pack(base.constants)
 
+    def starts(given: Data) -> list[np.ndarray]:
+        made = [np.concatenate([start, halves]) for halves in law.starts(given)]
+        ones = np.ones(len(given.n))
+        return sorted(made, key=lambda theta: objective(theta, law, given, ones, delta)[0])[:6]
+
+    return law._replace(starts=starts)
+
+
+def joint() -> Law:
+    """`repeated` with all seven constants free."""
+    law = LAWS['repeated']
+
     def predict(theta: np.ndarray, given: Data) -> tuple[np.ndarray, np.ndarray]:
         # The optimal size for the unique tokens moves with the base: its five slopes are taken by differences.
         loss, by_halves = law.predict(theta, given)
@@ -167,13 +179,7 @@ def _jointly(given: Data, delta: float) -> Law:
         by_base = [(law.predict(theta + step, given)[0] - law.predict(theta - step, given)[0]) / 2e-6 for step in steps]
         return loss, np.concatenate([by_base, by_halves])
 
-    def starts(given: Data) -> list[np.ndarray]:
-        made = [np.concatenate([start, halves]) for halves in law.starts(given)]
-        ones = np.ones(len(given.n))
-        joint = law._replace(predict=predict)
-        return sorted(made, key=lambda theta: objective(theta, joint, given, ones, delta)[0])[:6]
-
-    return law._replace(predict=predict, starts=starts, shear=LAWS['chinchilla'].shear)
+    return law._replace(predict=predict, shear=LAWS['chinchilla'].shear)
 
 
 def _held(law: Law, constants: dict[str, float]) -> Law:

@@ -91,3 +91,24 @@ def test_the_runs_own_cost():
     assert optimal.cost(given) == pytest.approx(optimal.SIX)
     other = dataclasses.replace(given, flops=11 * given.params**0.9 * given.tokens)
     assert optimal.cost(other) == pytest.approx((11, 0.9), rel=1e-6)
+
+
+def test_budgets_of_another_count_are_no_isoflop_curves():
+    """Under another count of parameters the runs of one budget have different FLOPs: read between runs instead."""
+    given = synthetic.isoflop(budgets=9, sizes=9)
+    blocks = given.params - 40 * given.params ** (2 / 3)
+    other = dataclasses.replace(given, params=blocks, flops=6 * blocks * given.tokens, more={'budget': given.flops})
+    assert np.array_equal(approaches.budget(dataclasses.replace(given, more={'budget': given.flops})), given.flops)
+    assert np.array_equal(approaches.budget(other), other.flops)
+
+
+def test_the_envelope_takes_one_run_of_a_budget_wherever_it_lies():
+    """Budgets whose runs spread by 3% about the edge of a bin: only the best of each is on the envelope."""
+    random = np.random.default_rng(0)
+    given = synthetic.isoflop(budgets=6, sizes=9)
+    flops = given.flops * np.exp(0.03 * random.uniform(-1, 1, len(given)))
+    tokens = flops / (6 * given.params)
+    moved = synthetic.runs(given.params, tokens, synthetic.loss(given.params, tokens))
+    assert len(approaches.envelope(moved)) == 6
+    named = dataclasses.replace(moved, more={'budget': given.flops})
+    assert len(approaches.envelope(named)) == 6

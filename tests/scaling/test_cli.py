@@ -150,3 +150,8 @@ def test_plan_takes_speed_from_a_benchmark(tmp_path, capsys):
         cli.main(['plan', '--hours=1', f'--measured={path}'])
     assert stop.value.code == 2
     assert 'not what --benchmark_output writes' in capsys.readouterr().err
+
+
+def test_plan_spends_the_hours_that_it_is_given(tmp_path):
+    cli.main(['plan', '--hours=24', '--device=h100', '--devices=8', f'--json={tmp_path}/plan.json'])
+    assert json.loads((tmp_path / 'plan.json').read_text())['hours'] == pytest.approx(24, rel=0.02)

@@ -40,3 +40,18 @@ def test_too_few_runs():
     few = recipe(1.0).take(np.arange(2))
     with pytest.raises(UserError, match='A: 1 runs on the envelope'):
         comparison.compare(few, recipe(1.0))
+
+
+def test_an_outlier_does_not_decide_the_multiplier():
+    """One run of A with a loss 0.7 times what it should be: named, and the multiplier is as without it."""
+    n, d = np.meshgrid(np.geomspace(1e8, 3e10, 7), np.geomspace(1e9, 1e12, 6), indexing='ij')
+    a = synthetic.runs(n.ravel(), d.ravel(), synthetic.loss(n.ravel(), d.ravel()))
+    b = synthetic.runs(n.ravel(), d.ravel() / 2, synthetic.loss(n.ravel(), d.ravel()))
+    clean = comparison.compare(a, b, draws=2)
+    a.loss[20] *= 0.7
+    result = comparison.compare(a, b, draws=2)
+    assert [one['row'] for one in result['left_out'][0]] == [21]
+    assert 'outlier' in result['left_out'][0][0]['reason']
+    assert np.interp(3.0, clean['loss'], clean['multiplier']) == pytest.approx(
+        np.interp(3.0, result['loss'], result['multiplier']), rel=0.1
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, confidence, runs
+from gpt_jax.scaling import analysis, confidence, outliers, runs
 from gpt_jax.scaling.rows import read as all_rows
 from tests.scaling import synthetic
 
@@ -33,7 +33,7 @@ def messy():
 
 def test_exactly_the_dirty_rows_are_left_out_each_with_its_reason(tmp_path):
     rows, reasons = messy()
-    read = analysis.outliers('chinchilla', runs.read(synthetic.write_csv(tmp_path / 'runs.csv', rows)), delta=1e-3)
+    read = outliers.beyond('chinchilla', runs.read(synthetic.write_csv(tmp_path / 'runs.csv', rows)), delta=1e-3)
     assert {one['row']: one['reason'] for one in read.left_out}.keys() == reasons.keys()
     for one in read.left_out:
         assert reasons[one['row']] in one['reason']

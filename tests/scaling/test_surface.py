@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, forms, optimal, runs, surface
+from gpt_jax.scaling import forms, optimal, outliers, runs, surface
 from tests.scaling import synthetic
 
 CASES = Path(__file__).parents[3] / 'shared' / 'cases'
@@ -98,7 +98,7 @@ def test_the_visible_synthetic_case():
 
 def test_chinchilla_as_epoch_refitted_it():
     read = runs.read(case('chinchilla_epoch245.csv'), drop_highest=5)
-    kept = analysis.outliers('chinchilla', read, delta=1e-3)
+    kept = outliers.beyond('chinchilla', read, delta=1e-3)
     assert len(kept) == 240, kept.left_out
     found = surface.fit('chinchilla', surface.data(kept))
     assert found.objective <= 1.0190e-3

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, approaches, optimal, surface
+from gpt_jax.scaling import analysis, approaches, optimal, outliers, surface
 from gpt_jax.scaling.plan import planner
 from gpt_jax.scaling.runs import Runs
 
@@ -53,7 +53,7 @@ def _minima(runs: Runs, cost: optimal.Cost) -> tuple[optimal.Split, str]:
 
 
 def _parametric(runs: Runs, cost: optimal.Cost) -> tuple[optimal.Split, str]:
-    cleaned, delta, _ = analysis.cleaned('chinchilla', runs)
+    cleaned, delta, _ = outliers.cleaned('chinchilla', runs)
     found = surface.fit('chinchilla', surface.data(cleaned), delta=delta, tries=analysis.TRIES)
     split = optimal.split(found.constants, cost)
     return split, f'the parametric law through {len(cleaned)} runs, N* ~ C^{split.a:.3f}'

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from gpt_jax import files
-from gpt_jax.scaling import laws, records
+from gpt_jax.scaling import forecast, laws, records
 
 # Apart in grey print and to the colour-blind.
 MEASURED, HELD_OUT, LAW, QUIET = '#1f3b5c', '#c0392b', '#2e86c1', '#7f8c8d'
@@ -92,7 +92,8 @@ def finding(fit: dict[str, Any]) -> str:
     error = round(100 * held['relative_error'], 1)
     side = '' if error == 0 else ' too low' if error < 0 else ' too high'
     outcome = f'{abs(error):.1f}%{side}, {verdict} the {100 * held["tolerance"]:g}% tolerance'
-    return f'Largest model, left out of the fit: {words}\n({outcome})'
+    largest = 'model' if forecast.letter(fit) == 'N' else 'run'
+    return f'Largest {largest}, left out of the fit: {words}\n({outcome})'
 
 
 def short(value: float) -> str:
@@ -106,7 +107,7 @@ def short(value: float) -> str:
 
 
 def _draw_law(axes: Axes, fit: dict[str, Any]) -> None:
-    law, band, held = laws.from_dict(fit['law']), fit['band'], fit['held_out']
+    law, band, held, letter = laws.from_dict(fit['law']), fit['band'], fit['held_out'], forecast.letter(fit)
     grid = np.asarray(band['x'])
     inside = grid >= min(fit['law']['fitted_x']) * (1 - 1e-9)
     about = held['interval']
@@ -117,13 +118,26 @@ def _draw_law(axes: Axes, fit: dict[str, Any]) -> None:
         low, high = np.array(band['low'])[inside], np.array(band['high'])[inside]
         axes.fill_between(grid[inside], low, high, color=LAW, alpha=0.18, lw=0, label=label)
     other = laws.from_dict(fit['both']['power'])
-    axes.plot(grid, laws.predict(other, grid), '--', color=QUIET, lw=1, label=f'all but the largest: {_words(other)}')
-    axes.plot(grid[inside], laws.predict(law, grid[inside]), color=LAW, lw=1.6, label=f'law: {_words(law)}')
+    axes.plot(
+        grid,
+        laws.predict(other, grid),
+        '--',
+        color=QUIET,
+        lw=1,
+        label=f'all but the largest: {_words(other, letter)}',
+    )
+    axes.plot(
+        grid[inside],
+        laws.predict(law, grid[inside]),
+        color=LAW,
+        lw=1.6,
+        label=f'law: {_words(law, letter)}',
+    )
     axes.plot(held['x'], held['predicted'], 'x', color=LAW, ms=8, mew=2, zorder=4, label='forecast')
 
 
-def _words(law: laws.PowerLaw) -> str:
-    head, tail = laws.formula(law).split('^')
+def _words(law: laws.PowerLaw, letter: str) -> str:
+    head, tail = laws.formula(law, letter).split('^')
     return f'{head}$^{{{tail}}}$'
 
 

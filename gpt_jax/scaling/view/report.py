@@ -66,8 +66,6 @@ def told(
         budgets = at_flops or (float(given.flops.max()), FURTHER * float(given.flops.max()))
         try:
             result = analysis.fit(given, law=law, at_flops=budgets, holdout=holdout, which=which, **fitting)
-            if 'error' in given.more:
-                result['downstream'] = analysis.downstream(given)
             return result, ''
         except UserError as error:
             why = f'No law over parameters and tokens: {error}.'

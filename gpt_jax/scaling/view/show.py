@@ -89,6 +89,7 @@ def power(result: dict[str, Any], over: str) -> list[str]:
         f'loss = {laws.formula(law, over)}, objective {law.objective:.6e}, '
         f'{law.starts_reached} of {law.starts} starts reached it',
     ]
+    lines += [f'  {name:12s}{getattr(law, name):#12.5g}{_interval(one)}' for name, one in result['intervals'].items()]
     if law.note:
         lines.append(f'note: {law.note}')
     return lines + (['', *forecast.verdict(result['forecast'])] if 'forecast' in result else [])
@@ -99,6 +100,7 @@ def downstream(result: dict[str, Any]) -> list[str]:
         '',
         f'downstream: error = {result["eps"]:.4g} - {result["k"]:.4g} exp(-{result["gamma"]:.4g} loss), '
         f'rms {result["rms_error"]:.4f} over {result["runs"]} runs',
+        *(f'  {name:8s}{result[name]:#12.5g}{_interval(one)}' for name, one in result['intervals'].items()),
     ]
 
 
