@@ -192,8 +192,10 @@ def test_plan_takes_speed_from_a_benchmark(tmp_path, capsys):
     made = json.loads((tmp_path / 'plan.json').read_text())
     assert made['flops'] == pytest.approx(3600 * 2e12 * 0.5)
     assert '50% of its peak' in capsys.readouterr().out
-    path.write_text('{}')
-    with pytest.raises(SystemExit) as stop:
-        cli.main(['plan', '--hours=1', f'--measured={path}'])
-    assert stop.value.code == 2
-    assert 'not what --benchmark_output writes' in capsys.readouterr().err
+    for text, said in (
+        ('{}', 'not what --benchmark_output writes'),
+        ('{"devices": 0, "peak_flops": 1}', 'not what --benchmark_output writes'),
+        ('[' * 100_000, 'not JSON'),
+    ):
+        path.write_text(text)
+        refused(['plan', '--hours=1', f'--measured={path}'], said, capsys)

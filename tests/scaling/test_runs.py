@@ -106,7 +106,7 @@ def test_no_file_and_no_json(tmp_path):
 
 
 def test_who_names_a_column_means_it(tmp_path):
-    path = synthetic.write_csv(tmp_path / 'runs.csv', [ONE | {'val': 2.9, 'loss': 1}, ONE | {'val': 2.8, 'loss': 1}])
+    path = synthetic.write_csv(tmp_path / 'runs.csv', [{'val': 2.9} | ONE, {'val': 2.8} | ONE])
     assert runs.read(path, columns={'val': 'loss'}).loss.tolist() == [2.9, 2.8]
 
 
