@@ -12,7 +12,7 @@
     python -m gpt_jax.scaling report runs.jsonl --ledger=forecasts.jsonl  all of it as one HTML file
 
 DATA is our records.jsonl, or a CSV, JSONL or JSON of anyone's with the columns params, tokens and loss. Exit codes: 0
-done, 2 bad input, said in one line.
+done, 2 bad input or output, said in one line, 141 whoever read the output left before its end.
 """
 
 import argparse
