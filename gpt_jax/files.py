@@ -18,7 +18,10 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Writes `content` to `path` so that a reader, or a crash at any moment, sees the old file or the new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
+    except OSError as error:
+        raise _about(path, error) from None
     try:
         with os.fdopen(handle, 'wb') as file:
             file.write(content)
@@ -26,10 +29,18 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise _about(path, error) from None
         raise
+
+
+def _about(path: Path, error: OSError) -> OSError:
+    """The same error, named after the file that was asked for and not after the temporary one."""
+    error.filename, error.filename2 = str(path), None
+    return error
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
@@ -46,7 +57,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text('utf-8'))
     except FileNotFoundError:
         raise UserError(f'{path}: no such file') from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f'{path}: not JSON ({error})') from None
 
 

@@ -40,12 +40,14 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """All records, in the order they were written. A torn last line, left by a crash, is dropped with a message.
 
     Raises:
-      UserError: no such file, or a line elsewhere that is not a JSON object; named as `file:line`.
+      UserError: no file that can be read, or a line elsewhere that is not a JSON object; named as `file:line`.
     """
     try:
         lines = Path(path).read_bytes().split(b'\n')
     except FileNotFoundError:
         raise UserError(f'{path}: no such file; name another, or run what writes it first') from None
+    except OSError as error:
+        raise UserError(f'{path}: {error.strerror or error}') from None
     records = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -63,7 +65,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
-    except ValueError:  # covers UnicodeDecodeError too
+    except (ValueError, RecursionError):  # the first covers UnicodeDecodeError too
         return None
     return value if isinstance(value, dict) else None
 

@@ -33,7 +33,7 @@ def test_whole_last_line_that_lacks_its_newline_is_kept(tmp_path):
     assert [row['name'] for row in jsonl.read(path)] == ['by hand', 'b']
 
 
-@pytest.mark.parametrize('broken', ['{"name": ', '[1, 2]', '\xff'])
+@pytest.mark.parametrize('broken', ['{"name": ', '[1, 2]', '\xff', '[' * 100_000], ids=range(4))
 def test_broken_line_is_named_by_file_and_number(tmp_path, broken):
     path = tmp_path / 'records.jsonl'
     path.write_bytes(b'{"name": "a"}\n' + broken.encode('latin-1') + b'\n{"name": "c"}\n')
@@ -44,6 +44,8 @@ def test_broken_line_is_named_by_file_and_number(tmp_path, broken):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r'absent\.jsonl: no such file'):
         jsonl.read(tmp_path / 'absent.jsonl')
+    with pytest.raises(UserError, match='Is a directory'):
+        jsonl.read(tmp_path)
 
 
 def test_nan_is_refused_and_nothing_written(tmp_path):

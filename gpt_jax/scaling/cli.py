@@ -12,7 +12,7 @@
     python -m gpt_jax.scaling report runs.jsonl --ledger=forecasts.jsonl  all of it as one HTML file
 
 DATA is our records.jsonl, or a CSV, JSONL or JSON of anyone's with the columns params, tokens and loss. Exit codes: 0
-done, 2 bad input, said in one line.
+done, 2 bad input or output, said in one line, 141 whoever read the output left before its end.
 """
 
 import argparse
@@ -30,6 +30,7 @@ PLAN_EXAMPLES = """examples:
   python -m gpt_jax.scaling plan --cooldowns=1e9,2e9,4e9 --params=1e8 --config=configs/trunk.py
 """
 
+EXIT_PIPE_CLOSED = 141  # 128 + SIGPIPE: what the shell reports of any program whose reader, head say, had enough
 LAWS = ('chinchilla', 'tied', 'kaplan', 'repeated', 'power')
 
 
@@ -41,9 +42,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     try:
         getattr(commands, arguments.run)(arguments)
+        print(end='', flush=True)  # what a pipe or a full disk refuses is said here, not while Python shuts down
     except UserError as error:
-        print(f'gpt_jax.scaling: {" ".join(str(error).split())}', file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT)
+        _leave(str(error))
+    except BrokenPipeError:
+        _drop_output()
+        sys.exit(EXIT_PIPE_CLOSED)
+    except OSError as error:
+        said = 'a file, not a folder' if isinstance(error, FileExistsError) else error.strerror or str(error)
+        if not error.filename:
+            _drop_output()
+        _leave(f'{error.filename or "output"}: {said}')
+
+
+def _leave(message: str) -> NoReturn:
+    print(f'gpt_jax.scaling: {" ".join(message.split())}', file=sys.stderr)
+    sys.exit(EXIT_BAD_INPUT)
+
+
+def _drop_output() -> None:
+    """What stdout still holds goes nowhere: the flush at exit would raise once more."""
+    with open(os.devnull, 'w') as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,7 +105,7 @@ def _data_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--flops', default='', choices=['', '6ND', 'with_attention', 'causal', 'column'], help='what C is'
     )
-    parser.add_argument('--drop-highest', type=int, default=0, metavar='K', help='leave out the K highest losses')
+    parser.add_argument('--drop-highest', type=_natural, default=0, metavar='K', help='leave out the K highest losses')
 
 
 def _fit_flags(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +128,7 @@ def _law_flags(parser: argparse.ArgumentParser, *, approach: str) -> None:
     parser.add_argument('--delta', type=_positive, default=1e-3, help='where the Huber loss turns linear')
     parser.add_argument('--starts', type=_several, default=256, help='searches begun; the best ones of the grid')
     parser.add_argument('--draws', type=_natural, default=1000, help='bootstrap resamples; 0: none')
-    parser.add_argument('--seed', type=int, default=0, help='of the bootstrap')
+    parser.add_argument('--seed', type=_natural, default=0, help='of the bootstrap')
     parser.add_argument(
         '--holdout', default='', metavar='COND', help="what to predict from the rest, 'flops>=1e21' say"
     )
@@ -180,7 +200,7 @@ def _forecast_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--law', default='chinchilla', choices=['chinchilla', 'tied', 'kaplan', 'power'],
                         help='the form; power is over N alone, for a ladder of one length')  # fmt: skip
     parser.add_argument('--draws', type=_several, default=500, help='bootstrap resamples')
-    parser.add_argument('--seed', type=int, default=0, help='of the bootstrap')
+    parser.add_argument('--seed', type=_natural, default=0, help='of the bootstrap')
     parser.add_argument('--ledger', default='forecasts.jsonl', metavar='PATH', help='the file that is added to')
     parser.set_defaults(run='forecast')
 
@@ -202,7 +222,7 @@ def _compare_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('b', metavar='B', help='runs of the other')
     _data_flags(parser)
     parser.add_argument('--draws', type=_several, default=500, help='bootstrap resamples')
-    parser.add_argument('--seed', type=int, default=0, help='of the bootstrap')
+    parser.add_argument('--seed', type=_natural, default=0, help='of the bootstrap')
     parser.add_argument('--json', metavar='PATH', help='write every number')
     parser.add_argument('--plots', metavar='DIR', help='write the figure, PNG and SVG')
     parser.set_defaults(run='compare')
@@ -254,7 +274,7 @@ def _positive(text: str) -> float:
 
 
 def _natural(text: str) -> int:
-    if not text.isdigit():
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f'{text!r} is not a whole number of 0 or more')
     return int(text)
 

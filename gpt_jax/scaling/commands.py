@@ -7,7 +7,7 @@ from typing import Any
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, comparison, confidence, ledger, optimal, outliers, surface
+from gpt_jax.scaling import analysis, comparison, confidence, ledger, optimal, outliers, rows, surface
 from gpt_jax.scaling import runs as table
 from gpt_jax.scaling.plan import past, planner, shapes, subject, sweepfile, sweeps, trials, trunks
 from gpt_jax.scaling.runs import Runs
@@ -173,8 +173,8 @@ def _measured(path: str, devices: int) -> dict[str, Any]:
         return {
             'peak': found['peak_flops'] / here, 'utilization': found['model_flops_utilization'], 'devices': devices
         }  # fmt: skip
-    except (KeyError, TypeError) as error:
-        raise UserError(f'--measured={path}: not what --benchmark_output writes (no {error})') from None
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise UserError(f'--measured={path}: not what --benchmark_output writes ({error!r})') from None
 
 
 def _write_config(arguments: argparse.Namespace, text: Callable[[Any, str, str], str], result: dict[str, Any]) -> None:
@@ -204,17 +204,22 @@ def forecast(arguments: argparse.Namespace) -> None:
 
 def verify(arguments: argparse.Namespace) -> None:
     forecasts = ledger.read(arguments.ledger)
-    given = _read(arguments, arguments.runs)
+    given = _read(arguments, arguments.runs, for_fitting=False)
     result = ledger.verify(forecasts, given) | {'left_out': given.left_out}
     _print([*show.left_out(given.left_out), *show.verify(result)])
     _write(result, arguments.json)
 
 
 def compare(arguments: argparse.Namespace) -> None:
-    both = [_read(arguments, path) for path in (arguments.a, arguments.b)]
+    # Each file is asked for its own of the columns, so that two that name them differently can be compared.
+    there = [rows.names(path) for path in (arguments.a, arguments.b)]
+    both = [
+        _read(arguments, path, {old: new for old, new in arguments.columns.items() if old in own or old not in other})
+        for path, own, other in zip((arguments.a, arguments.b), there, reversed(there), strict=True)
+    ]
     result = comparison.compare(*both, draws=arguments.draws, seed=arguments.seed)
     result |= {'files': [arguments.a, arguments.b]}
-    _print([*(line for rows in result['left_out'] for line in show.left_out(rows)), *show.compare(result)])
+    _print([*(line for gone in result['left_out'] for line in show.left_out(gone)), *show.compare(result)])
     _write(result, arguments.json)
     if arguments.plots:
         from gpt_jax.scaling.view import comparison_figure
@@ -222,10 +227,12 @@ def compare(arguments: argparse.Namespace) -> None:
         _name_figures(comparison_figure.compare(result, arguments.plots))
 
 
-def _read(arguments: argparse.Namespace, path: str) -> Runs:
+def _read(
+    arguments: argparse.Namespace, path: str, columns: dict[str, str] | None = None, *, for_fitting: bool = True
+) -> Runs:
     return table.read(
-        path, columns=arguments.columns, count=arguments.count, flops=arguments.flops,
-        drop_highest=arguments.drop_highest,
+        path, columns=arguments.columns if columns is None else columns, count=arguments.count, flops=arguments.flops,
+        drop_highest=arguments.drop_highest, for_fitting=for_fitting,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from gpt_jax.scaling.runs import Runs
 
 START = '0' * 64
 TRIES = 24  # starts of the search
+SCORED = {'name': str, 'date': str} | dict.fromkeys(('params', 'tokens', 'loss', 'low', 'high', 'level'), int | float)
 SAME_RUN = 0.005  # relative: params and tokens this close are those of the forecast run
 
 
@@ -115,17 +116,27 @@ def read(path: str) -> list[dict[str, Any]]:
     """The forecasts, oldest first.
 
     Raises:
-      UserError: no such file, or a line of it was changed.
+      UserError: no such file, a line of it was changed, or a line is no forecast.
     """
     if not Path(path).exists():
         raise UserError(f'{path}: no such ledger; forecast --ledger={path} begins one')
     lines = _lines(path)
     check(path, lines)
-    return [json.loads(line) for line in lines]
+    forecasts = [json.loads(line) for line in lines]
+    for number, one in enumerate(forecasts, 1):
+        for name, kind in SCORED.items():
+            if not isinstance(one.get(name), kind):
+                raise UserError(f'{path}:{number}: not a forecast: its {name} is {one.get(name)!r}')
+    return forecasts
 
 
 def _lines(path: str) -> list[bytes]:
-    return [line for line in Path(path).read_bytes().split(b'\n') if line.strip()] if Path(path).exists() else []
+    try:
+        return [line for line in Path(path).read_bytes().split(b'\n') if line.strip()]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f'{path}: {error.strerror or error}') from None
 
 
 def _hash(line: bytes) -> str:
@@ -138,7 +149,7 @@ def check(path: str, lines: list[bytes]) -> None:
     for number, line in enumerate(lines, 1):
         try:
             said = json.loads(line)['previous']
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f'{path}:{number}: not a forecast') from None
         if said != previous:
             raise UserError(f'{path}:{number}: a line before this one was changed or taken out after it was written')

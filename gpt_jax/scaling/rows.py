@@ -1,8 +1,10 @@
 """How do the rows of anyone's CSV or JSONL come under the names of this house? Read, renamed, under one convention."""
 
 import csv
+import io
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,23 +21,34 @@ def read(path: str, *, columns: dict[str, str] | None = None, count: str = '', f
     Raises:
       UserError: no such file, no rows, or a missing column.
     """
-    return table(path, content(path), columns or {}, count, flops)
+    return table(path, content(path), columns or {}, count, flops)[0]
 
 
-def table(path: str, content: bytes, columns: dict[str, str], count: str, flops: str) -> list[dict[str, Any]]:
-    table = [_renamed(row, columns) for row in _rows(path, content)]
+def table(
+    path: str, content: bytes, columns: dict[str, str], count: str, flops: str
+) -> tuple[list[dict[str, Any]], str]:
+    """The rows of `content` as `read` gives them, and how their parameters are counted: '' is the file's own way."""
+    table = [_stripped(row) for row in _rows(path, content)]
     if not table:
         raise UserError(f'{path}: no rows')
     for name in columns:
-        if not any(columns[name] in row for row in table):
-            raise UserError(f'{path}: --columns {name}=...: no column {name!r}; there are {_there(table)}')
+        if not any(name in row for row in table):
+            raise UserError(f'{path}: --columns={name}={columns[name]}: no column {name!r}; there are {_there(table)}')
+    table = [_renamed(row, columns) for row in table]
+    own = any('params_total' in row for row in table) and not any('params' in row for row in table)
+    count = count or ('total' if own else '')
     table = [_conventions(row, count, flops) for row in table]
     for name in NEEDED:
         if not any(name in row for row in table):
             raise UserError(
                 f'{path}: no column {name!r}; there are {_there(table)}; --columns THEIRS={name} names another'
             )
-    return table
+    return table, count
+
+
+def names(path: str) -> set[str]:
+    """The columns of the file, as it calls them."""
+    return {name for row in _rows(path, content(path)) for name in _stripped(row)}
 
 
 def content(path: str) -> bytes:
@@ -51,15 +64,16 @@ def _rows(path: str, content: bytes) -> Iterator[dict[str, Any]]:
     except UnicodeDecodeError as error:
         raise UserError(f'{path}: not UTF-8 text ({error})') from None
     if path.endswith('.csv') or (not path.endswith(('.json', '.jsonl')) and not text.lstrip().startswith(('{', '['))):
-        yield from csv.DictReader(text.splitlines(), skipinitialspace=True)
+        yield from _csv(path, text)
         return
-    lines = [(1, text)] if path.endswith('.json') else list(enumerate(text.splitlines(), 1))
+    # Not str.splitlines: a string in JSON may hold U+2028 and other ends of line as they are.
+    lines = [(1, text)] if path.endswith('.json') else list(enumerate(text.split('\n'), 1))
     for number, line in lines:
         if not line.strip():
             continue
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f'{path}:{number}: not JSON ({error})') from None
         for row in value if isinstance(value, list) else [value]:
             if not isinstance(row, dict):
@@ -67,8 +81,23 @@ def _rows(path: str, content: bytes) -> Iterator[dict[str, Any]]:
             yield row
 
 
+def _csv(path: str, text: str) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))  # a cell may hold a log; the file is in memory anyway
+    reader = csv.DictReader(io.StringIO(text, newline=''), skipinitialspace=True)
+    for name, times in Counter(name.strip() for name in reader.fieldnames or ()).items():
+        if name and times > 1:
+            raise UserError(f'{path}: {times} columns are named {name!r}; rename or delete all but one')
+    yield from reader
+
+
+def _stripped(row: dict[str, Any]) -> dict[str, Any]:
+    return {str(key).strip(): value for key, value in row.items() if key is not None}
+
+
 def _renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
-    named = {columns.get(str(key).strip(), str(key).strip()): value for key, value in row.items() if key is not None}
+    # The renamed come last: who says N=params means N, also where the file has a column params.
+    named = {key: value for key, value in row.items() if key not in columns}
+    named |= {columns[key]: value for key, value in row.items() if key in columns}
     for name, others in ALIASES.items():
         for other in others:
             if name not in named and other in named:
@@ -78,13 +107,10 @@ def _renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
 
 def _conventions(row: dict[str, Any], count: str, flops: str) -> dict[str, Any]:
     made = dict(row)
-    wanted = f'params_{count}' if count else None
-    if wanted is None and 'params' not in row and 'params_total' in row:
-        wanted = 'params_total'
-    if wanted is not None:
+    if count:
         made.pop('params', None)
-        if wanted in row:
-            made['params'] = row[wanted]
+        if f'params_{count}' in row:
+            made['params'] = row[f'params_{count}']
     if flops in ('with_attention', 'causal'):
         made.pop('flops', None)
         if f'flops_{flops}' in row:
@@ -103,8 +129,8 @@ def number(value: Any, where: str) -> float:
     if value is None or (isinstance(value, str) and value.strip().lower() in ('', 'none', 'null', 'na', 'n/a')):
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise UserError(f'{where} is {value!r}, not a number')
+        raise UserError(f'{where} is {value!r:.80}, not a number')
     try:
         return float(value.replace('_', '') if isinstance(value, str) else value)
     except (ValueError, OverflowError):
-        raise UserError(f'{where} is {value!r}, not a number') from None
+        raise UserError(f'{where} is {value!r:.80}, not a number') from None

@@ -3,7 +3,8 @@
 The columns that laws and plots read, after --columns and the aliases below:
 
     params, tokens, loss    parameters (the convention is the reader's choice), tokens trained on, nats per token
-    flops                   training FLOPs; where absent they are 6 x params x tokens
+    flops                   training FLOPs; where no row has them they are 6 x params x tokens; where most rows do,
+                            the others are left out
     budget                  the FLOP budget that a run was planned for: runs of one budget are one isoFLOP curve
     unique_tokens           tokens of distinct text; less than `tokens` where text was repeated
     planned_tokens          tokens at which the run was to end; a run that stopped short is left out
@@ -24,6 +25,9 @@ from gpt_jax.errors import UserError
 from gpt_jax.scaling import curves, rows
 
 NUMBERS = (*rows.NEEDED, 'flops', 'budget', 'unique_tokens', 'planned_tokens', 'seed', 'error')
+COUNTS = ('params', 'tokens', 'flops', 'budget', 'unique_tokens', 'planned_tokens')
+WHOLE = ('params', 'tokens', 'unique_tokens', 'planned_tokens')  # no run has less than one of them
+MOST = 1e40  # no run comes near it, and what is squared on the way to a law stays a float
 DONE = ('', 'done', 'ok', 'finished', 'complete', 'completed', 'success', 'none', 'nan')
 UNFINISHED = 0.995  # of the planned tokens: less is a run that stopped short, more is a last partial batch
 
@@ -79,7 +83,13 @@ class Runs:
 
 
 def read(
-    path: str, *, columns: dict[str, str] | None = None, count: str = '', flops: str = '', drop_highest: int = 0
+    path: str,
+    *,
+    columns: dict[str, str] | None = None,
+    count: str = '',
+    flops: str = '',
+    drop_highest: int = 0,
+    for_fitting: bool = True,
 ) -> Runs:
     """Reads and cleans a file of runs.
 
@@ -89,20 +99,28 @@ def read(
       count: which parameters are N: '' (the column params, or what our own records count as total), or that column
         params_COUNT of our own records: total, non_embedding, without_positions.
       flops: '' (the column flops if there is one, else 6ND), '6ND', 'column'; 'with_attention' and 'causal' are the
-        columns flops_with_attention and flops_causal of our own records.
+        columns flops_with_attention and flops_causal of our own records. Where most runs have the column and some lack
+        it, those are left out: two ways of counting in one fit would bend its law.
       drop_highest: so many of the highest losses are left out.
+      for_fitting: False where the runs are only looked up, to score a forecast: then one is enough, losses may be equal
+        and FLOPs, which nobody asks for, are 6ND.
 
     Raises:
-      UserError: no such file, a missing column, text where a number should be, a value that no run can have, or fewer
-        than two runs left.
+      UserError: no such file, a missing column, text where a number should be, a value that no run can have, FLOPs that
+        half of the runs or more lack and others have, or fewer than two runs left.
     """
+    flops = flops if for_fitting else '6ND'
     content = rows.content(path)
-    table = rows.table(path, content, columns or {}, count, flops)
+    table, count = rows.table(path, content, columns or {}, count, flops)
     kept, left_out = _sorted_out(path, table)
-    runs = _runs(path, content, kept, left_out, count, flops)
+    runs = _without_flops(path, _runs(path, content, kept, left_out, count, flops), flops)
     if drop_highest:
         highest = np.argsort(-runs.loss, kind='stable')[:drop_highest]
         runs = runs.without({int(i): f'one of the {drop_highest} highest losses (--drop-highest)' for i in highest})
+    if not for_fitting and not len(runs):
+        raise UserError(f'{path}: none of {len(table)} rows is a finished run; {_why(runs)}')
+    if not for_fitting:
+        return runs
     if len(runs) < 2:
         raise UserError(f'{path}: {len(runs)} of {len(table)} rows can be fitted, and a law needs more; {_why(runs)}')
     if np.ptp(runs.loss) == 0:
@@ -116,36 +134,52 @@ def _sorted_out(path: str, table: list[dict[str, Any]]) -> tuple[list[dict[str, 
     left_out: list[dict[str, Any]] = []
     seen: dict[tuple[Any, ...], int] = {}
     for number, row in enumerate(table, 1):
-        values: dict[str, Any] = {name: rows.number(row.get(name), f'{path}: row {number}: {name}') for name in NUMBERS}
-        values |= {
-            'row': number,
-            'name': str(row.get('name') or f'row {number}'),
-            'curve': curves.read(row.get('curve')),
-        }
-        for name in ('params', 'tokens', 'loss', 'flops', 'budget', 'unique_tokens', 'planned_tokens'):
-            if values[name] <= 0:
-                raise UserError(f'{path}: row {number}: {name} is {values[name]:g}; it must be above zero')
-        reason = _reason(row, values)
-        same = tuple(repr(values[name]) for name in NUMBERS)
+        name, reason, values = str(row.get('name') or f'row {number}'), _not_a_run(row), {}
+        if not reason:
+            values = _values(row, f'{path}: row {number}')
+            reason = _reason(row, values)
+        same = tuple(repr(value) for value in values.values())
         if not reason and same in seen:
             reason = f'the same as row {seen[same]} in every column'
         if reason:
-            left_out.append({'row': number, 'name': values['name'], 'reason': reason})
+            left_out.append({'row': number, 'name': name, 'reason': reason})
         else:
             seen[same] = number
-            kept.append(values)
+            kept.append(values | {'row': number, 'name': name, 'curve': curves.read(row.get('curve'))})
     return kept, left_out
 
 
-def _reason(row: dict[str, Any], values: dict[str, Any]) -> str:
+def _not_a_run(row: dict[str, Any]) -> str:
+    """Asked before any value is looked at: what died may have left anything in its columns."""
     status = str(row.get('status') if row.get('status') is not None else '').strip()
     if status.lower() not in DONE:
         return f'status is {status!r}'
-    if row.get('role') == 'trunk':
-        return 'the trunk of cooldown branches: its rate never fell'
+    return 'the trunk of cooldown branches: its rate never fell' if row.get('role') == 'trunk' else ''
+
+
+def _values(row: dict[str, Any], where: str) -> dict[str, Any]:
+    """The row's numbers; NaN where it has none. Raises UserError for one that is a slip, not the end of a run."""
+    values = {name: rows.number(row.get(name), f'{where}: {name}') for name in NUMBERS}
+    for name in (*COUNTS, 'loss'):
+        value = values[name]
+        if not math.isfinite(value):
+            continue
+        if value <= 0:
+            raise UserError(f'{where}: {name} is {value:g}; it must be above zero')
+        if name in WHOLE and value < 1:
+            raise UserError(f'{where}: {name} is {value:g}; it must be at least 1, as a count and not in billions')
+        if not 1 / MOST < value < MOST:
+            raise UserError(f'{where}: {name} is {value:g}, which no run has; mend the row or delete it')
+    return values
+
+
+def _reason(row: dict[str, Any], values: dict[str, Any]) -> str:
     for name in rows.NEEDED:
         if not math.isfinite(values[name]):
             return f'{name} is {"missing" if row.get(name) in (None, "") else row[name]}'
+    for name in NUMBERS:
+        if math.isinf(values[name]):
+            return f'{name} is {row[name]}'
     if values['tokens'] < UNFINISHED * values['planned_tokens']:
         return f'unfinished: {values["tokens"]:.4g} of {values["planned_tokens"]:.4g} planned tokens'
     return ''
@@ -156,10 +190,7 @@ def _runs(
 ) -> Runs:
     columns = {name: np.array([row[name] for row in kept], float) for name in NUMBERS}
     six = 6 * columns['params'] * columns['tokens']
-    if flops in ('with_attention', 'causal', 'column') and np.isnan(columns['flops']).any():
-        name = 'flops' if flops == 'column' else f'flops_{flops}'
-        raise UserError(f'{path}: --flops={flops}: column {name!r} is missing in some rows; --flops=6ND needs none')
-    known = not np.isnan(columns['flops']).any() and len(kept) > 0
+    known = not np.isnan(columns['flops']).all()
     return Runs(
         params=columns['params'],
         tokens=columns['tokens'],
@@ -177,6 +208,20 @@ def _runs(
             'flops': (flops or 'column') if known else '6ND',
         },
     )
+
+
+def _without_flops(path: str, runs: Runs, flops: str) -> Runs:
+    """Leaves out the runs without FLOPs where most have them; with none at all, 6ND stands in unless flags forbid."""
+    name = 'flops' if flops in ('', 'column') else f'flops_{flops}'
+    missing = np.flatnonzero(np.isnan(runs.flops))
+    asked = flops in ('with_attention', 'causal', 'column') and runs.about['flops'] == '6ND'
+    if len(runs) and (asked or 2 * missing.size >= len(runs)):
+        lacking, said = len(runs) if asked else missing.size, f'--flops={flops}: ' if flops else ''
+        raise UserError(
+            f'{path}: {said}column {name!r} is missing in {lacking} of {len(runs)} runs; --flops=6ND needs none'
+        )
+    reason = f'{name} is missing, and most rows have it (--flops=6ND needs none)'
+    return runs.without({int(i): reason for i in missing})
 
 
 def _why(runs: Runs) -> str:

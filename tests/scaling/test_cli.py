@@ -1,6 +1,7 @@
 """Do the laboratory's commands print, write and refuse as their pages say?"""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -44,9 +45,17 @@ def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
     cli.main(['forecast', data, '--params=1e10', '--tokens=2e11', f'--ledger={path}', '--draws=20'])
     assert 'written to' in capsys.readouterr().out
     run = {'params': 1e10, 'tokens': 2e11, 'loss': float(synthetic.loss(1e10, 2e11))}
-    later = synthetic.write_csv(tmp_path / 'later.csv', [run, run | {'params': 1e9, 'loss': 3.0}])
+    later = synthetic.write_csv(tmp_path / 'later.csv', [run])
     cli.main(['verify', path, f'--runs={later}'])
     assert '1 of 1 verified: 1 inside' in capsys.readouterr().out
+    (tmp_path / 'file').touch()
+    for command, said in (
+        (['verify', path, f'--runs={later}', f'--json={tmp_path}'], f'{tmp_path}: Is a directory'),
+        (['verify', path, f'--runs={later}', f'--json={tmp_path}/file/x'], 'file: a file, not a folder'),
+        (['plan', '--flops=1e20', f'--config={tmp_path}'], f'{tmp_path}: Is a directory'),
+        (['compare', data, data, '--draws=2', f'--plots={tmp_path}/file'], 'file: a file, not a folder'),
+    ):
+        refused(command, said, capsys)
     cli.main(['compare', data, data, '--draws=20', f'--plots={tmp_path}'])
     assert ': 1 times (from' in capsys.readouterr().out
     assert (tmp_path / 'compare.png').exists()
@@ -105,11 +114,21 @@ BAD = [
     (['plan', '--cooldowns=1e9,2e9'], '--cooldowns: say which model'),
     (['plan', '--cooldowns=1e9,1e6', '--params=1e8'], 'longer horizons'),
     (['verify', 'none.jsonl', '--runs=x.csv'], 'none.jsonl: no such ledger'),
+    (['fit', 'x.csv', '--seed=-1'], "'-1' is not a whole number"),
+    (['compare', 'x.csv', 'x.csv', '--seed=-1'], "'-1' is not a whole number"),
+    (['forecast', 'x.csv', '--seed=-1'], "'-1' is not a whole number"),
+    (['fit', 'x.csv', '--drop-highest=-60'], "'-60' is not a whole number"),
+    (['fit', 'x.csv', '--draws=²'], "'²' is not a whole number"),
 ]
 
 
 @pytest.mark.parametrize(('arguments', 'message'), BAD)
 def test_bad_input_is_one_line_and_code_2(arguments, message, capsys):
+    refused(arguments, message, capsys)
+
+
+def refused(arguments, message, capsys):
+    capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 2
@@ -122,6 +141,34 @@ def test_a_condition_that_is_none(data, capsys):
     with pytest.raises(SystemExit):
         cli.main(['fit', data, '--holdout=flops~3', '--starts=4', '--draws=0'])
     assert "'flops>=1e21' say" in capsys.readouterr().err
+
+
+def test_two_files_are_compared_that_name_their_columns_otherwise(data, tmp_path, capsys):
+    rows = [{'N': n, 'D': d, 'L': loss} for n, d, loss in zip(*synthetic_columns(), strict=True)]
+    theirs = synthetic.write_csv(tmp_path / 'theirs.csv', rows)
+    cli.main(['compare', data, theirs, '--draws=4', '--columns=N=params,D=tokens,L=loss'])
+    assert 'times (from' in capsys.readouterr().out
+    refused(['compare', data, theirs, '--columns=N=params,D=tokens,X=loss'], "no column 'X'", capsys)
+
+
+def synthetic_columns():
+    given = synthetic.isoflop()
+    return given.params, given.tokens, given.loss
+
+
+@pytest.mark.parametrize(('output', 'code', 'said'), [('a closed pipe', 141, ''), ('/dev/full', 2, 'No space left')])
+def test_output_that_nobody_takes(output, code, said):
+    if output == '/dev/full':
+        out = os.open(output, os.O_WRONLY)
+    else:
+        inward, out = os.pipe()
+        os.close(inward)
+    command = [sys.executable, '-m', 'gpt_jax.scaling', 'plan', '--cooldowns=1e9,2e9', '--params=1e8']
+    result = subprocess.run(command, cwd=program.ROOT, stdout=out, stderr=subprocess.PIPE, text=True)
+    os.close(out)
+    assert result.returncode == code
+    assert said in result.stderr
+    assert len(result.stderr.splitlines()) == (1 if said else 0)
 
 
 def test_help_takes_neither_jax_nor_scipy():
@@ -145,11 +192,13 @@ def test_plan_takes_speed_from_a_benchmark(tmp_path, capsys):
     made = json.loads((tmp_path / 'plan.json').read_text())
     assert made['flops'] == pytest.approx(3600 * 2e12 * 0.5)
     assert '50% of its peak' in capsys.readouterr().out
-    path.write_text('{}')
-    with pytest.raises(SystemExit) as stop:
-        cli.main(['plan', '--hours=1', f'--measured={path}'])
-    assert stop.value.code == 2
-    assert 'not what --benchmark_output writes' in capsys.readouterr().err
+    for text, said in (
+        ('{}', 'not what --benchmark_output writes'),
+        ('{"devices": 0, "peak_flops": 1}', 'not what --benchmark_output writes'),
+        ('[' * 100_000, 'not JSON'),
+    ):
+        path.write_text(text)
+        refused(['plan', '--hours=1', f'--measured={path}'], said, capsys)
 
 
 def test_plan_spends_the_hours_that_it_is_given(tmp_path):

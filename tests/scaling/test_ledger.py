@@ -50,6 +50,23 @@ def test_a_changed_line_is_seen(tmp_path):
         ledger.read(path)
 
 
+def test_what_is_no_forecast_is_named(tmp_path):
+    path = tmp_path / 'ledger.jsonl'
+    for line, message in (
+        ({'previous': ledger.START}, 'ledger.jsonl:1: not a forecast: its name is None'),
+        ([1], 'ledger.jsonl:1: not a forecast'),
+    ):
+        path.write_text(json.dumps(line) + '\n')
+        with pytest.raises(UserError, match=message):
+            ledger.read(str(path))
+    path.write_text('[' * 100_000)
+    with pytest.raises(UserError, match='1: not a forecast'):
+        ledger.read(str(path))
+    for asked in (ledger.read, lambda path: ledger.add(path, {})):
+        with pytest.raises(UserError, match='Is a directory'):
+            asked(str(tmp_path))
+
+
 def test_verify_scores_what_was_run_and_waits_for_the_rest(tmp_path):
     one, path = made(tmp_path)
     ledger.add(path, one)

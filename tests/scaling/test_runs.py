@@ -23,7 +23,11 @@ def messy():
     put(3, {'loss': 'nan'}, 'loss is nan')
     put(10, {'loss': 'inf'}, 'loss is inf')
     put(17, {'loss': ''}, 'loss is missing')
-    put(22, {'status': 'diverged'}, "status is 'diverged'")
+    put(18, {'loss': '-inf'}, 'loss is -inf')
+    put(22, {'status': 'diverged', 'loss': 'diverged'}, "status is 'diverged'")
+    put(23, {'status': 'diverged', 'loss': 0}, "status is 'diverged'")
+    put(24, {'status': 'failed', 'loss': '', 'tokens': 0}, "status is 'failed'")
+    put(25, {'planned_tokens': 'inf'}, 'planned_tokens is inf')
     put(30, {'planned_tokens': 2 * rows[30]['tokens']}, 'unfinished')
     put(41, {'loss': rows[41]['loss'] * 1.4}, 'outlier')
     rows.append(dict(rows[5]))
@@ -56,6 +60,7 @@ def test_our_own_records_are_read_under_every_convention(tmp_path):
     assert kaplan.params.tolist() == [6, 6]
     assert kaplan.flops.tolist() == [7000, 7000]
     assert kaplan.about['count'] == 'non_embedding'
+    assert total.about['count'] == 'total'
 
 
 def test_other_names_and_thousands(tmp_path):
@@ -72,7 +77,13 @@ BAD = [
     ([ONE], {}, '1 of 1 rows can be fitted'),
     ([ONE, ONE | {'tokens': -5}], {}, 'row 2: tokens is -5; it must be above zero'),
     ([ONE, ONE | {'params': 20}], {}, 'all 2 losses are 3'),
-    ([ONE, ONE | {'loss': 2}], {'flops': 'causal'}, "column 'flops_causal' is missing"),
+    ([ONE, ONE | {'loss': 2}], {'flops': 'causal'}, "column 'flops_causal' is missing in 2 of 2 runs"),
+    ([ONE | {'flops': 60}, ONE | {'loss': 2}], {}, "column 'flops' is missing in 1 of 2 runs; --flops=6ND"),
+    ([ONE, ONE | {'params': 1e-300}], {}, 'row 2: params is 1e-300; it must be at least 1'),
+    ([ONE, ONE | {'params': 1e300}], {}, 'row 2: params is 1e+300, which no run has'),
+    ([ONE, ONE | {'flops': 1e-300}], {}, 'row 2: flops is 1e-300, which no run has'),
+    ([ONE | {'loss ': 4}], {}, "2 columns are named 'loss'"),
+    ([ONE, ONE | {'loss': 2}], {'columns': {'zzz': 'loss'}}, "no column 'zzz'; there are params, tokens, loss"),
     ([ONE, ONE | {'loss': 2}], {'count': 'total'}, "no column 'params'"),
     ([ONE, ONE | {'loss': 2}], {'columns': {'X': 'loss2'}}, "no column 'X'"),
 ]
@@ -92,6 +103,46 @@ def test_no_file_and_no_json(tmp_path):
     (tmp_path / 'torn.jsonl').write_text('{"params": 1\n')
     with pytest.raises(UserError, match=r'torn\.jsonl:1: not JSON'):
         runs.read(str(tmp_path / 'torn.jsonl'))
+
+
+def test_who_names_a_column_means_it(tmp_path):
+    path = synthetic.write_csv(tmp_path / 'runs.csv', [{'val': 2.9} | ONE, {'val': 2.8} | ONE])
+    assert runs.read(path, columns={'val': 'loss'}).loss.tolist() == [2.9, 2.8]
+
+
+def test_one_run_is_enough_to_score_a_forecast(tmp_path):
+    path = synthetic.write_csv(tmp_path / 'runs.csv', [ONE | {'flops': 60}, ONE | {'params': 20}])
+    assert len(runs.read(path, for_fitting=False)) == 2
+    synthetic.write_csv(tmp_path / 'runs.csv', [ONE])
+    assert runs.read(path, for_fitting=False).loss.tolist() == [3]
+    synthetic.write_csv(tmp_path / 'runs.csv', [ONE | {'status': 'failed'}])
+    with pytest.raises(UserError, match="none of 1 rows is a finished run; row 1: status is 'failed'"):
+        runs.read(path, for_fitting=False)
+
+
+def test_rows_without_flops_are_left_out_where_most_have_them(tmp_path):
+    rows = [ONE | {'loss': 3 - 0.1 * k, 'flops': 9000 + k} for k in range(4)]
+    rows[1]['flops'], rows[2]['flops'] = '', 'inf'
+    path = synthetic.write_csv(tmp_path / 'runs.csv', rows)
+    for flops in ('', 'column'):
+        read = runs.read(path, flops=flops)
+        assert read.flops.tolist() == [9000, 9003]
+        assert read.about['flops'] == 'column'
+        reasons = {one['row']: one['reason'] for one in read.left_out}
+        assert reasons == {2: 'flops is missing, and most rows have it (--flops=6ND needs none)', 3: 'flops is inf'}
+    assert runs.read(path, flops='6ND').flops.tolist() == [6000] * 4
+
+
+def test_lines_and_cells_are_whole(tmp_path):
+    path = tmp_path / 'runs.jsonl'
+    rows = [ONE | {'name': 'a\u2028b'}, ONE | {'loss': 2, 'name': 'c\x85d'}]
+    path.write_text('\n'.join(json.dumps(row, ensure_ascii=False) for row in rows), encoding='utf-8')
+    assert runs.read(str(path)).names == ['a\u2028b', 'c\x85d']
+    rows = [ONE | {'name': 'a\nb'}, ONE | {'loss': 2, 'name': 'c' * 200_000}]
+    assert runs.read(synthetic.write_csv(tmp_path / 'runs.csv', rows)).names == ['a\nb', 'c' * 200_000]
+    path.write_text('[' * 100_000)
+    with pytest.raises(UserError, match=r'runs\.jsonl:1: not JSON'):
+        runs.read(str(path))
 
 
 def test_seed_noise_is_what_the_seeds_say():
