@@ -1,6 +1,7 @@
 """What does each command do with its flags? Reads, calls one room, prints, writes; cli.py knows the flags."""
 
 import argparse
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,14 @@ def forecast(arguments: argparse.Namespace) -> None:
 def verify(arguments: argparse.Namespace) -> None:
     forecasts = ledger.read(arguments.ledger)
     given = _read(arguments, arguments.runs, for_fitting=False)
-    result = ledger.verify(forecasts, given) | {'left_out': given.left_out}
+    counts = set() if arguments.count else rows.counts(arguments.runs, arguments.columns)
+
+    def under(count: str) -> Runs:
+        if count not in counts:
+            return given
+        return table.read(arguments.runs, columns=arguments.columns, count=count, for_fitting=False)
+
+    result = ledger.verify(forecasts, functools.cache(under)) | {'left_out': given.left_out}
     _print([*show.left_out(given.left_out), *show.verify(result)])
     _write(result, arguments.json)
 

@@ -1,14 +1,15 @@
 """What was forecast, when, from what; and was it right? A file that is only ever added to, and its score.
 
 A line of the ledger is one forecast: the run (params, tokens, flops), the predicted loss and its interval, the law with
-its constants, the hash of the data that it was fitted to, the date, and `previous`: the SHA-256 of the line before, so
-that a line changed afterwards is seen.
+its constants, the hash of the data that it was fitted to, the date, `previous`: the SHA-256 of the line before, and
+`sha256`: of the line's own content, so that a line changed afterwards is seen.
 """
 
 import datetime
 import hashlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ def add(path: str, forecast: dict[str, Any], *, now: datetime.datetime | None = 
     check(path, lines)
     date = (now or datetime.datetime.now(datetime.UTC)).isoformat(timespec='seconds')
     line = forecast | {'date': date, 'previous': _hash(lines[-1]) if lines else START}
+    line |= {'sha256': _own(line)}
     jsonl.append(path, line)
     return line
 
@@ -143,27 +145,40 @@ def _hash(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
+def _own(line: dict[str, Any]) -> str:
+    """The SHA-256 of a line without itself: the last one has no line after it that would tell of a change."""
+    rest = {key: value for key, value in line.items() if key != 'sha256'}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def check(path: str, lines: list[bytes]) -> None:
     """Raises UserError where a line does not know the one before."""
     previous = START
     for number, line in enumerate(lines, 1):
         try:
-            said = json.loads(line)['previous']
+            whole = json.loads(line)
+            said = whole['previous']
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UserError(f'{path}:{number}: not a forecast') from None
         if said != previous:
             raise UserError(f'{path}:{number}: a line before this one was changed or taken out after it was written')
+        if whole.get('sha256', _own(whole)) != _own(whole):
+            raise UserError(f'{path}:{number}: this line was changed after it was written')
         previous = _hash(line)
 
 
-def verify(forecasts: list[dict[str, Any]], runs: Runs) -> dict[str, Any]:
+def verify(forecasts: list[dict[str, Any]], runs_of: Callable[[str], Runs]) -> dict[str, Any]:
     """Each forecast against the run that was made; and how often the interval held it.
+
+    Args:
+      runs_of: the finished runs by the count of their parameters ('total', or '' as the file gives them): a forecast is
+        looked up under the count that it was made with.
 
     Returns:
       'scores': per forecast 'name', 'predicted', 'reached' (None where the run is not there), 'error', 'percent',
       'inside'; and 'verified', 'inside', 'level', 'mean_percent', 'worst_percent' over all.
     """
-    scores = [_score(one, runs) for one in forecasts]
+    scores = [_score(one, runs_of(_count(one))) for one in forecasts]
     done = [one for one in scores if one['reached'] is not None]
     percent = [one['percent'] for one in done]
     return {
@@ -175,6 +190,11 @@ def verify(forecasts: list[dict[str, Any]], runs: Runs) -> dict[str, Any]:
         'mean_percent': float(np.mean(np.abs(percent))) if percent else None,
         'worst_percent': float(max(percent, key=abs)) if percent else None,
     }
+
+
+def _count(one: dict[str, Any]) -> str:
+    count = str(one.get('data', {}).get('count', ''))
+    return '' if count == 'as given' else count
 
 
 def _same_run(runs: Runs, params: float, tokens: float) -> np.ndarray:

@@ -46,6 +46,13 @@ def table(
     return table, count
 
 
+def counts(path: str, columns: dict[str, str]) -> set[str]:
+    """The counts of parameters that every row of our own records has: 'total', 'non_embedding', ..."""
+    there = [{columns.get(name, name) for name in row} for row in _rows(path, content(path))]
+    shared = set.intersection(*there) if there else set()
+    return {name.removeprefix('params_') for name in shared if name.startswith('params_')}
+
+
 def names(path: str) -> set[str]:
     """The columns of the file, as it calls them."""
     return {name for row in _rows(path, content(path)) for name in _stripped(row)}

@@ -41,7 +41,7 @@ def test_a_changed_line_is_seen(tmp_path):
     first, rest = text.split('\n', 1)
     forged = json.dumps(json.loads(first) | {'loss': 1.0})
     file.write_text(f'{forged}\n{rest}')
-    with pytest.raises(UserError, match='2: a line before this one was changed'):
+    with pytest.raises(UserError, match='1: this line was changed'):
         ledger.read(path)
     with pytest.raises(UserError, match='was changed'):
         ledger.add(path, one)
@@ -73,7 +73,7 @@ def test_verify_scores_what_was_run_and_waits_for_the_rest(tmp_path):
     ledger.add(path, one | {'name': 'not run', 'params': 1e12})
     n, d = TARGET
     runs = synthetic.runs([n, 1e6], [d, 1e9], [float(synthetic.loss(n, d)), 5.0])
-    result = ledger.verify(ledger.read(path), runs)
+    result = ledger.verify(ledger.read(path), lambda _: runs)
     first, second = result['scores']
     assert first['inside'] is True
     assert first['percent'] == pytest.approx(100 * (one['loss'] / first['reached'] - 1))
@@ -91,3 +91,27 @@ def test_intervals_hold_about_as_often_as_they_say():
         reached = truth * np.exp(0.003 * np.random.default_rng(seed + 100).standard_normal())
         inside += one['low'] <= reached <= one['high']
     assert inside >= 9
+
+
+def test_a_change_of_the_last_line_is_seen(tmp_path):
+    one, path = made(tmp_path)
+    ledger.add(path, one)
+    file = Path(path)
+    line = json.loads(file.read_text())
+    file.write_text(json.dumps(line | {'loss': 1.0}) + '\n')
+    with pytest.raises(UserError, match='1: this line was changed after it was written'):
+        ledger.read(path)
+
+
+def test_a_forecast_is_looked_up_under_its_own_count(tmp_path):
+    one, path = made(tmp_path)
+    ledger.add(path, one | {'data': {'count': 'non_embedding'}})
+    n, d = TARGET
+    asked = []
+
+    def runs_of(count):
+        asked.append(count)
+        return synthetic.runs([n, 1e6], [d, 1e9], [2.0, 5.0])
+
+    assert ledger.verify(ledger.read(path), runs_of)['verified'] == 1
+    assert asked == ['non_embedding']

@@ -38,7 +38,10 @@ def from_records(
     """
     given = table.read(records_path, columns=columns, count=count, flops=flops, drop_highest=drop_highest)
     records = rows.read(records_path, columns=columns, count=count, flops=flops)
-    scores = ledger.verify(ledger.read(ledger_path), given) if ledger_path else None
+    scores = None
+    if ledger_path:
+        done = table.read(records_path, columns=columns, count=count, flops=flops, for_fitting=False)
+        scores = ledger.verify(ledger.read(ledger_path), lambda _: done)
     result, why = told(given, **fitting)
     write(html_path, result, records=records, scores=scores, why=why)
     lines = [f'{records_path}: {result["data"]["runs"]} runs, {len(result["left_out"])} rows left out']
