@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import approaches, confidence, laws, splits, surface
+from gpt_jax.scaling import approaches, confidence, laws, profiles, splits, surface
 from gpt_jax.scaling.runs import Runs
 
 # So wide that the 240 points others fitted of Hoffmann et al. 2022 (figure 4) all stay: two lie 5% off their law.
@@ -74,7 +74,7 @@ def fit(
       left_out: row, name and reason of each row that is not.
       seed_noise: standard deviation of log loss between seeds and its degrees of freedom, or None.
       fit: the fields of surface.Surface. intervals: per constant, the fields of confidence.Interval.
-      profiles: per constant, what confidence.profile returns.
+      profiles: per constant, what profiles.profile returns.
       residuals: per run, params, tokens, flops, loss, row, name, curves and log_residual (measured over law).
       envelope: indices into residuals: the runs that nothing cheaper beats.
       held_out: what held_out returns.
@@ -118,8 +118,7 @@ def _intervals(found: surface.Surface, drawn: list[dict[str, float]], words: str
 
 
 def _profiles(found: surface.Surface, given: surface.Data) -> dict[str, Any]:
-    names = {'chinchilla': ('alpha', 'beta', 'E'), 'repeated': ('R_D', 'R_N')}.get(found.law, ())
-    return {name: confidence.profile(found, given, name) for name in names}
+    return {name: profiles.profile(found, given, name) for name in profiles.NAMES[found.law]}
 
 
 def measured(runs: Runs) -> dict[str, Any]:
