@@ -27,7 +27,8 @@ def test_fit_prints_writes_and_draws(data, tmp_path, capsys):
         f'--json={tmp_path / "fit.json"}', f'--plots={tmp_path / "figures"}',
     ])  # fmt: skip
     out = capsys.readouterr().out
-    for word in ('54 runs', 'alpha', 'starts reached it', 'bootstrap over runs', 'held out', '3 parametric', 'D/N'):
+    for word in ('54 runs', 'alpha', 'starts reached it', 'bootstrap over runs', 'held out', '3 parametric', 'D/N',
+                 'N* = ', 'by Akima interpolation: a '):  # fmt: skip
         assert word in out, word
     result = json.loads((tmp_path / 'fit.json').read_text())
     assert result['fit']['constants']['alpha'] == pytest.approx(synthetic.TRUTH['alpha'], rel=0.05)
