@@ -108,7 +108,7 @@ def _at(
 
 
 def _disagreements(made: dict[str, Any]) -> list[str]:
-    """One line for each pair of approaches and each number whose intervals do not meet: a, and N* and D* of a budget."""
+    """One line for each pair of approaches and each number whose intervals do not meet: a, N* and D* of a budget."""
     said = []
     known = {number: one for number, one in made.items() if one.get('a_interval')}
     for first, second in itertools.combinations(sorted(known), 2):

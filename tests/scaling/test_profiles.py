@@ -16,7 +16,8 @@ def found(law, runs, tries=8):
 def test_exact_runs_over_both_identify_everything():
     made = found('chinchilla', synthetic.grid(6, 6))
     for name, one in made.items():
-        assert one['identified'] and not one['note'], name
+        assert one['identified'], name
+        assert not one['note']
         assert one['low'] == pytest.approx(synthetic.TRUTH[name], rel=1e-3)
         assert one['high'] == pytest.approx(synthetic.TRUTH[name], rel=1e-3)
         assert len(one['values']) == len(one['objective']) == len(one['statistic'])
