@@ -83,7 +83,7 @@ def fit(
         loss, params_low, params_high), note; of approach 2 also minima (approaches.Minimum), points
         (what their indices mean; between_runs: read off between runs, see slices.py) and akima; of approach 1 also
         envelope (indices into residuals).
-      disagreements: sentences on approaches that differ beyond their intervals.
+      disagreements: sentences on approaches whose intervals of a, or of N* and D* at a budget, do not meet.
 
     Raises:
       UserError: the runs cannot carry the law.
