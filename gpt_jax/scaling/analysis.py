@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import approaches, confidence, downstream, intervals, laws, outliers, splits, surface
+from gpt_jax.scaling import approaches, confidence, downstream, intervals, laws, outliers, profiles, splits, surface
 from gpt_jax.scaling.runs import Runs
 
 COLUMN = {'N': 'params', 'D': 'tokens', 'C': 'flops'}
@@ -39,7 +39,7 @@ def fit(
       left_out: row, name and reason of each row that is not.
       seed_noise: standard deviation of log loss between seeds and its degrees of freedom, or None.
       fit: the fields of surface.Surface. intervals: per constant, the fields of confidence.Interval.
-      profiles: per constant, what confidence.profile returns.
+      profiles: per constant, what profiles.profile returns.
       residuals: per run, params, tokens, flops, loss, row, name, curves and log_residual (measured over law).
       envelope: indices into residuals: the runs that nothing cheaper beats.
       held_out: what held_out returns.
@@ -48,7 +48,7 @@ def fit(
         loss, params_low, params_high), note; of approach 2 also minima (approaches.Minimum), points
         (what their indices mean; between_runs: read off between runs, see slices.py) and akima; of approach 1 also
         envelope (indices into residuals).
-      disagreements: sentences on approaches that differ beyond their intervals.
+      disagreements: sentences on approaches whose intervals of a, or of N* and D* at a budget, do not meet.
       downstream: what downstream.fit returns, where the runs have an error.
 
     Raises:
@@ -86,8 +86,7 @@ def _intervals(found: surface.Surface, drawn: list[dict[str, float]], words: str
 
 
 def _profiles(found: surface.Surface, given: surface.Data) -> dict[str, Any]:
-    names = {'chinchilla': ('alpha', 'beta', 'E'), 'repeated': ('R_D', 'R_N')}.get(found.law, ())
-    return {name: confidence.profile(found, given, name) for name in names}
+    return {name: profiles.profile(found, given, name) for name in profiles.NAMES[found.law]}
 
 
 def measured(runs: Runs) -> dict[str, Any]:

@@ -121,12 +121,12 @@ def _fit_flags(parser: argparse.ArgumentParser) -> None:
 
 def _law_flags(parser: argparse.ArgumentParser, *, approach: str) -> None:
     parser.add_argument('--law', default='chinchilla', choices=LAWS, help='the form of the law')
-    parser.add_argument('--over', default='N', choices=['N', 'D', 'C'], help='the variable of --law=power')
+    parser.add_argument('--over', choices=['N', 'D', 'C'], help='the variable of --law=power; N')
     parser.add_argument('--no-irreducible', action='store_true', help='--law=power without E')
-    parser.add_argument('--approach', default=approach, choices=['1', '2', '3', 'all'], help='to the optimal split')
+    parser.add_argument('--approach', choices=['1', '2', '3', 'all'], help=f'to the optimal split; {approach}')
     parser.add_argument('--at-flops', type=_numbers, default=(), metavar='C,...', help='budgets to split')
     parser.add_argument('--delta', type=_positive, default=1e-3, help='where the Huber loss turns linear')
-    parser.add_argument('--starts', type=_several, default=256, help='searches begun; the best ones of the grid')
+    parser.add_argument('--starts', type=_several, help='searches begun, the best ones of the grid; all of them')
     parser.add_argument('--draws', type=_natural, default=1000, help='bootstrap resamples; 0: none')
     parser.add_argument('--seed', type=_natural, default=0, help='of the bootstrap')
     parser.add_argument(

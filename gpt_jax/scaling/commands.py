@@ -23,8 +23,20 @@ SWEEP_FLAGS = {  # the ways of planning that each goes with
     'batch': ('isoflop', 'cooldowns'), 'learning_rate': ('isoflop', 'cooldowns'), 'base': ('isoflop', 'cooldowns'),
 }  # fmt: skip
 
+OVER_BOTH = ('chinchilla', 'tied', 'kaplan', 'repeated')
+LAW_FLAGS = {  # the laws that each goes with, and why no others
+    'over': (('power',), 'it is the variable of --law=power'),
+    'no_irreducible': (('power',), 'it leaves E out of --law=power'),
+    'base': (('repeated',), 'it is what --law=repeated holds fixed'),
+    'approach': (OVER_BOTH, 'a law over one variable splits no compute'),
+    'at_flops': (OVER_BOTH, 'a law over one variable splits no compute'),
+    'holdout': (OVER_BOTH, 'it leaves the largest out, and no other runs'),
+    'starts': (OVER_BOTH, 'its search has starts of its own'),
+}
+
 
 def fit(arguments: argparse.Namespace) -> None:
+    _suited(arguments, approach='3')
     given = _read(arguments, arguments.data)
     if arguments.law == 'power':
         result = analysis.power(
@@ -55,6 +67,7 @@ def fit(arguments: argparse.Namespace) -> None:
 def report(arguments: argparse.Namespace) -> None:
     from gpt_jax.scaling.view import report as pages
 
+    _suited(arguments, approach='all')
     lines = pages.from_records(
         arguments.data, arguments.html, arguments.ledger, columns=arguments.columns, count=arguments.count,
         flops=arguments.flops, drop_highest=arguments.drop_highest, over=arguments.over,
@@ -144,8 +157,24 @@ def _allowed(arguments: argparse.Namespace) -> None:
     for name, ways in SWEEP_FLAGS.items():
         if getattr(arguments, name) is not None and way not in ways:
             raise UserError(f'--{name.replace("_", "-")}: goes with --{" or --".join(ways)}')
+    if arguments.columns and not arguments.runs:
+        raise UserError('--columns: goes with --runs, whose columns it names')
     if arguments.base and not arguments.base.isidentifier():
         raise UserError(f'--base={arguments.base}: the name of a module of configs/, cpu say')
+
+
+def _suited(arguments: argparse.Namespace, *, approach: str) -> None:
+    """Raises UserError for a flag that the law makes no use of; fills in the approach and the variable if not said."""
+    for name, (laws, why) in LAW_FLAGS.items():
+        if getattr(arguments, name) and arguments.law not in laws:
+            raise UserError(f'--{name.replace("_", "-")}: not with --law={arguments.law}; {why}')
+    if arguments.law == 'kaplan' and (arguments.approach or arguments.at_flops):
+        raise UserError(
+            f"--{'approach' if arguments.approach else 'at-flops'}: not with --law=kaplan; Kaplan et al.'s law is of "
+            'models trained on D tokens until they improve no more, whose compute is not 6ND: it has no such split'
+        )
+    arguments.approach = arguments.approach or approach
+    arguments.over = arguments.over or 'N'
 
 
 def _hardware(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -185,8 +214,11 @@ def _write_config(arguments: argparse.Namespace, text: Callable[[Any, str, str],
 
 
 def forecast(arguments: argparse.Namespace) -> None:
-    if bool(arguments.config) == bool(arguments.params and arguments.tokens):
+    said = [one for one in (arguments.params, arguments.tokens) if one is not None]
+    if len(said) != (0 if arguments.config else 2):
         raise UserError('say which run: --config=PATH, or --params=N and --tokens=D')
+    if arguments.trial and not arguments.config:
+        raise UserError('--trial: goes with --config, whose sweep it is of')
     if arguments.config:
         run = subject.of_config(arguments.config, count=arguments.count, trial=arguments.trial)
     else:

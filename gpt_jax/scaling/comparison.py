@@ -35,8 +35,13 @@ def compute_for(law: laws.PowerLaw, loss: Any) -> np.ndarray:
 def compare(a: Runs, b: Runs, *, draws: int = 500, seed: int = 0) -> dict[str, Any]:
     """The multiplier along the losses that both recipes reached, with its interval.
 
+    Returns:
+      loss: a grid; multiplier, low, high: along it, with the level and what was resampled; laws: per recipe E, K, gamma
+      of its envelope; envelopes: per recipe flops and loss; warning: why this extrapolates, or nothing; left_out: per
+      recipe the rows that were not used.
+
     Raises:
-      UserError: a recipe has too few sizes on its envelope, or the two share no loss.
+      UserError: a recipe has too few sizes on its envelope.
     """
     clean = {name: _cleaned(runs) for name, runs in (('A', a), ('B', b))}
     kept = {name: runs.take(envelope(runs)) for name, runs in clean.items()}

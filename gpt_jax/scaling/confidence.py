@@ -1,8 +1,7 @@
-"""How sure are a law's constants? The bootstrap over runs and seeds, and the profile of the objective.
+"""How sure are a law's constants? The bootstrap over runs and seeds.
 
-The bootstrap draws the runs anew and fits again; where configurations were run with several seeds it draws the
-configurations, and the seeds within each. The profile holds one constant at a value, fits the others, and asks how much
-worse the best fit becomes: a constant that can go anywhere at no cost is not identified, whatever its bootstrap says.
+The runs are drawn anew and fitted again; where configurations were run with several seeds the configurations are drawn,
+and the seeds within each. Whether the runs identify a constant at all is profiles.py's question.
 """
 
 import dataclasses
@@ -10,14 +9,11 @@ import math
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 
 from gpt_jax.scaling import forms, surface
 from gpt_jax.scaling.runs import Runs
 
 LEVEL = 0.95
-FLAT = 1.005  # a profile that stays below this multiple of the optimum over a factor of WIDE identifies nothing
-WIDE = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,57 +86,3 @@ def interval(values: Any, resampled: str) -> Interval:
     values = np.asarray(values, float)
     low, high = np.quantile(values[np.isfinite(values)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high), LEVEL, resampled, len(values))
-
-
-def profile(found: surface.Surface, given: forms.Data, name: str, *, points: int = 13) -> dict[str, Any]:
-    """The objective along one constant, the others fitted; 'identified' False where it is flat or has several humps.
-
-    Returns:
-      'values', 'objective' (both [points]), 'identified' and 'note'.
-    """
-    law = surface.rule_of(found.law, found.constants)
-    best = found.constants[name]
-    values = best * np.geomspace(1 / WIDE, WIDE, points)
-    weights = np.ones(len(given.n))
-    theta = law.pack(found.constants)
-    objectives = np.full(points, math.nan)
-    for order in (range(points // 2, points), range(points // 2, -1, -1)):
-        start = theta
-        for index in order:
-            start, value = _held_at(law, given, weights, found, name, float(values[index]), start)
-            objectives[index] = value
-    lowest = float(np.nanmin(objectives))
-    flat = bool((objectives <= FLAT * lowest).mean() > 0.5)
-    inner = objectives[1:-1]
-    humps = int(((inner > objectives[:-2] * FLAT) & (inner > objectives[2:] * FLAT)).sum())
-    note = ''
-    if flat:
-        note = f'not identified: {name} can change by a factor and the fit stays within {100 * (FLAT - 1):.1g}%'
-    elif humps:
-        note = f'not identified: the profile of {name} has {humps + 1} minima'
-    return {'values': values.tolist(), 'objective': objectives.tolist(), 'identified': not note, 'note': note}
-
-
-def _held_at(
-    law: forms.Law, given: forms.Data, weights: np.ndarray, found: surface.Surface, name: str, value: float,
-    start: np.ndarray,
-) -> tuple[np.ndarray, float]:  # fmt: skip
-    """(theta, unscaled objective) of the best fit with one constant held."""
-    index = list(found.constants).index(name) - (len(found.constants) - len(start))
-    logs = law.pack(found.constants | {name: value})[index]
-    others = [i for i in range(len(start)) if i != index]
-
-    def at(free: np.ndarray) -> tuple[float, np.ndarray]:
-        theta = start.copy()
-        theta[others], theta[index] = free, logs
-        total, gradient = surface.objective(theta, law, given, weights, found.delta)
-        return total, gradient[others]
-
-    bounds = [law.bounds[i] for i in others]
-    begin = start[others]
-    for _ in range(3):
-        result = optimize.minimize(at, begin, jac=True, method='L-BFGS-B', bounds=bounds, options={'maxiter': 2000})
-        begin = result.x
-    theta = start.copy()
-    theta[others], theta[index] = result.x, logs
-    return theta, float(result.fun / surface.SCALE)

@@ -1,6 +1,7 @@
 """How is compute best split, by each approach, and do they agree? Exponents, coefficients, N*, their intervals."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from gpt_jax.errors import UserError
 from gpt_jax.scaling import approaches, confidence, optimal, slices, surface
 from gpt_jax.scaling.runs import Runs
+
+SAME_SIZE = 0.02  # relative: N* this close are one, however narrow their intervals
 
 
 def side_by_side(
@@ -107,15 +110,24 @@ def _at(
 
 
 def _disagreements(made: dict[str, Any]) -> list[str]:
+    """One line for each pair of approaches and each number whose intervals do not meet: a, N* and D* of a budget."""
     said = []
     known = {number: one for number, one in made.items() if one.get('a_interval')}
-    numbers = sorted(known)
-    for index, first in enumerate(numbers):
-        for second in numbers[index + 1 :]:
-            one, other = known[first]['a_interval'], known[second]['a_interval']
-            if one['high'] < other['low'] or other['high'] < one['low']:
+    for first, second in itertools.combinations(sorted(known), 2):
+        one, other = known[first], known[second]
+        pair = f'approaches {first} and {second} disagree on'
+        if _apart(one['a_interval'], other['a_interval'], 'low', 'high'):
+            said.append(f'{pair} the exponent a beyond their intervals: {one["a"]:.3f} and {other["a"]:.3f}')
+        for at, there in zip(one['at'], other['at'], strict=True):
+            far = abs(math.log(at['params'] / there['params'])) > SAME_SIZE
+            if far and 'params_low' in at and 'params_low' in there and _apart(at, there, 'params_low', 'params_high'):
+                # At one budget D* = C / (k N^p): its intervals are apart where those of N* are.
                 said.append(
-                    f'approaches {first} and {second} disagree on the exponent a beyond their intervals: '
-                    f'{known[first]["a"]:.3f} and {known[second]["a"]:.3f}'
+                    f'{pair} N* and D* at {at["flops"]:.3g} FLOPs beyond their intervals: N* {at["params"]:.3g} and '
+                    f'{there["params"]:.3g}, D* {at["tokens"]:.3g} and {there["tokens"]:.3g}'
                 )
     return said
+
+
+def _apart(one: dict[str, Any], other: dict[str, Any], low: str, high: str) -> bool:
+    return bool(one[high] < other[low] or other[high] < one[low])

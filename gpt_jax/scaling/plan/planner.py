@@ -16,6 +16,7 @@ from gpt_jax.scaling import optimal, surface
 PUBLISHED = {'E': 1.8172, 'A': 482.01, 'B': 2085.43, 'alpha': 0.3478, 'beta': 0.3658}
 ASPECT = (40, 160)  # width over layers: losses are flat inside (Kaplan et al. 2020, figure 5)
 HEAD_DIMS = (64, 128)
+AWAY = 1.5  # the nearest shape is no plan for an optimum this factor away
 # DeepSeek-AI 2024, section 3.1: batch in tokens and peak rate over the training FLOPs.
 BATCH, RATE = (0.2920, 0.3271), (0.3118, -0.1250)
 # Dense bfloat16 FLOP/s of one device, from the makers' data sheets.
@@ -59,7 +60,7 @@ def shape_for(params: float, *, count: str, context: int, vocab: int) -> Shape:
     Widths are multiples of 64, of 128 from 1,024 on; heads are 64 wide, 128 from a width of 2,048 on.
 
     Raises:
-      UserError: even the smallest such model is much larger.
+      UserError: even the nearest is more than a factor of AWAY larger or smaller.
     """
     best: tuple[float, Shape] | None = None
     for width in [*range(64, 1024, 64), *range(1024, 32769, 128)]:
@@ -72,10 +73,12 @@ def shape_for(params: float, *, count: str, context: int, vocab: int) -> Shape:
             if best is None or penalty < best[0]:
                 best = penalty, shape
     assert best is not None
-    if parameters(best[1])[count] > 2 * params:
+    made = parameters(best[1])[count]
+    if not 1 / AWAY <= made / params <= AWAY:
+        which, what = ('smallest', 'smaller --vocab or more') if made > params else ('largest', 'smaller budget, less')
         raise UserError(
-            f'plan: the smallest shape with a vocabulary of {vocab:,} has {parameters(best[1])[count]:,} parameters '
-            f'({count}), and the optimum is {params:,.0f}; give a smaller --vocab or more compute'
+            f'plan: the {which} shape with a vocabulary of {vocab:,} has {made:,} parameters ({count}), the optimum '
+            f'is {params:.4g}; give a {what} compute'
         )
     return best[1]
 
@@ -94,8 +97,18 @@ def plan(
       price: of one device for an hour, in any currency; None: not known.
 
     Returns:
-      A JSON-able dict: 'flops', 'params', 'tokens', 'loss', their intervals, 'shape' with its exact counts, 'steps',
-      'batch', 'learning_rate', 'hours', 'cost'.
+      A JSON-able dict:
+      flops, params, tokens, tokens_per_param, loss: the optimum, N counted as `count` (also given back) says.
+      params_interval, tokens_interval, loss_interval: [low, high], 95%; only where `drawn` has refits.
+      split: a, b (N* ~ C^a, D* ~ C^b), n_coefficient, d_coefficient.
+      shape: layers, width, heads, context, vocab. shape_params: its parameters by convention.
+      shape_flops_per_token, shape_flops: training FLOPs by convention, of a token and of the run.
+      shape_tokens: those of the run, in whole batches. shape_loss: of this shape on them, by the law.
+      batch: sequences of a step. steps. learning_rate: its peak.
+      hours: on `devices` at `utilization` (both given back). cost: in the currency of `price`, or None.
+
+    Raises:
+      UserError: no shape is near the optimum.
     """
     split = optimal.split(constants, cost)
     if tokens is not None:

@@ -8,6 +8,7 @@ from gpt_jax.scaling.plan.planner import ASPECT, HEAD_DIMS, Shape, parameters
 USUAL = 90  # width over layers of GPT-3's larger models
 RATIO = 0.2  # how much of log N an unusual ratio is worth: along a curve only the size should change, not the form
 WIDEST = 32_768
+FINER = 8  # times the sizes wanted: where those between them are looked for
 LONG = 2048  # the width from which on heads are 128 wide
 
 
@@ -40,8 +41,21 @@ def nearest(params: float, frame: Frame) -> Shape:
 
 
 def spread(params: float, span: float, many: int, frame: Frame) -> list[Shape]:
-    """Shapes evenly spaced in log N from params / span to params x span, ascending; fewer where two would be one."""
-    found = {nearest(params * span ** (2 * i / (many - 1) - 1), frame) for i in range(many)}
+    """Shapes evenly spaced in log N from params / span to params x span, ascending.
+
+    Where two would be one, the shapes in between that are nearest to `params` stand in; fewer where there are none.
+    """
+
+    def even(count: int) -> set[Shape]:
+        return {nearest(params * span ** (2 * i / (count - 1) - 1), frame) for i in range(count)}
+
+    def away(shape: Shape) -> float:
+        return abs(math.log(size(shape, frame) / params))
+
+    found = even(many)
+    if len(found) < many:
+        others = [one for one in even(FINER * many) - found if away(one) <= math.log(span)]
+        found |= set(sorted(others, key=lambda one: (away(one), one))[: many - len(found)])
     return sorted(found, key=lambda shape: size(shape, frame))
 
 

@@ -64,6 +64,9 @@ def _approaches(made: dict[str, Any]) -> list[str]:
             lines.append(f'  {titles[number]:14s}{one["note"]}')
             continue
         lines.append(f'  {titles[number]:14s}a {one["a"]:.3f}{_interval(one["a_interval"])}   b {one["b"]:.3f}')
+        lines.append(
+            f'    N* = {one["n_coefficient"]:.4g} C^{one["a"]:.3f}, D* = {one["d_coefficient"]:.4g} C^{one["b"]:.3f}'
+        )
         if one.get('points', {}).get('between_runs'):
             lines.append('    no budget was run at enough sizes: its curves are read between the runs of each size')
         lines += [f'    {minimum["flops"]:.3g} FLOPs: {minimum["note"]}' for minimum in one.get('minima', [])
@@ -74,6 +77,10 @@ def _approaches(made: dict[str, Any]) -> list[str]:
                 f'    at {at["flops"]:.3g} FLOPs: N* {at["params"]:.4g}{span}, D* {at["tokens"]:.4g}, '
                 f'D/N {at["tokens_per_param"]:.3g}, loss {at["loss"]:.4f}'
             )
+        if 'akima' in one:
+            other = one['akima']
+            sizes = [f', at {at["flops"]:.3g} FLOPs N* {at["params"]:.4g}' for at in other['at']]
+            lines.append(f'    by Akima interpolation: a {other["a"]:.3f}{"".join(sizes)}')
     return lines
 
 

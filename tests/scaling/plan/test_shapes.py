@@ -30,6 +30,12 @@ def test_a_small_head_dim_and_a_depth_give_widths_below_64():
     assert list(sizes(found, SMALL)) == sorted(sizes(found, SMALL))
 
 
+def test_few_shapes_leave_none_out_that_is_near():
+    found = shapes.spread(153_200, 3.0, 5, SMALL)
+    assert len(found) == 5
+    assert 64 in {one.width for one in found}  # 116,480 parameters, the nearest but one
+
+
 def test_beyond_an_edge_there_are_shapes_on_that_side_only():
     edge = shapes.size(planner.Shape(2, 64, 4, 128, 256), SMALL)
     assert [one.width for one in shapes.beyond(edge, 1.8, 2, SMALL)] == [96, 112]
