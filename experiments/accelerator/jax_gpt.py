@@ -38,6 +38,7 @@ MODEL = {
     'norm': 'layer', 'norm_epsilon': 1e-5, 'position': 'learned', 'attention': 'multi_head',
     'attention_kernel': 'chunked', 'attention_chunk': 0, 'feedforward': 'mlp', 'activation': 'gelu', 'bias': True,
     'tied_head': True, 'dropout': 0.0, 'init_std': 0.02, 'parametrization': 'standard',
+    'base_width': 0, 'base_layers': 0, 'base_head_dim': 0,
     'activation_dtype': 'bfloat16', 'matmul_dtype': 'bfloat16', 'scan_layers': True, 'remat': 'none', 'loss_chunk': 0,
 }  # fmt: skip
 DATA = {
@@ -50,9 +51,9 @@ OPTIMIZER = {
     'final_fraction': 1.0,
 }  # fmt: skip
 TRAIN = {
-    'microbatch': 0, 'steps': 1000, 'tokens': 0, 'log_every': 10, 'evaluate_every': 0, 'evaluate_tokens': 0,
-    'evaluate_batch': 0, 'checkpoint_every': 500, 'keep_checkpoints': 1, 'max_skipped_in_row': 10,
-    'tensorboard': False,
+    'microbatch': 0, 'steps': 1000, 'tokens': 0, 'flops': 0.0, 'log_every': 10, 'evaluate_every': 0,
+    'evaluate_tokens': 0, 'evaluate_batch': 0, 'checkpoint_every': 500, 'keep_checkpoints': 1, 'keep_steps': (),
+    'branch_from': '', 'branch_step': 0, 'max_skipped_in_row': 10, 'tensorboard': False,
 }  # fmt: skip
 MESH = {'data': 1, 'fsdp': 1, 'strategy': 'replicated', 'cpu_devices': 1}
 
@@ -73,7 +74,7 @@ def settings(sizes: dict[str, int], model: dict[str, Any], batch: int, steps: in
         'train': TRAIN | {'batch': batch},
         'mesh': MESH,
         'benchmark': {'steps': steps, 'warmup': WARM_UP_STEPS, 'peak_flops': 0.0},
-        'sweep': {},
+        'sweep': {'trials': (), 'together': 1, 'hang_minutes': 0.0, 'hours': 0.0, 'flops': 0.0},
     }
     return assemble.settings(config, vocab_size=1)
 

@@ -11,6 +11,7 @@ from gpt_jax.scaling import forecast, records
 SIZE = 'params_non_embedding'  # what a ladder's curve is drawn over
 LOSS = 'validation_loss'
 COUNT = 'without_positions'  # what train.flops counts, and so the budgets of an isoFLOP sweep
+READ = 'reading.json'  # what was said of which records
 FORECASTS = 'forecasts.jsonl'  # a ledger in the sweep's folder is scored in its report
 
 
@@ -18,8 +19,17 @@ def read(done: list[dict[str, Any]], workdir: Path) -> list[str]:
     """Writes what the records allow into `workdir`; returns the lines to print.
 
     Runs of one length are a ladder: fit.json and scaling_curve.png, .svg hold the law over the size and its forecast of
-    the largest. Of any sweep report.html is made.
+    the largest. Of any sweep report.html is made. What was made from these very records is left as it is.
     """
+    sums = {name: files.sha256_file(workdir / name) for name in (RECORDS, FORECASTS) if (workdir / name).exists()}
+    if (workdir / READ).exists() and files.read_json(workdir / READ)['sha256'] == sums:
+        return list(files.read_json(workdir / READ)['lines'])
+    lines = _read(done, workdir)
+    files.write_json(workdir / READ, {'sha256': sums, 'lines': lines})
+    return lines
+
+
+def _read(done: list[dict[str, Any]], workdir: Path) -> list[str]:
     kept, left_out = records.fittable(done, [SIZE, LOSS])
     lines = [f'not in the fit: {one["name"]}: {one["reason"]}' for one in left_out]
     made = [workdir / RECORDS]
