@@ -1,4 +1,4 @@
-"""The ladder's sizes with several seeds: are the gaps between sizes larger than what a seed moves? 15 minutes, 2 cores.
+"""The ladder's sizes with several seeds: are the gaps between sizes larger than what a seed moves? 25 minutes, 2 cores.
 
 python run.py --config=configs/model_size_cpu.py
 """
