@@ -2,26 +2,15 @@
 
 import argparse
 import functools
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gpt_jax import files
 from gpt_jax.errors import UserError
-from gpt_jax.scaling import analysis, comparison, confidence, ledger, optimal, outliers, rows, surface
+from gpt_jax.scaling import analysis, comparison, ledger, rows
 from gpt_jax.scaling import runs as table
-from gpt_jax.scaling.plan import past, planner, shapes, subject, sweepfile, sweeps, trials, trunks
+from gpt_jax.scaling.plan import command, subject
 from gpt_jax.scaling.runs import Runs
-from gpt_jax.scaling.view import show
-
-HOURS_TRIES = 6
-CONTEXT, VOCAB = 2048, 50257  # of a plan, where nothing says others
-SIZES, SPAN = 5, 3.0  # of an isoFLOP sweep; sweeps.py says why
-SWEEP_FLAGS = {  # the ways of planning that each goes with
-    'sizes': ('isoflop',), 'span': ('isoflop',), 'head_dim': ('isoflop',), 'layers': ('isoflop', 'cooldowns'),
-    'width': ('cooldowns',), 'heads': ('cooldowns',), 'params': ('cooldowns',), 'warmup': ('cooldowns',),
-    'batch': ('isoflop', 'cooldowns'), 'learning_rate': ('isoflop', 'cooldowns'), 'base': ('isoflop', 'cooldowns'),
-}  # fmt: skip
+from gpt_jax.scaling.view import out, show
 
 OVER_BOTH = ('chinchilla', 'tied', 'kaplan', 'repeated')
 LAW_FLAGS = {  # the laws that each goes with, and why no others
@@ -33,6 +22,9 @@ LAW_FLAGS = {  # the laws that each goes with, and why no others
     'holdout': (OVER_BOTH, 'it leaves the largest out, and no other runs'),
     'starts': (OVER_BOTH, 'its search has starts of its own'),
 }
+
+
+plan = command.plan  # the longest of them has a room of its own
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -49,19 +41,19 @@ def fit(arguments: argparse.Namespace) -> None:
         lines = show.fit(result)
         if 'downstream' in result:
             lines += show.downstream(result['downstream'])
-    _print(lines)
-    _write(result, arguments.json)
+    out.say(lines)
+    out.numbers(result, arguments.json)
     if arguments.plots and arguments.law != 'power':
         from gpt_jax.scaling.view import figures
 
-        _name_figures(figures.fit(result, arguments.plots))
+        out.figures(figures.fit(result, arguments.plots))
     elif arguments.plots:
         from gpt_jax.scaling.view import plots
 
         if 'forecast' not in result:
             raise UserError('--plots: too few sizes to leave the largest out, and that is what the figure shows')
         path = Path(arguments.plots) / f'power_{arguments.over}.png'
-        _name_figures(plots.scaling_curve(*analysis.as_ladder(result), path))
+        out.figures(plots.scaling_curve(*analysis.as_ladder(result), path))
 
 
 def report(arguments: argparse.Namespace) -> None:
@@ -73,94 +65,7 @@ def report(arguments: argparse.Namespace) -> None:
         flops=arguments.flops, drop_highest=arguments.drop_highest, over=arguments.over,
         irreducible=not arguments.no_irreducible, **_fitting(arguments),
     )  # fmt: skip
-    _print(lines)
-
-
-def plan(arguments: argparse.Namespace) -> None:
-    _allowed(arguments)
-    if arguments.isoflop:
-        return _isoflop(arguments)
-    if arguments.cooldowns:
-        return _cooldowns(arguments)
-    constants, drawn, cost, source = planner.PUBLISHED, [], optimal.SIX, 'Besiroglu et al. 2024'
-    if arguments.runs:
-        given = table.read(arguments.runs, columns=arguments.columns, count=arguments.count)
-        given, delta, _ = outliers.cleaned('chinchilla', given)
-        _print(show.left_out(given.left_out))
-        found = surface.fit('chinchilla', surface.data(given), delta=delta, tries=analysis.TRIES)
-        constants, cost, source = found.constants, optimal.cost(given), arguments.runs
-        drawn = confidence.bootstrap(found, surface.data(given), confidence.counts(given, arguments.draws, 0)[0])
-    hardware = _hardware(arguments)
-    flops = planner.hours_to_flops(arguments.hours, **hardware) if arguments.hours else arguments.budget
-    for _ in range(HOURS_TRIES if arguments.hours else 1):
-        result = planner.plan(
-            constants, flops=flops, tokens=arguments.tokens, cost=cost, drawn=drawn, count=arguments.count or 'total',
-            context=arguments.context or CONTEXT, vocab=arguments.vocab or VOCAB, price=arguments.price, **hardware,
-        )  # fmt: skip
-        if arguments.hours:  # the hours are spent on attention too, which a law's FLOPs may leave out
-            flops *= arguments.hours / result['hours']
-    result |= {'law': {'source': source, 'constants': constants}, 'device': _device(arguments)}
-    _print(show.plan(result))
-    if arguments.config:
-        files.write_text(arguments.config, planner.config_file(result, Path(arguments.config).stem))
-        print(f'config: {arguments.config}; python run.py --config={arguments.config}')
-    _write(result, arguments.json)
-
-
-def _isoflop(arguments: argparse.Namespace) -> None:
-    there = past.read(arguments.runs, arguments.columns, arguments.count) if arguments.runs else None
-    frame = shapes.Frame(
-        counted=arguments.count or 'without_positions',  # what train.flops counts
-        context=_own(arguments, there, 'context', 'context') or CONTEXT,
-        vocab=_own(arguments, there, 'vocab', 'vocab_size') or VOCAB,
-        head_dim=arguments.head_dim or (past.head_dim(there) if there else None),
-        layers=arguments.layers or (past.own(there, 'layers') if there else None),
-    )
-    batch = arguments.batch or (past.own(there, 'batch') if there else None)
-    result = sweeps.isoflop(
-        arguments.isoflop, sizes=arguments.sizes or SIZES, span=arguments.span or SPAN, frame=frame,
-        rules=trials.Rules(arguments.learning_rate, batch, there), hardware=_hardware(arguments),
-        price=arguments.price,
-    )  # fmt: skip
-    result |= {'device': _device(arguments), 'left_out': there.runs.left_out if there else []}
-    _print([*show.left_out(result['left_out']), *show.isoflop(result)])
-    _write_config(arguments, sweepfile.isoflop, result)
-    _write(result, arguments.json)
-
-
-def _cooldowns(arguments: argparse.Namespace) -> None:
-    shape = trunks.shape(
-        arguments.layers, arguments.width, arguments.heads, arguments.params, count=arguments.count or 'total',
-        context=arguments.context or CONTEXT, vocab=arguments.vocab or VOCAB,
-    )  # fmt: skip
-    result = trunks.cooldowns(
-        arguments.cooldowns, shape, batch=arguments.batch, warmup=arguments.warmup, rate=arguments.learning_rate,
-        hardware=_hardware(arguments), price=arguments.price,
-    )  # fmt: skip
-    result['device'] = _device(arguments)
-    _print(show.cooldowns(result))
-    _write_config(arguments, sweepfile.cooldowns, result)
-    _write(result, arguments.json)
-
-
-def _own(arguments: argparse.Namespace, there: past.Past | None, flag: str, column: str) -> int | None:
-    """What the runs share, or the flag."""
-    said, own = getattr(arguments, flag), past.own(there, column) if there else None
-    if said and own and said != own:
-        raise UserError(f'--{flag}={said}: that of the runs is {own}, and a sweep has one; leave the flag out')
-    return said or own
-
-
-def _allowed(arguments: argparse.Namespace) -> None:
-    """Raises UserError for a flag that the way of planning makes no use of."""
-    way = 'isoflop' if arguments.isoflop else 'cooldowns' if arguments.cooldowns else ''
-    for name, ways in SWEEP_FLAGS.items():
-        if getattr(arguments, name) is not None and way not in ways:
-            raise UserError(f'--{name.replace("_", "-")}: goes with --{" or --".join(ways)}')
-    if arguments.columns and not arguments.runs:
-        raise UserError('--columns: goes with --runs, whose columns it names')
-    if arguments.base and not arguments.base.isidentifier():
-        raise UserError(f'--base={arguments.base}: the name of a module of configs/, cpu say')
+    out.say(lines)
 
 
 def _suited(arguments: argparse.Namespace, *, approach: str) -> None:
@@ -175,42 +80,6 @@ def _suited(arguments: argparse.Namespace, *, approach: str) -> None:
         )
     arguments.approach = arguments.approach or approach
     arguments.over = arguments.over or 'N'
-
-
-def _hardware(arguments: argparse.Namespace) -> dict[str, Any]:
-    if arguments.measured:
-        return _measured(arguments.measured, arguments.devices)
-    if arguments.peak is None and arguments.device not in planner.DEVICES:
-        raise UserError(f'--device={arguments.device}: one of {", ".join(planner.DEVICES)}; --peak=FLOPS for another')
-    if arguments.utilization > 1:
-        raise UserError(f'--utilization={arguments.utilization:g}: a share of the peak, above 0 and at most 1')
-    return {
-        'peak': arguments.peak or planner.DEVICES[arguments.device],
-        'utilization': arguments.utilization,
-        'devices': arguments.devices,
-    }
-
-
-def _device(arguments: argparse.Namespace) -> str:
-    return 'the measured device' if arguments.measured else str(arguments.device)
-
-
-def _measured(path: str, devices: int) -> dict[str, Any]:
-    """What run.py --mode=benchmark --benchmark_output=PATH found, of one device."""
-    found = files.read_json(path)
-    try:
-        here = int(found['devices'])
-        return {
-            'peak': found['peak_flops'] / here, 'utilization': found['model_flops_utilization'], 'devices': devices
-        }  # fmt: skip
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise UserError(f'--measured={path}: not what --benchmark_output writes ({error!r})') from None
-
-
-def _write_config(arguments: argparse.Namespace, text: Callable[[Any, str, str], str], result: dict[str, Any]) -> None:
-    if arguments.config:
-        files.write_text(arguments.config, text(result, arguments.config, arguments.base or 'base'))
-        print(f'config: {arguments.config}; python run.py --config={arguments.config}')
 
 
 def forecast(arguments: argparse.Namespace) -> None:
@@ -231,8 +100,8 @@ def forecast(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     if run.config_hash:
         made['config_hash'] = run.config_hash
-    _print(show.left_out(made['left_out']))
-    _print(show.forecast(ledger.add(arguments.ledger, made), arguments.ledger))
+    out.say(show.left_out(made['left_out']))
+    out.say(show.forecast(ledger.add(arguments.ledger, made), arguments.ledger))
 
 
 def verify(arguments: argparse.Namespace) -> None:
@@ -246,8 +115,8 @@ def verify(arguments: argparse.Namespace) -> None:
         return table.read(arguments.runs, columns=arguments.columns, count=count, for_fitting=False)
 
     result = ledger.verify(forecasts, functools.cache(under)) | {'left_out': given.left_out}
-    _print([*show.left_out(given.left_out), *show.verify(result)])
-    _write(result, arguments.json)
+    out.say([*show.left_out(given.left_out), *show.verify(result)])
+    out.numbers(result, arguments.json)
 
 
 def compare(arguments: argparse.Namespace) -> None:
@@ -259,12 +128,12 @@ def compare(arguments: argparse.Namespace) -> None:
     ]
     result = comparison.compare(*both, draws=arguments.draws, seed=arguments.seed)
     result |= {'files': [arguments.a, arguments.b]}
-    _print([*(line for gone in result['left_out'] for line in show.left_out(gone)), *show.compare(result)])
-    _write(result, arguments.json)
+    out.say([*(line for gone in result['left_out'] for line in show.left_out(gone)), *show.compare(result)])
+    out.numbers(result, arguments.json)
     if arguments.plots:
         from gpt_jax.scaling.view import comparison_figure
 
-        _name_figures(comparison_figure.compare(result, arguments.plots))
+        out.figures(comparison_figure.compare(result, arguments.plots))
 
 
 def _read(
@@ -284,18 +153,3 @@ def _fitting(arguments: argparse.Namespace) -> dict[str, Any]:
         'keep_outliers': arguments.keep_outliers, 'starts': arguments.starts,
         'which': ('1', '2', '3') if arguments.approach == 'all' else (arguments.approach,),
     }  # fmt: skip
-
-
-def _print(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line)
-
-
-def _name_figures(paths: Iterable[Path]) -> None:
-    _print(f'figure: {path}' for path in paths)
-
-
-def _write(result: dict[str, Any], path: str | None) -> None:
-    if path:
-        files.write_json(path, analysis.plain(result))
-        print(f'numbers: {path}')
