@@ -13,6 +13,7 @@ LEGEND = {
     'F': 'feed-forward width',
     'V': 'vocabulary (rows of the embedding)',
     'E': 'experts',
+    'U': 'width of the shared experts together',
     'C': 'capacity of an expert',
     'N': 'layers',
     'W': 'window of the data: the L + 1 tokens that inputs and targets are cut from',
