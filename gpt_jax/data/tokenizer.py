@@ -145,11 +145,12 @@ def _given(path: Path) -> Tokenizer:
     found = _given_files(path)
     if len(found) == 1:
         return load(found[0])
-    words = files.read_json(found[0])
+    (vocabulary, merges), words = map(str, found), files.read_json(found[0])
     whole = isinstance(words, dict) and any(word.endswith(END_OF_WORD) for word in words)
     spaced = isinstance(words, dict) and any(word.startswith(SPACE) for word in words)
     try:
-        bpe = (_words_in_lower_case if whole and not spaced else _byte_level)(*map(str, found), words)
+        kind = _words_in_lower_case if whole and not spaced else _byte_level
+        bpe = kind(vocabulary, merges, words)
     except Exception as error:  # tokenizers raises Exception itself
         raise UserError(f'data.tokenizer: {path} holds no BPE ({_line(error)})') from None
     return _from_content(bpe.to_str().encode('utf-8'), str(path))

@@ -19,9 +19,9 @@ def folder(source: str) -> Path:
       UserError: neither a folder here nor a name, or the hub cannot be reached or does not have it.
     """
     path = Path(source).expanduser()
-    if path.is_dir():
+    if source and path.is_dir():
         return path
-    if path.exists():
+    if source and path.exists():
         raise UserError(f'--source={source}: is a file; name the folder that it lies in')
     if not _NAME.fullmatch(source):
         raise UserError(f'--source={source}: no such folder, and no name on the Hugging Face hub')

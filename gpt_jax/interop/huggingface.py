@@ -21,6 +21,7 @@ from gpt_jax.interop.tensors import WEIGHT_DTYPES, Tensors
 from gpt_jax.model.config import ModelConfig
 
 CONFIG = 'config.json'
+MAIN = ('block', 'norm:', 'position', 'feedforward')  # what layouts differ in most
 # What weights may be written as: the format's word and PyTorch's.
 DTYPES: dict[str, tuple[str, Any]] = {
     'float32': ('F32', np.float32),
@@ -127,7 +128,7 @@ def _weight(
 ) -> np.ndarray:  # fmt: skip
     whole = np.empty([dims[letter] for letter in letters], np.float32)
     for piece in parts:
-        whole[piece.index] = to_ours(found.weight(piece.name), piece, path, letters[len(piece.index) :], dims)
+        whole[piece.element] = to_ours(found.weight(piece.name), piece, path, letters[len(piece.element) :], dims)
     return whole
 
 
@@ -138,7 +139,7 @@ def layout_of(model: ModelConfig) -> str:
       UserError: there is none; names what stands in the way of the nearest.
     """
     faults = {kind: misfits(layout.dialect, model) for kind, layout in LAYOUTS.items()}
-    kind = min(faults, key=lambda one: len(faults[one]))
+    kind = min(faults, key=lambda one: (sum(fault.startswith(MAIN) for fault in faults[one]), len(faults[one])))
     if not faults[kind]:
         return kind
     said = '; config.model.'.join(faults[kind])
@@ -218,8 +219,8 @@ class _Newest:
 def _their_tensor(
     piece: Piece, weight: Callable[[str], np.ndarray], letters: Mapping[str, str], dims: Mapping[str, int], dtype: str
 ) -> np.ndarray:
-    ours = [letters[path][len(piece.index) :] for path in piece.paths]
-    parts = [weight(path)[piece.index] for path in piece.paths]
+    ours = [letters[path][len(piece.element) :] for path in piece.paths]
+    parts = [weight(path)[piece.element] for path in piece.paths]
     if ours[0][0] == 'V':
         parts = [part[: dims['V']] for part in parts]
     value = to_theirs(parts, piece, ours, dims)

@@ -45,13 +45,13 @@ class Piece(NamedTuple):
     """One tensor of theirs.
 
     paths: our weights that it is made of, side by side.
-    index: which element of each of them (a layer, or a layer and an expert; () is all of it).
+    element: which one of each of them (a layer, or a layer and an expert; () is all of it).
     letters: theirs, of each part.
     """
 
     name: str
     paths: tuple[str, ...]
-    index: tuple[int, ...]
+    element: tuple[int, ...]
     letters: tuple[str, ...]
 
 
@@ -167,8 +167,8 @@ def pieces(layout: Layout, letters: Mapping[str, str], dims: Mapping[str, int]) 
     for row in rows:
         for layer in range(dims['N']) if '{n}' in row.theirs else (0,):
             for expert in range(dims['E']) if '{e}' in row.theirs else (0,):
-                index = (layer,) * ('{n}' in row.theirs) + (expert,) * ('{e}' in row.theirs)
-                yield Piece(row.theirs.format(n=layer, e=expert), row.ours, index, row.letters)
+                element = (layer,) * ('{n}' in row.theirs) + (expert,) * ('{e}' in row.theirs)
+                yield Piece(row.theirs.format(n=layer, e=expert), row.ours, element, row.letters)
 
 
 def _sizes(letters: str, dims: Mapping[str, int]) -> tuple[int, ...]:

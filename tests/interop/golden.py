@@ -28,7 +28,6 @@ def read(name: str) -> dict[str, Any]:
 
 def theirs(name: str, folder: Path) -> Any:
     """Transformers' model in float32 with the weights that the names of its tensors decide, saved to the folder too."""
-    import torch
     import transformers
 
     kind, fields = EXAMPLES[name]
@@ -37,16 +36,25 @@ def theirs(name: str, folder: Path) -> Any:
     found = tensors.find(folder)
     shapes = {one: found.shape(one) for one in found.where}
     small_models.write(folder, json.loads((folder / 'config.json').read_text()), shapes)
+    return load(folder, 'float32')
+
+
+def load(folder: Path, dtype: str) -> Any:
+    """Transformers' model of that folder, computed in `dtype` and in the plainest way."""
+    import torch
+    import transformers
+
     return transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation='eager', experts_implementation='eager', local_files_only=True
-    ).eval()
+        folder, dtype=getattr(torch, dtype), attn_implementation='eager', experts_implementation='eager',
+        local_files_only=True,
+    ).eval()  # fmt: skip
 
 
 def logits(model: Any) -> np.ndarray:
     import torch
 
     with torch.no_grad():
-        return model(torch.tensor(tokens(), dtype=torch.long), use_cache=False).logits.double().numpy()
+        return np.asarray(model(torch.tensor(tokens(), dtype=torch.long), use_cache=False).logits.double())
 
 
 def gradients(model: Any, folder: Path) -> dict[str, np.ndarray]:
