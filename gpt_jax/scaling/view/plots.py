@@ -162,9 +162,9 @@ def _draw_runs(axes: Axes, fit: dict[str, Any], x: np.ndarray, loss: np.ndarray,
 
 def _shared(names: list[str]) -> str:
     """What the names of a size's runs begin with alike: 2x64 for 2x64-seed0 and 2x64-seed1."""
-    name = os.path.commonprefix(names)
-    if len(names) > 1 and '-' in name:
-        name = name.rpartition('-')[0]
+    stem = names[0].rpartition('-')[0]
+    alike = len(names) > 1 and stem and all(one.startswith(stem) for one in names)
+    name = stem if alike else names[0]
     return ''.join(letter if letter.isprintable() else '?' for letter in name)
 
 
