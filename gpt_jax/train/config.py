@@ -23,6 +23,7 @@ class TrainConfig:
     keep_steps: tuple[int, ...]
     branch_from: str
     branch_step: int
+    init_from: str
     max_skipped_in_row: int
     tensorboard: bool
 
