@@ -16,14 +16,11 @@ RECIPES = {
     'today': {'model.norm': 'rms', 'model.position': 'rotary', 'model.feedforward': 'gated', 'model.bias': False,
               'model.activation': 'silu', 'model.qk_norm': True, 'model.z_loss': 1e-4},
 }  # fmt: skip
-FACTORS = {'gpt1': 1, 'gpt2': 1, 'gpt3': 1, 'today': 1}  # on the rule's rate: the best at 5e11 FLOPs
 
 
 def get_config() -> ConfigDict:
     config = cpu.get_config()
     config.name = 'generations_cpu'
-    trials = design.variants(RECIPES, design.isoflop(SIZES, cpu.rule))
-    rated = [t | {'optimizer.learning_rate': FACTORS[t['name'].split('-')[0]] * t['optimizer.learning_rate']} for t in trials]
-    config.sweep.trials = design.grid({'seed': (0, 1)}, tuple(rated))
+    config.sweep.trials = design.grid({'seed': (0, 1)}, design.variants(RECIPES, design.isoflop(SIZES, cpu.rule)))
     config.sweep.together = 2
     return config
