@@ -15,6 +15,8 @@ LEGEND = {
     'E': 'experts',
     'C': 'capacity of an expert',
     'N': 'layers',
+    'J': 'beams of a prompt',
+    'Q': 'what is proposed: continuations of beams, tokens of a draft',
     'W': 'window of the data: the L + 1 tokens that inputs and targets are cut from',
     'A': 'microbatches accumulated in one step',
 }
