@@ -15,6 +15,7 @@ from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting, weights
 from gpt_jax.model import loss as losses
 from gpt_jax.model.config import ModelConfig, resolve
+from gpt_jax.model.feedforward import ROUTING_LOSSES
 from gpt_jax.model.gpt import GPT, check_choices, stack, unstack
 from gpt_jax.optim import updates
 from gpt_jax.optim.config import OptimizerConfig
@@ -24,7 +25,7 @@ from gpt_jax.parallel.rules import STRATEGIES
 from gpt_jax.train.config import BenchmarkConfig, TrainConfig
 from gpt_jax.train.many import Many, many
 from gpt_jax.train.state import State, create, like_params
-from gpt_jax.train.step import AS_STORED, Form, make_step
+from gpt_jax.train.step import AS_STORED, Form, Loss, make_step
 
 
 @dataclass(frozen=True)
@@ -139,10 +140,14 @@ def build(s: Settings) -> Program:
         key = jax.random.fold_in(jax.random.key(s.seed), 0)
         return create(weights.unbox(_init(s.model, key)), transformation)
 
+    def evaluate(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        _, sums = evaluation_loss(params, batch, jax.random.key(0))
+        return sums['loss'], sums['weight']
+
     return Program(
         mesh=mesh,
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
-        evaluate=jax.jit(lambda params, batch: evaluation_loss(params, batch, jax.random.key(0))),
+        evaluate=jax.jit(evaluate),
         init=jax.jit(init, out_shardings=shardings),
         abstract_state=abstract,
         on_devices=lambda batches: _on_devices(batches, mesh),
@@ -181,16 +186,27 @@ def declarations(config: ModelConfig) -> Any:
     return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
 
 
-def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool) -> Callable[..., Any]:
-    """(params, batch, dropout key) -> (summed loss in nats, summed weight of the targets)."""
+def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool) -> Loss:
+    """(params, batch, dropout key) -> (the summed objective, sums by name), as the step wants it.
+
+    'loss' is of the text alone, in nats; the objective also has the losses that keep logits and routing in order, where
+    the config has coefficients for them.
+    """
     model = GPT(config, placement, train=train)
 
-    def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x_BLD, w_VD = model.apply(
+    def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        features: Any = model.apply(
             {'params': params}, batch['inputs'], batch.get('segments'), batch.get('positions'), rngs={'dropout': key}
         )
         weights_BL = batch.get('weights', jnp.ones(batch['targets'].shape, jnp.float32))
-        return losses.summed_loss(x_BLD, w_VD, batch['targets'], weights_BL, config), jnp.sum(weights_BL)
+        weight = jnp.sum(weights_BL)
+        found = losses.summed_losses(features.x_BLD, features.w_VD, batch['targets'], weights_BL, config)
+        routing = {name: weight * jnp.mean(value_N) for name, value_N in features.statistics.items()}
+        objective = found.objective + sum(
+            getattr(config, name) * value for name, value in routing.items() if name in ROUTING_LOSSES
+        )
+        normalizer = {'z_loss': found.normalizer} if config.z_loss else {}
+        return objective, {'loss': found.text, 'weight': weight} | normalizer | routing
 
     return loss
 

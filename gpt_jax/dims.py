@@ -13,6 +13,7 @@ LEGEND = {
     'F': 'feed-forward width',
     'V': 'vocabulary (rows of the embedding)',
     'E': 'experts',
+    'U': 'width of the shared experts together',
     'C': 'capacity of an expert',
     'N': 'layers',
     'J': 'beams of a prompt',

@@ -35,7 +35,12 @@ VOCAB_MULTIPLE = 128  # 50,257 becomes 50,304, the padding that nanoGPT has too
 # What every measurement shares. All fields are here, since configs/base.py needs a package that images lack.
 MODEL = {
     'kv_heads': 0, 'head_dim': 0, 'mlp_width': 0, 'vocab_multiple': VOCAB_MULTIPLE, 'block': 'pre_norm',
-    'norm': 'layer', 'norm_epsilon': 1e-5, 'position': 'learned', 'attention': 'multi_head',
+    'norm': 'layer', 'norm_epsilon': 1e-5, 'final_norm': True, 'position': 'learned', 'rotary_base': 10_000.0,
+    'rotary_fraction': 1.0, 'rotary_scaling': 'none', 'rotary_factor': 1.0, 'rotary_original_context': 0,
+    'attention': 'multi_head', 'attention_pattern': ('full',), 'window': 0, 'attention_softcap': 0.0,
+    'attention_sink': False, 'qk_norm': False, 'experts': 0, 'experts_per_token': 2, 'shared_experts': 0,
+    'capacity_factor': 0.0, 'normalize_experts': True, 'load_balance': 0.01, 'router_z': 0.001, 'qkv_bias': False,
+    'logit_softcap': 0.0, 'z_loss': 0.0,
     'attention_kernel': 'chunked', 'attention_chunk': 0, 'feedforward': 'mlp', 'activation': 'gelu', 'bias': True,
     'tied_head': True, 'dropout': 0.0, 'init_std': 0.02, 'parametrization': 'standard',
     'base_width': 0, 'base_layers': 0, 'base_head_dim': 0,

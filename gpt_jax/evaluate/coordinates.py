@@ -28,17 +28,21 @@ def activations(config: ModelConfig, params: Any, tokens_BL: jax.Array) -> dict[
     def wanted(module: nn.Module, method: str) -> bool:
         return method == '__call__' and (module.name in PARTS or str(module.name).startswith('block_'))
 
-    (x_BLD, w_VD), kept = model.apply(
+    features, kept = model.apply(
         {'params': unstack(params, config.layers)}, tokens_BL, capture_intermediates=wanted, mutable=['intermediates']
     )
     seen = kept['intermediates']
     blocks = [seen[f'block_{n}'] for n in range(config.layers)]
     branches = {
-        name: jnp.stack([block[name]['__call__'][0] for block in blocks]) for name in ('attention', 'feedforward')
+        name: jnp.stack([block[name]['__call__'][0][0] for block in blocks]) for name in ('attention', 'feedforward')
     }
     residual = blocks[-1]['__call__'][0][0]
     norm = seen['norm']['__call__'][0]
-    return branches | {'residual': residual, 'norm': norm, 'logits': losses.logits(x_BLD, w_VD, config)}
+    return branches | {
+        'residual': residual,
+        'norm': norm,
+        'logits': losses.logits(features.x_BLD, features.w_VD, config),
+    }
 
 
 def moved(before: dict[str, jax.Array], after: dict[str, jax.Array]) -> dict[str, jax.Array]:

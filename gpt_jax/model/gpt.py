@@ -1,7 +1,7 @@
 """How do tokens become features of the next token? Embedding, positions, the layers, the last norm, the head."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from gpt_jax import schema
 from gpt_jax.model.attention import ATTENTIONS, KERNELS
 from gpt_jax.model.block import BLOCKS, Block
+from gpt_jax.model.cache import Cache, Room
 from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.feedforward import ACTIVATIONS, FEEDFORWARDS
+from gpt_jax.model.feedforward import ACTIVATIONS, FEEDFORWARDS, Statistics
+from gpt_jax.model.mask import EVERYTHING
 from gpt_jax.model.norm import NORMS
-from gpt_jax.model.position import POSITIONS
+from gpt_jax.model.position import POSITIONS, SCALINGS
 from gpt_jax.model.products import scaled
 from gpt_jax.model.weights import Declare, Part
 from gpt_jax.parallel.place import Placement
@@ -24,6 +26,7 @@ CHOICES: Mapping[str, Iterable[str]] = {
     'block': BLOCKS,
     'norm': NORMS,
     'position': POSITIONS,
+    'rotary_scaling': SCALINGS,
     'attention': ATTENTIONS,
     'attention_kernel': KERNELS,
     'feedforward': FEEDFORWARDS,
@@ -47,6 +50,20 @@ def _head(declare: Declare, *, config: ModelConfig, place: Any) -> jax.Array:
     return declare('weight_VD', 'VD', 'head')
 
 
+class Features(NamedTuple):
+    """What the model makes of its tokens.
+
+    x_BLD: the features before the head, in `activation_dtype`. w_VD: the head's weights, float32; loss.py puts the two
+    together. cache: with these tokens in it; None where none was given. statistics: of the routing, float32 [N] each;
+    empty where nothing is routed.
+    """
+
+    x_BLD: jax.Array
+    w_VD: jax.Array
+    cache: Cache | None
+    statistics: Statistics
+
+
 class GPT(nn.Module):
     """A decoder-only transformer.
 
@@ -61,31 +78,55 @@ class GPT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_BL: jax.Array, segments_BL: jax.Array | None = None, positions_BL: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """The features before the head and the head's weights; loss.py and `logits` put the two together.
+        self, tokens_BL: jax.Array, segments_BL: jax.Array | None = None, positions_BL: jax.Array | None = None, *,
+        cache: Cache | None = None, count_B: jax.Array | None = None, fresh: bool = False,
+    ) -> Features:  # fmt: skip
+        """The features of every token.
 
         Args:
           tokens_BL: int32 ids in [0, vocab_size).
           segments_BL: int32; attention stays within equal numbers. None: one segment a row.
-          positions_BL: int32 in [0, context). None: 0, 1, 2, ...
-
-        Returns:
-          x_BLD in `activation_dtype`, and w_VD in float32.
+          positions_BL: int32 in [0, context). None: 0, 1, 2, ..., or what follows on the cache.
+          cache: the tokens before these. Wants the layers' weights apart (`unstack`), and neither segments nor
+            positions.
+          count_B: with a cache, how many tokens of each row are real; those after them mean nothing. None: all.
+          fresh: the cache is known to be empty; else at most its `chunk` tokens are taken at once.
         """
         config, place = self.config, self.place
         table_VD = Part(_table, config, place, name='embedding')()
+        rooms: tuple[Any, ...] = (None,) * config.layers
+        if cache is not None:
+            batch, length = tokens_BL.shape
+            count_B = jnp.full(batch, length, jnp.int32) if count_B is None else count_B
+            rooms = tuple(Room(layer, cache.length_B, count_B, fresh) for layer in cache.layers)
+            positions_BL = None if fresh else cache.length_B[:, None] + jnp.arange(length)
         x_BLD = place.activation(table_VD[tokens_BL].astype(config.activation_dtype), 'BLD')
-        x_BLD = Part(POSITIONS[config.position], config, place, name='position')(x_BLD, positions_BL)
+        if (add := POSITIONS[config.position].add) is not None:
+            x_BLD = Part(add, config, place, name='position')(x_BLD, positions_BL)
         x_BLD = nn.Dropout(config.dropout, deterministic=not self.train)(x_BLD)
-        block = _block(config)
         if self.is_initializing() or self.has_variable('params', 'blocks'):
-            x_BLD, _ = _scanned(block, config)(config, place, self.train, name='blocks')(x_BLD, segments_BL)
+            x_BLD, (_, known) = _rolled(config, place, self.train)(x_BLD, segments_BL, positions_BL)
+            layers: list[Any] = []
         else:
-            for n in range(config.layers):
-                x_BLD, _ = block(config, place, self.train, name=f'block_{n}')(x_BLD, segments_BL)
-        x_BLD = scaled(Part(NORMS[config.norm], config, place, name='norm')(x_BLD), forward(config).logits)
-        return x_BLD, table_VD if config.tied_head else Part(_head, config, place, name='head')()
+            each, layers = [], []
+            for n, room in enumerate(rooms):
+                block = _block(config)(config, place, self.train, windows(config)[n], name=f'block_{n}')
+                x_BLD, (kept, known) = block(x_BLD, segments_BL, positions_BL, None, room)
+                each.append(known)
+                layers.append(kept)
+            known = jax.tree.map(lambda *values: jnp.stack(values), *each)
+        if config.final_norm:
+            x_BLD = Part(NORMS[config.norm], config, place, name='norm')(x_BLD)
+        x_BLD = scaled(x_BLD, forward(config).logits)
+        w_VD = table_VD if config.tied_head else Part(_head, config, place, name='head')()
+        if cache is not None and count_B is not None:
+            cache = Cache(tuple(layers), cache.length_B + count_B)
+        return Features(x_BLD, w_VD, cache, known)
+
+
+def windows(config: ModelConfig) -> tuple[int | None, ...]:
+    """How far each layer's queries see back; None: to the beginning."""
+    return tuple(config.window if kind == 'window' else None for kind in config.kinds)
 
 
 def _block(config: ModelConfig) -> Any:
@@ -95,14 +136,19 @@ def _block(config: ModelConfig) -> Any:
     return nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
 
 
-def _scanned(block: Any, config: ModelConfig) -> Any:
-    return nn.scan(
-        block,
+def _rolled(config: ModelConfig, place: Placement, train: bool) -> Callable[..., Any]:
+    """The layers as one loop. Where they are of two kinds, the window of each is an input of the loop."""
+    seen = windows(config)
+    mixed = len(set(seen)) > 1
+    scanned = nn.scan(
+        _block(config),
         variable_axes={'params': 0},
         split_rngs={'params': True, 'dropout': True},
-        in_axes=nn.broadcast,
+        in_axes=(nn.broadcast, nn.broadcast, 0 if mixed else nn.broadcast, nn.broadcast),
         length=config.layers,
-    )
+    )(config, place, train, None if mixed else seen[0], name='blocks')
+    each = jnp.array([EVERYTHING if window is None else window for window in seen], jnp.int32) if mixed else None
+    return lambda x_BLD, segments_BL, positions_BL: scanned(x_BLD, segments_BL, positions_BL, each, None)
 
 
 def unstack(params: Any, layers: int) -> Any:

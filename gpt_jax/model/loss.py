@@ -6,6 +6,7 @@ at hand: the logits are neither kept nor computed twice.
 """
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,39 +19,62 @@ def logits(x_BLD: jax.Array, w_VD: jax.Array, config: ModelConfig) -> jax.Array:
     """float32 [B, L, V]; the rows that only pad the vocabulary get a score that softmax turns into 0."""
     dtype = jnp.dtype(config.matmul_dtype)
     z_BLV = jnp.einsum('BLD,VD->BLV', x_BLD.astype(dtype), w_VD.astype(dtype), preferred_element_type=jnp.float32)
+    if config.logit_softcap:
+        z_BLV = config.logit_softcap * jnp.tanh(z_BLV / config.logit_softcap)
     if w_VD.shape[0] > config.vocab_size:
         z_BLV = jnp.where(jnp.arange(w_VD.shape[0]) < config.vocab_size, z_BLV, HIDDEN)
     return z_BLV
 
 
-def token_losses(x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, config: ModelConfig) -> jax.Array:
-    """-log p(target) of every position in nats. float32 [B, L]."""
+class Losses(NamedTuple):
+    """Summed over the batch, weighted; float32 scalars. objective: what is minimized, the only one with a gradient.
+
+    text: -log p(target) in nats. normalizer: log(Z)^2 (Chowdhery et al. 2022), `z_loss` times of it in the objective.
+    """
+
+    objective: jax.Array
+    text: jax.Array
+    normalizer: jax.Array
+
+
+def _losses(config: ModelConfig, total_BL: jax.Array, z_BL: jax.Array, weights_BL: jax.Array) -> Losses:
+    text = jnp.sum((total_BL - z_BL) * weights_BL)
+    if not config.z_loss:
+        return Losses(text, text, jnp.zeros((), jnp.float32))
+    normalizer = jnp.sum(jnp.square(total_BL) * weights_BL)
+    return Losses(text + config.z_loss * normalizer, text, normalizer)
+
+
+def _chunk_losses(
+    config: ModelConfig, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
+) -> Losses:
     z_BLV = logits(x_BLD, w_VD, config)
     z_BL = jnp.take_along_axis(z_BLV, targets_BL[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(z_BLV, axis=-1) - z_BL
-
-
-def _chunk_loss(
-    config: ModelConfig, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
-) -> jax.Array:
-    return jnp.sum(token_losses(x_BLD, w_VD, targets_BL, config) * weights_BL)
+    return _losses(config, jax.nn.logsumexp(z_BLV, axis=-1), z_BL, weights_BL)
 
 
 def _chunk_gradients(
     config: ModelConfig, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """_chunk_loss and its gradients by x and w: with dz = (softmax(z) - one-hot(target)) x weight, dz w and dz^T x."""
+) -> tuple[Losses, tuple[jax.Array, jax.Array]]:
+    """_chunk_losses, and the objective's gradients by x and w: dz w and dz^T x, where without a soft cap and z-loss
+    dz = (softmax(z) - one-hot(target)) x weight."""
     dtype = jnp.dtype(config.matmul_dtype)
     z_BLV = logits(x_BLD, w_VD, config)
     total_BL = jax.nn.logsumexp(z_BLV, axis=-1)
     z_BL = jnp.take_along_axis(z_BLV, targets_BL[..., None], axis=-1)[..., 0]
     hit_BLV = targets_BL[..., None] == jnp.arange(w_VD.shape[0])
-    dz_BLV = (jnp.exp(z_BLV - total_BL[..., None]) - hit_BLV) * weights_BL[..., None]
+    p_BLV = jnp.exp(z_BLV - total_BL[..., None])
+    if config.z_loss:
+        p_BLV = p_BLV * (1 + 2 * config.z_loss * total_BL)[..., None]
+    dz_BLV = (p_BLV - hit_BLV) * weights_BL[..., None]
+    if config.logit_softcap:  # a hidden row's dz is 0, and must stay so
+        bend_BLV = 1 - jnp.square(z_BLV / config.logit_softcap)
+        dz_BLV = jnp.where(z_BLV > HIDDEN, dz_BLV * bend_BLV, 0)
     dz, x = (a.reshape(-1, a.shape[-1]).astype(dtype) for a in (dz_BLV, x_BLD))
     dx = jnp.dot(dz, w_VD.astype(dtype), preferred_element_type=jnp.float32)
     dw = jax.lax.dot_general(dz, x, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    loss = jnp.sum((total_BL - z_BL) * weights_BL)
-    return loss, (dx.reshape(x_BLD.shape).astype(x_BLD.dtype), dw.astype(w_VD.dtype))
+    losses = _losses(config, total_BL, z_BL, weights_BL)
+    return losses, (dx.reshape(x_BLD.shape).astype(x_BLD.dtype), dw.astype(w_VD.dtype))
 
 
 def _chunks(array: jax.Array, chunk: int) -> jax.Array:
@@ -66,42 +90,50 @@ def _chunk_size(config: ModelConfig, length: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def summed_loss(
+def summed_losses(
     x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig
-) -> jax.Array:
-    """sum of weight x -log p(target) over the batch, in nats. Float32 scalar; differentiable in x and w."""
+) -> Losses:
+    """Of the batch's targets by their weights. The objective is differentiable in x and w, the others in nothing."""
     chunk = _chunk_size(config, x_BLD.shape[1])
     if chunk == x_BLD.shape[1]:
-        return _chunk_loss(config, x_BLD, w_VD, targets_BL, weights_BL)
+        return _chunk_losses(config, x_BLD, w_VD, targets_BL, weights_BL)
+
+    def body(sums: Losses, inputs: tuple[jax.Array, ...]) -> tuple[Losses, None]:
+        x, targets, weights = inputs
+        return jax.tree.map(jnp.add, sums, _chunk_losses(config, x, w_VD, targets, weights)), None
+
     inputs = tuple(_chunks(a, chunk) for a in (x_BLD, targets_BL, weights_BL))
-    body = lambda total, c: (total + _chunk_loss(config, c[0], w_VD, c[1], c[2]), None)  # noqa: E731
-    return jax.lax.scan(body, jnp.zeros((), jnp.float32), inputs)[0]
+    return jax.lax.scan(body, _nothing(), inputs)[0]
+
+
+def _nothing() -> Losses:
+    return Losses(*(jnp.zeros((), jnp.float32) for _ in Losses._fields))
 
 
 def _forward(
     x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+) -> tuple[Losses, tuple[jax.Array, jax.Array]]:
     chunk = _chunk_size(config, x_BLD.shape[1])
     if chunk == x_BLD.shape[1]:
         return _chunk_gradients(config, x_BLD, w_VD, targets_BL, weights_BL)
 
-    def body(carry, inputs):
-        total, dw_VD = carry
+    def body(carry: Any, inputs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
+        sums, dw_VD = carry
         x, targets, weights = inputs
-        loss, (dx, dw) = _chunk_gradients(config, x, w_VD, targets, weights)
-        return (total + loss, dw_VD + dw), dx
+        losses, (dx, dw) = _chunk_gradients(config, x, w_VD, targets, weights)
+        return (jax.tree.map(jnp.add, sums, losses), dw_VD + dw), dx
 
     inputs = tuple(_chunks(a, chunk) for a in (x_BLD, targets_BL, weights_BL))
-    (total, dw_VD), dx = jax.lax.scan(body, (jnp.zeros((), jnp.float32), jnp.zeros_like(w_VD)), inputs)
-    return total, (jnp.moveaxis(dx, 0, 1).reshape(x_BLD.shape), dw_VD)
+    (sums, dw_VD), dx = jax.lax.scan(body, (_nothing(), jnp.zeros_like(w_VD)), inputs)
+    return sums, (jnp.moveaxis(dx, 0, 1).reshape(x_BLD.shape), dw_VD)
 
 
 def _backward(
-    config: ModelConfig, gradients: tuple[jax.Array, jax.Array], scale: jax.Array
+    config: ModelConfig, gradients: tuple[jax.Array, jax.Array], scales: Losses
 ) -> tuple[jax.Array, jax.Array, None, None]:
     del config
     dx_BLD, dw_VD = gradients
-    return (dx_BLD * scale).astype(dx_BLD.dtype), dw_VD * scale, None, None
+    return (dx_BLD * scales.objective).astype(dx_BLD.dtype), dw_VD * scales.objective, None, None
 
 
-summed_loss.defvjp(_forward, _backward)
+summed_losses.defvjp(_forward, _backward)

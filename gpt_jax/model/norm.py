@@ -25,9 +25,18 @@ def layer_norm(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place
 def rms_norm(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place: Any) -> jax.Array:
     """Zhang & Sennrich 2019: x / sqrt(mean(x^2) + epsilon) * scale, over D."""
     del place
-    x = x_BLD.astype(jnp.float32)
+    return _rms(x_BLD, declare('scale', 'D', 'scale'), config)
+
+
+def head_norm(a_BLHK: jax.Array, scale_K: jax.Array, config: ModelConfig) -> jax.Array:
+    """The RMS norm of each head's query or key, with one scale for all heads (Henry et al. 2020; Qwen 3)."""
+    return _rms(a_BLHK, scale_K, config)
+
+
+def _rms(a: jax.Array, scale: jax.Array, config: ModelConfig) -> jax.Array:
+    x = a.astype(jnp.float32)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + config.norm_epsilon)
-    return (x * inverse * spread(declare('scale', 'D', 'scale'), x.shape, x.dtype)).astype(config.activation_dtype)
+    return (x * inverse * spread(scale, x.shape, x.dtype)).astype(config.activation_dtype)
 
 
 NORMS = {'layer': layer_norm, 'rms': rms_norm}

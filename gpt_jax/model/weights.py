@@ -43,12 +43,12 @@ class Part(nn.Module):
     place=)`; this is all the machinery that linen needs around it.
     """
 
-    function: Callable[..., jax.Array]
+    function: Callable[..., Any]
     config: ModelConfig
     place: Placement
 
     @nn.compact
-    def __call__(self, *tensors: Any) -> jax.Array:
+    def __call__(self, *tensors: Any) -> Any:
         return self.function(self.declare, *tensors, config=self.config, place=self.place)
 
     def declare(self, name: str, letters: str, role: str) -> jax.Array:

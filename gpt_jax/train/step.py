@@ -16,8 +16,9 @@ from gpt_jax.train.state import State
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# (params in the loss's form, batch, dropout key) -> (summed loss in nats, summed weight of the targets)
-Loss = Callable[[Any, Batch, jax.Array], tuple[jax.Array, jax.Array]]
+# (params in the loss's form, batch, dropout key) -> (summed objective, sums by name: 'weight' of the targets, 'loss' in
+# nats, and whatever else is to be known as a mean over the targets)
+Loss = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]]
 
 
 class Form(NamedTuple):
@@ -45,13 +46,13 @@ def make_step(
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        total, count, gradients = gradients_of(state.params, batch, key)
+        sums, gradients = gradients_of(state.params, batch, key)
+        count = sums['weight']
         gradients = jax.tree.map(lambda g: g / count, gradients)
         norm = trees.global_norm(gradients)
         updates, optimizer = transformation.update(clip(gradients, norm, clip_norm), state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {
-            'loss': total / count,
+        metrics = {name: total / count for name, total in sums.items() if name != 'weight'} | {
             'gradient_norm': norm,
             'parameter_norm': trees.global_norm(params),
             'learning_rate': jnp.asarray(rate(state.step - state.skipped), jnp.float32),  # skipped steps do not count
@@ -65,24 +66,24 @@ def make_step(
 
 def _summed_gradients(
     loss: Loss, microbatches: int, form: Form, params: Any, batch: Batch, key: jax.Array
-) -> tuple[jax.Array, jax.Array, Any]:
-    """Sums over microbatches: (loss in nats, weight of the targets, gradients of the summed loss)."""
+) -> tuple[Metrics, Any]:
+    """Sums over microbatches: (the loss's sums, gradients of the summed objective)."""
     value_and_grad = jax.value_and_grad(loss, has_aux=True)
     params = form.enter(params)
     if microbatches == 1:
-        (total, count), gradients = value_and_grad(params, batch, key)
-        return total, count, form.leave(gradients)
+        (_, sums), gradients = value_and_grad(params, batch, key)
+        return sums, form.leave(gradients)
     parts = jax.tree.map(lambda a: a.reshape(microbatches, -1, *a.shape[1:]), batch)
 
-    def add(sums: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+    def add(totals: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
         index, part = inputs
-        (total, count), gradients = value_and_grad(params, part, jax.random.fold_in(key, index))
-        return jax.tree.map(jnp.add, sums, (total, count, gradients)), None
+        (_, sums), gradients = value_and_grad(params, part, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, totals, (sums, gradients)), None
 
-    zero = jnp.zeros((), jnp.float32)
-    start = (zero, zero, jax.tree.map(jnp.zeros_like, params))
-    (total, count, gradients), _ = jax.lax.scan(add, start, (jnp.arange(microbatches), parts))
-    return total, count, form.leave(gradients)
+    (_, sums), _ = jax.eval_shape(value_and_grad, params, jax.tree.map(lambda a: a[0], parts), key)
+    start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (sums, params))
+    (sums, gradients), _ = jax.lax.scan(add, start, (jnp.arange(microbatches), parts))
+    return sums, form.leave(gradients)
 
 
 def _over_data_axis(gradients_of: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:

@@ -1,44 +1,138 @@
-"""A GPT-2 written apart from the library: numpy, float64, one sequence at a time, loops where loops are clear.
+"""A GPT written apart from the library: numpy, float64, one sequence and one head at a time.
 
-Radford et al. 2019 over Radford et al. 2018: pre-norm blocks, learned positions, tanh GELU, tied head.
+It knows every architecture that a config can name, but routed experts, from the papers that configs/base.py and the
+model's rooms cite.
 """
+
+import math
 
 import numpy as np
 
 
-def logits(params: dict, tokens: np.ndarray, heads: int, epsilon: float = 1e-5) -> np.ndarray:
-    """[length] ids -> [length, vocabulary]."""
-    p = {key: {k: np.asarray(v, np.float64) for k, v in _flat(value).items()} for key, value in params.items()}
-    table, positions = p['embedding']['table_VD'], p['position']['table']
-    x = np.stack([table[token] + positions[place] for place, token in enumerate(tokens)])
-    blocks = p['blocks']
-    for layer in range(blocks['norm_1/scale'].shape[0]):
-        b = {name: value[layer] for name, value in blocks.items()}
-        x = x + _attention(_norm(x, b['norm_1/scale'], b['norm_1/bias'], epsilon), b, heads)
-        h = _norm(x, b['norm_2/scale'], b['norm_2/bias'], epsilon) @ b['feedforward/up'] + b['feedforward/up_bias']
-        h = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
-        x = x + h @ b['feedforward/down'] + b['feedforward/down_bias']
-    return _norm(x, p['norm']['scale'], p['norm']['bias'], epsilon) @ table.T
+def logits(params: dict, tokens: np.ndarray, c) -> np.ndarray:
+    """[length] ids -> [length, vocabulary], for the model's config `c`."""
+    p = {key: np.asarray(value, np.float64) for key, value in _flat(params).items()}
+    table = p['embedding/table_VD'][: c.vocab_size]
+    x = table[tokens]
+    if c.position == 'learned':
+        x = x + p['position/table'][: len(tokens)]
+    for layer in range(c.layers):
+        b = {name.removeprefix('blocks/'): value[layer] for name, value in p.items() if name.startswith('blocks/')}
+        window = c.window if c.attention_pattern[layer % len(c.attention_pattern)] == 'window' else len(tokens)
+        norms = [lambda x, n=n, b=b: _norm(x, b, f'norm_{n}/', c) for n in (1, 2)]
+        attend, feed = (lambda x, b=b, w=window: _attention(x, b, c, w)), (lambda x, b=b: _feed(x, b, c))
+        if c.block == 'post_norm':
+            x = norms[0](x + attend(x))
+            x = norms[1](x + feed(x))
+        elif c.block == 'parallel':
+            x = x + attend(norms[0](x)) + feed(norms[0](x))
+        else:
+            x = x + attend(norms[0](x))
+            x = x + feed(norms[1](x))
+    if c.final_norm:
+        x = _norm(x, p, 'norm/', c)
+    z = x @ (table if c.tied_head else p['head/weight_VD'][: c.vocab_size]).T
+    return c.logit_softcap * np.tanh(z / c.logit_softcap) if c.logit_softcap else z
 
 
-def _attention(x: np.ndarray, b: dict, heads: int) -> np.ndarray:
-    y = np.zeros_like(x) + b['attention/output_bias']
-    shared = heads // b['attention/key'].shape[1]
-    for head in range(heads):
-        group = head // shared
-        q = x @ b['attention/query'][:, head] + b['attention/query_bias'][head]
-        k = x @ b['attention/key'][:, group] + b['attention/key_bias'][group]
-        v = x @ b['attention/value'][:, group] + b['attention/value_bias'][group]
-        scores = q @ k.T / np.sqrt(q.shape[1])
-        scores[np.triu_indices(len(x), 1)] = -np.inf
+def _attention(x: np.ndarray, b: dict, c, window: int) -> np.ndarray:
+    length, y = len(x), np.zeros_like(x)
+    distance = np.arange(length)[:, None] - np.arange(length)
+    for head in range(c.heads):
+        group = head // (c.heads // c.kv_heads)
+        q, k, v = (
+            x @ b['attention/query'][:, head],
+            x @ b['attention/key'][:, group],
+            x @ b['attention/value'][:, group],
+        )
+        if c.bias or c.qkv_bias:
+            q = q + b['attention/query_bias'][head]
+            k, v = k + b['attention/key_bias'][group], v + b['attention/value_bias'][group]
+        if c.qk_norm:
+            q, k = _rms(q, c) * b['attention/query_norm'], _rms(k, c) * b['attention/key_norm']
+        if c.position == 'rotary':
+            q, k = _turned(q, c), _turned(k, c)
+        scores = q @ k.T / math.sqrt(c.head_dim)
+        if c.attention_softcap:
+            scores = c.attention_softcap * np.tanh(scores / c.attention_softcap)
+        if c.position == 'alibi':
+            scores = scores - 2 ** (-8 * (head + 1) / c.heads) * distance  # for a power of two of heads
+        scores[(distance < 0) | (distance >= window)] = -np.inf
+        if c.attention_sink:
+            scores = np.concatenate([scores, np.full((length, 1), b['attention/sink'][head])], axis=1)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        y += weights / weights.sum(axis=1, keepdims=True) @ v @ b['attention/output'][head]
-    return y
+        weights = (weights / weights.sum(axis=1, keepdims=True))[:, :length]
+        y += weights @ v @ b['attention/output'][head]
+    return y + b['attention/output_bias'] if c.bias else y
 
 
-def _norm(x: np.ndarray, scale: np.ndarray, bias: np.ndarray, epsilon: float) -> np.ndarray:
+def _turned(a: np.ndarray, c) -> np.ndarray:
+    """Each pair of dims as a complex number, times exp(i x position x frequency)."""
+    dims = int(c.head_dim * c.rotary_fraction)
+    base = c.rotary_base
+    if c.rotary_scaling == 'ntk':
+        base = base * c.rotary_factor ** (dims / (dims - 2))
+    size, turned = 1.0, np.array(a, np.float64)
+    if c.rotary_scaling == 'yarn':
+        size = 0.1 * math.log(c.rotary_factor) + 1
+    for i in range(dims // 2):
+        frequency = _scaled(base ** (-2 * i / dims), i, dims, c)
+        angle = np.exp(1j * frequency * np.arange(len(a)))
+        pair = (a[:, i] + 1j * a[:, i + dims // 2]) * angle * size
+        turned[:, i], turned[:, i + dims // 2] = pair.real, pair.imag
+    return turned
+
+
+def _scaled(frequency: float, i: int, dims: int, c) -> float:
+    if c.rotary_scaling == 'linear':
+        return frequency / c.rotary_factor
+    if c.rotary_scaling == 'llama3':
+        wavelength = 2 * math.pi / frequency
+        if wavelength > c.rotary_original_context:
+            return frequency / c.rotary_factor
+        if wavelength < c.rotary_original_context / 4:
+            return frequency
+        smooth = (c.rotary_original_context / wavelength - 1) / (4 - 1)
+        return (1 - smooth) * frequency / c.rotary_factor + smooth * frequency
+    if c.rotary_scaling == 'yarn':
+        where = [
+            dims * math.log(c.rotary_original_context / (turns * 2 * math.pi)) / (2 * math.log(c.rotary_base))
+            for turns in (32, 1)
+        ]
+        low, high = max(math.floor(where[0]), 0), min(math.ceil(where[1]), dims - 1)
+        share = min(max((i - low) / max(high - low, 0.001), 0), 1)
+        return frequency / c.rotary_factor * share + frequency * (1 - share)
+    return frequency
+
+
+def _feed(x: np.ndarray, b: dict, c) -> np.ndarray:
+    h = x @ b['feedforward/up'] + (b['feedforward/up_bias'] if c.bias else 0)
+    if c.feedforward == 'gated':
+        h = h * _activation(x @ b['feedforward/gate'] + (b['feedforward/gate_bias'] if c.bias else 0), c.activation)
+    else:
+        h = _activation(h, c.activation)
+    return h @ b['feedforward/down'] + (b['feedforward/down_bias'] if c.bias else 0)
+
+
+def _activation(x: np.ndarray, name: str) -> np.ndarray:
+    if name == 'gelu':
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    if name == 'gelu_exact':
+        return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    relu, sigmoid = np.maximum(x, 0), 1 / (1 + np.exp(-x))
+    return {'relu': relu, 'squared_relu': relu**2, 'silu': x * sigmoid, 'sigmoid': sigmoid, 'identity': x}[name]
+
+
+def _norm(x: np.ndarray, p: dict, name: str, c) -> np.ndarray:
+    if c.norm == 'rms':
+        return _rms(x, c) * p[f'{name}scale']
     mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
-    return (x - mean) / np.sqrt(variance + epsilon) * scale + bias
+    y = (x - mean) / np.sqrt(variance + c.norm_epsilon) * p[f'{name}scale']
+    return y + p[f'{name}bias'] if c.bias else y
+
+
+def _rms(x: np.ndarray, c) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + c.norm_epsilon)
 
 
 def _flat(tree: dict, prefix: str = '') -> dict:

@@ -12,25 +12,27 @@ from gpt_jax.errors import UserError
 from gpt_jax.model import loss as losses
 from gpt_jax.model import weights
 from gpt_jax.model.config import resolve
-from gpt_jax.model.gpt import GPT, check_choices
+from gpt_jax.model.gpt import GPT, check_choices, unstack
 from gpt_jax.parallel.place import ANYWHERE
 from tests.model import reference
+from tests.model.architectures import ARCHITECTURES
 
 
 def make(config, seed=0):
-    """(params with every entry away from its special starting value, tokens -> logits)."""
-    params = weights.unbox(assemble._init(config, jax.random.key(seed)))
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [leaf + 0.1 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    """(params with no entry at a special starting value, tokens -> logits)."""
+    boxed, rng = assemble.declarations(config), np.random.default_rng(seed)
+    params = jax.tree.map(
+        lambda role, leaf: jnp.asarray((role == 'scale') + 0.1 * rng.standard_normal(leaf.shape), jnp.float32),
+        weights.roles(boxed), weights.unbox(boxed),
+    )  # fmt: skip
     model = GPT(config, ANYWHERE, train=False)
 
     @jax.jit
     def forward(params, tokens, segments=None, positions=None):
-        x, w = model.apply({'params': params}, tokens, segments, positions)
-        return losses.logits(x, w, config)
+        features = model.apply({'params': params}, tokens, segments, positions)
+        return losses.logits(features.x_BLD, features.w_VD, config)
 
-    return jax.tree.unflatten(structure, noisy), forward
+    return params, forward
 
 
 @pytest.fixture
@@ -38,15 +40,51 @@ def tokens():
     return jax.random.randint(jax.random.key(7), (2, 16), 0, 97)
 
 
-@pytest.mark.parametrize('fields', [{}, {'kv_heads': 2}, {'attention_chunk': 5}, {'vocab_multiple': 64}])
-def test_logits_equal_an_independent_float64_gpt2(model_config, tokens, fields):
-    config = model_config(**fields)
+@pytest.mark.parametrize(
+    ('name', 'computed'),
+    [(name, {'attention_chunk': 5, 'vocab_multiple': 64}) for name in ARCHITECTURES]
+    + [(name, {'scan_layers': True}) for name in ('gpt1', 'gpt3_banded', 'sink', 'mistral')],
+    ids=str,
+)
+def test_logits_equal_an_independent_float64_gpt(model_config, tokens, name, computed):
+    config = model_config(**ARCHITECTURES[name], **computed)
     params, forward = make(config)
-    ours = np.asarray(forward(params, tokens))[..., : config.vocab_size]
-    real = jax.tree.map(np.asarray, params)
-    real['embedding'] = {'table_VD': real['embedding']['table_VD'][: config.vocab_size]}
-    theirs = np.stack([reference.logits(real, row, config.heads) for row in np.asarray(tokens)])
+    ours = np.asarray(forward(params if config.scan_layers else unstack(params, config.layers), tokens))[
+        ..., : config.vocab_size
+    ]
+    theirs = np.stack([reference.logits(params, row, config) for row in np.asarray(tokens)])
     assert np.abs(ours - theirs).max() < 2e-5 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize(
+    ('name', 'chunk'), [('gpt3_banded', 5), ('alibi', 5), ('sink', 5), ('sink', 0), ('softcaps', 0), ('qwen3', 5)]
+)
+def test_gradients_equal_differences_of_the_float64_gpt(model_config, tokens, name, chunk):
+    """Along a random direction of all weights at once: the chunked kernel and the loss have gradients of their own."""
+    config = model_config(**ARCHITECTURES[name], attention_chunk=chunk, z_loss=0.01)
+    params, _ = make(config)
+    targets = np.roll(np.asarray(tokens), -1, axis=1)
+    keys = iter(jax.random.split(jax.random.key(3), len(jax.tree.leaves(params))))
+    direction = jax.tree.map(lambda a: np.asarray(jax.random.normal(next(keys), a.shape), np.float64), params)
+
+    def objective(step):
+        moved = jax.tree.map(lambda a, d: np.asarray(a, np.float64) + step * d, params, direction)
+        total = 0.0
+        for row, wanted in zip(np.asarray(tokens), targets, strict=True):
+            z = reference.logits(moved, row, config)
+            norm = np.log(np.exp(z - z.max(1, keepdims=True)).sum(1)) + z.max(1)
+            total += (norm - z[np.arange(len(row)), wanted] + 0.01 * norm**2).sum()
+        return total
+
+    loss = assemble.summed_loss(config, ANYWHERE, train=True)
+    batch = {'inputs': tokens, 'targets': targets}
+    form = assemble.form(config)
+    gradients = form.leave(jax.jit(jax.grad(lambda p: loss(p, batch, jax.random.key(0))[0]))(form.enter(params)))
+    along = sum(float((np.asarray(g) * d).sum()) for g, d in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True
+    ))  # fmt: skip
+    step = 1e-5
+    assert along == pytest.approx((objective(step) - objective(-step)) / (2 * step), rel=1e-4)
 
 
 def test_bfloat16_stays_within_its_rounding(model_config, tokens):
@@ -69,7 +107,7 @@ def reach(config, params, segments=None, positions=None):
 
     def features(table):
         changed = params | {'embedding': {'table_VD': table}}
-        return model.apply({'params': changed}, row, segments, positions)[0][0]
+        return model.apply({'params': changed}, row, segments, positions).x_BLD[0]
 
     jacobian = jax.jit(jax.jacobian(features))(params['embedding']['table_VD'])
     return np.abs(np.asarray(jacobian)).max(axis=(1, 3))[:, :16]

@@ -1,0 +1,28 @@
+"""The architectures that tests of the model go through: each choice once, and the generations as they combine them."""
+
+MODERN = {'norm': 'rms', 'position': 'rotary', 'feedforward': 'gated', 'activation': 'silu', 'bias': False,
+          'tied_head': False}  # fmt: skip
+
+ARCHITECTURES = {
+    'gpt1': {'block': 'post_norm', 'final_norm': False},
+    'gpt2': {},
+    'gpt3_banded': {'attention_pattern': ('full', 'window'), 'window': 5},
+    'parallel': {'block': 'parallel'},
+    'llama': MODERN | {'kv_heads': 2},
+    'mistral': MODERN | {'kv_heads': 2, 'attention_pattern': ('window',), 'window': 6},
+    'qwen2': MODERN | {'qkv_bias': True},
+    'qwen3': MODERN | {'qk_norm': True, 'head_dim': 16, 'kv_heads': 1},
+    'llama3_scaling': MODERN | {'rotary_scaling': 'llama3', 'rotary_factor': 4.0, 'rotary_original_context': 64},
+    'linear_scaling': MODERN | {'rotary_scaling': 'linear', 'rotary_factor': 4.0},
+    'ntk_scaling': MODERN | {'rotary_scaling': 'ntk', 'rotary_factor': 4.0},
+    'yarn_scaling': MODERN | {'rotary_scaling': 'yarn', 'rotary_factor': 4.0, 'rotary_original_context': 64},
+    'partly_turned': MODERN | {'rotary_fraction': 0.5},
+    'alibi': {'position': 'alibi', 'kv_heads': 2},
+    'sink': MODERN | {'attention_sink': True, 'attention_pattern': ('window', 'full'), 'window': 4},
+    'softcaps': {'attention_softcap': 3.0, 'logit_softcap': 4.0},
+    'reglu_with_biases': {'feedforward': 'gated', 'activation': 'relu'},
+    'glu': {'feedforward': 'gated', 'activation': 'sigmoid', 'bias': False},
+    'bilinear': {'feedforward': 'gated', 'activation': 'identity', 'bias': False},
+    'squared_relu': {'activation': 'squared_relu', 'position': 'none'},
+    'exact_gelu': {'activation': 'gelu_exact', 'norm': 'rms'},
+}
