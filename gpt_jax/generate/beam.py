@@ -192,10 +192,10 @@ def _judged(
     return new.replace(hopeful_B=hopeful_B, open_B=open_B)
 
 
-def results(finished: Finished, count: int, ends_V: np.ndarray) -> Texts:
-    """The best `count` texts of each prompt as rows, those of one prompt after each other. On the host."""
+def results(finished: Any, count: int, ends_V: np.ndarray) -> Texts:
+    """The best `count` texts of each prompt as rows, those of one prompt after each other: `Finished` on the host."""
     beams, length_BJ = finished.beams, finished.length_BJ[:, :count]
-    final_BJ = np.take_along_axis(beams.tokens_BJL[:, :count], length_BJ[..., None] - 1, axis=2)[..., 0]
+    final_BJ: Any = np.take_along_axis(beams.tokens_BJL[:, :count], length_BJ[..., None] - 1, axis=2)[..., 0]
     reason_BJ = np.where(ends_V[final_BJ], ENDED, FULL)
     every = beams.tokens_BJL[:, :count], beams.log_p_BJL[:, :count], length_BJ, reason_BJ
     return Texts(*(a_BJ.reshape(-1, *a_BJ.shape[2:]) for a_BJ in every))

@@ -52,12 +52,12 @@ class Model(NamedTuple):
 
 class Texts(struct.PyTreeNode):
     """tokens_BL: prompts and what was written, `length_B` ids of each row. log_p_BL: log-probabilities of the written
-    ids under the model itself, in nats. reason_B: RUNNING or why not."""
+    ids under the model itself, in nats. reason_B: RUNNING or why not. On the host or on the devices."""
 
-    tokens_BL: jax.Array
-    log_p_BL: jax.Array
-    length_B: jax.Array
-    reason_B: jax.Array
+    tokens_BL: Any
+    log_p_BL: Any
+    length_B: Any
+    reason_B: Any
 
 
 class State(struct.PyTreeNode):
@@ -71,14 +71,14 @@ class Fixed(NamedTuple):
     """What does not change while texts are written.
 
     prompt_B: tokens of the prompts. limit_B: tokens at which a text is full. minimum_B: below which it does not end.
-    seeds_B: uint32. ends_V: ids that end a text.
+    seeds_B: uint32. ends_V: ids that end a text. On the host or on the devices.
     """
 
-    prompt_B: jax.Array
-    limit_B: jax.Array
-    minimum_B: jax.Array
-    seeds_B: jax.Array
-    ends_V: jax.Array
+    prompt_B: Any
+    limit_B: Any
+    minimum_B: Any
+    seeds_B: Any
+    ends_V: Any
 
     def seen(self, texts: Texts) -> Seen:
         return Seen(texts.tokens_BL, texts.length_B, self.prompt_B, self.minimum_B, self.ends_V)

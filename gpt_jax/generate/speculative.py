@@ -47,14 +47,13 @@ def begin(
     texts: Texts, *, sizes: Sizes,
 ) -> State:  # fmt: skip
     """As decode.begin, for both models."""
-    batch, draft = read_BL.shape[0], None
-    cache = model.empty(batch, sizes.room, sizes.chunk)
-    if drafter is not None:
-        draft = drafter.empty(batch, sizes.room, sizes.chunk)
-    if read_BL.shape[1]:
-        cache = model.read(params, read_BL, cache, count_B)
-        draft = None if drafter is None else drafter.read(draft_params, read_BL, draft, count_B)
-    return State(texts, cache, draft, *(jnp.zeros((), jnp.int32) for _ in range(3)))
+
+    def cache(model: Model, params: Any) -> Cache:
+        made = model.empty(read_BL.shape[0], sizes.room, sizes.chunk)
+        return model.read(params, read_BL, made, count_B) if read_BL.shape[1] else made
+
+    draft = None if drafter is None else cache(drafter, draft_params)
+    return State(texts, cache(model, params), draft, *(jnp.zeros((), jnp.int32) for _ in range(3)))
 
 
 def run(
@@ -127,7 +126,7 @@ def _drafted(
         tokens_BL = placed(tokens_BL, seen.length_B, ids_B[:, None], reads_B.astype(jnp.int32))
         return (ids_B, tokens_BL, cache), (ids_B, sampling.probabilities(scores_BV, plan.sampled))
 
-    start = (last(texts), texts.tokens_BL, state.draft)
+    start: Any = (last(texts), texts.tokens_BL, state.draft)
     (_, _, cache), (ids_QB, q_QBV) = jax.lax.scan(step, start, jnp.arange(count + 1))
     found_B = jnp.ones_like(running_B)
     return Drafts(jnp.swapaxes(ids_QB[:count], 0, 1), jnp.swapaxes(q_QBV[:count], 0, 1), found_B), cache
