@@ -155,10 +155,13 @@ PROCESSORS: Mapping[str, Processor] = {
 
 def plan(options: Options) -> Plan:
     """What must be compiled in for these options."""
-    names = options.changed(PROCESSORS)
-    if options.min_new_tokens and 'min_length' not in names:
-        names = tuple(name for name in PROCESSORS if name in names or name == 'min_length')
+    acting = {*options.changed(PROCESSORS)}
+    if options.min_new_tokens:
+        acting.add('min_length')
+    if options.do_sample:
+        acting.add('temperature')  # so that going to 1 and back compiles nothing
     most = 1 << (options.top_k - 1).bit_length() if options.top_k else 0
+    names = tuple(name for name in PROCESSORS if name in acting)
     return Plan(names, options.do_sample, most, options.no_repeat_ngram_size)
 
 

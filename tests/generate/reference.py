@@ -91,3 +91,27 @@ def best_texts(log_p, prompt: list[int], limit: int, ends: set[int], length_pena
             else:
                 open_.append((total + float(one), longer))
     return sorted(done, reverse=True)[:count]
+
+
+def beam_search(log_p, prompt: list[int], limit: int, ends: set[int], beams: int, length_penalty: float, early) -> list:
+    """Beam search by lists: [(score, ids)], the best first. log_p: as in `best_texts`."""
+    running, finished, hopeful = [(0.0, [])], [], True
+    for written in range(1, limit - len(prompt) + 1):
+        candidates = [
+            (total + float(one), [*ids, id_]) for total, ids in running for id_, one in enumerate(log_p(prompt + ids))
+        ]
+        candidates = sorted(candidates, reverse=True)[: max(2, 1 + len(ends)) * beams]
+        full = written == limit - len(prompt)
+        ending = [full or ids[-1] in ends for _, ids in candidates]
+        if hopeful and not (early is True and len(finished) == beams):
+            best = zip(candidates[:beams], ending, strict=False)
+            new = [(total / written**length_penalty, ids) for (total, ids), ends_here in best if ends_here]
+            finished = sorted(finished + new, reverse=True)[:beams]
+        running = [one for one, ends_here in zip(candidates, ending, strict=True) if not ends_here][:beams]
+        if full or (early is True and len(finished) == beams):
+            break
+        length = limit - len(prompt) if early == 'never' and length_penalty > 0 else written
+        hopeful = len(finished) < beams or running[0][0] / length**length_penalty > finished[-1][0]
+        if not hopeful:
+            break
+    return finished
