@@ -6,12 +6,15 @@
   python run.py --config=configs/gpt_tiny.py --mode=evaluate        the run's newest checkpoint on held-out text
   python run.py --config=configs/gpt_tiny.py --mode=benchmark       the speed of the real step
   python run.py --config=configs/gpt_tiny.py --mode=coordinates --config.model.parametrization=mup
+  python run.py --mode=import --source=openai-community/gpt2        weights from a folder or the Hugging Face hub
+  python run.py --mode=export --checkpoint=runs/gpt_tiny --output=exported      a run for transformers
 
 configs/base.py lists every --config.FIELD with its default. The same command again does only what is not done.
 Exit codes: 0 done; 2 bad input; 3 a run diverged, a trial or a check failed; 4 out of memory; 75 interrupted and saved,
 or a budget is spent: run it again.
 """
 
+import functools
 import json
 import os
 import sys
@@ -24,13 +27,23 @@ from absl import app, flags, logging
 from gpt_jax import errors, overrides
 from gpt_jax.launch.trial import follow_parent
 
-MODES = ('train', 'evaluate', 'benchmark', 'coordinates')
+MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'import', 'export')
+BARE = ('import', 'export')  # modes that take no --config
+OWN = {'source': 'import', 'checkpoint': 'export', 'output': 'export', 'dtype': 'export'}  # flags of one mode
 
 _CONFIG = overrides.define_config_flag('config', 'Path of a config file in configs/.')
 flags.declare_key_flag('config')  # defined elsewhere, and yet the first to look for in --help
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME by default.')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do. A config that declares a sweep runs the sweep.')
 _OUTPUT = flags.DEFINE_string('benchmark_output', None, "Also write the benchmark's JSON to this file.")
+_SOURCE = flags.DEFINE_string(
+    'source', None, 'import: a folder of weights, or NAME[@REVISION] on the hub of Hugging Face.'
+)
+_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'export: the folder of a run; its newest weights are taken.')
+_FOLDER = flags.DEFINE_string('output', None, 'export: the folder to write, not there yet or empty.')
+_DTYPE = flags.DEFINE_enum(
+    'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'
+)
 _TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name; A,B,... at once.')
 _DISTRIBUTED = flags.DEFINE_string(
     'distributed', '', "Join other processes: 'auto' (Slurm, TPU pods) or COORDINATOR:PORT,PROCESSES,INDEX."
@@ -40,6 +53,10 @@ _DISTRIBUTED = flags.DEFINE_string(
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # the libraries below are talkative
     follow_parent()
+    _check_flags()
+    if _MODE.value in BARE:
+        _weights()
+        return
     config = overrides.plain(_CONFIG.value)
     trials = overrides.trials(config)
     overrides.check_overrides(sys.argv, config)
@@ -66,6 +83,39 @@ def main(_: list[str]) -> None:
         return
     ((name, position),) = chosen.items()
     _one(trials[name], workdir / 'trials' / name, position)
+
+
+def _check_flags() -> None:
+    """Raises UserError for a flag that the mode makes no use of, and for one that it cannot do without."""
+    for flag, mode in OWN.items():
+        given = flags.FLAGS[flag].value is not None
+        if given and _MODE.value != mode:
+            raise errors.UserError(f'--{flag}: belongs to --mode={mode}, not to --mode={_MODE.value}')
+        if not given and _MODE.value == mode and flag != 'dtype':
+            raise errors.UserError(f'--mode={mode}: wants --{flag}={flags.FLAGS[flag].help.partition(": ")[2]}')
+    for flag in ('trial', 'distributed', 'benchmark_output') if _MODE.value in BARE else ():
+        if flags.FLAGS[flag].value:
+            raise errors.UserError(f'--{flag}: --mode={_MODE.value} makes no use of it')
+
+
+def _weights() -> None:
+    """Weights in or out. Files are copied and nothing is computed, so the CPU will do."""
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    from configs import base
+    from gpt_jax import runtime
+    from gpt_jax.modes import export_weights, import_weights
+
+    runtime.start(1, '')
+    defaults = overrides.plain(base.get_config())
+    if _MODE.value == 'import':
+        workdir = Path(_WORKDIR.value or Path('runs') / import_weights.name(_SOURCE.value)).resolve()
+        _check_folder('workdir', workdir)
+        import_weights.import_weights(_SOURCE.value, defaults, workdir, say)
+        return
+    output = Path(_FOLDER.value).resolve()
+    _check_folder('output', output)
+    done = export_weights.export(Path(_CHECKPOINT.value), output, defaults, _DTYPE.value or 'float32', say)
+    print(json.dumps(done))
 
 
 def _check_folder(flag: str, folder: Path) -> None:
@@ -137,4 +187,4 @@ def _guarded(action: Callable[[], None]) -> None:
 
 
 if __name__ == '__main__':
-    _guarded(lambda: app.run(main, flags_parser=overrides.parse))
+    _guarded(lambda: app.run(main, flags_parser=functools.partial(overrides.parse, bare=BARE)))

@@ -58,7 +58,7 @@ OPTIMIZER = {
 TRAIN = {
     'microbatch': 0, 'steps': 1000, 'tokens': 0, 'flops': 0.0, 'log_every': 10, 'evaluate_every': 0,
     'evaluate_tokens': 0, 'evaluate_batch': 0, 'checkpoint_every': 500, 'keep_checkpoints': 1, 'keep_steps': (),
-    'branch_from': '', 'branch_step': 0, 'max_skipped_in_row': 10, 'tensorboard': False,
+    'branch_from': '', 'branch_step': 0, 'init_from': '', 'max_skipped_in_row': 10, 'tensorboard': False,
 }  # fmt: skip
 MESH = {'data': 1, 'fsdp': 1, 'strategy': 'replicated', 'cpu_devices': 1}
 

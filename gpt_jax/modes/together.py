@@ -35,6 +35,7 @@ from gpt_jax.train.many import Many, many_states, pick
 from gpt_jax.train.preempt import Preemption
 
 OWN = ('seed', 'optimizer.learning_rate')  # what trials that train together may differ in
+ALONE = ('keep_steps', 'branch_from', 'init_from')  # of train; a run that sets one has a process of its own
 Config = dict[str, Any]
 
 
@@ -47,7 +48,7 @@ def groups(trials: dict[str, Config], limit: int) -> list[list[str]]:
     """The names of the trials by process: at most `limit` that may train together, in the order they were given."""
     made: list[list[str]] = []
     for name, config in trials.items():
-        alone = config['train']['keep_steps'] or config['train']['branch_from']
+        alone = any(config['train'][field] for field in ALONE)
         for group in [] if alone else made:
             if len(group) < limit and shared(trials[group[0]]) == shared(config):
                 group.append(name)
@@ -68,6 +69,8 @@ def train(configs: dict[str, Config], sweep: Path, say: Callable[[str], None]) -
     names = list(configs)
     if len({shared(config) for config in configs.values()}) > 1:
         raise UserError(f'--trial={",".join(names)}: these differ in more than {" and ".join(OWN)}; train them singly')
+    for name, field in ((name, field) for name in names for field in ALONE if configs[name]['train'][field]):
+        raise UserError(f'--trial={",".join(names)}: {field} ({name}) takes a process of its own; train it singly')
     corpus = prepare(assemble.data_config(configs[names[0]]), say)
     settings = [assemble.settings(config, corpus.vocab_size) for config in configs.values()]
     program, everything = assemble.build(settings[0]), assemble.build_many(settings[0], len(names))

@@ -18,7 +18,7 @@ from gpt_jax.errors import Diverged, UserError
 from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.launch.trial import PROGRESS
 from gpt_jax.model import accounting
-from gpt_jax.modes import branch
+from gpt_jax.modes import branch, warm_start
 from gpt_jax.modes.evaluate import validation_loss
 from gpt_jax.modes.recorder import Recorder
 from gpt_jax.modes.summary import summary
@@ -175,9 +175,11 @@ def _begin(
     restored = checkpoints.restore(program.abstract_state)
     if restored is None and settings.train.branch_from:
         return branch.state(config, settings, corpus, program, workdir, say), settings.train.branch_step, 0.0
+    if restored is None and settings.train.init_from:
+        return warm_start.state(settings, program, say), 0, 0.0
     if restored is None:
         return program.init(), 0, 0.0
-    if restored.meta['fingerprint'] != corpus.fingerprint:
+    if restored.meta['fingerprint'] not in ('', corpus.fingerprint):  # '': imported, and not trained on here yet
         raise UserError(
             f'data.source: {settings.data.source} is not the data that this run began with '
             f'({corpus.fingerprint[:12]}, not {restored.meta["fingerprint"][:12]}); restore it or change --workdir'

@@ -23,6 +23,7 @@ class TrainConfig:
     keep_steps: tuple[int, ...]
     branch_from: str
     branch_step: int
+    init_from: str
     max_skipped_in_row: int
     tensorboard: bool
 
@@ -48,6 +49,11 @@ class TrainConfig:
             (self.branch_step > 0) == bool(self.branch_from),
             'train.branch_step',
             'branch_from and branch_step (positive) go together',
+        )
+        schema.require(
+            not (self.init_from and self.branch_from),
+            'train.init_from',
+            'a branch begins with its trunk; set init_from or branch_from',
         )
 
     @property
