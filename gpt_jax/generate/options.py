@@ -134,6 +134,14 @@ def parsed(name: str, text: str) -> Any:
         raise UserError(f'{name}: cannot be {text!r}; {OPTIONS[name].help}') from None
 
 
+def check_draft(options: Options) -> None:
+    """Raises UserError for options that a draft has no part in."""
+    if options.num_beams > 1:
+        raise UserError('num_beams: beams take no draft; take one of the two away')
+    if options.overflow == 'slide':
+        raise UserError('overflow: a draft cannot slide; take it away, or write less')
+
+
 def _typed(name: str, value: Any, wanted: Any) -> Any:
     if name == 'early_stopping':
         if value not in EARLY_STOPPING:

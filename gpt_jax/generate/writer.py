@@ -10,7 +10,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.generate import batching
 from gpt_jax.generate.batching import Prompt, Request
 from gpt_jax.generate.decode import ENDED, FULL, RUNNING, Texts
-from gpt_jax.generate.options import Options
+from gpt_jax.generate.options import Options, check_draft
 from gpt_jax.generate.rounds import METHODS, Device
 from gpt_jax.generate.text import Reader
 
@@ -50,10 +50,10 @@ class Update(NamedTuple):
 
 
 class Words(NamedTuple):
-    """The part of a tokenizer that is needed here. decode: ids to text. end: the id that ends a document."""
+    """decode: ids to text. ends: ids that end a text, where the options name none."""
 
     decode: Callable[[Sequence[int]], str]
-    end: int
+    ends: tuple[int, ...]
 
 
 def write(
@@ -69,8 +69,10 @@ def write(
       UserError: before anything is written, where a prompt or an option does not suit the model.
     """
     context = device.model.config.context
+    if device.drafted:
+        check_draft(options)
     wanted = batching.requests(prompts, options, context)
-    ends_V = _ends(options, words.end, device.model.config.vocab_size)
+    ends_V = _ends(options, words.ends, device.model.config.vocab_size)
     method = METHODS['beams' if options.num_beams > 1 else 'drafted' if device.drafted else 'plain']
     chunk = options.draft_tokens + 1 if device.drafted else 1
     first = 0
@@ -89,13 +91,13 @@ def write(
         first += len(lines)
 
 
-def _ends(options: Options, end: int, vocabulary: int) -> np.ndarray:
+def _ends(options: Options, ends: tuple[int, ...], vocabulary: int) -> np.ndarray:
     """bool [V]: the ids that end a text."""
     for name in ('eos_token_id', 'stop_token_ids'):
         for id_ in getattr(options, name):
             if id_ >= vocabulary:
                 raise UserError(f'{name}: {id_} is no id of this model; there are {vocabulary}')
-    return np.isin(np.arange(vocabulary), [*(options.eos_token_id or (end,)), *options.stop_token_ids])
+    return np.isin(np.arange(vocabulary), [*(options.eos_token_id or ends), *options.stop_token_ids])
 
 
 class Line:
@@ -134,7 +136,7 @@ class Line:
     def _reason(self, reason: int) -> str:
         if reason == FULL:
             return 'length'
-        return 'end' if self._tokens[-1] in (self._options.eos_token_id or (self._words.end,)) else 'stop'
+        return 'end' if self._tokens[-1] in (self._options.eos_token_id or self._words.ends) else 'stop'
 
     def _text(self, reason: str) -> Text:
         prompt = self._request.prompt.text

@@ -16,7 +16,7 @@ from gpt_jax.model.gpt import unstack
 from gpt_jax.parallel.place import ANYWHERE
 
 END = 96
-WORDS = Words(lambda ids: ' '.join(map(str, ids)), END)
+WORDS = Words(lambda ids: ' '.join(map(str, ids)), (END,))
 
 
 def config(**fields) -> ModelConfig:
