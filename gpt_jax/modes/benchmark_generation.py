@@ -140,14 +140,21 @@ def _bandwidth() -> tuple[float, str]:
     for name, bandwidth in BANDWIDTHS.items():
         if kind.startswith(name):
             return bandwidth, f'data sheet of {name}'
-    rows, columns = 16_384, 8_192  # 512 MiB, more than caches hold
-    w = jnp.ones((rows, columns), jnp.float32)
-    read = jax.jit(lambda x: x @ w)
-    x = jax.block_until_ready(read(jnp.ones((1, rows))))
+    pairs = 32  # of matrices of 8 MiB: together more than caches hold
+    shapes = ((1024, 2048), (2048, 1024))
+    matrices = jax.jit(lambda: [tuple(jnp.full(shape, 1e-3) for shape in shapes) for _ in range(pairs)])()
+
+    def read(x: jax.Array, matrices: Any) -> jax.Array:
+        for up, down in matrices:
+            x = x @ up @ down
+        return x
+
+    through, x = jax.jit(read), jnp.ones((1, 1024))
+    jax.block_until_ready(through(x, matrices))
     best = float('inf')
     for _ in range(5):
         began = time.perf_counter()
-        jax.block_until_ready(read(jnp.ones((1, rows))))
+        jax.block_until_ready(through(x, matrices))
         best = min(best, time.perf_counter() - began)
-    del x
-    return w.nbytes / best, 'measured: a vector times a matrix of 512 MiB'
+    size = sum(a.nbytes for a in jax.tree.leaves(matrices))
+    return size / best, f'measured: a vector through {2 * pairs} matrices of 8 MiB'
