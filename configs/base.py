@@ -110,7 +110,7 @@ def get_config() -> ConfigDict:
     train.keep_steps = ()  # steps whose checkpoints are saved and never removed: where branches begin
     train.branch_from = ''  # a run's folder, or another trial's name: begin with its checkpoint of `branch_step`
     train.branch_step = 0
-    train.init_from = ''  # a run's folder, imported ones too: begin with its newest weights; all else starts afresh
+    train.init_from = ''  # a run's folder, imported ones too: begin with its newest weights, all else afresh
     train.max_skipped_in_row = 10  # non-finite steps in a row before the run stops
     train.tensorboard = True
 

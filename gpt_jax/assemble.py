@@ -15,7 +15,7 @@ from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting, weights
 from gpt_jax.model import loss as losses
 from gpt_jax.model.config import ModelConfig, resolve
-from gpt_jax.model.feedforward import ROUTING_LOSSES
+from gpt_jax.model.experts import ROUTING_LOSSES
 from gpt_jax.model.gpt import GPT, check_choices, stack, unstack
 from gpt_jax.optim import updates
 from gpt_jax.optim.config import OptimizerConfig

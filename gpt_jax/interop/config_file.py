@@ -6,10 +6,11 @@ from typing import Any
 AFFORDABLE = 1024  # tokens of one sequence, where the model leaves the choice
 
 
-def text(model: dict[str, Any], base: dict[str, Any], source: str, workdir: Path, tokenizer: Path) -> str:
+def text(name: str, model: dict[str, Any], base: dict[str, Any], source: str, workdir: Path, tokenizer: Path) -> str:
     """The file's text.
 
     Args:
+      name: of the run that it describes.
       model: the model section that the import made.
       base: the model section of configs/base.py; what is equal there is left out.
       source: what was imported, as it was named.
@@ -24,10 +25,9 @@ def text(model: dict[str, Any], base: dict[str, Any], source: str, workdir: Path
         f'    config.model.{field} = {_literal(value)}{note if field == "context" else ""}'
         for field, value in changed.items()
     )
-    tuned = workdir.with_name(f'{workdir.name}_tuned')
-    return f'''"""Trains on from {source.replace(chr(34), "'")}.
+    return f'''"""Trains on from {_quoted(source)}.
 
-python run.py --config={_shown(workdir / 'config.py')} --workdir={_shown(tuned)} \\\\
+python run.py --config={_quoted(_shown(workdir / 'config.py'))} --workdir=runs/{name} \\\\
     '--config.data.source=files:corpus/*.txt'
 """
 
@@ -38,7 +38,7 @@ from configs import base
 
 def get_config() -> ConfigDict:
     config = base.get_config()
-    config.name = {tuned.name[:64]!r}
+    config.name = {name!r}
     config.train.init_from = {str(workdir)!r}
     config.data.tokenizer = {str(tokenizer)!r}
 
@@ -55,6 +55,11 @@ def get_config() -> ConfigDict:
 
 def _literal(value: Any) -> str:
     return repr(tuple(value)) if isinstance(value, list) else repr(value)
+
+
+def _quoted(text: str) -> str:
+    """As it may stand in a docstring."""
+    return text.replace('\\', '\\\\').replace('"', "'")
 
 
 def _shown(path: Path) -> str:

@@ -13,7 +13,7 @@ from gpt_jax.interop import tensor_file
 from gpt_jax.interop.tensor_file import Entry, Written
 
 SINGLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
-LONGEST_JSON = 256_000_000  # bytes; tokenizers are the largest, some tens of millions
+LONGEST = 256_000_000  # bytes of what is no weights; tokenizers are the largest, some tens of millions
 PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.h5', '*.msgpack')
 SHARD_BYTES = 5_000_000_000  # of one file that is written
 WEIGHT_DTYPES = ('F32', 'F16', 'BF16')
@@ -67,18 +67,27 @@ def inside(folder: Path, name: str) -> Path:
     return path
 
 
+def content(folder: Path, name: str) -> bytes:
+    """A file of the folder, whole.
+
+    Raises:
+      UserError: there is none, or it is too large for one that is no weights.
+    """
+    path = inside(folder, name)
+    if path.stat().st_size > LONGEST:
+        raise UserError(f'{path}: {path.stat().st_size} bytes are too many for such a file')
+    return path.read_bytes()
+
+
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object of the folder.
 
     Raises:
       UserError: there is none, or it is too large or not JSON.
     """
-    path = inside(folder, name)
-    if path.stat().st_size > LONGEST_JSON:
-        raise UserError(f'{path}: {path.stat().st_size} bytes are too many for such a file')
-    value = tensor_file.parse_json(path.read_bytes(), path)
+    value = tensor_file.parse_json(content(folder, name), folder / name)
     if not isinstance(value, dict):
-        raise UserError(f'{path}: wants a JSON object')
+        raise UserError(f'{folder / name}: wants a JSON object')
     return value
 
 

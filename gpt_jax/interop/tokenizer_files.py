@@ -26,7 +26,7 @@ def read(folder: Path) -> dict[str, bytes]:
         if (folder / name).exists() or (folder / name).is_symlink():
             if name.endswith('.json'):
                 tensors.read_json(folder, name)
-            found[name] = tensors.inside(folder, name).read_bytes()
+            found[name] = tensors.content(folder, name)
     return found
 
 

@@ -1,5 +1,6 @@
 """How are attention and feed-forward put together into a layer?"""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import jax
 from gpt_jax.model import cache
 from gpt_jax.model.attention import ATTENTIONS
 from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.feedforward import FEEDFORWARDS, Statistics
+from gpt_jax.model.experts import Statistics
+from gpt_jax.model.feedforward import FEEDFORWARDS
 from gpt_jax.model.mask import Sight
 from gpt_jax.model.norm import NORMS
 from gpt_jax.model.products import scaled
@@ -68,7 +70,9 @@ class Block(nn.Module):
         drop = nn.Dropout(config.dropout, deterministic=not self.train)
         norms = tuple(Part(NORMS[config.norm], config, place, name=name) for name in ('norm_1', 'norm_2'))
         attention = Part(ATTENTIONS[config.attention], config, place, name='attention')
-        feedforward = Part(FEEDFORWARDS[config.feedforward], config, place, name='feedforward')
+        # Experts turn tokens away in training alone.
+        dropless = config if self.train else dataclasses.replace(config, capacity_factor=0.0)
+        feedforward = Part(FEEDFORWARDS[config.feedforward], dropless, place, name='feedforward')
         branch = forward(config).branch
         sight = Sight(segments_BL, self.window if window is None else window, sink_H=None)
 

@@ -124,6 +124,11 @@ class ModelConfig:
             f'{self.experts_per_token} of {self.experts} experts',
         )
         schema.require(
+            not routed or self.experts_per_token > 1 or not self.normalize_experts,
+            'model.normalize_experts',
+            'True, and a token takes one expert: its weight would always be 1, and the router learn nothing from it',
+        )
+        schema.require(
             routed or self.shared_experts == 0,
             'model.shared_experts',
             f'{self.shared_experts}, and feedforward is {self.feedforward}; they stand beside routed experts',

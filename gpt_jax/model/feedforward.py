@@ -3,29 +3,15 @@
 A feed-forward gives its output and what is to be known of it: for routed experts, statistics by name, else nothing.
 """
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
+from gpt_jax.model.activation import ACTIVATIONS
 from gpt_jax.model.config import ModelConfig
+from gpt_jax.model.experts import Statistics, experts
 from gpt_jax.model.products import einsum, spread
 from gpt_jax.model.weights import Declare
-
-Statistics = dict[str, jax.Array]  # float32 scalars
-ROUTING_LOSSES = ('load_balance', 'router_z')  # statistics that are minimized, by the config's coefficients
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    'gelu': functools.partial(jax.nn.gelu, approximate=True),  # GPT-2's and GPT-3's tanh form
-    'gelu_exact': functools.partial(jax.nn.gelu, approximate=False),
-    'relu': jax.nn.relu,
-    'squared_relu': lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021
-    'silu': jax.nn.silu,
-    'sigmoid': jax.nn.sigmoid,
-    'identity': lambda x: x,
-}
 
 
 def mlp(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place: Any) -> tuple[jax.Array, Statistics]:
@@ -55,4 +41,4 @@ def _down(declare: Declare, h_BLF: jax.Array, config: ModelConfig) -> jax.Array:
     return y_BLD
 
 
-FEEDFORWARDS = {'mlp': mlp, 'gated': gated}
+FEEDFORWARDS = {'mlp': mlp, 'gated': gated, 'experts': experts}

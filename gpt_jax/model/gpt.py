@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax import schema
+from gpt_jax.model.activation import ACTIVATIONS
 from gpt_jax.model.attention import ATTENTIONS, KERNELS
 from gpt_jax.model.block import BLOCKS, Block
 from gpt_jax.model.cache import Cache, Room
 from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.feedforward import ACTIVATIONS, FEEDFORWARDS, Statistics
+from gpt_jax.model.experts import Statistics
+from gpt_jax.model.feedforward import FEEDFORWARDS
 from gpt_jax.model.mask import EVERYTHING
 from gpt_jax.model.norm import NORMS
 from gpt_jax.model.position import POSITIONS, SCALINGS

@@ -69,6 +69,89 @@ def _matrices(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> tu
     return a.reshape(-1, b_2d.shape[0]).astype(config.matmul_dtype), b_2d.astype(config.matmul_dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def grouped(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, config: ModelConfig) -> jax.Array:
+    """Blocks of rows, each multiplied with the matrix of its expert: [P, C, x], [E, x, y] -> [P, C, y].
+
+    Args:
+      owner_P: int32, ascending: the expert of each block. None: block p is expert p's.
+    """
+    return _grouped(a.astype(config.matmul_dtype), w.astype(config.matmul_dtype), owner_P, 1).astype(
+        config.activation_dtype
+    )
+
+
+def _grouped_forward(
+    a: jax.Array, w: jax.Array, owner_P: jax.Array | None, config: ModelConfig
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
+    return grouped(a, w, owner_P, config), (a, w, owner_P)
+
+
+def _grouped_backward(
+    config: ModelConfig, kept: tuple[jax.Array, jax.Array, jax.Array | None], dy: jax.Array
+) -> tuple[jax.Array, jax.Array, None]:
+    a, w, owner_P = kept
+    a_m, w_m, dy_m = (t.astype(config.matmul_dtype) for t in (a, w, dy))
+    da = _grouped(dy_m, w_m, owner_P, 2)
+    dw = _grouped_outer(a_m, dy_m, owner_P, len(w))
+    return da.astype(a.dtype), dw.astype(w.dtype), None
+
+
+grouped.defvjp(_grouped_forward, _grouped_backward)
+
+
+def _grouped(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, inner: int) -> jax.Array:
+    """Sums over dim `inner` of w; float32."""
+    if owner_P is None:
+        return _product(a, w, (((2,), (inner,)), ((0,), (0,))))
+    platforms = {'tpu': _ragged, 'default': _looped}
+    calls = {name: functools.partial(function, inner=inner) for name, function in platforms.items()}
+    return jax.lax.platform_dependent(a, w, owner_P, **calls)
+
+
+def _looped(a: jax.Array, w: jax.Array, owner_P: jax.Array, *, inner: int) -> jax.Array:
+    """Block by block. Elsewhere than on a TPU, XLA makes of a ragged product one of every row with every expert."""
+    return jax.lax.map(lambda block: _product(block[0], w[block[1]], (((1,), (inner - 1,)), ((), ()))), (a, owner_P))
+
+
+def _ragged(a: jax.Array, w: jax.Array, owner_P: jax.Array, *, inner: int) -> jax.Array:
+    dims = jax.lax.RaggedDotDimensionNumbers((((1,), (inner,)), ((), ())), [0], [0])
+    y = _ragged_product(a.reshape(-1, a.shape[-1]), w, _sizes(a, owner_P, len(w)), dims)
+    return y.reshape(*a.shape[:2], -1)
+
+
+_ragged_product = functools.partial(jax.lax.ragged_dot_general, preferred_element_type=jnp.float32)
+
+
+def _sizes(a: jax.Array, owner_P: jax.Array, experts: int) -> jax.Array:
+    """The rows of each expert, int32 [E]."""
+    return a.shape[1] * jnp.sum(owner_P[:, None] == jnp.arange(experts), axis=0, dtype=jnp.int32)
+
+
+def _grouped_outer(a: jax.Array, dy: jax.Array, owner_P: jax.Array | None, experts: int) -> jax.Array:
+    """For each expert the product of its rows with their gradients: [P, C, x], [P, C, y] -> float32 [E, x, y]."""
+    if owner_P is None:
+        return _product(a, dy, (((1,), (1,)), ((0,), (0,))))
+    platforms = {'tpu': _ragged_outer, 'default': _looped_outer}
+    calls = {name: functools.partial(function, experts=experts) for name, function in platforms.items()}
+    return jax.lax.platform_dependent(a, dy, owner_P, **calls)
+
+
+def _looped_outer(a: jax.Array, dy: jax.Array, owner_P: jax.Array, *, experts: int) -> jax.Array:
+    def add(dw: jax.Array, block: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        a_block, dy_block, owner = block
+        return dw.at[owner].add(_product(a_block, dy_block, (((0,), (0,)), ((), ())))), None
+
+    nothing = jnp.zeros((experts, a.shape[-1], dy.shape[-1]), jnp.float32)
+    return jax.lax.scan(add, nothing, (a, dy, owner_P))[0]
+
+
+def _ragged_outer(a: jax.Array, dy: jax.Array, owner_P: jax.Array, *, experts: int) -> jax.Array:
+    dims = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), [0], [])
+    a_2d, dy_2d = a.reshape(-1, a.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    return _ragged_product(a_2d, dy_2d, _sizes(a, owner_P, experts), dims)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def spread(vector: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
     """`vector`, of the last dims of `shape`, repeated over the others: a bias or a scale."""

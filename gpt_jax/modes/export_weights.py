@@ -68,9 +68,9 @@ def _params(run: Path, settings: Settings, say: Say) -> tuple[int, dict[str, jax
 
 
 def _tokenizer(config: Config, say: Say) -> tuple[dict[str, bytes], int]:
-    """The files of the run's tokenizer, and its vocabulary's size; none and 1 where its folder is not there."""
+    """The files of the run's tokenizer, and its vocabulary's size; 1 where it is not there."""
     spec = str(config['data']['tokenizer'])
-    path = Path(spec).expanduser()
+    path, found = Path(spec).expanduser(), {}
     if path.is_dir():
         found = tokenizer_files.read(path)
         if tokenizer_files.usable(found):
@@ -84,4 +84,4 @@ def _tokenizer(config: Config, say: Say) -> tuple[dict[str, bytes], int]:
     if not config['model']['vocab_size']:
         raise UserError(f'config.data.tokenizer: {path} is gone, and only it knows the size of the vocabulary')
     say(f'warning: {path} holds no tokenizer; the folder is written without one')
-    return {}, 1
+    return found, 1

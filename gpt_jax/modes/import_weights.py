@@ -56,7 +56,9 @@ def import_weights(source: str, defaults: Config, workdir: Path, say: Say) -> No
     say(f'{found.folder}: {found.kind}, {count(total)} parameters')
     with files.lock(workdir / 'lock', wait=False):
         tokenizer_files.write(workdir / TOKENIZER, tokenizer_files.with_generation(carried, found.tokens))
-        text = config_file.text(config['model'], defaults['model'], source, workdir, workdir / TOKENIZER)
+        text = config_file.text(
+            f'{config["name"][:58]}_tuned', config['model'], defaults['model'], source, workdir, workdir / TOKENIZER
+        )
         files.write_text(workdir / 'config.py', text)
         files.write_json(workdir / 'config.json', config)
         wanted = program.abstract_state.params

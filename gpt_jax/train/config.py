@@ -50,11 +50,6 @@ class TrainConfig:
             'train.branch_step',
             'branch_from and branch_step (positive) go together',
         )
-        schema.require(
-            not (self.init_from and self.branch_from),
-            'train.init_from',
-            'a branch begins with its trunk; set init_from or branch_from',
-        )
 
     @property
     def evaluation_batch(self) -> int:

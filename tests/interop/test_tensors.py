@@ -136,7 +136,7 @@ def test_the_hubs_cache_is_made_of_links(tmp_path):
 
 
 def test_json_too_large_to_be_meant(tmp_path, monkeypatch):
-    monkeypatch.setattr(tensors, 'LONGEST_JSON', 10)
+    monkeypatch.setattr(tensors, 'LONGEST', 10)
     (tmp_path / 'config.json').write_text('{"a": "0123456789"}')
     with pytest.raises(UserError, match='are too many for such a file'):
         tensors.read_json(tmp_path, 'config.json')

@@ -2,6 +2,7 @@
 
 MODERN = {'norm': 'rms', 'position': 'rotary', 'feedforward': 'gated', 'activation': 'silu', 'bias': False,
           'tied_head': False}  # fmt: skip
+EXPERTS = MODERN | {'feedforward': 'experts', 'experts': 5, 'mlp_width': 24}
 
 ARCHITECTURES = {
     'gpt1': {'block': 'post_norm', 'final_norm': False},
@@ -25,4 +26,8 @@ ARCHITECTURES = {
     'bilinear': {'feedforward': 'gated', 'activation': 'identity', 'bias': False},
     'squared_relu': {'activation': 'squared_relu', 'position': 'none'},
     'exact_gelu': {'activation': 'gelu_exact', 'norm': 'rms'},
+    'experts': EXPERTS | {'kv_heads': 2},
+    'shared_experts': EXPERTS | {'experts_per_token': 3, 'shared_experts': 2, 'normalize_experts': False},
+    'switch': {'feedforward': 'experts', 'experts': 4, 'mlp_width': 40, 'experts_per_token': 1, 'activation': 'relu'}
+    | {'normalize_experts': False, 'capacity_factor': 1.0},
 }

@@ -1,7 +1,7 @@
 """A GPT written apart from the library: numpy, float64, one sequence and one head at a time.
 
-It knows every architecture that a config can name, but routed experts, from the papers that configs/base.py and the
-model's rooms cite.
+It knows every architecture that a config can name, from the papers that configs/base.py and the model's rooms cite.
+Experts are dropless; what a capacity drops is held against its own loop in test_experts.py.
 """
 
 import math
@@ -9,8 +9,11 @@ import math
 import numpy as np
 
 
-def logits(params: dict, tokens: np.ndarray, c) -> np.ndarray:
-    """[length] ids -> [length, vocabulary], for the model's config `c`."""
+def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> np.ndarray:
+    """[length] ids -> [length, vocabulary], for the model's config `c`.
+
+    `routers` receives each layer's router logits, [length, experts].
+    """
     p = {key: np.asarray(value, np.float64) for key, value in _flat(params).items()}
     table = p['embedding/table_VD'][: c.vocab_size]
     x = table[tokens]
@@ -20,7 +23,7 @@ def logits(params: dict, tokens: np.ndarray, c) -> np.ndarray:
         b = {name.removeprefix('blocks/'): value[layer] for name, value in p.items() if name.startswith('blocks/')}
         window = c.window if c.attention_pattern[layer % len(c.attention_pattern)] == 'window' else len(tokens)
         norms = [lambda x, n=n, b=b: _norm(x, b, f'norm_{n}/', c) for n in (1, 2)]
-        attend, feed = (lambda x, b=b, w=window: _attention(x, b, c, w)), (lambda x, b=b: _feed(x, b, c))
+        attend, feed = (lambda x, b=b, w=window: _attention(x, b, c, w)), (lambda x, b=b: _feed(x, b, c, routers))
         if c.block == 'post_norm':
             x = norms[0](x + attend(x))
             x = norms[1](x + feed(x))
@@ -105,13 +108,42 @@ def _scaled(frequency: float, i: int, dims: int, c) -> float:
     return frequency
 
 
-def _feed(x: np.ndarray, b: dict, c) -> np.ndarray:
+def _feed(x: np.ndarray, b: dict, c, routers: list | None) -> np.ndarray:
+    if c.feedforward == 'experts':
+        return _experts(x, {name.removeprefix('feedforward/'): value for name, value in b.items()}, c, routers)
     h = x @ b['feedforward/up'] + (b['feedforward/up_bias'] if c.bias else 0)
     if c.feedforward == 'gated':
         h = h * _activation(x @ b['feedforward/gate'] + (b['feedforward/gate_bias'] if c.bias else 0), c.activation)
     else:
         h = _activation(h, c.activation)
     return h @ b['feedforward/down'] + (b['feedforward/down_bias'] if c.bias else 0)
+
+
+def _experts(x: np.ndarray, b: dict, c, routers: list | None) -> np.ndarray:
+    """Token by token, expert by expert."""
+    y, scores = np.zeros_like(x), x @ b['router']
+    if routers is not None:
+        routers.append(scores)
+    for t in range(len(x)):
+        for expert, weight in choices(scores[t], c).items():
+            y[t] += weight * expert_output(x[t], b, expert, c)
+    if c.shared_experts:
+        y += (_activation(x @ b['shared_gate'], c.activation) * (x @ b['shared_up'])) @ b['shared_down']
+    return y
+
+
+def choices(scores: np.ndarray, c) -> dict[int, float]:
+    """The experts that a token takes, the most probable first, and their weights; scores [experts]."""
+    p = np.exp(scores - scores.max())
+    p /= p.sum()
+    chosen = sorted(range(c.experts), key=lambda expert: -p[expert])[: c.experts_per_token]
+    total = sum(p[expert] for expert in chosen) if c.normalize_experts else 1
+    return {expert: p[expert] / total for expert in chosen}
+
+
+def expert_output(x: np.ndarray, b: dict, expert: int, c) -> np.ndarray:
+    """[D] -> [D]."""
+    return (_activation(x @ b['gate'][expert], c.activation) * (x @ b['up'][expert])) @ b['down'][expert]
 
 
 def _activation(x: np.ndarray, name: str) -> np.ndarray:

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt_jax.model.products import einsum, spread
+from gpt_jax.model import products
+from gpt_jax.model.products import einsum, grouped, spread
 
 SIZES = {'B': 2, 'L': 3, 'M': 3, 'D': 4, 'H': 5, 'G': 5, 'K': 6, 'F': 7}
 
@@ -47,3 +48,49 @@ def test_a_spread_gradient_is_a_product_on_a_cpu_alone(platform, operation):
     backward = text[text.rindex('stablehlo.cosine') :]
     assert f'stablehlo.{operation}' in backward
     assert other not in backward
+
+
+OWNERS = [0, 0, 2, 3, 3]  # expert 1 has no block
+
+
+@pytest.fixture
+def blocks():
+    """Blocks of rows [P, C, x], matrices [E, x, y], gradients of the product [P, C, y]."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    shapes = [(5, 3, 4), (4, 4, 6), (5, 3, 6)]
+    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+
+
+@pytest.mark.parametrize('owners', [OWNERS, None])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_grouped_and_its_gradients_are_those_of_the_experts_one_by_one(model_config, blocks, owners, dtype):
+    config, (a, w, dy) = model_config(matmul_dtype=dtype), blocks
+    owner_P = None if owners is None else jnp.array(owners)
+    a, dy = (a[:4], dy[:4]) if owners is None else (a, dy)
+    y, back = jax.vjp(lambda a, w: grouped(a, w, owner_P, config), a, w)
+    a, w, dy = (np.asarray(t.astype(dtype), np.float64) for t in (a, w, dy))
+    da, dw = np.zeros_like(a), np.zeros_like(w)
+    for block, expert in enumerate(owners or range(4)):
+        np.testing.assert_allclose(y[block], a[block] @ w[expert], atol=1e-5)
+        da[block], dw[expert] = dy[block] @ w[expert].T, dw[expert] + a[block].T @ dy[block]
+    for got, wanted in zip(back(jnp.asarray(dy, jnp.float32)), (da, dw), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize('inner', [1, 2])
+def test_a_tpu_s_form_of_grouped_is_the_loop_s(blocks, inner):
+    a, w, dy = blocks
+    a, owner_P = (a, dy)[inner - 1], jnp.array(OWNERS)
+    one, other = (form(a, w, owner_P, inner=inner) for form in (products._looped, products._ragged))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+    one, other = (form(a, dy, owner_P, experts=4) for form in (products._looped_outer, products._ragged_outer))
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize(('platform', 'ragged'), [('tpu', 3), ('cuda', 0), ('cpu', 0)])
+def test_only_a_tpu_is_given_ragged_products(model_config, blocks, platform, ragged):
+    a, w, _ = blocks
+    gradient = jax.jit(jax.grad(lambda a, w: jnp.sum(grouped(a, w, jnp.array(OWNERS), model_config()) ** 2), (0, 1)))
+    text = gradient.trace(a, w).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count('"chlo.ragged_dot"(') == ragged
+    assert ('stablehlo.while' in text) != bool(ragged)

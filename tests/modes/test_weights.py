@@ -13,8 +13,9 @@ from configs import base
 from gpt_jax import assemble, overrides, trees
 from gpt_jax.data import tokenizer
 from gpt_jax.errors import UserError
-from gpt_jax.interop import tensors, tokenizer_files
-from gpt_jax.modes import evaluate, export_weights, import_weights, train, warm_start
+from gpt_jax.interop import config_file, tensors, tokenizer_files
+from gpt_jax.modes import evaluate, export_weights, import_weights, summary, train, warm_start
+from gpt_jax.scaling import records
 from gpt_jax.train import checkpoint, manifest
 from tests import program
 from tests.interop import golden, small_models
@@ -160,11 +161,23 @@ def test_how_it_is_computed_may_change(imported):
     assert int(warm_start.state(settings, assemble.build(settings), ignore).step) == 0
 
 
-def test_a_branch_has_a_beginning_of_its_own():
-    config = copy.deepcopy(DEFAULTS)
-    config['train'] |= {'branch_from': 'trunk', 'branch_step': 3, 'init_from': 'other'}
-    with pytest.raises(UserError, match=r'config\.train\.init_from: a branch begins with its trunk'):
-        assemble.settings(config, 1)
+def test_a_tuned_run_lies_on_no_law(settings):
+    """Nor does its branch; a branch begins with its trunk, which began with the weights."""
+    tuned = settings({'train.init_from': 'runs/other', 'train.branch_from': 'a/trunk', 'train.branch_step': 3})
+    assert summary._role(tuned) == 'tuned'
+    kept, left_out = records.fittable([{'name': 'a', 'status': 'done', 'role': 'tuned', 'x': 1}], ['x'])
+    assert (kept, len(left_out)) == ([], 1)
+    assert "another run's weights" in left_out[0]['reason']
+
+
+def test_a_config_file_is_python_whatever_the_source_is_called(imported, tmp_path):
+    _, workdir = imported
+    model = json.loads((workdir / 'config.json').read_text())['model']
+    for source in ('a\\N', '"""\nraise SystemExit\n"""', "it's", 'a\\'):
+        text = config_file.text('x_tuned', model, DEFAULTS['model'], source, workdir, workdir / 'tokenizer')
+        (tmp_path / 'config.py').write_text(text)
+        made = overrides.plain(runpy.run_path(str(tmp_path / 'config.py'))['get_config']())
+        assert made['model'] == model
 
 
 def test_a_folder_that_holds_a_run_is_left_alone(imported):
@@ -189,7 +202,9 @@ def test_weights_without_a_tokenizer(tmp_path):
     assert any('holds neither tokenizer.json nor vocab.json' in line for line in said)
     done = export_weights.export(tmp_path / 'run', tmp_path / 'out', DEFAULTS, 'float32', said.append)
     assert any('holds no tokenizer' in line for line in said)
-    assert (done['model_type'], done['files']) == ('openai-gpt', ['config.json', 'model.safetensors'])
+    assert (done['model_type'], done['files']) == (
+        'openai-gpt', ['config.json', 'generation_config.json', 'model.safetensors'],
+    )  # fmt: skip
 
 
 def test_a_run_of_ours_with_a_padded_vocabulary_goes_out(tmp_path):

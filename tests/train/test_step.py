@@ -60,6 +60,43 @@ def test_every_mesh_gives_the_losses_and_parameters_of_one_device(settings, refe
         np.testing.assert_allclose(trees.host_array(b), a, atol=2e-4, err_msg=name)
 
 
+EXPERTS = {'model.feedforward': 'experts', 'model.experts': 4, 'model.mlp_width': 24, 'model.layers': 1}
+
+
+@pytest.mark.parametrize(
+    ('factor', 'fields'),
+    [
+        (0.9, {'mesh.data': 8}),
+        (0.0, {'mesh.fsdp': 8, 'mesh.strategy': 'fsdp', 'model.remat': 'block'}),
+        (0.9, {'mesh.data': 2, 'mesh.fsdp': 4, 'mesh.strategy': 'fsdp', 'model.scan_layers': True,
+               'model.remat': 'dots'}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_each_device_routes_its_own_tokens_as_one_device_does_one_by_one(settings, reference, factor, fields):
+    """With the losses of the routing, which are no sums over tokens, and what a capacity drops."""
+    routed = EXPERTS | {'model.capacity_factor': factor, 'model.load_balance': 0.1}
+    if factor not in reference:
+        reference[factor] = run(settings(routed | {'train.microbatch': 1}), steps=4)
+    losses, state = reference[factor]
+    spread_losses, spread_state = run(settings(routed | fields), steps=4)
+    np.testing.assert_allclose(spread_losses, losses, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(spread_state.params), strict=True):
+        np.testing.assert_allclose(trees.host_array(b), a, atol=2e-4)
+
+
+def test_dropless_routing_does_not_depend_on_what_is_taken_together(settings):
+    """Nor does evaluation, which is always dropless."""
+    even = EXPERTS | {'model.load_balance': 0.0, 'model.router_z': 0.0}
+    found = []
+    for fields in ({}, {'mesh.data': 2, 'mesh.fsdp': 4, 'mesh.strategy': 'fsdp', 'train.microbatch': 2}):
+        losses, state = run(settings(even | fields), steps=4)
+        program = assemble.build(settings(even | fields | {'model.capacity_factor': 0.5}))
+        score, _ = program.evaluate(state.params, next(program.on_devices(rows(settings(), 1))))
+        found.append([*losses, score.item()])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
 def test_golden_losses(settings, reference):
     """A refactoring gives the identical losses; the figures change only with a reason that the commit states."""
     losses, _ = one_device(settings, reference)
