@@ -20,7 +20,7 @@ Ctrl-C stops a text."""
 
 def converse(model: LanguageModel, given: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Reads lines from standard input to its end. Texts go to standard output, all else to `say`."""
-    given = dict(given)
+    given, asked = dict(given), 0
     person = sys.stdin.isatty() and sys.stdout.isatty()
     if person:
         import readline  # noqa: F401 - gives `input` its editing and its history
@@ -40,7 +40,8 @@ def converse(model: LanguageModel, given: Mapping[str, Any], say: Callable[[str]
             if line.startswith('/'):
                 given = command(line, given, say)
             elif line.strip():
-                texts.show(model, [line], options.make(given))
+                texts.show(model, [line], options.make({'seed': asked} | given))  # asked again, it writes another
+                asked += 1
         except KeyboardInterrupt:
             print(flush=True)
         except UserError as error:

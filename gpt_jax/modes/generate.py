@@ -1,5 +1,6 @@
 """How does a trained model write at the terminal? Flags to a job: prompts from somewhere, texts to somewhere."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -111,10 +112,10 @@ def _read(path: Path) -> list[str]:
 
 
 def _devices(text: str | None) -> tuple[int, int]:
-    data, _, fsdp = (text or '1').partition('x')
-    if not (data.isdecimal() and (fsdp or '1').isdecimal() and int(data) and int(fsdp or 1)):
+    match = re.fullmatch('([1-9][0-9]*)(x([1-9][0-9]*))?', text or '1')
+    if match is None:
         raise UserError(f'--devices={text}: wants a number, or two as in 2x4')
-    return int(data), int(fsdp or 1)
+    return int(match[1]), int(match[3] or 1)
 
 
 def generate(job: Job, say: Say) -> None:

@@ -35,7 +35,7 @@ def padded(params, forward):
     return full
 
 
-@pytest.mark.parametrize('name', ['gpt1', 'llama', 'sink', 'alibi'])
+@pytest.mark.parametrize('name', ['gpt1', 'llama', 'sink', 'switch'])
 def test_greedy_text_is_the_argmax_of_the_full_forward(name):
     config = writing.config(**ARCHITECTURES[name] | {'context': CONTEXT})
     params, forward = make(config)
