@@ -38,7 +38,7 @@ OWN = {
     'output': ('export', 'generate'),
     'dtype': ('export',),
 }
-OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',))
+OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',)) | {'weights': ('generate', 'evaluate')}
 NEEDED = {'import': ('source',), 'export': ('checkpoint', 'output'), 'generate': ('checkpoint',)}
 
 _CONFIG = overrides.define_config_flag('config', 'Path of a config file in configs/.')
@@ -161,7 +161,7 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
             f'{done["bits_per_byte"]:.4f} bits/byte after {done["seconds"]:.0f} s; {workdir / "summary.json"}'
         )
     elif _MODE.value == 'evaluate':
-        print(json.dumps(evaluate.evaluate(config, workdir, say)))
+        print(json.dumps(evaluate.evaluate(config, workdir, say, flags.FLAGS.weights or 'float32')))
     elif _MODE.value == 'coordinates':
         coordinates.coordinates(config, workdir, say)
     else:

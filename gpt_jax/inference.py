@@ -1,14 +1,18 @@
 """How is a model set up that is read and not trained? Its config, and where its weights and its texts live."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gpt_jax import assemble, schema
+from gpt_jax.errors import UserError
 from gpt_jax.model import weights
 from gpt_jax.model.config import ModelConfig, resolve
 from gpt_jax.model.gpt import check_choices
+from gpt_jax.model.quantized import SUMMED, quantize
 from gpt_jax.parallel import place
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.parallel.place import Placement
@@ -29,18 +33,58 @@ def model_config(section: Mapping[str, Any], vocab_size: int) -> ModelConfig:
     return model
 
 
+# How matrices are kept; vectors, positions and routers are as they were.
+WEIGHTS: Mapping[str, Callable[[jax.Array, str], Any]] = {
+    'float32': lambda weight, _: weight,
+    'bfloat16': lambda weight, _: weight.astype(jnp.bfloat16),
+    'int8': lambda weight, letters: quantize(weight, letters, 8),
+    'int4': lambda weight, letters: quantize(weight, letters, 4),
+}
+
+
+def kept_as(params: Any, config: ModelConfig, kind: str) -> Any:
+    """The weights with a tree per layer instead of the stack, and their matrices kept as WEIGHTS says.
+
+    The stack's arrays are given up one after the other, so that it and its parts are never both there whole.
+
+    Raises:
+      UserError: no such kind.
+    """
+    if kind not in WEIGHTS:
+        raise UserError(f'weights: no {kind!r}; one of {", ".join(WEIGHTS)}{schema.nearest(kind, WEIGHTS)}')
+    letters = weights.letters(assemble.declarations(config))
+
+    def keep(leaf: jax.Array, letters: str) -> Any:
+        return WEIGHTS[kind](leaf, letters) if letters in SUMMED else leaf
+
+    made = {name: jax.tree.map(keep, part, letters[name]) for name, part in params.items() if name != 'blocks'}
+    stack, structure = jax.tree.flatten(params['blocks'])
+    layers: list[list[Any]] = [[] for _ in range(config.layers)]
+    for leaf, word in zip(stack, jax.tree.leaves(letters['blocks']), strict=True):
+        for n, layer in enumerate(layers):
+            layer.append(keep(leaf[n], word.replace('N', '')))
+        leaf.delete()
+    return made | {f'block_{n}': jax.tree.unflatten(structure, layer) for n, layer in enumerate(layers)}
+
+
 class Home(NamedTuple):
     """The devices of a model.
 
     place: of its activations and weights while it computes. weights: the shardings they are stored in. rows: the
-    sharding of an array with a row per text; ways: the devices that share these. shared: of what is the same for all.
+    sharding of an array with a row per text; ways: the devices, `data` x `fsdp`, that share these. shared: of what is
+    the same for all.
     """
 
     place: Placement
     weights: Any
     rows: NamedSharding
     shared: NamedSharding
-    ways: int
+    data: int
+    fsdp: int
+
+    @property
+    def ways(self) -> int:
+        return self.data * self.fsdp
 
 
 def home(model: ModelConfig, *, data: int, fsdp: int) -> Home:
@@ -57,5 +101,6 @@ def home(model: ModelConfig, *, data: int, fsdp: int) -> Home:
         weights=place.weight_shardings(weights.unbox(boxed), weights.letters(boxed), rules, mesh),
         rows=NamedSharding(mesh, PartitionSpec(('data', 'fsdp'))),
         shared=NamedSharding(mesh, PartitionSpec()),
-        ways=mesh.size,
+        data=data,
+        fsdp=fsdp,
     )

@@ -23,7 +23,8 @@ from gpt_jax.generate.rounds import Drafter, Tally
 from gpt_jax.generate.writer import Text, Update, Words
 from gpt_jax.model import loss as losses
 from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.gpt import GPT, unstack
+from gpt_jax.model.gpt import GPT
+from gpt_jax.pretrained import Pretrained
 
 LOOKUP = 'lookup'
 STREAMED = 4  # steps between two pieces of a stream
@@ -31,7 +32,7 @@ STREAMED = 4  # steps between two pieces of a stream
 
 def load(
     source: str | os.PathLike[str], *, step: int | None = None, draft: str | os.PathLike[str] | None = None,
-    data: int = 1, fsdp: int = 1, say: Callable[[str], None] = print,
+    weights: str = 'float32', data: int = 1, fsdp: int = 1, say: Callable[[str], None] = print,
 ) -> 'LanguageModel':  # fmt: skip
     """The trained model of a folder.
 
@@ -40,6 +41,7 @@ def load(
       step: of a run, the checkpoint of this step; None: the newest.
       draft: proposes tokens, which changes the speed alone: a smaller model with the same tokenizer, named as the
         source is, or 'lookup' for the text's own past.
+      weights: how matrices are kept: float32, bfloat16, int8 or int4 (gpt_jax/model/quantized.py); the draft's too.
       data: devices that share the texts.
       fsdp: devices that share the texts and the weights.
       say: receives lines for the user.
@@ -52,11 +54,13 @@ def load(
     home = inference.home(found.model, data=data, fsdp=fsdp)
     drafter = None
     if draft is not None:
-        drafter = Drafter(None, None) if draft == LOOKUP else _drafter(os.fspath(draft), found, data, fsdp, say)
-    return LanguageModel(found, home, drafter)
+        drafter = Drafter(None, None) if draft == LOOKUP else _drafter(os.fspath(draft), found, home, weights, say)
+    return LanguageModel(found, home, drafter, weights)
 
 
-def _drafter(source: str, found: pretrained.Pretrained, data: int, fsdp: int, say: Callable[[str], None]) -> Drafter:
+def _drafter(
+    source: str, found: Pretrained, beside: inference.Home, weights: str, say: Callable[[str], None]
+) -> Drafter:
     other = pretrained.find(source, step=None, say=say)
     if other.tokenizer.fingerprint != found.tokenizer.fingerprint or other.model.vocab_size != found.model.vocab_size:
         raise UserError(f'draft: {source} has another vocabulary than the model it is to write for')
@@ -64,16 +68,9 @@ def _drafter(source: str, found: pretrained.Pretrained, data: int, fsdp: int, sa
         raise UserError(
             f"draft: {source} has a context of {other.model.context}, less than the model's {found.model.context}"
         )
-    home = inference.home(other.model, data=data, fsdp=fsdp)
-    return Drafter(Model(other.model, home.place), _apart(other.params(home.weights), other.model))
-
-
-def _apart(params: Any, config: ModelConfig) -> Any:
-    """The weights with a tree per layer, in place of the stack."""
-    made = unstack(params, config.layers)
-    for leaf in jax.tree.leaves(params['blocks']):
-        leaf.delete()
-    return made
+    home = inference.home(other.model, data=beside.data, fsdp=beside.fsdp)
+    params = inference.kept_as(other.params(home.weights), other.model, weights)
+    return Drafter(Model(other.model, home.place), params)
 
 
 class LanguageModel:
@@ -85,12 +82,12 @@ class LanguageModel:
       tally: how drafts have fared so far.
     """
 
-    def __init__(self, found: pretrained.Pretrained, home: inference.Home, drafter: Drafter | None):
+    def __init__(self, found: Pretrained, home: inference.Home, drafter: Drafter | None, weights: str):
         self.config: ModelConfig = found.model
         self.tokenizer: Tokenizer = found.tokenizer
         self._found, self._home = found, home
         self._words = Words(found.tokenizer.decode, found.ends)
-        self._params = _apart(found.params(home.weights), found.model)
+        self._params = inference.kept_as(found.params(home.weights), found.model, weights)
         model = Model(found.model, home.place)
         self._device = rounds.device(
             model, self._params, drafter,

@@ -13,12 +13,19 @@ import jax.numpy as jnp
 
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.mask import HIDDEN
+from gpt_jax.model.quantized import operand
 
 
 def logits(x_BLD: jax.Array, w_VD: jax.Array, config: ModelConfig) -> jax.Array:
-    """float32 [B, L, V]; the rows that only pad the vocabulary get a score that softmax turns into 0."""
+    """float32 [B, L, V]; the rows that only pad the vocabulary get a score that softmax turns into 0.
+
+    `w_VD` may be quantized.
+    """
     dtype = jnp.dtype(config.matmul_dtype)
-    z_BLV = jnp.einsum('BLD,VD->BLV', x_BLD.astype(dtype), w_VD.astype(dtype), preferred_element_type=jnp.float32)
+    w_VD, scale_V = operand(w_VD, dtype)
+    z_BLV = jnp.einsum('BLD,VD->BLV', x_BLD.astype(dtype), w_VD, preferred_element_type=jnp.float32)
+    if scale_V is not None:
+        z_BLV = z_BLV * scale_V
     if config.logit_softcap:
         z_BLV = config.logit_softcap * jnp.tanh(z_BLV / config.logit_softcap)
     if w_VD.shape[0] > config.vocab_size:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from gpt_jax import assemble
+from gpt_jax import assemble, inference
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.pipeline import evaluation_batches, evaluation_steps
 from gpt_jax.data.prepare import prepare
@@ -44,8 +44,11 @@ def _watched(batches: Iterator[Any], total: int, line: Progress) -> Iterator[Any
         yield batch
 
 
-def evaluate(config: dict[str, Any], workdir: Path, say: Any) -> dict[str, Any]:
+def evaluate(config: dict[str, Any], workdir: Path, say: Any, weights: str = 'float32') -> dict[str, Any]:
     """Scores the run in `workdir`; returns losses by split, the step and the data's fingerprint.
+
+    Args:
+      weights: how the model's matrices are kept meanwhile (gpt_jax/inference.py): what fewer bits lose.
 
     Raises:
       UserError: there is no good checkpoint in `workdir`, or it does not fit the config.
@@ -62,10 +65,13 @@ def evaluate(config: dict[str, Any], workdir: Path, say: Any) -> dict[str, Any]:
     if changes:
         raise UserError(f'{workdir}: holds another model ({"; ".join(changes)})')
     scores: dict[str, Any] = {'name': settings.name, 'step': restored.step, 'fingerprint': corpus.fingerprint}
+    params = restored.state.params
+    if weights != 'float32':
+        params, scores['weights'] = inference.kept_as(params, settings.model, weights), weights
     line = Progress(sys.stderr, trial=None, name=settings.name, steps=restored.step)
     for split, tokens in (('validation', corpus.validation), ('test', corpus.test)):
         if tokens is not None:
-            loss = validation_loss(settings, program, tokens, restored.state.params, line)
+            loss = validation_loss(settings, program, tokens, params, line)
             scores[f'{split}_loss'] = loss
             scores[f'{split}_bits_per_byte'] = bits_per_byte(loss, tokens.bytes_per_token)
     line.close()

@@ -20,6 +20,7 @@ FLAGS = {
     'prompts': 'File of prompts: .txt, one per line, or .jsonl, the field "prompt" of each record.',
     'interactive': 'Read prompts from the terminal.',
     'draft': "Speeds up: the folder of a smaller model with the same tokenizer, or 'lookup' for the text's own past.",
+    'weights': 'How matrices are kept: float32 (the default), bfloat16, int8 or int4. Also for --mode=evaluate.',
     'devices': 'DATA or DATAxFSDP: devices that share the texts, and those that share the weights; 1 by default.',
 }
 
@@ -62,6 +63,7 @@ class Job(NamedTuple):
     prompts: list[str] | None
     output: Path | None
     draft: str | None
+    weights: str
     devices: tuple[int, int]
     options: dict[str, Any]
 
@@ -72,7 +74,7 @@ def job(checkpoint: str, output: str | None) -> Job:
     Raises:
       UserError: flags that contradict each other, no prompt, or a file that cannot be read.
     """
-    prompt, prompts, interactive, draft, devices = (flags.FLAGS[name].value for name in FLAGS)
+    prompt, prompts, interactive, draft, weights, devices = (flags.FLAGS[name].value for name in FLAGS)
     sources = [name for name in ('prompt', 'prompts', 'interactive') if flags.FLAGS[name].value]
     if len(sources) != 1:
         said = ' and '.join(f'--{name}' for name in sources) or 'no prompt'
@@ -86,7 +88,8 @@ def job(checkpoint: str, output: str | None) -> Job:
     if draft is not None:
         options.check_draft(chosen)
     texts = None if interactive else prompt or _read(Path(str(prompts)))
-    return Job(checkpoint, texts, None if output is None else Path(output), draft, _devices(devices), given)
+    path = None if output is None else Path(output)
+    return Job(checkpoint, texts, path, draft, weights or 'float32', _devices(devices), given)
 
 
 def _read(path: Path) -> list[str]:
@@ -128,7 +131,7 @@ def generate(job: Job, say: Say) -> None:
     from gpt_jax.modes import conversation, texts
 
     data, fsdp = job.devices
-    model = language_model.load(job.checkpoint, draft=job.draft, data=data, fsdp=fsdp, say=say)
+    model = language_model.load(job.checkpoint, draft=job.draft, weights=job.weights, data=data, fsdp=fsdp, say=say)
     if job.prompts is None:
         conversation.converse(model, job.options, say)
     elif job.output is None:

@@ -238,3 +238,18 @@ def test_help_shows_the_modes_and_an_example():
     assert '--mode' in result.stdout
     assert '--config:' in result.stdout
     assert 'configs/ladder_cpu.py' in result.stdout
+
+
+def test_a_run_keeps_its_tokenizer(finished):
+    assert (finished / 'tokenizer.json').read_bytes() == b'{"gpt_jax": "bytes"}\n'
+
+
+def test_what_fewer_bits_lose_is_a_number(finished, source):
+    def scores(*flags):
+        command = program.command(finished, config__data__source=source, mode='evaluate')
+        return json.loads(program.run([*command, *flags])[0])
+
+    exact, kept = scores(), scores('--weights=int4')
+    assert kept['weights'] == 'int4'
+    loss = kept['validation_bits_per_byte'] - exact['validation_bits_per_byte']
+    assert 0 < abs(loss) < 0.1
