@@ -9,6 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gpt_jax import assemble, schema
 from gpt_jax.errors import UserError
+from gpt_jax.generate.decode import HEAD, turned_head
 from gpt_jax.model import weights
 from gpt_jax.model.config import ModelConfig, resolve
 from gpt_jax.model.gpt import check_choices
@@ -42,6 +43,20 @@ WEIGHTS: Mapping[str, Callable[[jax.Array, str], Any]] = {
 }
 
 
+def for_writing(params: Any, config: ModelConfig, kind: str) -> Any:
+    """The weights as generation reads them (decode.prepared), kept as WEIGHTS says. `params` are given up.
+
+    Raises:
+      UserError: no such kind.
+    """
+    _check(kind)
+    head = WEIGHTS[kind](turned_head(params), 'DV')
+    made = kept_as({name: part for name, part in params.items() if name != 'head'}, config, kind)
+    if 'head' in params:
+        params['head']['weight_VD'].delete()
+    return made | {HEAD: head}
+
+
 def kept_as(params: Any, config: ModelConfig, kind: str) -> Any:
     """The weights with a tree per layer instead of the stack, and their matrices kept as WEIGHTS says.
 
@@ -50,8 +65,7 @@ def kept_as(params: Any, config: ModelConfig, kind: str) -> Any:
     Raises:
       UserError: no such kind.
     """
-    if kind not in WEIGHTS:
-        raise UserError(f'weights: no {kind!r}; one of {", ".join(WEIGHTS)}{schema.nearest(kind, WEIGHTS)}')
+    _check(kind)
     letters = weights.letters(assemble.declarations(config))
 
     def keep(leaf: jax.Array, letters: str) -> Any:
@@ -65,6 +79,11 @@ def kept_as(params: Any, config: ModelConfig, kind: str) -> Any:
             layer.append(keep(leaf[n], word.replace('N', '')))
         leaf.delete()
     return made | {f'block_{n}': jax.tree.unflatten(structure, layer) for n, layer in enumerate(layers)}
+
+
+def _check(kind: str) -> None:
+    if kind not in WEIGHTS:
+        raise UserError(f'weights: no {kind!r}; one of {", ".join(WEIGHTS)}{schema.nearest(kind, WEIGHTS)}')
 
 
 class Home(NamedTuple):

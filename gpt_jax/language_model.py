@@ -17,7 +17,7 @@ from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.errors import UserError
 from gpt_jax.generate import batching, options, rounds, writer
 from gpt_jax.generate.batching import Prompt
-from gpt_jax.generate.decode import Model
+from gpt_jax.generate.decode import HEAD, Model
 from gpt_jax.generate.options import Options
 from gpt_jax.generate.rounds import Drafter, Tally
 from gpt_jax.generate.writer import Text, Update, Words
@@ -69,7 +69,7 @@ def _drafter(
             f"draft: {source} has a context of {other.model.context}, less than the model's {found.model.context}"
         )
     home = inference.home(other.model, data=beside.data, fsdp=beside.fsdp)
-    params = inference.kept_as(other.params(home.weights), other.model, weights)
+    params = inference.for_writing(other.params(home.weights), other.model, weights)
     return Drafter(Model(other.model, home.place), params)
 
 
@@ -87,7 +87,7 @@ class LanguageModel:
         self.tokenizer: Tokenizer = found.tokenizer
         self._found, self._home = found, home
         self._words = Words(found.tokenizer.decode, found.ends)
-        self._params = inference.kept_as(found.params(home.weights), found.model, weights)
+        self._params = inference.for_writing(found.params(home.weights), found.model, weights)
         model = Model(found.model, home.place)
         self._device = rounds.device(
             model, self._params, drafter,
@@ -174,5 +174,7 @@ class LanguageModel:
         return Prompt(text, np.concatenate([np.array(self._found.beginning, np.int32), ids]) if text else ids)
 
     def _forward(self, params: Any, tokens_BL: jax.Array) -> jax.Array:
-        features: Any = GPT(self.config, self._home.place, train=False).apply({'params': params}, tokens_BL)
-        return losses.logits(features.x_BLD, features.w_VD, self.config)[..., : self.config.vocab_size]
+        rest = {name: part for name, part in params.items() if name != HEAD}
+        features: Any = GPT(self.config, self._home.place, train=False).apply({'params': rest}, tokens_BL)
+        w_DV = self._home.place.weight(params[HEAD], 'DV')
+        return losses.scores(features.x_BLD, w_DV, self.config)[..., : self.config.vocab_size]
