@@ -8,6 +8,7 @@
   python run.py --config=configs/gpt_tiny.py --mode=coordinates --config.model.parametrization=mup
   python run.py --mode=import --source=openai-community/gpt2        weights from a folder or the Hugging Face hub
   python run.py --mode=export --checkpoint=runs/gpt_tiny --output=exported      a run for transformers
+  python run.py --mode=generate --checkpoint=runs/gpt_tiny --prompt="The weather today is" --max_length=50
 
 configs/base.py lists every --config.FIELD with its default. The same command again does only what is not done.
 Exit codes: 0 done; 2 bad input; 3 a run diverged, a trial or a check failed; 4 out of memory; 75 interrupted and saved,
@@ -26,10 +27,19 @@ from absl import app, flags, logging
 
 from gpt_jax import errors, overrides
 from gpt_jax.launch.trial import follow_parent
+from gpt_jax.modes import generate
 
-MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'import', 'export')
-BARE = ('import', 'export')  # modes that take no --config
-OWN = {'source': 'import', 'checkpoint': 'export', 'output': 'export', 'dtype': 'export'}  # flags of one mode
+MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'import', 'export', 'generate')
+BARE = ('import', 'export', 'generate')  # modes that take no --config
+# Flags that belong to some modes alone, and those that a mode cannot do without.
+OWN = {
+    'source': ('import',),
+    'checkpoint': ('export', 'generate'),
+    'output': ('export', 'generate'),
+    'dtype': ('export',),
+}
+OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',))
+NEEDED = {'import': ('source',), 'export': ('checkpoint', 'output'), 'generate': ('checkpoint',)}
 
 _CONFIG = overrides.define_config_flag('config', 'Path of a config file in configs/.')
 flags.declare_key_flag('config')  # defined elsewhere, and yet the first to look for in --help
@@ -39,11 +49,16 @@ _OUTPUT = flags.DEFINE_string('benchmark_output', None, "Also write the benchmar
 _SOURCE = flags.DEFINE_string(
     'source', None, 'import: a folder of weights, or NAME[@REVISION] on the hub of Hugging Face.'
 )
-_CHECKPOINT = flags.DEFINE_string('checkpoint', None, 'export: the folder of a run; its newest weights are taken.')
-_FOLDER = flags.DEFINE_string('output', None, 'export: the folder to write, not there yet or empty.')
+_CHECKPOINT = flags.DEFINE_string(
+    'checkpoint', None, "export, generate: the run's folder; generate: or a folder or name as --source takes it."
+)
+_FOLDER = flags.DEFINE_string(
+    'output', None, 'export: the folder to write, not there yet or empty. generate: FILE.jsonl, a record per text.'
+)
 _DTYPE = flags.DEFINE_enum(
     'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'
 )
+generate.define_flags()
 _TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name; A,B,... at once.')
 _DISTRIBUTED = flags.DEFINE_string(
     'distributed', '', "Join other processes: 'auto' (Slurm, TPU pods) or COORDINATOR:PORT,PROCESSES,INDEX."
@@ -54,6 +69,9 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # the libraries below are talkative
     follow_parent()
     _check_flags()
+    if _MODE.value == 'generate':
+        generate.generate(generate.job(_CHECKPOINT.value, _FOLDER.value), say)
+        return
     if _MODE.value in BARE:
         _weights()
         return
@@ -87,12 +105,12 @@ def main(_: list[str]) -> None:
 
 def _check_flags() -> None:
     """Raises UserError for a flag that the mode makes no use of, and for one that it cannot do without."""
-    for flag, mode in OWN.items():
+    for flag, modes in OWN.items():
         given = flags.FLAGS[flag].value is not None
-        if given and _MODE.value != mode:
-            raise errors.UserError(f'--{flag}: belongs to --mode={mode}, not to --mode={_MODE.value}')
-        if not given and _MODE.value == mode and flag != 'dtype':
-            raise errors.UserError(f'--mode={mode}: wants --{flag}={flags.FLAGS[flag].help.partition(": ")[2]}')
+        if given and _MODE.value not in modes:
+            raise errors.UserError(f'--{flag}: belongs to --mode={" or ".join(modes)}, not to --mode={_MODE.value}')
+        if not given and flag in NEEDED.get(_MODE.value, ()):
+            raise errors.UserError(f'--mode={_MODE.value}: wants --{flag}={flags.FLAGS[flag].help.partition(": ")[2]}')
     for flag in ('trial', 'distributed', 'benchmark_output') if _MODE.value in BARE else ():
         if flags.FLAGS[flag].value:
             raise errors.UserError(f'--{flag}: --mode={_MODE.value} makes no use of it')

@@ -121,9 +121,12 @@ def get_config() -> ConfigDict:
     mesh.cpu_devices = 0  # JAX devices made of this machine's CPU where there is no other; 0: one per core
 
     config.benchmark = benchmark = ConfigDict()
-    benchmark.steps = 20  # timed steps, after as many as `warmup`
+    benchmark.steps = 20  # timed steps, after as many as `warmup`; 0: no training is timed
     benchmark.warmup = 3
     benchmark.peak_flops = 0.0  # the device's matrix FLOP/s in matmul_dtype; 0: known by the device's name, or measured
+    benchmark.prompt = 32  # tokens read before writing
+    benchmark.new_tokens = 128  # written; 0: no generation is timed
+    benchmark.batches = (1, 8)  # texts written at once, each timed
 
     config.sweep = sweep = ConfigDict()
     sweep.trials = ()  # one dict per trial: name, and dotted config keys with their values (see scaling/plan/design.py)

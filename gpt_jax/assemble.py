@@ -140,7 +140,7 @@ def build(s: Settings) -> Program:
 
     def init() -> State:
         key = jax.random.fold_in(jax.random.key(s.seed), 0)
-        return create(weights.unbox(_init(s.model, key)), transformation)
+        return create(weights.unbox(initial(s.model, key)), transformation)
 
     def evaluate(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
         _, sums = evaluation_loss(params, batch, jax.random.key(0))
@@ -166,7 +166,7 @@ def build_many(s: Settings, runs: int) -> Many:
     def init(seed: jax.Array) -> State:
         key = jax.random.fold_in(jax.random.key(seed), 0)
         transformation, _ = updates.make(s.optimizer, factors, s.steps)
-        return create(weights.unbox(_init(s.model, key)), transformation)
+        return create(weights.unbox(initial(s.model, key)), transformation)
 
     def step(state: State, batch: Any, seed: jax.Array, peak: jax.Array) -> Any:
         transformation, rate = updates.make(s.optimizer, factors, s.steps, peak)
@@ -179,14 +179,15 @@ def build_many(s: Settings, runs: int) -> Many:
     return many(init, step, runs)
 
 
-def _init(config: ModelConfig, key: jax.Array) -> Any:
+def initial(config: ModelConfig, key: jax.Array) -> Any:
+    """The declared weights with their first values, as stored."""
     model = GPT(config, place.ANYWHERE, train=False)
     return model.init(key, jnp.zeros((1, 1), jnp.int32))['params']  # no weight depends on the text's length
 
 
 def declarations(config: ModelConfig) -> Any:
     """The tree of declared weights, abstract: nothing is computed or allocated."""
-    return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+    return jax.eval_shape(lambda: initial(config, jax.random.key(0)))
 
 
 def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool) -> Loss:

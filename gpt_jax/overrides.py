@@ -1,6 +1,7 @@
 """How do a config file, --config.FIELD flags and a sweep's trials become plain dicts? Errors are one line each."""
 
 import copy
+import importlib.util
 import re
 import sys
 from collections.abc import Collection
@@ -78,7 +79,7 @@ def check_overrides(argv: list[str], config: dict[str, Any]) -> None:
 
 
 def _unknown_field(argv: list[str], error: Exception) -> str:
-    known = [key for key, _ in flatten(_base())]
+    known = [key for key, _ in flatten(defaults())]
     for argument in argv:
         key = re.match(r'--config\.([^=]+)', argument)
         if key and key[1] not in known and not any(name.startswith(f'{key[1]}.') for name in known):
@@ -95,10 +96,19 @@ def _wrong_value(error: Exception) -> str:
     return f'{number[1]}: wants {number[3] or number[4]}, got {number[2]!r}' if number else said
 
 
-def _base() -> dict[str, Any]:
-    from configs import base
+def defaults() -> dict[str, Any]:
+    """configs/base.py as nested dicts: the one beside this package, whatever `configs` is where the user stands.
 
-    return plain(base.get_config())
+    Raises:
+      UserError: it is not there.
+    """
+    path = Path(__file__).parents[1] / 'configs' / 'base.py'
+    spec = importlib.util.spec_from_file_location('gpt_jax_base_config', path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UserError(f'{path}: no such file; install gpt_jax from its own folder, with pip install -e')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return plain(module.get_config())
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -78,7 +78,14 @@ def settings(sizes: dict[str, int], model: dict[str, Any], batch: int, steps: in
         'optimizer': OPTIMIZER,
         'train': TRAIN | {'batch': batch},
         'mesh': MESH,
-        'benchmark': {'steps': steps, 'warmup': WARM_UP_STEPS, 'peak_flops': 0.0},
+        'benchmark': {
+            'steps': steps,
+            'warmup': WARM_UP_STEPS,
+            'peak_flops': 0.0,
+            'prompt': 1,
+            'new_tokens': 0,
+            'batches': (1,),
+        },
         'sweep': {'trials': (), 'together': 1, 'hang_minutes': 0.0, 'hours': 0.0, 'flops': 0.0},
     }
     return assemble.settings(config, vocab_size=1)

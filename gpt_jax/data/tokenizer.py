@@ -92,6 +92,18 @@ def load(path: Path) -> Tokenizer:
     return _bytes() if content == BYTES_CONTENT else _from_content(content, str(path))
 
 
+def beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that its own files put before every text, as Llama's do; `encode` never does."""
+    if tokenizer.content == BYTES_CONTENT:
+        return ()
+    import tokenizers
+
+    inner = tokenizers.Tokenizer.from_str(tokenizer.content.decode('utf-8'))
+    whole, plain = (inner.encode('a', add_special_tokens=special).ids for special in (True, False))
+    places = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
+    return tuple(whole[: places[0]]) if places and plain else ()
+
+
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE of at most `vocab_size` ids, END_OF_DOCUMENT among them; less where the text has fewer pairs."""
     import tokenizers

@@ -14,6 +14,7 @@ from gpt_jax import assemble, files, identity, runtime
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.pipeline import batches, repeats
 from gpt_jax.data.prepare import Corpus, prepare
+from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
 from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.launch.trial import PROGRESS
@@ -62,6 +63,7 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
         _warn_of_repeats(settings, corpus, say)
         if jax.process_index() == 0:
             files.write_json(workdir / 'config.json', config)
+            files.write_bytes(workdir / TOKENIZER, (corpus.path / TOKENIZER).read_bytes())  # the folder needs no other
         line = Progress(sys.stderr, trial=trial, name=settings.name, steps=settings.steps, report=workdir / PROGRESS)
         return _run(config, settings, corpus, program, workdir, say, line)
 
