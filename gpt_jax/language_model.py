@@ -17,13 +17,13 @@ from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.errors import UserError
 from gpt_jax.generate import batching, options, rounds, writer
 from gpt_jax.generate.batching import Prompt
-from gpt_jax.generate.decode import Model
+from gpt_jax.generate.decode import HEAD, Model, prepared
 from gpt_jax.generate.options import Options
 from gpt_jax.generate.rounds import Drafter, Tally
 from gpt_jax.generate.writer import Text, Update, Words
 from gpt_jax.model import loss as losses
 from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.gpt import GPT, unstack
+from gpt_jax.model.gpt import GPT
 
 LOOKUP = 'lookup'
 STREAMED = 4  # steps between two pieces of a stream
@@ -69,9 +69,9 @@ def _drafter(source: str, found: pretrained.Pretrained, data: int, fsdp: int, sa
 
 
 def _apart(params: Any, config: ModelConfig) -> Any:
-    """The weights with a tree per layer, in place of the stack."""
-    made = unstack(params, config.layers)
-    for leaf in jax.tree.leaves(params['blocks']):
+    """The weights as generation reads them, in place of those that were stored."""
+    made = prepared(params, config)
+    for leaf in jax.tree.leaves((params['blocks'], params.get('head', {}))):
         leaf.delete()
     return made
 
@@ -177,5 +177,7 @@ class LanguageModel:
         return Prompt(text, np.concatenate([np.array(self._found.beginning, np.int32), ids]) if text else ids)
 
     def _forward(self, params: Any, tokens_BL: jax.Array) -> jax.Array:
-        features: Any = GPT(self.config, self._home.place, train=False).apply({'params': params}, tokens_BL)
-        return losses.logits(features.x_BLD, features.w_VD, self.config)[..., : self.config.vocab_size]
+        rest = {name: part for name, part in params.items() if name != HEAD}
+        features: Any = GPT(self.config, self._home.place, train=False).apply({'params': rest}, tokens_BL)
+        w_DV = self._home.place.weight(params[HEAD], 'DV')
+        return losses.scores(features.x_BLD, w_DV, self.config)[..., : self.config.vocab_size]

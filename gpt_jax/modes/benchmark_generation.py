@@ -20,11 +20,10 @@ from gpt_jax import assemble, inference
 from gpt_jax.assemble import Settings
 from gpt_jax.generate import batching, options, processors, sampling
 from gpt_jax.generate.batching import Prompt, Request
-from gpt_jax.generate.decode import Model
+from gpt_jax.generate.decode import Model, prepared
 from gpt_jax.generate.rounds import Device, device
 from gpt_jax.model import cache, weights
 from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.gpt import unstack
 
 ROUNDS = 3  # the best is quoted: what else the machine does can only make it slower
 ALONE = ('--config.mesh.cpu_devices=1', '--config.benchmark.steps=0')  # this part, in a process of its own
@@ -89,7 +88,7 @@ def _alone(say: Callable[[str], None]) -> dict[str, Any]:
 def _device(model: ModelConfig) -> Device:
     home = inference.home(model, data=1, fsdp=1)
     params = jax.jit(
-        lambda: unstack(weights.unbox(assemble.initial(model, jax.random.key(0))), model.layers),
+        lambda: prepared(weights.unbox(assemble.initial(model, jax.random.key(0))), model),
     )()
     return device(
         Model(model, home.place), params, None,
@@ -127,9 +126,7 @@ def _best(writer: Device, batch: int, prompt: int, tokens: int) -> tuple[float, 
 def _bytes_read(writer: Device, batch: int, length: int) -> int:
     """What one step takes from memory: weights that are multiplied with, and the cache of `length` tokens."""
     model = writer.model.config
-    read = {name: part for name, part in writer.params.items() if name != 'position'}
-    if not model.tied_head:
-        del read['embedding']  # one row of it
+    read = {name: part for name, part in writer.params.items() if name not in ('position', 'embedding')}  # a row each
     kept = jax.eval_shape(lambda: cache.empty(model, batch, length, 1).layers)
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((read, kept)))
 
