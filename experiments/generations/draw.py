@@ -121,6 +121,9 @@ def _draw(runs: dict[str, Runs], fitted: dict[str, Law], result: dict[str, Any])
         ticks = np.arange(np.ceil(every.min() * 10) / 10, every.max(), 0.2)
         left.set_yticks(ticks, [f'{tick:.1f}' for tick in ticks])
         left.yaxis.set_minor_locator(NullLocator())
+        budgets = np.unique(np.concatenate([flops for flops, _ in runs.values()]).round(-10))
+        left.xaxis.set_minor_locator(NullLocator())
+        left.set_xticks(_spaced(budgets), [f'{flops:.2g}'.replace('e+', 'e') for flops in _spaced(budgets)])
         left.set_xlabel('training FLOPs (6N)')
         left.set_ylabel('validation loss (nats/byte)')
         left.legend(frameon=False, fontsize=8)
@@ -133,13 +136,20 @@ def _draw(runs: dict[str, Runs], fitted: dict[str, Law], result: dict[str, Any])
         words = [f'{NAMES[b]}\nover\n{NAMES[a]}' for a, b in pairwise(NAMES)]
         right.set_xticks(range(len(words)), words, fontsize=8)
         right.set_xlim(-0.5, len(words) - 0.3)
-        right.set_yscale('log', base=2)
-        right.yaxis.set_major_formatter('{x:g}')
         right.set_ylabel('compute multiplier')
         for axes in (left, right):
             axes.grid(alpha=0.25, lw=0.5)
         figure.suptitle("What each generation's architecture saves in compute", fontsize=10, fontweight='bold')
         return save(figure, HERE / 'generations.png')
+
+
+def _spaced(budgets: np.ndarray) -> list[float]:
+    """One of those that are alike to a tenth."""
+    kept: list[float] = []
+    for flops in budgets:
+        if not kept or flops > 1.1 * kept[-1]:
+            kept.append(float(flops))
+    return kept
 
 
 if __name__ == '__main__':
