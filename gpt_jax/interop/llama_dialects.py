@@ -179,7 +179,7 @@ _LLAMA = {
     'rotary_fraction': (1.0,), 'rotary_scaling': tuple(rope.TYPES.values()), 'feedforward': ('gated',),
     'bias': (False,), 'qkv_bias': (False,), 'qk_norm': (False,), 'activation': tuple(ACTIVATIONS.values()),
 }  # fmt: skip
-_MOE = {'feedforward': ('experts',), 'shared_experts': (0,), 'capacity_factor': (0.0,)}
+_MOE = {'feedforward': ('experts',), 'shared_experts': (0,)}
 _MIXTRAL = _LLAMA | _MOE | {'normalize_experts': (True,)}
 _EVEN = {'heads': lambda model: model.width % model.heads == 0}  # what transformers asks of a Llama
 _ANY = (FULL, WINDOW, MIXED)

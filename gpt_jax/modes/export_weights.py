@@ -11,9 +11,11 @@ from gpt_jax import assemble, trees
 from gpt_jax.assemble import Settings
 from gpt_jax.data import tokenizer
 from gpt_jax.data.prepare import prepare
+from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import UserError
 from gpt_jax.interop import huggingface, tokenizer_files
 from gpt_jax.model import weights
+from gpt_jax.modes.import_weights import TOKENIZER as CARRIED
 from gpt_jax.modes.import_weights import letters_of
 from gpt_jax.train import checkpoint, manifest
 from gpt_jax.train.state import State
@@ -39,7 +41,7 @@ def export(run: Path, output: Path, defaults: Config, dtype: str, say: Say) -> d
     config = {
         key: defaults.get(key, {}) | part if isinstance(part, dict) else part for key, part in meta['config'].items()
     }
-    carried, vocab_size = _tokenizer(config, say)
+    carried, vocab_size = _tokenizer(run, config, say)
     settings = assemble.settings(config, vocab_size)
     kind = huggingface.layout_of(settings.model)
     step, params = _params(run, settings, say)
@@ -67,21 +69,29 @@ def _params(run: Path, settings: Settings, say: Say) -> tuple[int, dict[str, jax
     return restored.step, dict(zip(trees.names(params), jax.tree.leaves(params), strict=True))
 
 
-def _tokenizer(config: Config, say: Say) -> tuple[dict[str, bytes], int]:
-    """The files of the run's tokenizer, and its vocabulary's size; 1 where it is not there."""
-    spec = str(config['data']['tokenizer'])
-    path, found = Path(spec).expanduser(), {}
-    if path.is_dir():
-        found = tokenizer_files.read(path)
-        if tokenizer_files.usable(found):
-            return found, tokenizer.make(spec, lambda: ()).vocab_size
-    elif spec == 'bytes' or path.is_file():
+def _tokenizer(run: Path, config: Config, say: Say) -> tuple[dict[str, bytes], int]:
+    """The files of the run's tokenizer, and its vocabulary's size; 1 where it is not there.
+
+    They are those that came with the weights, if they are of the tokenizer that the run was trained with.
+    """
+    spec, own = str(config['data']['tokenizer']), run / TOKENIZER
+    context = config['model']['context']
+    found: dict[str, bytes] = {}
+    for folder in (run / CARRIED, Path(spec).expanduser()):
+        found = found or (tokenizer_files.read(folder) if folder.is_dir() else {})
+        if folder.is_dir() and tokenizer_files.usable(found):
+            made = tokenizer.make(str(folder), lambda: ())
+            if not own.is_file() or tokenizer.load(own).fingerprint == made.fingerprint:
+                return found, made.vocab_size
+    if own.is_file():
+        made = tokenizer.load(own)
+    elif spec == 'bytes' or Path(spec).expanduser().is_file():
         made = tokenizer.make(spec, lambda: ())
-        return tokenizer_files.made(made, config['model']['context']), made.vocab_size
     elif spec.startswith('bpe:'):
         made = prepare(assemble.data_config(config), say).tokenizer()
-        return tokenizer_files.made(made, config['model']['context']), made.vocab_size
-    if not config['model']['vocab_size']:
-        raise UserError(f'config.data.tokenizer: {path} is gone, and only it knows the size of the vocabulary')
-    say(f'warning: {path} holds no tokenizer; the folder is written without one')
-    return found, 1
+    elif config['model']['vocab_size']:
+        say(f'warning: {spec} holds no tokenizer; the folder is written without one')
+        return found, 1
+    else:
+        raise UserError(f'config.data.tokenizer: {spec} is gone, and only it knows the size of the vocabulary')
+    return tokenizer_files.made(made, context), made.vocab_size

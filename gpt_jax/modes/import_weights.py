@@ -14,7 +14,7 @@ from gpt_jax.assemble import Settings
 from gpt_jax.data import tokenizer
 from gpt_jax.errors import UserError
 from gpt_jax.interop import config_file, huggingface, tokenizer_files
-from gpt_jax.model import accounting, weights
+from gpt_jax.model import weights
 from gpt_jax.observe.progress import count
 from gpt_jax.train import checkpoint
 from gpt_jax.train.state import State
@@ -52,8 +52,7 @@ def import_weights(source: str, defaults: Config, workdir: Path, say: Say) -> No
     program = assemble.build(dataclasses.replace(settings, mesh=alone))
     letters = letters_of(settings)
     load = huggingface.params(found, letters, settings.model.dims)
-    total = accounting.parameters(settings.model)['total']
-    say(f'{found.folder}: {found.kind}, {count(total)} parameters')
+    say(f'{found.folder}: {found.kind}, {count(trees.size(program.abstract_state.params))} parameters')
     with files.lock(workdir / 'lock', wait=False):
         tokenizer_files.write(workdir / TOKENIZER, tokenizer_files.with_generation(carried, found.tokens))
         text = config_file.text(

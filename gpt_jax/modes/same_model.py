@@ -8,7 +8,7 @@ from gpt_jax.model.config import resolve
 
 # What is in no weight: how the model is computed, how it was started, and what else was minimized.
 FREE = ('attention_kernel', 'attention_chunk', 'activation_dtype', 'matmul_dtype', 'scan_layers', 'remat', 'loss_chunk',
-        'dropout', 'init_std', 'load_balance', 'router_z', 'z_loss')  # fmt: skip
+        'dropout', 'init_std', 'capacity_factor', 'load_balance', 'router_z', 'z_loss')  # fmt: skip
 STRETCHED = ('llama3', 'yarn')  # what rotary positions keep of the original context
 
 

@@ -1,15 +1,20 @@
 """Is every field of a config.json taken for what it says, or refused by its name?"""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
+from configs import base
+from gpt_jax import overrides
 from gpt_jax.errors import UserError
 from gpt_jax.interop.fields import HARMLESS, NEUTRAL, Fields
 from gpt_jax.interop.layouts import LAYOUTS
+from gpt_jax.model.config import ModelConfig, resolve
 from tests.interop import golden
 from tests.interop.small_models import EXAMPLES
 
+MODEL = overrides.plain(base.get_config())['model']
 _TRAINING = {'torch_dtype': 'bfloat16', 'transformers_version': '4.34.0', 'use_cache': True, 'initializer_range': 0.02}
 _SUMMARY = {
     'attn_pdrop': 0.1, 'embd_pdrop': 0.1, 'resid_pdrop': 0.1, 'summary_activation': None, 'summary_first_dropout': 0.1,
@@ -211,3 +216,14 @@ def test_no_field_that_decides_anything_is_called_harmless():
         taken |= fields.taken
     assert not taken & HARMLESS
     assert not NEUTRAL.keys() & HARMLESS
+
+
+@pytest.mark.parametrize('name', ['gpt2', 'openai-gpt', 'llama3', 'mistral', 'mixtral', 'qwen2', 'qwen3_moe'])
+def test_nonsense_is_refused_in_one_line_or_taken(name):
+    """Whatever stands in a field: never a traceback, and never a model that is none."""
+    values = golden.read(name)['config']
+    for key in (*values, 'rope_theta', 'rope_scaling', 'num_experts', 'layer_types', 'head_dim'):
+        for value in (None, True, -1, 0, 1, 1.5, 2**40, 1e308, 'x', '', [], [1], {}, {'x': 1}, [[]]):
+            with contextlib.suppress(UserError):
+                made = section(EXAMPLES[name][0], values | {key: value})
+                ModelConfig(**resolve(MODEL | made, 1))

@@ -10,46 +10,53 @@ from gpt_jax.interop import huggingface, layouts, tensors
 from tests.interop import golden, small_models
 from tests.interop.small_models import EXAMPLES
 
-WITHIN = 2e-5  # float32, of logits up to 15; 1e-6 to 4e-6 are reached
+WITHIN = 2e-5  # float32, of logits up to 15; 6e-7 to 9e-6 are reached
 
 
-def imported(name, folder):
-    kept = golden.read(name)
-    return kept, small_models.read(small_models.write(folder, kept['config'], kept['shapes']))
+# Those whose backward pass has a part that no other here has; test_transformers.py compares all gradients of all.
+SLOPES = ('gpt2', 'openai-gpt', 'llama3', 'mixtral', 'qwen2', 'qwen3')
 
 
-@pytest.mark.parametrize('name', EXAMPLES)
-def test_logits_and_gradients(name, tmp_path):
-    kept, ours = imported(name, tmp_path)
-    logits, gradients = small_models.computed(ours, small_models.tokens())
+@pytest.fixture(scope='module', params=EXAMPLES)
+def example(request, tmp_path_factory):
+    """(name, what is kept, the folder made of it, ours)."""
+    kept, folder = golden.read(request.param), tmp_path_factory.mktemp('there')
+    return request.param, kept, folder, small_models.read(small_models.write(folder, kept['config'], kept['shapes']))
+
+
+def test_logits_and_gradients(example):
+    name, kept, _, ours = example
+    if name in SLOPES:
+        logits, gradients = small_models.computed(ours, small_models.tokens())
+        assert gradients.keys() == kept['slopes'].keys() == kept['shapes'].keys()
+    else:
+        logits, gradients = small_models.logits(ours, small_models.tokens()), {}
     assert np.std(logits) > 0.5
     assert np.abs(logits - kept['logits']).max() <= WITHIN
-    slopes = {one: np.sum(g * small_models.direction(one, g.shape)) for one, g in gradients.items()}
-    assert slopes.keys() == kept['slopes'].keys() == kept['shapes'].keys()
-    for one, slope in slopes.items():
+    for one, gradient in gradients.items():
+        slope = np.sum(gradient * small_models.direction(one, gradient.shape))
         assert slope == pytest.approx(kept['slopes'][one], rel=WITHIN, abs=WITHIN), one
 
 
-@pytest.mark.parametrize('name', EXAMPLES)
-def test_what_came_in_goes_out_byte_for_byte(name, tmp_path):
-    _, ours = imported(name, tmp_path / 'in')
+def test_what_came_in_goes_out_byte_for_byte(example, tmp_path):
+    _, _, folder, ours = example
     huggingface.write(
         tmp_path / 'out', ours.model, ours.weight, ours.letters, tokens=ours.source.tokens, dtype='float32', extra={},
         shard_bytes=9000,
     )  # fmt: skip
-    there, back = tensors.find(tmp_path / 'in'), tensors.find(tmp_path / 'out')
+    there, back = tensors.find(folder), tensors.find(tmp_path / 'out')
     assert back.where.keys() == there.where.keys()
     for one in there.where:
         assert back.raw(one).tobytes() == there.raw(one).tobytes(), one
-    again = small_models.read(tmp_path / 'out')
-    assert again.model == ours.model
-    for path, value in small_models.by_path(again.params).items():
-        assert value.tobytes() == ours.weight(path).tobytes()
+    again = huggingface.read(str(tmp_path / 'out'))
+    assert small_models.section(again) == ours.model
+    load = huggingface.params(again, ours.letters, ours.model.dims)
+    for path in ours.letters:
+        assert load(path).tobytes() == ours.weight(path).tobytes()
 
 
-@pytest.mark.parametrize('name', EXAMPLES)
-def test_every_weight_has_a_place_in_the_table(name, tmp_path):
-    kept, ours = imported(name, tmp_path)
+def test_every_weight_has_a_place_in_the_table(example):
+    _, kept, _, ours = example
     pieces = list(layouts.pieces(layouts.LAYOUTS[ours.source.kind], ours.letters, ours.model.dims))
     assert {piece.name: list(layouts.shape(piece, ours.model.dims)) for piece in pieces} == kept['shapes']
     assert {path for piece in pieces for path in piece.paths} == ours.letters.keys()

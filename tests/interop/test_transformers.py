@@ -1,7 +1,7 @@
 """Do imported models compute what transformers computes, and does transformers load what is exported?
 
 The same weights on both sides, large enough that every part matters (small_models.py). What is reached in float32:
-logits within 1e-6 to 4e-6 of transformers in float64, as near as its own float32.
+logits of up to 15 within 6e-7 to 9e-6 of transformers in float64, as near as its own float32 comes.
 """
 
 import numpy as np
@@ -65,10 +65,10 @@ def test_bfloat16_comes_in_exactly_and_computes_within_its_rounding(name, tmp_pa
     golden.theirs(name, tmp_path / 'single').to(torch.bfloat16).save_pretrained(tmp_path / 'half')
     exact, rounded = (golden.logits(golden.load(tmp_path / 'half', dtype)) for dtype in ('float64', 'bfloat16'))
     ours = small_models.read(tmp_path / 'half')
-    logits, _ = small_models.computed(ours, small_models.tokens())
+    logits = small_models.logits(ours, small_models.tokens())
     assert np.abs(logits - exact).max() <= WITHIN  # the same weights, computed in float32
     low = small_models.read(tmp_path / 'half', activation_dtype='bfloat16', matmul_dtype='bfloat16')
-    logits, _ = small_models.computed(low, small_models.tokens())
+    logits = small_models.logits(low, small_models.tokens())
     allowed = 2 * np.sqrt(np.mean((rounded - exact) ** 2))
     assert 1e-3 < np.sqrt(np.mean((logits - exact) ** 2)) <= allowed
     huggingface.write(

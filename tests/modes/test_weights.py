@@ -100,7 +100,7 @@ def test_what_came_in_goes_out_by_the_command_line(imported, tmp_path):
 
 
 def test_it_is_scored_and_trained_on_from(imported, tmp_path):
-    _, workdir = imported
+    there, workdir = imported
     text = tmp_path / 'text.txt'
     text.write_text('to be or not to be, that is the question. ' * 200)
     config = config_of(workdir, f'files:{text}')
@@ -117,6 +117,12 @@ def test_it_is_scored_and_trained_on_from(imported, tmp_path):
     assert max(moved) < 1e-3  # three small steps
     again = evaluate.evaluate(config, tmp_path / 'tuned', ignore)
     assert again['validation_loss'] == done['validation_loss']
+    export_weights.export(tmp_path / 'tuned', tmp_path / 'out', DEFAULTS, 'bfloat16', ignore)
+    assert (tmp_path / 'out/tokenizer_config.json').read_bytes() == (there / 'tokenizer_config.json').read_bytes()
+    own = json.dumps(json.loads((there / 'tokenizer.json').read_text()), indent=1)  # not what came: another
+    (tmp_path / 'tuned/tokenizer.json').write_text(own)
+    export_weights.export(tmp_path / 'tuned', tmp_path / 'other', DEFAULTS, 'bfloat16', ignore)
+    assert (tmp_path / 'other/tokenizer.json').read_text() == own
 
 
 @pytest.mark.parametrize('mesh', [
