@@ -20,7 +20,7 @@ from gpt_jax.train.state import State
 
 # What may differ between training a model and scoring it: how it is computed, and how it was started.
 FREE = ('attention_kernel', 'attention_chunk', 'activation_dtype', 'matmul_dtype', 'scan_layers', 'remat', 'loss_chunk',
-        'dropout', 'init_std')  # fmt: skip
+        'dropout', 'init_std', 'capacity_factor', 'load_balance', 'router_z', 'z_loss')  # fmt: skip
 
 
 def validation_loss(settings: Settings, program: Program, tokens: Tokens, params: Any, line: Progress) -> float:
