@@ -6,12 +6,16 @@
   python run.py --config=configs/gpt_tiny.py --mode=evaluate        the run's newest checkpoint on held-out text
   python run.py --config=configs/gpt_tiny.py --mode=benchmark       the speed of the real step
   python run.py --config=configs/gpt_tiny.py --mode=coordinates --config.model.parametrization=mup
+  python run.py --mode=import --source=openai-community/gpt2        weights from a folder or the Hugging Face hub
+  python run.py --mode=export --checkpoint=runs/gpt_tiny --output=exported      a run for transformers
+  python run.py --mode=generate --checkpoint=runs/gpt_tiny --prompt="The weather today is" --max_length=50
 
 configs/base.py lists every --config.FIELD with its default. The same command again does only what is not done.
 Exit codes: 0 done; 2 bad input; 3 a run diverged, a trial or a check failed; 4 out of memory; 75 interrupted and saved,
 or a budget is spent: run it again.
 """
 
+import functools
 import json
 import os
 import sys
@@ -23,14 +27,38 @@ from absl import app, flags, logging
 
 from gpt_jax import errors, overrides
 from gpt_jax.launch.trial import follow_parent
+from gpt_jax.modes import generate
 
-MODES = ('train', 'evaluate', 'benchmark', 'coordinates')
+MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'import', 'export', 'generate')
+BARE = ('import', 'export', 'generate')  # modes that take no --config
+# Flags that belong to some modes alone, and those that a mode cannot do without.
+OWN = {
+    'source': ('import',),
+    'checkpoint': ('export', 'generate'),
+    'output': ('export', 'generate'),
+    'dtype': ('export',),
+}
+OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',)) | {'weights': ('generate', 'evaluate')}
+NEEDED = {'import': ('source',), 'export': ('checkpoint', 'output'), 'generate': ('checkpoint',)}
 
 _CONFIG = overrides.define_config_flag('config', 'Path of a config file in configs/.')
 flags.declare_key_flag('config')  # defined elsewhere, and yet the first to look for in --help
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME by default.')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do. A config that declares a sweep runs the sweep.')
 _OUTPUT = flags.DEFINE_string('benchmark_output', None, "Also write the benchmark's JSON to this file.")
+_SOURCE = flags.DEFINE_string(
+    'source', None, 'import: a folder of weights, or NAME[@REVISION] on the hub of Hugging Face.'
+)
+_CHECKPOINT = flags.DEFINE_string(
+    'checkpoint', None, "export, generate: the run's folder; generate: or a folder or name as --source takes it."
+)
+_FOLDER = flags.DEFINE_string(
+    'output', None, 'export: the folder to write, not there yet or empty. generate: FILE.jsonl, a record per text.'
+)
+_DTYPE = flags.DEFINE_enum(
+    'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'
+)
+generate.define_flags()
 _TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name; A,B,... at once.')
 _DISTRIBUTED = flags.DEFINE_string(
     'distributed', '', "Join other processes: 'auto' (Slurm, TPU pods) or COORDINATOR:PORT,PROCESSES,INDEX."
@@ -40,6 +68,13 @@ _DISTRIBUTED = flags.DEFINE_string(
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # the libraries below are talkative
     follow_parent()
+    _check_flags()
+    if _MODE.value == 'generate':
+        generate.generate(generate.job(_CHECKPOINT.value, _FOLDER.value), say)
+        return
+    if _MODE.value in BARE:
+        _weights()
+        return
     config = overrides.plain(_CONFIG.value)
     trials = overrides.trials(config)
     overrides.check_overrides(sys.argv, config)
@@ -68,6 +103,39 @@ def main(_: list[str]) -> None:
     _one(trials[name], workdir / 'trials' / name, position)
 
 
+def _check_flags() -> None:
+    """Raises UserError for a flag that the mode makes no use of, and for one that it cannot do without."""
+    for flag, modes in OWN.items():
+        given = flags.FLAGS[flag].value is not None
+        if given and _MODE.value not in modes:
+            raise errors.UserError(f'--{flag}: belongs to --mode={" or ".join(modes)}, not to --mode={_MODE.value}')
+        if not given and flag in NEEDED.get(_MODE.value, ()):
+            raise errors.UserError(f'--mode={_MODE.value}: wants --{flag}={flags.FLAGS[flag].help.partition(": ")[2]}')
+    for flag in ('trial', 'distributed', 'benchmark_output') if _MODE.value in BARE else ():
+        if flags.FLAGS[flag].value:
+            raise errors.UserError(f'--{flag}: --mode={_MODE.value} makes no use of it')
+
+
+def _weights() -> None:
+    """Weights in or out. Files are copied and nothing is computed, so the CPU will do."""
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    from configs import base
+    from gpt_jax import runtime
+    from gpt_jax.modes import export_weights, import_weights
+
+    runtime.start(1, '')
+    defaults = overrides.plain(base.get_config())
+    if _MODE.value == 'import':
+        workdir = Path(_WORKDIR.value or Path('runs') / import_weights.name(_SOURCE.value)).resolve()
+        _check_folder('workdir', workdir)
+        import_weights.import_weights(_SOURCE.value, defaults, workdir, say)
+        return
+    output = Path(_FOLDER.value).resolve()
+    _check_folder('output', output)
+    done = export_weights.export(Path(_CHECKPOINT.value), output, defaults, _DTYPE.value or 'float32', say)
+    print(json.dumps(done))
+
+
 def _check_folder(flag: str, folder: Path) -> None:
     """Raises UserError where `folder` is none that can be made and written to, before any work."""
     above = next(one for one in (folder, *folder.parents) if one.exists())
@@ -93,7 +161,7 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
             f'{done["bits_per_byte"]:.4f} bits/byte after {done["seconds"]:.0f} s; {workdir / "summary.json"}'
         )
     elif _MODE.value == 'evaluate':
-        print(json.dumps(evaluate.evaluate(config, workdir, say)))
+        print(json.dumps(evaluate.evaluate(config, workdir, say, flags.FLAGS.weights or 'float32')))
     elif _MODE.value == 'coordinates':
         coordinates.coordinates(config, workdir, say)
     else:
@@ -137,4 +205,4 @@ def _guarded(action: Callable[[], None]) -> None:
 
 
 if __name__ == '__main__':
-    _guarded(lambda: app.run(main, flags_parser=overrides.parse))
+    _guarded(lambda: app.run(main, flags_parser=functools.partial(overrides.parse, bare=BARE)))

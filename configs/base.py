@@ -110,6 +110,7 @@ def get_config() -> ConfigDict:
     train.keep_steps = ()  # steps whose checkpoints are saved and never removed: where branches begin
     train.branch_from = ''  # a run's folder, or another trial's name: begin with its checkpoint of `branch_step`
     train.branch_step = 0
+    train.init_from = ''  # a run's folder, imported ones too: begin with its newest weights, all else afresh
     train.max_skipped_in_row = 10  # non-finite steps in a row before the run stops
     train.tensorboard = True
 
@@ -120,9 +121,13 @@ def get_config() -> ConfigDict:
     mesh.cpu_devices = 0  # JAX devices made of this machine's CPU where there is no other; 0: one per core
 
     config.benchmark = benchmark = ConfigDict()
-    benchmark.steps = 20  # timed steps, after as many as `warmup`
+    benchmark.steps = 20  # timed steps, after as many as `warmup`; 0: no training is timed
     benchmark.warmup = 3
     benchmark.peak_flops = 0.0  # the device's matrix FLOP/s in matmul_dtype; 0: known by the device's name, or measured
+    benchmark.prompt = 32  # tokens read before writing
+    benchmark.new_tokens = 128  # written; 0: no generation is timed
+    benchmark.batches = (1, 8)  # texts written at once, each timed
+    benchmark.weights = 'float32'  # float32, bfloat16, int8, int4: how matrices are kept while writing
 
     config.sweep = sweep = ConfigDict()
     sweep.trials = ()  # one dict per trial: name, and dotted config keys with their values (see scaling/plan/design.py)

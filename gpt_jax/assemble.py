@@ -97,6 +97,7 @@ class Program(NamedTuple):
     step: jitted (state, batch) -> (state, metrics); the state is donated.
     evaluate: jitted (params, batch) -> (summed loss in nats, summed weight).
     init: () -> the state before the first update, on its devices.
+    begin: params on their devices -> the state before the first update of them; they are donated.
     abstract_state: shapes, dtypes and shardings of the state.
     on_devices: iterator of this process's rows -> iterator of global arrays.
     """
@@ -105,6 +106,7 @@ class Program(NamedTuple):
     step: Any
     evaluate: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
     init: Callable[[], State]
+    begin: Callable[[Any], State]
     abstract_state: State
     on_devices: Callable[[Iterable[dict[str, np.ndarray]]], Iterator[dict[str, jax.Array]]]
 
@@ -138,7 +140,7 @@ def build(s: Settings) -> Program:
 
     def init() -> State:
         key = jax.random.fold_in(jax.random.key(s.seed), 0)
-        return create(weights.unbox(_init(s.model, key)), transformation)
+        return create(weights.unbox(initial(s.model, key)), transformation)
 
     def evaluate(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
         _, sums = evaluation_loss(params, batch, jax.random.key(0))
@@ -149,6 +151,7 @@ def build(s: Settings) -> Program:
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
         evaluate=jax.jit(evaluate),
         init=jax.jit(init, out_shardings=shardings),
+        begin=jax.jit(lambda params: create(params, transformation), donate_argnums=0, out_shardings=shardings),
         abstract_state=abstract,
         on_devices=lambda batches: _on_devices(batches, mesh),
     )
@@ -163,7 +166,7 @@ def build_many(s: Settings, runs: int) -> Many:
     def init(seed: jax.Array) -> State:
         key = jax.random.fold_in(jax.random.key(seed), 0)
         transformation, _ = updates.make(s.optimizer, factors, s.steps)
-        return create(weights.unbox(_init(s.model, key)), transformation)
+        return create(weights.unbox(initial(s.model, key)), transformation)
 
     def step(state: State, batch: Any, seed: jax.Array, peak: jax.Array) -> Any:
         transformation, rate = updates.make(s.optimizer, factors, s.steps, peak)
@@ -176,14 +179,15 @@ def build_many(s: Settings, runs: int) -> Many:
     return many(init, step, runs)
 
 
-def _init(config: ModelConfig, key: jax.Array) -> Any:
+def initial(config: ModelConfig, key: jax.Array) -> Any:
+    """The declared weights with their first values, as stored."""
     model = GPT(config, place.ANYWHERE, train=False)
-    return model.init(key, jnp.zeros((1, config.context), jnp.int32))['params']
+    return model.init(key, jnp.zeros((1, 1), jnp.int32))['params']  # no weight depends on the text's length
 
 
 def declarations(config: ModelConfig) -> Any:
     """The tree of declared weights, abstract: nothing is computed or allocated."""
-    return jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+    return jax.eval_shape(lambda: initial(config, jax.random.key(0)))
 
 
 def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool) -> Loss:

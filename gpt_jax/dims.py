@@ -19,6 +19,8 @@ LEGEND = {
     'P': 'blocks of tokens, each of one expert',
     'C': 'rows of such a block',
     'N': 'layers',
+    'J': 'beams of a prompt',
+    'Q': 'what is proposed: continuations of beams, tokens of a draft',
     'W': 'window of the data: the L + 1 tokens that inputs and targets are cut from',
     'A': 'microbatches accumulated in one step',
 }

@@ -1,8 +1,10 @@
 """How do a config file, --config.FIELD flags and a sweep's trials become plain dicts? Errors are one line each."""
 
 import copy
+import importlib.util
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,14 @@ from gpt_jax.identity import flatten
 
 def define_config_flag(name: str, text: str) -> Any:
     """--NAME=FILE and --NAME.FIELD=VALUE."""
-    holder = config_flags.DEFINE_config_file(name, None, text)
-    flags.mark_flag_as_required(name)
-    return holder
+    return config_flags.DEFINE_config_file(name, None, text)
 
 
-def parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], *, bare: Collection[str] = ()) -> list[str]:
     """Parses the command line; --help prints the page and leaves with 0.
+
+    Args:
+      bare: the modes that take no --config; all others want one.
 
     Raises:
       UserError: an unknown flag, field or file, or a value of the wrong type; names the nearest right one.
@@ -30,8 +33,10 @@ def parse(argv: list[str]) -> list[str]:
     if any(flag in ('--help', '-help', '-h') for flag in argv):
         app.usage(writeto_stdout=True)
         sys.exit(0)
-    path = _config_path(argv)
-    if not path and not any(flag.startswith(('--help', '-help')) for flag in argv):
+    path, mode = _given(argv, 'config'), _given(argv, 'mode')
+    if mode in bare and (path or any(re.match('--?config[.]', flag) for flag in argv)):
+        raise UserError(f'--mode={mode}: takes no --config')
+    if mode not in bare and not path and not any(flag.startswith(('--help', '-help')) for flag in argv):
         raise UserError('say which model: --config=configs/gpt_tiny.py, say; --help tells more')
     if path and not Path(path.partition(':')[0]).exists():
         there = sorted(str(one) for one in Path('configs').glob('*.py') if one.stem != '__init__')
@@ -54,11 +59,11 @@ def parse(argv: list[str]) -> list[str]:
     return rest
 
 
-def _config_path(argv: list[str]) -> str:
-    """The value of --config, written with '=' or with a space; '' without one."""
+def _given(argv: list[str], flag: str) -> str:
+    """The value of --FLAG, written with '=' or with a space; '' without one."""
     for argument, following in zip(argv, [*argv[1:], ''], strict=True):
         name, equals, value = argument.partition('=')
-        if name in ('--config', '-config'):
+        if name in (f'--{flag}', f'-{flag}'):
             return value if equals else following
     return ''
 
@@ -74,7 +79,7 @@ def check_overrides(argv: list[str], config: dict[str, Any]) -> None:
 
 
 def _unknown_field(argv: list[str], error: Exception) -> str:
-    known = [key for key, _ in flatten(_base())]
+    known = [key for key, _ in flatten(defaults())]
     for argument in argv:
         key = re.match(r'--config\.([^=]+)', argument)
         if key and key[1] not in known and not any(name.startswith(f'{key[1]}.') for name in known):
@@ -91,10 +96,19 @@ def _wrong_value(error: Exception) -> str:
     return f'{number[1]}: wants {number[3] or number[4]}, got {number[2]!r}' if number else said
 
 
-def _base() -> dict[str, Any]:
-    from configs import base
+def defaults() -> dict[str, Any]:
+    """configs/base.py as nested dicts: the one beside this package, whatever `configs` is where the user stands.
 
-    return plain(base.get_config())
+    Raises:
+      UserError: it is not there.
+    """
+    path = Path(__file__).parents[1] / 'configs' / 'base.py'
+    spec = importlib.util.spec_from_file_location('gpt_jax_base_config', path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UserError(f'{path}: no such file; install gpt_jax from its own folder, with pip install -e')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return plain(module.get_config())
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """How does a process take hold of its devices? CPU devices, processes, compile cache: before the first array."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def start(cpu_devices: int, distributed: str) -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     if distributed:
         _join(distributed)
+
+
+def start_unless_running(cpu_devices: int) -> None:
+    """`start` for one process, where its user has not made JAX take hold of its devices already."""
+    with contextlib.suppress(RuntimeError):  # what JAX raises where it runs already; then its devices are what there is
+        start(cpu_devices, '')
 
 
 def avoid_known_faults(cpu_devices: int) -> None:

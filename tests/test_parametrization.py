@@ -28,7 +28,8 @@ def of(tree):
 
 def stds(config):
     return {
-        name: float(np.std(leaf)) for name, leaf in of(weights.unbox(assemble._init(config, jax.random.key(0)))).items()
+        name: float(np.std(leaf))
+        for name, leaf in of(weights.unbox(assemble.initial(config, jax.random.key(0)))).items()
     }
 
 

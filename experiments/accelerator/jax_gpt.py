@@ -58,7 +58,7 @@ OPTIMIZER = {
 TRAIN = {
     'microbatch': 0, 'steps': 1000, 'tokens': 0, 'flops': 0.0, 'log_every': 10, 'evaluate_every': 0,
     'evaluate_tokens': 0, 'evaluate_batch': 0, 'checkpoint_every': 500, 'keep_checkpoints': 1, 'keep_steps': (),
-    'branch_from': '', 'branch_step': 0, 'max_skipped_in_row': 10, 'tensorboard': False,
+    'branch_from': '', 'branch_step': 0, 'init_from': '', 'max_skipped_in_row': 10, 'tensorboard': False,
 }  # fmt: skip
 MESH = {'data': 1, 'fsdp': 1, 'strategy': 'replicated', 'cpu_devices': 1}
 
@@ -78,7 +78,15 @@ def settings(sizes: dict[str, int], model: dict[str, Any], batch: int, steps: in
         'optimizer': OPTIMIZER,
         'train': TRAIN | {'batch': batch},
         'mesh': MESH,
-        'benchmark': {'steps': steps, 'warmup': WARM_UP_STEPS, 'peak_flops': 0.0},
+        'benchmark': {
+            'steps': steps,
+            'warmup': WARM_UP_STEPS,
+            'peak_flops': 0.0,
+            'prompt': 1,
+            'new_tokens': 0,
+            'batches': (1,),
+            'weights': 'float32',
+        },
         'sweep': {'trials': (), 'together': 1, 'hang_minutes': 0.0, 'hours': 0.0, 'flops': 0.0},
     }
     return assemble.settings(config, vocab_size=1)

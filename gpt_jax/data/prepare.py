@@ -56,8 +56,8 @@ def prepare(config: DataConfig, announce: Callable[[str], None] = print) -> Corp
       UserError: bad input, or a cache folder that cannot be written.
     """
     about = _about(config)
-    cache = Path(cache_folder(config.cache))
-    folder = cache / hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
+    folder = _folder(config, about)
+    cache = folder.parent
     if tokens.fault(folder):
         try:
             with files.lock(cache / f'{folder.name}.lock', wait=True):
@@ -70,6 +70,17 @@ def prepare(config: DataConfig, announce: Callable[[str], None] = print) -> Corp
                 raise UserError(f'data.cache: {error.filename or cache}: {error.strerror}') from None
             raise
     return _open(folder)
+
+
+def cached_tokenizer(config: DataConfig) -> tokenizer.Tokenizer | None:
+    """The tokenizer that the configuration's tokens were made with; None where they are not in the cache whole."""
+    folder = _folder(config, _about(config))
+    return None if tokens.fault(folder) else tokenizer.load(folder / tokens.TOKENIZER)
+
+
+def _folder(config: DataConfig, about: dict[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return Path(cache_folder(config.cache)) / digest[:24]
 
 
 def _about(config: DataConfig) -> dict[str, Any]:

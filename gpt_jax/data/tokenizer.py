@@ -14,6 +14,8 @@ from gpt_jax.errors import UserError
 END_OF_DOCUMENT = '<|endoftext|>'
 # What published tokenizers call the token that ends a document, the most specific first.
 ENDS = (END_OF_DOCUMENT, '<|end_of_text|>', '<｜end▁of▁sentence｜>', '</s>', '<eos>', '<|eos|>', '[EOS]')
+END_OF_WORD, UNKNOWN = '</w>', '<unk>'  # in GPT-1's vocabulary
+SPACE = 'Ġ'  # begins words in GPT-2's
 BYTES_END = 0xFF  # no UTF-8 text contains this byte
 BYTES_CONTENT = b'{"gpt_jax": "bytes"}\n'
 TRAINING_CHARACTERS = 200_000_000  # of the train split; word counts hardly move beyond, and training takes 40 s
@@ -29,7 +31,7 @@ class Tokenizer:
       content: what `save` writes and `load` reads.
       fingerprint: SHA-256 of `content`, 64 hex digits.
       vocab_size: every id is below it.
-      end_of_document: the id that ends a document; encoding never gives it, whatever the text says.
+      end_of_document: the id that ends a document; encoding never gives it, whatever the text says. None: it has none.
       encode_batch: texts to their ids, one array each, without `end_of_document`.
       decode: ids to text; `end_of_document` and bytes that are no UTF-8 do not raise.
     """
@@ -37,7 +39,7 @@ class Tokenizer:
     content: bytes
     fingerprint: str
     vocab_size: int
-    end_of_document: int
+    end_of_document: int | None
     encode_batch: Callable[[list[str]], list[Ids]]
     decode: Callable[[Sequence[int] | Ids], str]
 
@@ -53,7 +55,7 @@ def make(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
       texts: begins a reading of the training text; used for 'bpe:' alone.
 
     Raises:
-      UserError: nothing at the path, a file that is no tokenizer, or one without a token that ends documents.
+      UserError: nothing at the path, or a file that is no tokenizer.
     """
     if spec == 'bytes':
         return _bytes()
@@ -81,13 +83,25 @@ def load(path: Path) -> Tokenizer:
     """What `save` wrote, or any tokenizer.json.
 
     Raises:
-      UserError: no such file, no tokenizer, or no token that ends documents.
+      UserError: no such file, or no tokenizer.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f'data.tokenizer: {path} cannot be read ({error.strerror})') from None
     return _bytes() if content == BYTES_CONTENT else _from_content(content, str(path))
+
+
+def beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """The ids that its own files put before every text, as Llama's do; `encode` never does."""
+    if tokenizer.content == BYTES_CONTENT:
+        return ()
+    import tokenizers
+
+    inner = tokenizers.Tokenizer.from_str(tokenizer.content.decode('utf-8'))
+    whole, plain = (inner.encode('a', add_special_tokens=special).ids for special in (True, False))
+    places = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
+    return tuple(whole[: places[0]]) if places and plain else ()
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -143,15 +157,40 @@ def _given(path: Path) -> Tokenizer:
     found = _given_files(path)
     if len(found) == 1:
         return load(found[0])
-    import tokenizers
-
+    (vocabulary, merges), words = map(str, found), files.read_json(found[0])
+    whole = isinstance(words, dict) and any(word.endswith(END_OF_WORD) for word in words)
+    spaced = isinstance(words, dict) and any(word.startswith(SPACE) for word in words)
     try:
-        bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(*map(str, found)))
+        kind = _words_in_lower_case if whole and not spaced else _byte_level
+        bpe = kind(vocabulary, merges, words)
     except Exception as error:  # tokenizers raises Exception itself
         raise UserError(f'data.tokenizer: {path} holds no BPE ({_line(error)})') from None
+    return _from_content(bpe.to_str().encode('utf-8'), str(path))
+
+
+def _byte_level(vocabulary: str, merges: str, words: Any) -> Any:
+    """GPT-2's (Radford et al. 2019): of bytes, whatever the text."""
+    import tokenizers
+
+    del words
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(vocabulary, merges))
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
-    return _from_content(bpe.to_str().encode('utf-8'), str(path))
+    return bpe
+
+
+def _words_in_lower_case(vocabulary: str, merges: str, words: Any) -> Any:
+    """GPT-1's (Radford et al. 2018): of words without case and accents, cut at spaces and punctuation."""
+    import tokenizers
+
+    unknown = UNKNOWN if UNKNOWN in words else None
+    bpe = tokenizers.Tokenizer(
+        tokenizers.models.BPE.from_file(vocabulary, merges, end_of_word_suffix=END_OF_WORD, unk_token=unknown)
+    )
+    bpe.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    bpe.decoder = tokenizers.decoders.BPEDecoder(suffix=END_OF_WORD)
+    return bpe
 
 
 def _from_content(content: bytes, where: str) -> Tokenizer:
@@ -166,8 +205,6 @@ def _from_content(content: bytes, where: str) -> Tokenizer:
     inner.encode_special_tokens = True  # text that spells a special token stays text
     vocabulary = inner.get_vocab(with_added_tokens=True)
     end = next((vocabulary[name] for name in ENDS if name in vocabulary), None)
-    if end is None:
-        raise UserError(f'data.tokenizer: {where} has no token that ends a document (one of {", ".join(ENDS)})')
 
     def encode(texts: list[str]) -> list[Ids]:
         return [np.array(one.ids, np.uint32) for one in inner.encode_batch_fast(texts, add_special_tokens=False)]

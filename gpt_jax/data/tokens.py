@@ -13,7 +13,7 @@ import numpy as np
 from gpt_jax import files
 from gpt_jax.data.holdout import Labelled
 from gpt_jax.data.text_files import Piece
-from gpt_jax.data.tokenizer import Tokenizer
+from gpt_jax.data.tokenizer import ENDS, Tokenizer
 from gpt_jax.errors import UserError
 
 FORMAT = 1  # of the files below; a change makes every cache anew
@@ -54,7 +54,8 @@ def write(folder: Path, tokenizer: Tokenizer, pieces: Labelled, about: dict[str,
       total: bytes of text to come, for the bar, where that is known.
 
     Raises:
-      UserError: the tokenizer gives ids outside its vocabulary, or its end-of-document id for text.
+      UserError: the tokenizer gives ids outside its vocabulary, or its end-of-document id for text; or it has no such
+        id, and a split has several documents.
     """
     import tqdm
 
@@ -148,11 +149,12 @@ class _Writer:
         if len(ids):
             self._check(ids)
             if not self.within:
+                self._check_ended()
                 self.starts.write(np.int64(self.counts['tokens']).tobytes())
                 self.within = True
             self._write(ids)
         if piece.last:
-            if self.within:
+            if self.within and self.tokenizer.end_of_document is not None:
                 self._write(np.array([self.tokenizer.end_of_document]))
             self.counts['documents' if self.within else 'empty_documents'] += 1
             self.within = False
@@ -165,12 +167,19 @@ class _Writer:
             os.fsync(file.fileno())
             file.close()
 
+    def _check_ended(self) -> None:
+        if self.counts['documents'] and self.tokenizer.end_of_document is None:
+            raise UserError(
+                f'data.tokenizer: has no token that ends a document (one of {", ".join(ENDS)}), and there are several; '
+                'take a tokenizer that has one, or data.source of a single text with data.holdout=tail'
+            )
+
     def _check(self, ids: np.ndarray) -> None:
         if int(ids.max()) >= self.tokenizer.vocab_size:
             raise UserError(
                 f'data.tokenizer: gave id {ids.max()} outside its vocabulary of {self.tokenizer.vocab_size}'
             )
-        if (ids == self.tokenizer.end_of_document).any():
+        if self.tokenizer.end_of_document is not None and (ids == self.tokenizer.end_of_document).any():
             raise UserError(
                 f'data.tokenizer: made its end-of-document id {self.tokenizer.end_of_document} out of text; '
                 'mark that token as special in tokenizer.json'

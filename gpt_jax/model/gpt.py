@@ -55,13 +55,15 @@ def _head(declare: Declare, *, config: ModelConfig, place: Any) -> jax.Array:
 class Features(NamedTuple):
     """What the model makes of its tokens.
 
-    x_BLD: the features before the head, in `activation_dtype`. w_VD: the head's weights, float32; loss.py puts the two
-    together. cache: with these tokens in it; None where none was given. statistics: of the routing, float32 [N] each;
-    empty where nothing is routed.
+    x_BLD: the features before the head, in `activation_dtype`.
+    w_VD: the head's weights, float32; loss.py puts the two together. None where the params are without a head, since
+      somebody else holds it.
+    cache: with these tokens in it; None where none was given.
+    statistics: of the routing, float32 [N] each; empty where nothing is routed.
     """
 
     x_BLD: jax.Array
-    w_VD: jax.Array
+    w_VD: jax.Array | None
     cache: Cache | None
     statistics: Statistics
 
@@ -120,7 +122,9 @@ class GPT(nn.Module):
         if config.final_norm:
             x_BLD = Part(NORMS[config.norm], config, place, name='norm')(x_BLD)
         x_BLD = scaled(x_BLD, forward(config).logits)
-        w_VD = table_VD if config.tied_head else Part(_head, config, place, name='head')()
+        w_VD = table_VD if config.tied_head else None
+        if not config.tied_head and (self.is_initializing() or self.has_variable('params', 'head')):
+            w_VD = Part(_head, config, place, name='head')()
         if cache is not None and count_B is not None:
             cache = Cache(tuple(layers), cache.length_B + count_B)
         return Features(x_BLD, w_VD, cache, known)

@@ -38,7 +38,7 @@ def activation_bytes(config: ModelConfig, batch: int) -> int:
     model, key = GPT(config, ANYWHERE, train=True), jax.random.key(0)
 
     def init() -> Any:
-        params = weights.unbox(model.init({'params': key, 'dropout': key}, tokens_BL[:1])['params'])
+        params = weights.unbox(model.init({'params': key, 'dropout': key}, tokens_BL[:1, :1])['params'])
         return params if config.scan_layers else unstack(params, config.layers)
 
     def objective(params: Any) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gpt_jax.model.config import ModelConfig
+from gpt_jax.model.quantized import Quantized, operand
 
 PRODUCT = 'product'  # names the results, in `activation_dtype`, for the policy of rematerialization that keeps them
 
@@ -25,13 +26,16 @@ def einsum(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.A
 
     Args:
       terms: as for jnp.einsum; the letters summed over are the last of `a` and the first of `b`.
+      b: a weight, also a quantized one, which has no gradient.
     """
     return _multiplied(terms, a, b, config)
 
 
 def _multiplied(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.Array:
+    b, scale = operand(b, config.matmul_dtype)
     a_2d, b_2d = _matrices(terms, a, b, config)
     y = _product(a_2d, b_2d, (((1,), (0,)), ((), ())))
+    y = y if scale is None else y * scale.reshape(-1)
     inner = _summed(terms)
     y = y.astype(config.activation_dtype).reshape(*a.shape[: a.ndim - inner], *b.shape[inner:])
     return checkpoint_name(y, PRODUCT)
@@ -84,7 +88,9 @@ def grouped(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, config: Model
 
 
 def _grouped_multiplied(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, config: ModelConfig) -> jax.Array:
-    y = _grouped(a.astype(config.matmul_dtype), w.astype(config.matmul_dtype), owner_P, 1)
+    if not isinstance(w, Quantized) or owner_P is None:  # a quantized expert becomes an array when its turn is
+        w = w.astype(config.matmul_dtype)
+    y = _grouped(a.astype(config.matmul_dtype), w, owner_P, 1)
     return checkpoint_name(y.astype(config.activation_dtype), PRODUCT)
 
 
@@ -118,12 +124,16 @@ def _grouped(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, inner: int) 
 
 def _looped(a: jax.Array, w: jax.Array, owner_P: jax.Array, *, inner: int) -> jax.Array:
     """Block by block. Elsewhere than on a TPU, XLA makes of a ragged product one of every row with every expert."""
-    return jax.lax.map(lambda block: _product(block[0], w[block[1]], (((1,), (inner - 1,)), ((), ()))), (a, owner_P))
+
+    def one(block: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return _product(block[0], w[block[1]].astype(a.dtype), (((1,), (inner - 1,)), ((), ())))
+
+    return jax.lax.map(one, (a, owner_P))
 
 
 def _ragged(a: jax.Array, w: jax.Array, owner_P: jax.Array, *, inner: int) -> jax.Array:
     dims = jax.lax.RaggedDotDimensionNumbers((((1,), (inner,)), ((), ())), [0], [0])
-    y = _ragged_product(a.reshape(-1, a.shape[-1]), w, _sizes(a, owner_P, len(w)), dims)
+    y = _ragged_product(a.reshape(-1, a.shape[-1]), w.astype(a.dtype), _sizes(a, owner_P, len(w)), dims)
     return y.reshape(*a.shape[:2], -1)
 
 

@@ -8,6 +8,7 @@ import jax
 from flax import struct
 
 from gpt_jax.model.config import ModelConfig
+from gpt_jax.model.quantized import Quantized
 from gpt_jax.parallel.place import Placement
 from gpt_jax.parametrization import initial
 
@@ -51,7 +52,10 @@ class Part(nn.Module):
     def __call__(self, *tensors: Any) -> Any:
         return self.function(self.declare, *tensors, config=self.config, place=self.place)
 
-    def declare(self, name: str, letters: str, role: str) -> jax.Array:
+    def declare(self, name: str, letters: str, role: str) -> Any:
+        kept: Any = self.get_variable('params', name) if self.has_variable('params', name) else None
+        if isinstance(kept, Quantized):  # it stands where an array would
+            return kept
         shape = tuple(self.config.dims[letter] for letter in letters)
         value: Any = self.param(name, lambda key: Weight(initial(role, key, shape, self.config), letters, role))
         return self.place.weight(value, letters)  # linen unboxes the Weight

@@ -1,4 +1,4 @@
-"""How fast is the real step of a config on this machine? With its input pipeline and without."""
+"""How fast is a config on this machine? Its real training step, with its input pipeline and without; its writing."""
 
 import itertools
 import resource
@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from gpt_jax import assemble, files, runtime
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.pipeline import batches
-from gpt_jax.data.prepare import prepare
+from gpt_jax.data.prepare import Corpus, prepare
 from gpt_jax.model import accounting
+from gpt_jax.modes import benchmark_generation
 from gpt_jax.observe.meters import utilization
 
 BLOCK = 10  # steps of a kind in a row: more than the loader holds ready, or it would refill while nobody asks
@@ -35,13 +36,24 @@ PEAKS = {
 
 
 def benchmark(config: dict[str, Any], output: str | None, say: Callable[[str], None]) -> dict[str, Any]:
-    """Times the config's step on its own data; returns one flat JSON object, also written to `output`.
-
-    Steps with data and without take turns in blocks, so that a change in the machine's speed meets both alike; medians
-    are quoted. Without data, the same batch is fed again and again from the device's memory.
-    """
+    """Times the config's training step on its own data, and how its model writes; returns one flat JSON object, also
+    written to `output`."""
     corpus = prepare(assemble.data_config(config), say)
     settings = assemble.settings(config, corpus.vocab_size)
+    result: dict[str, Any] = {'name': settings.name, 'versions': runtime.versions()}
+    if settings.benchmark.steps:
+        result |= _training(settings, corpus, say)
+    if settings.benchmark.new_tokens:
+        result |= benchmark_generation.measure(settings, say)
+    if output:
+        files.write_json(output, result)
+    return result
+
+
+def _training(settings: Settings, corpus: Corpus, say: Callable[[str], None]) -> dict[str, Any]:
+    """Steps with data and without take turns in blocks, so that a change in the machine's speed meets both alike;
+    medians are quoted. Without data, the same batch is fed again and again from the device's memory.
+    """
     program = assemble.build(settings)
     feed = program.on_devices(
         batches(
@@ -64,8 +76,7 @@ def benchmark(config: dict[str, Any], output: str | None, say: Callable[[str], N
     peak, peak_source = _peak(settings, program)
     tokens = settings.tokens_per_step
     flops = accounting.flops_per_token(settings.model)[accounting.UTILIZATION_CONVENTION]
-    result = {
-        'name': settings.name,
+    return {
         'tokens_per_second': tokens / with_data,
         'tokens_per_second_without_data': tokens / without,
         'step_seconds': with_data,
@@ -86,11 +97,7 @@ def benchmark(config: dict[str, Any], output: str | None, say: Callable[[str], N
         'timed_steps': settings.benchmark.steps,
         'device': program.mesh.devices.flat[0].device_kind,
         'devices': program.mesh.size,
-        'versions': runtime.versions(),
     }
-    if output:
-        files.write_json(output, result)
-    return result
 
 
 def _time(

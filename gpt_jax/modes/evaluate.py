@@ -7,20 +7,17 @@ from typing import Any
 
 import jax
 
-from gpt_jax import assemble, identity
+from gpt_jax import assemble, inference
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.pipeline import evaluation_batches, evaluation_steps
 from gpt_jax.data.prepare import prepare
 from gpt_jax.data.tokens import Tokens
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate.perplexity import bits_per_byte, mean_loss
+from gpt_jax.modes.same_model import differences
 from gpt_jax.observe.progress import Progress
 from gpt_jax.train import checkpoint
 from gpt_jax.train.state import State
-
-# What may differ between training a model and scoring it: how it is computed, and how it was started.
-FREE = ('attention_kernel', 'attention_chunk', 'activation_dtype', 'matmul_dtype', 'scan_layers', 'remat', 'loss_chunk',
-        'dropout', 'init_std', 'capacity_factor', 'load_balance', 'router_z', 'z_loss')  # fmt: skip
 
 
 def validation_loss(settings: Settings, program: Program, tokens: Tokens, params: Any, line: Progress) -> float:
@@ -47,8 +44,11 @@ def _watched(batches: Iterator[Any], total: int, line: Progress) -> Iterator[Any
         yield batch
 
 
-def evaluate(config: dict[str, Any], workdir: Path, say: Any) -> dict[str, Any]:
+def evaluate(config: dict[str, Any], workdir: Path, say: Any, weights: str = 'float32') -> dict[str, Any]:
     """Scores the run in `workdir`; returns losses by split, the step and the data's fingerprint.
+
+    Args:
+      weights: how the model's matrices are kept meanwhile (gpt_jax/inference.py): what fewer bits lose.
 
     Raises:
       UserError: there is no good checkpoint in `workdir`, or it does not fit the config.
@@ -59,22 +59,20 @@ def evaluate(config: dict[str, Any], workdir: Path, say: Any) -> dict[str, Any]:
     wanted = program.abstract_state
     nothing = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None)
     restored = checkpoint.load(workdir / 'checkpoints', nothing, announce=say)
-    if restored.meta['fingerprint'] != corpus.fingerprint:
+    if restored.meta['fingerprint'] not in ('', corpus.fingerprint):
         say(f'warning: {settings.data.source} as tokenized here is not what {workdir} was trained on')
-    _same_model(config, restored.meta['config'], workdir)
+    changes = differences(restored.meta['config']['model'], config['model'])
+    if changes:
+        raise UserError(f'{workdir}: holds another model ({"; ".join(changes)})')
     scores: dict[str, Any] = {'name': settings.name, 'step': restored.step, 'fingerprint': corpus.fingerprint}
+    params = restored.state.params
+    if weights != 'float32':
+        params, scores['weights'] = inference.kept_as(params, settings.model, weights), weights
     line = Progress(sys.stderr, trial=None, name=settings.name, steps=restored.step)
     for split, tokens in (('validation', corpus.validation), ('test', corpus.test)):
         if tokens is not None:
-            loss = validation_loss(settings, program, tokens, restored.state.params, line)
+            loss = validation_loss(settings, program, tokens, params, line)
             scores[f'{split}_loss'] = loss
             scores[f'{split}_bits_per_byte'] = bits_per_byte(loss, tokens.bytes_per_token)
     line.close()
     return scores
-
-
-def _same_model(config: dict[str, Any], trained: dict[str, Any], workdir: Path) -> None:
-    given, there = ({k: v for k, v in one['model'].items() if k not in FREE} for one in (config, trained))
-    changes = identity.difference(there, given)
-    if changes:
-        raise UserError(f'{workdir}: holds another model ({"; ".join(f"model.{change}" for change in changes)})')

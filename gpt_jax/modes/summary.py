@@ -29,9 +29,10 @@ def summary(
         'steps': settings.steps,
         'tokens': tokens,
         'budget': settings.train.flops if settings.train.budgeted else None,
-        'role': 'trunk' if settings.train.keep_steps else 'branch' if settings.train.branch_from else 'run',
+        'role': _role(settings),
         'branch_from': settings.train.branch_from,
         'branch_step': settings.train.branch_step,
+        'init_from': settings.train.init_from,
         'seconds': seconds,
         'train_loss': values.get('loss'),
         'validation_loss': values['validation_loss'],
@@ -61,3 +62,11 @@ def summary(
         'processes': jax.process_count(),
         'versions': runtime.versions(),
     }
+
+
+def _role(settings: Settings) -> str:
+    """What kind of run it was, for those who fit laws: only runs and branches lie on one."""
+    train = settings.train
+    if train.init_from:
+        return 'tuned'
+    return 'trunk' if train.keep_steps else 'branch' if train.branch_from else 'run'

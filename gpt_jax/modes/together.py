@@ -20,6 +20,7 @@ import numpy as np
 from gpt_jax import assemble, files, identity
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.prepare import Corpus, prepare
+from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
 from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.launch.trial import PROGRESS
@@ -35,6 +36,7 @@ from gpt_jax.train.many import Many, many_states, pick
 from gpt_jax.train.preempt import Preemption
 
 OWN = ('seed', 'optimizer.learning_rate')  # what trials that train together may differ in
+ALONE = ('keep_steps', 'branch_from', 'init_from')  # of train; a run that sets one has a process of its own
 Config = dict[str, Any]
 
 
@@ -47,7 +49,7 @@ def groups(trials: dict[str, Config], limit: int) -> list[list[str]]:
     """The names of the trials by process: at most `limit` that may train together, in the order they were given."""
     made: list[list[str]] = []
     for name, config in trials.items():
-        alone = config['train']['keep_steps'] or config['train']['branch_from']
+        alone = any(config['train'][field] for field in ALONE)
         for group in [] if alone else made:
             if len(group) < limit and shared(trials[group[0]]) == shared(config):
                 group.append(name)
@@ -68,6 +70,8 @@ def train(configs: dict[str, Config], sweep: Path, say: Callable[[str], None]) -
     names = list(configs)
     if len({shared(config) for config in configs.values()}) > 1:
         raise UserError(f'--trial={",".join(names)}: these differ in more than {" and ".join(OWN)}; train them singly')
+    for name, field in ((name, field) for name in names for field in ALONE if configs[name]['train'][field]):
+        raise UserError(f'--trial={",".join(names)}: {field} ({name}) takes a process of its own; train it singly')
     corpus = prepare(assemble.data_config(configs[names[0]]), say)
     settings = [assemble.settings(config, corpus.vocab_size) for config in configs.values()]
     program, everything = assemble.build(settings[0]), assemble.build_many(settings[0], len(names))
@@ -96,6 +100,7 @@ class _Run:
         if single.finished(config, folder):
             raise UserError(f'{folder}: already done; leave it out of --trial')
         files.write_json(folder / 'config.json', config)
+        files.write_bytes(folder / TOKENIZER, (corpus.path / TOKENIZER).read_bytes())
         self.config, self.settings, self.corpus, self.program = config, settings, corpus, program
         self.folder, self.line, self.count, self.first = folder, line, count, first
         self.checkpoints = stack.enter_context(

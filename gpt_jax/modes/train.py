@@ -14,11 +14,12 @@ from gpt_jax import assemble, files, identity, runtime
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.pipeline import batches, repeats
 from gpt_jax.data.prepare import Corpus, prepare
+from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
 from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.launch.trial import PROGRESS
 from gpt_jax.model import accounting
-from gpt_jax.modes import branch
+from gpt_jax.modes import branch, warm_start
 from gpt_jax.modes.evaluate import validation_loss
 from gpt_jax.modes.recorder import Recorder
 from gpt_jax.modes.summary import summary
@@ -62,6 +63,7 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
         _warn_of_repeats(settings, corpus, say)
         if jax.process_index() == 0:
             files.write_json(workdir / 'config.json', config)
+            files.write_bytes(workdir / TOKENIZER, (corpus.path / TOKENIZER).read_bytes())  # the folder needs no other
         line = Progress(sys.stderr, trial=trial, name=settings.name, steps=settings.steps, report=workdir / PROGRESS)
         return _run(config, settings, corpus, program, workdir, say, line)
 
@@ -175,9 +177,11 @@ def _begin(
     restored = checkpoints.restore(program.abstract_state)
     if restored is None and settings.train.branch_from:
         return branch.state(config, settings, corpus, program, workdir, say), settings.train.branch_step, 0.0
+    if restored is None and settings.train.init_from:
+        return warm_start.state(settings, program, say), 0, 0.0
     if restored is None:
         return program.init(), 0, 0.0
-    if restored.meta['fingerprint'] != corpus.fingerprint:
+    if restored.meta['fingerprint'] not in ('', corpus.fingerprint):  # '': imported, and not trained on here yet
         raise UserError(
             f'data.source: {settings.data.source} is not the data that this run began with '
             f'({corpus.fingerprint[:12]}, not {restored.meta["fingerprint"][:12]}); restore it or change --workdir'

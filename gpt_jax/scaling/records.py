@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from gpt_jax.errors import UserError
+from gpt_jax.scaling.rows import OFF_THE_LAW
 
 # What the rooms of this house write and read; a record may carry more.
 COLUMNS = {
@@ -44,8 +45,7 @@ def fittable(records: list[dict[str, Any]], names: list[str]) -> tuple[list[dict
     for index, record in enumerate(records):
         name, status = str(record.get('name', index)), column([record], 'status')[0]
         reason = f'status is {status!r}' if status != 'done' else ''
-        if record.get('role') == 'trunk':
-            reason = 'the trunk of cooldown branches: its rate never fell'
+        reason = OFF_THE_LAW.get(record.get('role', ''), reason)
         for key in [] if reason else names:
             value = column([record], key)[0]
             if not _has_logarithm(value):

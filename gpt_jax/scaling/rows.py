@@ -13,6 +13,10 @@ from gpt_jax.errors import UserError
 
 NEEDED = ('params', 'tokens', 'loss')
 ALIASES = {'loss': ('validation_loss',), 'error': ('downstream_error',)}
+OFF_THE_LAW = {  # by role: runs that are done, and lie on no law of their parameters and tokens
+    'trunk': 'the trunk of cooldown branches: its rate never fell',
+    'tuned': "it began with another run's weights: not all of its training is its own",
+}
 
 
 def read(path: str, *, columns: dict[str, str] | None = None, count: str = '', flops: str = '') -> list[dict[str, Any]]:

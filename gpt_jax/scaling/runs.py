@@ -9,7 +9,8 @@ The columns that laws and plots read, after --columns and the aliases below:
     unique_tokens           tokens of distinct text; less than `tokens` where text was repeated
     planned_tokens          tokens at which the run was to end; a run that stopped short is left out
     seed, status, name      seed; 'done' or what went wrong; the run's name
-    role                    'trunk' for a run at a constant rate, from which others cool down: left out
+    role                    'trunk' for a run at a constant rate, from which others cool down, 'tuned' for one that
+                            began with another run's weights: left out
     error                   a downstream error in (0, 1), for the law error = eps - k exp(-gamma loss)
     curve                   [[tokens, loss], ...] on the way there, in JSON and JSONL alone; drawn, never fitted
 """
@@ -154,7 +155,7 @@ def _not_a_run(row: dict[str, Any]) -> str:
     status = str(row.get('status') if row.get('status') is not None else '').strip()
     if status.lower() not in DONE:
         return f'status is {status!r}'
-    return 'the trunk of cooldown branches: its rate never fell' if row.get('role') == 'trunk' else ''
+    return rows.OFF_THE_LAW.get(str(row.get('role')), '')
 
 
 def _values(row: dict[str, Any], where: str) -> dict[str, Any]:

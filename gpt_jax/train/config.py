@@ -23,6 +23,7 @@ class TrainConfig:
     keep_steps: tuple[int, ...]
     branch_from: str
     branch_step: int
+    init_from: str
     max_skipped_in_row: int
     tensorboard: bool
 
@@ -87,8 +88,21 @@ class BenchmarkConfig:
     steps: int
     warmup: int
     peak_flops: float
+    prompt: int
+    new_tokens: int
+    batches: tuple[int, ...]
+    weights: str
 
     def __post_init__(self) -> None:
-        schema.require(self.steps > 0, 'benchmark.steps', f'must be positive, got {self.steps}')
-        schema.require(self.warmup > 0, 'benchmark.warmup', f'must be positive, got {self.warmup}')
+        for name in ('steps', 'new_tokens'):
+            schema.require(
+                getattr(self, name) >= 0,
+                f'benchmark.{name}',
+                f'must be 0 (none) or positive, got {getattr(self, name)}',
+            )
+        for name in ('warmup', 'prompt'):
+            schema.require(getattr(self, name) > 0, f'benchmark.{name}', f'must be positive, got {getattr(self, name)}')
+        good = self.batches and all(isinstance(size, int) and size > 0 for size in self.batches)
+        schema.require(bool(good), 'benchmark.batches', f'wants positive whole numbers, got {self.batches}')
+        schema.require(self.steps > 0 or self.new_tokens > 0, 'benchmark', 'steps and new_tokens are both 0; set one')
         schema.require(self.peak_flops >= 0, 'benchmark.peak_flops', 'must be 0 (automatic) or positive')

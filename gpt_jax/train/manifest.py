@@ -5,6 +5,7 @@ of every other file of the checkpoint. It ends with its own SHA-256, and it must
 write, so that none of them can change unseen either. It is written last.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -117,6 +118,14 @@ def read_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
     """
     step = newest_good(Path(directory), lambda *_: None)
     return None if step is None else read(Path(directory) / str(step))['meta']
+
+
+def newest_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The meta of the newest checkpoint whose manifest is whole; its other files are not looked at. None: no such."""
+    for step in steps(Path(directory)):
+        with contextlib.suppress(DamageError):
+            return read(Path(directory) / str(step))['meta']
+    return None
 
 
 def mark_completed(directory: Path) -> None:

@@ -123,7 +123,7 @@ def test_pieces_of_a_large_file_give_the_tokens_of_the_whole(bpe, tmp_path, monk
     assert np.concatenate(bpe.encode_batch(cut)).tolist() == bpe.encode(text).tolist()
 
 
-def test_bad_tokenizers_say_so(tmp_path, bpe):
+def test_bad_tokenizers_say_so(tmp_path):
     with pytest.raises(UserError, match=r'data\.tokenizer: .*gone is no file or folder'):
         tokenizer.make(str(tmp_path / 'gone'), list)
     with pytest.raises(UserError, match=r'data\.tokenizer: .* holds neither tokenizer\.json nor vocab\.json'):
@@ -131,9 +131,51 @@ def test_bad_tokenizers_say_so(tmp_path, bpe):
     (tmp_path / 'broken.json').write_text('{}')
     with pytest.raises(UserError, match=r'data\.tokenizer: .*broken\.json is no tokenizer\.json'):
         tokenizer.make(str(tmp_path / 'broken.json'), list)
+
+
+def test_a_tokenizer_need_not_end_documents(tmp_path, bpe):
     content = json.loads(bpe.content)
     content['added_tokens'] = []
     content['model']['vocab']['other'] = content['model']['vocab'].pop('<|endoftext|>')
     (tmp_path / 'endless.json').write_text(json.dumps(content))
-    with pytest.raises(UserError, match='has no token that ends a document'):
-        tokenizer.make(str(tmp_path / 'endless.json'), list)
+    made = tokenizer.make(str(tmp_path / 'endless.json'), list)
+    assert made.end_of_document is None
+    assert made.decode(made.encode('the cat <|endoftext|>')) == 'the cat <|endoftext|>'
+
+
+WORDS = {'<unk>': 0, 't': 1, 'h': 2, 'e': 3, 'e</w>': 4, 'th': 5, 'the</w>': 6, 'c': 7, 'a': 8, 't</w>': 9, '.</w>': 10}
+
+
+@pytest.fixture
+def first_gpt(tmp_path):
+    """A folder like GPT-1's."""
+    (tmp_path / 'vocab.json').write_text(json.dumps(WORDS))
+    (tmp_path / 'merges.txt').write_text('#version: 0.2\nt h\nth e</w>\n')
+    return tmp_path
+
+
+def test_the_first_gpts_words_have_no_case_and_no_accents(first_gpt):
+    made = tokenizer.make(str(first_gpt), list)
+    assert made.encode('Thé  CAT.\n').tolist() == [6, 7, 8, 9, 10]
+    assert made.encode('the?').tolist() == [6, 0]  # what it has no token for
+    assert made.decode([6, 7, 8, 9, 10]) == 'the cat .'
+    assert (made.end_of_document, made.vocab_size) == (None, 11)
+
+
+def test_the_first_gpts_ids_are_those_of_transformers(first_gpt):
+    transformers = pytest.importorskip('transformers', reason='compares with transformers')
+    theirs = transformers.OpenAIGPTTokenizer.from_pretrained(first_gpt)
+    made = tokenizer.make(str(first_gpt), list)
+    for text in ('The cat.', 'hé HE the   t.a\tcat\n', 'the-cat the_cat 的the', '', 'teeth tat, hat'):
+        assert made.encode(text).tolist() == theirs(text)['input_ids'], text
+
+
+def test_gpt2s_ids_are_those_of_transformers(bpe, tmp_path):
+    transformers = pytest.importorskip('transformers', reason='compares with transformers')
+    model = json.loads(bpe.content)['model']
+    (tmp_path / 'vocab.json').write_text(json.dumps(model['vocab']))
+    (tmp_path / 'merges.txt').write_text('#version: 0.2\n' + '\n'.join(' '.join(pair) for pair in model['merges']))
+    theirs = transformers.GPT2Tokenizer.from_pretrained(tmp_path)
+    made = tokenizer.make(str(tmp_path), list)
+    for text in (*TEXT[:2], '  two\tspaces \n\n', "isn't 12345 é 的 \U0001f600", ''):
+        assert made.encode(text).tolist() == theirs(text)['input_ids'], text

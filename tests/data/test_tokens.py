@@ -78,6 +78,17 @@ def test_wrong_ids_are_refused(tmp_path, given, message):
     assert tokens.fault(tmp_path / 'a') == 'meta.json is missing'
 
 
+def test_documents_that_cannot_be_ended(tmp_path):
+    endless = tokenizer.Tokenizer(b'', 'x', 256, None, BYTES.encode_batch, BYTES.decode)
+    single = [('train', Piece('a', False)), ('validation', Piece('c', True)), ('train', Piece('b', True)),
+              ('train', Piece('', True))]  # fmt: skip
+    meta = written(tmp_path / 'a', endless, single)
+    assert tokens.read_split(tmp_path / 'a', 'train', meta).ids.tolist() == [0x61, 0x62]
+    assert meta['end_of_document'] is None
+    with pytest.raises(UserError, match=r'data\.tokenizer: has no token that ends a document .*<\|endoftext\|>'):
+        written(tmp_path / 'b', endless, [*single, ('train', Piece('d', True))])
+
+
 def test_damage_is_noticed(tmp_path):
     folder = tmp_path / 'a'
     written(folder)

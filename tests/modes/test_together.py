@@ -6,6 +6,7 @@ import time
 import pytest
 
 from gpt_jax import jsonl
+from gpt_jax.errors import UserError
 from gpt_jax.modes import together
 from tests import program
 
@@ -70,15 +71,21 @@ def test_one_that_diverges_is_marked_and_the_others_are_done(tmp_path, source):
     assert '2 of 4 trials failed' in err
 
 
-def config(seed, rate=1e-3, width=32, branch=''):
+def config(seed, rate=1e-3, width=32, branch='', weights=''):
     return {'seed': seed, 'optimizer': {'learning_rate': rate}, 'model': {'width': width},
-            'train': {'keep_steps': [], 'branch_from': branch}}  # fmt: skip
+            'train': {'keep_steps': [], 'branch_from': branch, 'init_from': weights}}  # fmt: skip
 
 
 def test_only_what_differs_in_seed_and_rate_goes_together():
     trials = {
         'a': config(0), 'wide': config(0, width=64), 'b': config(1), 'c': config(0, rate=2e-3), 'd': config(2),
-        'branch': config(3, branch='a'),
+        'branch': config(3, branch='a'), 'tuned': config(0, weights='runs/other'),
     }  # fmt: skip
-    assert together.groups(trials, 3) == [['a', 'b', 'c'], ['wide'], ['d'], ['branch']]
+    assert together.groups(trials, 3) == [['a', 'b', 'c'], ['wide'], ['d'], ['branch'], ['tuned']]
     assert together.groups(trials, 1) == [[name] for name in trials]
+
+
+def test_what_begins_elsewhere_is_not_begun_at_random(tmp_path):
+    trials = {name: config(seed, weights='runs/other') for seed, name in enumerate('ab')}
+    with pytest.raises(UserError, match=r'--trial=a,b: init_from \(a\) takes a process of its own'):
+        together.train(trials, tmp_path, print)

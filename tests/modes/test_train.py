@@ -142,6 +142,7 @@ def test_too_little_text_is_found_before_the_folder_is_made(tmp_path):
 def test_benchmark_prints_one_json_object(source, tmp_path):
     arguments = program.command(
         None, config__data__source=source, mode='benchmark', config__benchmark__steps=3,
+        config__benchmark__new_tokens=6, config__benchmark__prompt=4, config__benchmark__batches='(1, 2)',
         benchmark_output=tmp_path / 'speed.json',
     )  # fmt: skip
     out, _ = program.run(arguments)
@@ -154,6 +155,12 @@ def test_benchmark_prints_one_json_object(source, tmp_path):
     assert wanted <= set(result)
     assert 0 < result['model_flops_utilization'] < 1.2
     assert result['tokens_per_second'] * result['step_seconds'] == pytest.approx(8 * 32)
+    written = {f'generation_{what}_batch{batch}' for batch in (1, 2) for what in (
+        'prefill_tokens_per_second', 'decode_tokens_per_second', 'first_token_seconds', 'bandwidth_share'
+    )}  # fmt: skip
+    assert written <= set(result)
+    assert all(result[name] > 0 for name in written)
+    assert (result['generation_prompt'], result['generation_new_tokens']) == (4, 6)
 
 
 def test_two_processes_give_the_losses_of_one(finished, source, tmp_path):
@@ -248,3 +255,18 @@ def test_help_shows_the_modes_and_an_example():
     assert '--mode' in result.stdout
     assert '--config:' in result.stdout
     assert 'configs/ladder_cpu.py' in result.stdout
+
+
+def test_a_run_keeps_its_tokenizer(finished):
+    assert (finished / 'tokenizer.json').read_bytes() == b'{"gpt_jax": "bytes"}\n'
+
+
+def test_what_fewer_bits_lose_is_a_number(finished, source):
+    def scores(*flags):
+        command = program.command(finished, config__data__source=source, mode='evaluate')
+        return json.loads(program.run([*command, *flags])[0])
+
+    exact, kept = scores(), scores('--weights=int4')
+    assert kept['weights'] == 'int4'
+    loss = kept['validation_bits_per_byte'] - exact['validation_bits_per_byte']
+    assert 0 < abs(loss) < 0.1

@@ -40,6 +40,13 @@ def grid(axes: Mapping[str, Sequence[Any]], trials: Trials = ()) -> Trials:
     return tuple(made)
 
 
+def variants(recipes: Mapping[str, Mapping[str, Any]], trials: Trials) -> Trials:
+    """Every trial under every recipe, a recipe being a name and config keys: 'gpt2-2x64'."""
+    return tuple(
+        trial | {'name': f'{name}-{trial["name"]}'} | dict(keys) for name, keys in recipes.items() for trial in trials
+    )
+
+
 def cooldowns(
     trial: Trial, horizons: Iterable[int], *, tokens_per_step: int, warmup_steps: int, fraction: float = 0.2
 ) -> Trials:

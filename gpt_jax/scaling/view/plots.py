@@ -152,11 +152,20 @@ def _draw_runs(axes: Axes, fit: dict[str, Any], x: np.ndarray, loss: np.ndarray,
     # Left of and below a point lies what a falling curve leaves free; below the largest stands its forecast.
     below: Any = {'xytext': (-5, -5), 'ha': 'right', 'va': 'top'}
     above: Any = {'xytext': (0, 6), 'ha': 'center', 'va': 'bottom'}
-    for at, value, name, last in zip(x, loss, names, largest, strict=True):
-        where = above if last else below
-        name = ''.join(letter if letter.isprintable() else '?' for letter in name)
-        axes.annotate(name, (at, value), textcoords='offset points', fontsize=7, color=QUIET, bbox=shade,
-                      parse_math=False, **where)  # fmt: skip
+    for at in np.unique(x):
+        here = x == at
+        where, value = (above, loss[here].max()) if at == fit['held_out']['x'] else (below, loss[here].min())
+        axes.annotate(_shared([name for name, one in zip(names, here, strict=True) if one]), (at, value),
+                      textcoords='offset points', fontsize=7, color=QUIET, bbox=shade, parse_math=False,
+                      **where)  # fmt: skip
+
+
+def _shared(names: list[str]) -> str:
+    """What the names of a size's runs begin with alike: 2x64 for 2x64-seed0 and 2x64-seed1."""
+    stem = names[0].rpartition('-')[0]
+    alike = len(names) > 1 and stem and all(one.startswith(stem) for one in names)
+    name = stem if alike else names[0]
+    return ''.join(letter if letter.isprintable() else '?' for letter in name)
 
 
 def _limit(axes: Axes, fit: dict[str, Any], loss: np.ndarray) -> None:

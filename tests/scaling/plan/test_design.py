@@ -33,6 +33,12 @@ def test_grid_is_every_combination_on_every_trial():
     assert [one['name'] for one in design.grid({'model.norm': ('rms', 'layer')})] == ['rms', 'layer']
 
 
+def test_variants_put_every_trial_under_every_recipe():
+    trials = design.variants({'plain': {}, 'rms': {'model.norm': 'rms'}}, design.ladder(SIZES))
+    assert [one['name'] for one in trials] == ['plain-2x32', 'plain-4x64', 'rms-2x32', 'rms-4x64']
+    assert ['model.norm' in one for one in trials] == [False, False, True, True]
+
+
 def test_cooldowns_share_warmup_and_begin_where_the_trunk_was_saved():
     trunk, short, long = design.cooldowns({'name': 'a'}, (2_000_000, 500_000), tokens_per_step=1000, warmup_steps=100)
     assert (trunk['train.steps'], trunk['train.keep_steps']) == (1620, (420, 1620))

@@ -1,0 +1,125 @@
+"""How is a model set up that is read and not trained? Its config, and where its weights and its texts live."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from gpt_jax import assemble, schema
+from gpt_jax.errors import UserError
+from gpt_jax.generate.decode import HEAD, turned_head
+from gpt_jax.model import weights
+from gpt_jax.model.config import ModelConfig, resolve
+from gpt_jax.model.gpt import check_choices
+from gpt_jax.model.quantized import SUMMED, quantize
+from gpt_jax.parallel import place
+from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.parallel.place import Placement
+from gpt_jax.parallel.rules import STRATEGIES
+
+# What computes on any device, and leaves out what training alone needs.
+PLAIN = {'attention_kernel': 'chunked', 'scan_layers': False, 'remat': 'none', 'dropout': 0.0}
+
+
+def model_config(section: Mapping[str, Any], vocab_size: int) -> ModelConfig:
+    """The config of the model that a run's model section describes, for reading.
+
+    Raises:
+      UserError: names the field.
+    """
+    model = schema.from_dict(ModelConfig, resolve({**section, **PLAIN}, vocab_size), 'model')
+    check_choices(model)
+    return model
+
+
+# How matrices are kept; vectors, positions and routers are as they were.
+WEIGHTS: Mapping[str, Callable[[jax.Array, str], Any]] = {
+    'float32': lambda weight, _: weight,
+    'bfloat16': lambda weight, _: weight.astype(jnp.bfloat16),
+    'int8': lambda weight, letters: quantize(weight, letters, 8),
+    'int4': lambda weight, letters: quantize(weight, letters, 4),
+}
+
+
+def for_writing(params: Any, config: ModelConfig, kind: str) -> Any:
+    """The weights as generation reads them (decode.prepared), kept as WEIGHTS says. `params` are given up.
+
+    Raises:
+      UserError: no such kind.
+    """
+    _check(kind)
+    head = WEIGHTS[kind](turned_head(params), 'DV')
+    made = kept_as({name: part for name, part in params.items() if name != 'head'}, config, kind)
+    if 'head' in params:
+        params['head']['weight_VD'].delete()
+    return made | {HEAD: head}
+
+
+def kept_as(params: Any, config: ModelConfig, kind: str) -> Any:
+    """The weights with a tree per layer instead of the stack, and their matrices kept as WEIGHTS says.
+
+    The stack's arrays are given up one after the other, so that it and its parts are never both there whole.
+
+    Raises:
+      UserError: no such kind.
+    """
+    _check(kind)
+    letters = weights.letters(assemble.declarations(config))
+
+    def keep(leaf: jax.Array, letters: str) -> Any:
+        return WEIGHTS[kind](leaf, letters) if letters in SUMMED else leaf
+
+    made = {name: jax.tree.map(keep, part, letters[name]) for name, part in params.items() if name != 'blocks'}
+    stack, structure = jax.tree.flatten(params['blocks'])
+    layers: list[list[Any]] = [[] for _ in range(config.layers)]
+    for leaf, word in zip(stack, jax.tree.leaves(letters['blocks']), strict=True):
+        for n, layer in enumerate(layers):
+            layer.append(keep(leaf[n], word.replace('N', '')))
+        leaf.delete()
+    return made | {f'block_{n}': jax.tree.unflatten(structure, layer) for n, layer in enumerate(layers)}
+
+
+def _check(kind: str) -> None:
+    if kind not in WEIGHTS:
+        raise UserError(f'weights: no {kind!r}; one of {", ".join(WEIGHTS)}{schema.nearest(kind, WEIGHTS)}')
+
+
+class Home(NamedTuple):
+    """The devices of a model.
+
+    place: of its activations and weights while it computes. weights: the shardings they are stored in. rows: the
+    sharding of an array with a row per text; ways: the devices, `data` x `fsdp`, that share these. shared: of what is
+    the same for all.
+    """
+
+    place: Placement
+    weights: Any
+    rows: NamedSharding
+    shared: NamedSharding
+    data: int
+    fsdp: int
+
+    @property
+    def ways(self) -> int:
+        return self.data * self.fsdp
+
+
+def home(model: ModelConfig, *, data: int, fsdp: int) -> Home:
+    """Spreads texts over `data` x `fsdp` devices, and weights over the `fsdp`.
+
+    Raises:
+      UserError: there are not so many devices.
+    """
+    strategy = 'fsdp' if fsdp > 1 else 'replicated'
+    mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, strategy=strategy, cpu_devices=0), {})
+    rules, boxed = STRATEGIES[strategy], assemble.declarations(model)
+    return Home(
+        place=place.placement(rules, mesh, frozenset()),
+        weights=place.weight_shardings(weights.unbox(boxed), weights.letters(boxed), rules, mesh),
+        rows=NamedSharding(mesh, PartitionSpec(('data', 'fsdp'))),
+        shared=NamedSharding(mesh, PartitionSpec()),
+        data=data,
+        fsdp=fsdp,
+    )

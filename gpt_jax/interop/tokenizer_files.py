@@ -1,0 +1,100 @@
+"""Which files carry a tokenizer from folder to folder, and how are ours written for others?"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gpt_jax import files
+from gpt_jax.data.tokenizer import BYTES_CONTENT, END_OF_DOCUMENT, Tokenizer
+from gpt_jax.interop import tensors
+
+TOKENIZER, VOCABULARY, MERGES = 'tokenizer.json', 'vocab.json', 'merges.txt'
+ABOUT, GENERATION = 'tokenizer_config.json', 'generation_config.json'
+TAKEN = (TOKENIZER, VOCABULARY, MERGES, ABOUT, 'special_tokens_map.json', 'added_tokens.json', 'chat_template.jinja',
+         GENERATION)  # fmt: skip
+IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+
+
+def read(folder: Path) -> dict[str, bytes]:
+    """The contents of the tokenizer's files that the folder holds, by name. What should be JSON is JSON.
+
+    Raises:
+      UserError: one of them is not, or is a link that leads elsewhere.
+    """
+    found = {}
+    for name in TAKEN:
+        if (folder / name).exists() or (folder / name).is_symlink():
+            if name.endswith('.json'):
+                tensors.read_json(folder, name)
+            found[name] = tensors.content(folder, name)
+    return found
+
+
+def usable(found: dict[str, bytes]) -> bool:
+    """Whether there is a tokenizer among the files."""
+    return TOKENIZER in found or {VOCABULARY, MERGES} <= found.keys()
+
+
+def with_generation(found: dict[str, bytes], ids: dict[str, Any]) -> dict[str, bytes]:
+    """The files with a generation_config.json, made of the ids in config.json where there is none."""
+    return found if GENERATION in found else found | {GENERATION: _json(ids)}
+
+
+def ids(found: dict[str, bytes]) -> dict[str, Any]:
+    """The special tokens' ids that the files name, those that there are."""
+    about = json.loads(found[GENERATION]) if GENERATION in found else {}
+    return {key: about[key] for key in IDS if about.get(key) is not None}
+
+
+def write(folder: Path, found: dict[str, bytes]) -> None:
+    for name, content in found.items():
+        files.write_bytes(folder / name, content)
+
+
+def made(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
+    """Files of a tokenizer of ours; with them transformers encodes any text to the same ids.
+
+    There, the name of the token that ends documents stands for that token wherever a text has it; here, never.
+    """
+    content = _bytes() if tokenizer.content == BYTES_CONTENT else tokenizer.content
+    about: dict[str, Any] = {
+        'tokenizer_class': 'PreTrainedTokenizerFast',
+        'model_max_length': context,
+        'clean_up_tokenization_spaces': False,
+    }
+    generation: dict[str, Any] = {}
+    if tokenizer.end_of_document is not None:
+        name = _name(content, tokenizer.end_of_document)
+        about |= {'bos_token': name, 'eos_token': name}
+        generation = {'bos_token_id': tokenizer.end_of_document, 'eos_token_id': tokenizer.end_of_document}
+    return {TOKENIZER: content, ABOUT: _json(about), GENERATION: _json(generation)}
+
+
+def _name(content: bytes, number: int) -> str:
+    import tokenizers
+
+    return str(tokenizers.Tokenizer.from_str(content.decode()).id_to_token(number))
+
+
+def _bytes() -> bytes:
+    """The tokenizer 'bytes' as a BPE without merges: id 255, which no text has, is the end of a document."""
+    import tokenizers
+
+    vocabulary = {letter: byte for byte, letter in enumerate(_letters())} | {END_OF_DOCUMENT: 255}
+    del vocabulary[_letters()[255]]
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    bpe.add_special_tokens([END_OF_DOCUMENT])
+    return bpe.to_str().encode()
+
+
+def _letters() -> list[str]:
+    """The letter of each byte in byte-level BPE (Radford et al. 2019): itself, or one from 256 on if not printable."""
+    shown = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    hidden = iter(range(256, 512))
+    return [chr(byte) if byte in shown else chr(next(hidden)) for byte in range(256)]
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + '\n').encode()

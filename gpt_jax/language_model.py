@@ -1,0 +1,180 @@
+"""How is a trained model used from Python? `gpt_jax.load(folder)`, and what can be asked of it.
+
+import gpt_jax
+model = gpt_jax.load('runs/gpt_tiny')
+print(model.generate('The weather today is', max_length=50)[0].text)
+"""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from gpt_jax import inference, pretrained, runtime
+from gpt_jax.data.tokenizer import Tokenizer
+from gpt_jax.errors import UserError
+from gpt_jax.generate import batching, options, rounds, writer
+from gpt_jax.generate.batching import Prompt
+from gpt_jax.generate.decode import HEAD, Model
+from gpt_jax.generate.options import Options
+from gpt_jax.generate.rounds import Drafter, Tally
+from gpt_jax.generate.writer import Text, Update, Words
+from gpt_jax.model import loss as losses
+from gpt_jax.model.config import ModelConfig
+from gpt_jax.model.gpt import GPT
+from gpt_jax.pretrained import Pretrained
+
+LOOKUP = 'lookup'
+STREAMED = 4  # steps between two pieces of a stream
+
+
+def load(
+    source: str | os.PathLike[str], *, step: int | None = None, draft: str | os.PathLike[str] | None = None,
+    weights: str = 'float32', data: int = 1, fsdp: int = 1, say: Callable[[str], None] = print,
+) -> 'LanguageModel':  # fmt: skip
+    """The trained model of a folder.
+
+    Args:
+      source: a run's folder, a folder of Hugging Face's layout, or a name on its hub (gpt_jax/pretrained.py).
+      step: of a run, the checkpoint of this step; None: the newest.
+      draft: proposes tokens, which changes the speed alone: a smaller model with the same tokenizer, named as the
+        source is, or 'lookup' for the text's own past.
+      weights: how matrices are kept: float32, bfloat16, int8 or int4 (gpt_jax/model/quantized.py); the draft's too.
+      data: devices that share the texts.
+      fsdp: devices that share the texts and the weights.
+      say: receives lines for the user.
+
+    Raises:
+      UserError: no such model, one that is damaged, a draft of another tokenizer, or fewer devices.
+    """
+    runtime.start_unless_running(data * fsdp)
+    found = pretrained.find(os.fspath(source), step=step, say=say)
+    home = inference.home(found.model, data=data, fsdp=fsdp)
+    drafter = None
+    if draft is not None:
+        drafter = Drafter(None, None) if draft == LOOKUP else _drafter(os.fspath(draft), found, home, weights, say)
+    return LanguageModel(found, home, drafter, weights)
+
+
+def _drafter(
+    source: str, found: Pretrained, beside: inference.Home, weights: str, say: Callable[[str], None]
+) -> Drafter:
+    other = pretrained.find(source, step=None, say=say)
+    if other.tokenizer.fingerprint != found.tokenizer.fingerprint or other.model.vocab_size != found.model.vocab_size:
+        raise UserError(f'draft: {source} has another vocabulary than the model it is to write for')
+    if other.model.context < found.model.context:
+        raise UserError(
+            f"draft: {source} has a context of {other.model.context}, less than the model's {found.model.context}"
+        )
+    home = inference.home(other.model, data=beside.data, fsdp=beside.fsdp)
+    params = inference.for_writing(other.params(home.weights), other.model, weights)
+    return Drafter(Model(other.model, home.place), params)
+
+
+class LanguageModel:
+    """A trained model on its devices.
+
+    Attributes:
+      config: of the model.
+      tokenizer: text to ids and back.
+      tally: how drafts have fared so far.
+    """
+
+    def __init__(self, found: Pretrained, home: inference.Home, drafter: Drafter | None, weights: str):
+        self.config: ModelConfig = found.model
+        self.tokenizer: Tokenizer = found.tokenizer
+        self._found, self._home = found, home
+        self._words = Words(found.tokenizer.decode, found.ends)
+        self._params = inference.for_writing(found.params(home.weights), found.model, weights)
+        model = Model(found.model, home.place)
+        self._device = rounds.device(
+            model, self._params, drafter,
+            put=lambda tree: jax.device_put(tree, home.rows), spread=lambda tree: jax.device_put(tree, home.shared),
+        )  # fmt: skip
+        self._full = jax.jit(self._forward)
+
+    @property
+    def tally(self) -> Tally:
+        return self._device.tally
+
+    def generate(self, prompts: str | Sequence[str], **given: Any) -> list[Text]:
+        """Texts that go on from the prompts, those of one prompt after each other.
+
+        Args:
+          prompts: one, or several, which are written together.
+          given: options by name; gpt_jax/generate/options.py says what each does. Without any, the likeliest tokens.
+
+        Raises:
+          UserError: an option or a prompt that makes no sense.
+        """
+        texts: dict[int, Text] = {}
+        for update in self.write(prompts, options.make(given)):
+            if update.done is not None:
+                texts[update.number] = update.done
+        return [texts[number] for number in sorted(texts)]
+
+    def stream(self, prompt: str, **given: Any) -> Iterator[str]:
+        """Pieces of the one text that goes on from the prompt, as they are written; options as for `generate`."""
+        if not isinstance(prompt, str):
+            raise UserError('stream: takes one prompt; generate takes several')
+        chosen = options.make(given)
+        if chosen.num_return_sequences > 1:
+            raise UserError('num_return_sequences: one text can be streamed; generate writes several')
+        return (update.piece for update in self.write(prompt, chosen, block=STREAMED) if update.piece)
+
+    def write(self, prompts: str | Sequence[str], chosen: Options, *, block: int = writer.AT_ONCE) -> Iterator[Update]:
+        """What `generate` and `stream` are made of: every text's pieces, and the text once it is done.
+
+        Args:
+          block: steps between two looks at the texts.
+        """
+        several = [prompts] if isinstance(prompts, str) else prompts
+        made = [self._prompt(text, f'prompt {k}: ' if len(several) > 1 else '') for k, text in enumerate(several, 1)]
+        return writer.write(self._device, self._words, made, chosen, ways=self._home.ways, block=block)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids that the model reads for a text, with what its tokenizer puts before it. int32 [L].
+
+        Raises:
+          UserError: the text is not text.
+        """
+        return self._prompt(text, '').ids
+
+    def logits(self, text: str) -> np.ndarray:
+        """Scores of the token after each one of the text. float32 [L, V].
+
+        Raises:
+          UserError: an empty text, or one longer than the context.
+        """
+        ids = self.encode(text)
+        if not len(ids):
+            raise UserError('the text is empty')
+        if len(ids) > self.config.context:
+            raise UserError(f"{len(ids)} tokens are more than the model's context of {self.config.context}")
+        rows = np.zeros((self._home.ways, batching.bucket(len(ids), self.config.context)), np.int32)
+        rows[:, : len(ids)] = ids
+        return np.asarray(self._full(self._params, jax.device_put(rows, self._home.rows))[0, : len(ids)])
+
+    def log_probabilities(self, text: str) -> np.ndarray:
+        """log p of each token of the text but the first, given those before it, in nats. float32 [L - 1]."""
+        ids = self.encode(text)
+        log_p_LV = np.asarray(jax.nn.log_softmax(self.logits(text)))
+        return log_p_LV[np.arange(len(ids) - 1), ids[1:]]
+
+    def _prompt(self, text: Any, which: str) -> Prompt:
+        if not isinstance(text, str):
+            raise UserError(f'{which}a prompt is a string, not {type(text).__name__}')
+        try:
+            text.encode('utf-8')
+        except UnicodeEncodeError as error:
+            raise UserError(f'{which}character {error.start} is half a surrogate pair, and no text') from None
+        ids = np.asarray(self.tokenizer.encode(text), np.int32) if text else np.zeros(0, np.int32)
+        return Prompt(text, np.concatenate([np.array(self._found.beginning, np.int32), ids]) if text else ids)
+
+    def _forward(self, params: Any, tokens_BL: jax.Array) -> jax.Array:
+        rest = {name: part for name, part in params.items() if name != HEAD}
+        features: Any = GPT(self.config, self._home.place, train=False).apply({'params': rest}, tokens_BL)
+        w_DV = self._home.place.weight(params[HEAD], 'DV')
+        return losses.scores(features.x_BLD, w_DV, self.config)[..., : self.config.vocab_size]

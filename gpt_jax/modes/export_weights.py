@@ -1,0 +1,97 @@
+"""How does a run's folder become one that transformers loads? Its newest weights, its tokenizer, and a config.json."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gpt_jax import assemble, trees
+from gpt_jax.assemble import Settings
+from gpt_jax.data import tokenizer
+from gpt_jax.data.prepare import prepare
+from gpt_jax.data.tokens import TOKENIZER
+from gpt_jax.errors import UserError
+from gpt_jax.interop import huggingface, tokenizer_files
+from gpt_jax.model import weights
+from gpt_jax.modes.import_weights import TOKENIZER as CARRIED
+from gpt_jax.modes.import_weights import letters_of
+from gpt_jax.train import checkpoint, manifest
+from gpt_jax.train.state import State
+
+Config = dict[str, Any]
+Say = Callable[[str], None]
+
+
+def export(run: Path, output: Path, defaults: Config, dtype: str, say: Say) -> dict[str, Any]:
+    """Writes the folder `output`; returns what it is.
+
+    Args:
+      run: the folder of a run, trained here or imported.
+      defaults: configs/base.py as nested dicts: what a run of an older version says nothing of.
+      dtype: float32, bfloat16 or float16.
+
+    Raises:
+      UserError: no checkpoint in `run`, or a model that no layout has.
+    """
+    meta = manifest.newest_meta(run / 'checkpoints')
+    if meta is None:
+        raise UserError(f'--checkpoint={run}: holds no checkpoint; name the folder of a run')
+    config = {
+        key: defaults.get(key, {}) | part if isinstance(part, dict) else part for key, part in meta['config'].items()
+    }
+    carried, vocab_size = _tokenizer(run, config, say)
+    settings = assemble.settings(config, vocab_size)
+    kind = huggingface.layout_of(settings.model)
+    step, params = _params(run, settings, say)
+    huggingface.write(
+        output, settings.model, lambda path: np.asarray(params[path]), letters_of(settings),
+        tokens=tokenizer_files.ids(carried), dtype=dtype, extra=carried,
+    )  # fmt: skip
+    say(f'{output}: the weights of {run} at step {step}, as {kind} in {dtype}')
+    return {'output': str(output), 'model_type': kind, 'dtype': dtype, 'step': step, 'files': sorted(_names(output))}
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
+def _params(run: Path, settings: Settings, say: Say) -> tuple[int, dict[str, jax.Array]]:
+    """The newest good checkpoint's step and weights by path, on one device."""
+    alone = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = weights.unbox(assemble.declarations(settings.model))
+    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=alone), abstract)
+    step: Any = jax.ShapeDtypeStruct((), np.int32, sharding=alone)
+    wanted = State(step=step, params=placed, optimizer=None, skipped=None, in_row=None)
+    restored = checkpoint.load(run / 'checkpoints', wanted, announce=say)
+    params = restored.state.params
+    return restored.step, dict(zip(trees.names(params), jax.tree.leaves(params), strict=True))
+
+
+def _tokenizer(run: Path, config: Config, say: Say) -> tuple[dict[str, bytes], int]:
+    """The files of the run's tokenizer, and its vocabulary's size; 1 where it is not there.
+
+    They are those that came with the weights, if they are of the tokenizer that the run was trained with.
+    """
+    spec, own = str(config['data']['tokenizer']), run / TOKENIZER
+    context = config['model']['context']
+    found: dict[str, bytes] = {}
+    for folder in (run / CARRIED, Path(spec).expanduser()):
+        found = found or (tokenizer_files.read(folder) if folder.is_dir() else {})
+        if folder.is_dir() and tokenizer_files.usable(found):
+            made = tokenizer.make(str(folder), lambda: ())
+            if not own.is_file() or tokenizer.load(own).fingerprint == made.fingerprint:
+                return found, made.vocab_size
+    if own.is_file():
+        made = tokenizer.load(own)
+    elif spec == 'bytes' or Path(spec).expanduser().is_file():
+        made = tokenizer.make(spec, lambda: ())
+    elif spec.startswith('bpe:'):
+        made = prepare(assemble.data_config(config), say).tokenizer()
+    elif config['model']['vocab_size']:
+        say(f'warning: {spec} holds no tokenizer; the folder is written without one')
+        return found, 1
+    else:
+        raise UserError(f'config.data.tokenizer: {spec} is gone, and only it knows the size of the vocabulary')
+    return tokenizer_files.made(made, context), made.vocab_size

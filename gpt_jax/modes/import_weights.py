@@ -1,0 +1,116 @@
+"""How do weights from elsewhere become a run's folder? With a config, a tokenizer and a checkpoint, like any run."""
+
+import copy
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gpt_jax import assemble, files, identity, runtime, trees
+from gpt_jax.assemble import Settings
+from gpt_jax.data import tokenizer
+from gpt_jax.errors import UserError
+from gpt_jax.interop import config_file, huggingface, tokenizer_files
+from gpt_jax.model import weights
+from gpt_jax.observe.progress import count
+from gpt_jax.train import checkpoint
+from gpt_jax.train.state import State
+
+TOKENIZER = 'tokenizer'  # the folder of the tokenizer's files, in the run's
+Config = dict[str, Any]
+Say = Callable[[str], None]
+
+
+def name(source: str) -> str:
+    """A run's name, made of the last part of the source's."""
+    last = Path(source.partition('@')[0]).expanduser().name
+    return re.sub(r'[^A-Za-z0-9._-]', '_', last).lstrip('.')[:64] or 'imported'
+
+
+def import_weights(source: str, defaults: Config, workdir: Path, say: Say) -> None:
+    """Writes config.json, config.py, tokenizer/ and checkpoints/0 with a fresh optimizer into `workdir`.
+
+    Args:
+      source: a folder, or a name on the hub.
+      defaults: configs/base.py as nested dicts.
+
+    Raises:
+      UserError: the source is not understood to the last field and tensor, or `workdir` holds a run already.
+    """
+    if any((workdir / 'checkpoints').glob('*')) or (workdir / 'summary.json').exists():
+        raise UserError(f'--workdir={workdir}: holds a run already; choose another one, or delete it')
+    found = huggingface.read(source)
+    carried = tokenizer_files.read(found.folder)
+    config = _config(found, defaults, workdir)
+    settings = assemble.settings(config, vocab_size=1)
+    _check_vocabulary(found, carried, settings, workdir, say)
+    # Arranged as on one device: whoever reads a checkpoint spreads it as they want it.
+    alone = dataclasses.replace(settings.mesh, strategy='replicated', data=1, fsdp=1)
+    program = assemble.build(dataclasses.replace(settings, mesh=alone))
+    letters = letters_of(settings)
+    load = huggingface.params(found, letters, settings.model.dims)
+    say(f'{found.folder}: {found.kind}, {count(trees.size(program.abstract_state.params))} parameters')
+    with files.lock(workdir / 'lock', wait=False):
+        tokenizer_files.write(workdir / TOKENIZER, tokenizer_files.with_generation(carried, found.tokens))
+        text = config_file.text(
+            f'{config["name"][:58]}_tuned', config['model'], defaults['model'], source, workdir, workdir / TOKENIZER
+        )
+        files.write_text(workdir / 'config.py', text)
+        files.write_json(workdir / 'config.json', config)
+        wanted = program.abstract_state.params
+        placed = [
+            jax.device_put(load(path), leaf.sharding)
+            for path, leaf in zip(trees.names(wanted), jax.tree.leaves(wanted), strict=True)
+        ]
+        state = program.begin(jax.tree.unflatten(jax.tree.structure(wanted), placed))
+        _save(state, config, source, workdir, say)
+    say(f'{workdir}: imported; {workdir / "config.py"} trains on from it')
+
+
+def letters_of(settings: Settings) -> dict[str, str]:
+    """The letters of all the model's weights, by path ('blocks/attention/query': 'NDHK')."""
+    boxed = assemble.declarations(settings.model)
+    paths, letters = trees.names(weights.unbox(boxed)), jax.tree.leaves(weights.letters(boxed))
+    return dict(zip(paths, letters, strict=True))
+
+
+def _config(found: huggingface.Source, defaults: Config, workdir: Path) -> Config:
+    config = copy.deepcopy(defaults)
+    config['name'] = name(str(workdir))
+    config['model'] |= found.model
+    config['data']['tokenizer'] = str(workdir / TOKENIZER)
+    return config
+
+
+def _check_vocabulary(
+    found: huggingface.Source, carried: dict[str, bytes], settings: Settings, workdir: Path, say: Say
+) -> None:
+    if not tokenizer_files.usable(carried):
+        say(
+            f'warning: {found.folder} holds neither tokenizer.json nor vocab.json and merges.txt; put one into '
+            f'{workdir / TOKENIZER} before text is needed'
+        )
+        return
+    size = tokenizer.make(str(found.folder), lambda: ()).vocab_size
+    if size > settings.model.vocab_size:
+        raise UserError(
+            f'{found.folder}: its tokenizer has ids up to {size - 1}, and config.json has '
+            f'vocab_size {settings.model.vocab_size}'
+        )
+
+
+def _save(state: State, config: Config, source: str, workdir: Path, say: Say) -> None:
+    meta = {
+        'next_batch': 0,
+        'fingerprint': '',  # of no data here
+        'config': config,
+        'config_hash': identity.config_hash(config),
+        'seconds': 0.0,
+        'versions': runtime.versions(),
+        'imported_from': source,
+    }
+    with checkpoint.Checkpoints(workdir / 'checkpoints', keep=1, announce=say) as checkpoints:
+        checkpoints.save(0, state, meta)

@@ -1,0 +1,139 @@
+"""Where does a trained model come from? From a run's folder, from a folder of Hugging Face's, or from its hub.
+
+runs/gpt_tiny              the newest checkpoint of a run, trained here or imported
+runs/ladder/trials/4x128   of a trial of a sweep
+folder/                    a folder with config.json and safetensors
+openai-community/gpt2      a name on the hub: one word, a slash, one word
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from gpt_jax import assemble, inference, overrides, trees
+from gpt_jax.data import tokenizer
+from gpt_jax.data.prepare import cached_tokenizer
+from gpt_jax.data.tokenizer import Tokenizer
+from gpt_jax.data.tokens import TOKENIZER
+from gpt_jax.errors import UserError
+from gpt_jax.interop import huggingface, tokenizer_files
+from gpt_jax.model import weights
+from gpt_jax.model.config import ModelConfig
+from gpt_jax.train import checkpoint, manifest
+from gpt_jax.train.state import State
+
+CARRIED = 'tokenizer'  # the folder of an import's tokenizer, in its run's
+Say = Callable[[str], None]
+
+
+class Pretrained(NamedTuple):
+    """A model that was found; its weights are not read yet.
+
+    ends: ids that end a text. beginning: ids that go before one.
+    params: shardings of the weights -> the weights on their devices, as stored.
+    """
+
+    model: ModelConfig
+    tokenizer: Tokenizer
+    ends: tuple[int, ...]
+    beginning: tuple[int, ...]
+    params: Callable[[Any], Any]
+
+
+def find(source: str, *, step: int | None = None, say: Say) -> Pretrained:
+    """The model that `source` names.
+
+    Args:
+      step: of a run, the checkpoint of this step; None: the newest.
+
+    Raises:
+      UserError: there is none, or it is damaged or not understood.
+    """
+    folder = Path(source).expanduser()
+    if (folder / 'checkpoints').is_dir():
+        return _run(folder, step, say)
+    if (folder / 'trials').is_dir():
+        there = sorted(path.name for path in (folder / 'trials').iterdir() if (path / 'checkpoints').is_dir())
+        raise UserError(f'{source}: a sweep; name one of its trials, {folder}/trials/{there[0] if there else "NAME"}')
+    published = (folder / huggingface.CONFIG).is_file()
+    hub = source.count('/') == 1 and not folder.exists() and not folder.parent.exists()
+    if not published and not hub:
+        raise UserError(f'{source}: holds no checkpoint; name the folder of a run, such as runs/gpt_tiny')
+    if step is not None:
+        raise UserError(f'{source}: has no steps; leave the step out')
+    return _published(source)
+
+
+def _run(folder: Path, step: int | None, say: Say) -> Pretrained:
+    meta = manifest.newest_meta(folder / 'checkpoints')
+    if meta is None:
+        raise UserError(f'{folder}: holds no checkpoint yet; train it, or name another')
+    # What a run of an older version says nothing of is as it was: the default.
+    defaults = overrides.defaults()
+    config = {key: defaults[key] | meta['config'][key] for key in ('data', 'model')}
+    made = _tokenizer(folder, config)
+    model = inference.model_config(config['model'], made.vocab_size)
+    imported = folder / CARRIED
+    ends = _ends(made, tokenizer_files.ids(tokenizer_files.read(imported)) if imported.is_dir() else {})
+
+    def params(shardings: Any) -> Any:
+        abstract = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            weights.unbox(assemble.declarations(model)), shardings,
+        )  # fmt: skip
+        nothing: Any = None
+        wanted = State(step=nothing, params=abstract, optimizer=None, skipped=None, in_row=None)
+        return checkpoint.load(folder / 'checkpoints', wanted, step=step, announce=say).state.params
+
+    untouched = imported.is_dir() and not meta['fingerprint']  # as it was published, and so are its prompts
+    return Pretrained(model, made, ends, tokenizer.beginning(made) if untouched else (), params)
+
+
+def _tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    if (folder / TOKENIZER).is_file():
+        return tokenizer.load(folder / TOKENIZER)
+    spec = str(config['data']['tokenizer'])
+    if (folder / CARRIED).is_dir():
+        return tokenizer.make(str(folder / CARRIED), lambda: ())
+    if not spec.startswith('bpe:'):
+        return tokenizer.make(spec, lambda: ())
+    try:
+        found = cached_tokenizer(assemble.data_config(config))
+    except UserError:  # its source is gone
+        found = None
+    if found is None:
+        raise UserError(
+            f'{folder}: its tokenizer, {spec} of {config["data"]["source"]}, is neither here nor in the cache of '
+            f'tokens; copy that tokenizer.json to {folder / TOKENIZER}'
+        )
+    return found
+
+
+def _ends(made: Tokenizer, ids: Mapping[str, Any]) -> tuple[int, ...]:
+    """What ends a text: as the model's files say, or the end of a document."""
+    said = ids.get('eos_token_id')
+    if said is None:
+        return () if made.end_of_document is None else (made.end_of_document,)
+    return tuple(said) if isinstance(said, list) else (int(said),)
+
+
+def _published(source: str) -> Pretrained:
+    found = huggingface.read(source)
+    carried = tokenizer_files.read(found.folder)
+    if not tokenizer_files.usable(carried):
+        raise UserError(f'{found.folder}: holds neither tokenizer.json nor vocab.json and merges.txt')
+    made = tokenizer.make(str(found.folder), lambda: ())
+    model = inference.model_config(overrides.defaults()['model'] | found.model, made.vocab_size)
+    ids = tokenizer_files.ids(tokenizer_files.with_generation(carried, found.tokens))
+
+    def params(shardings: Any) -> Any:
+        boxed = assemble.declarations(model)
+        paths = trees.names(weights.unbox(boxed))
+        letters = dict(zip(paths, jax.tree.leaves(weights.letters(boxed)), strict=True))
+        load = huggingface.params(found, letters, model.dims)
+        placed = [jax.device_put(load(path), at) for path, at in zip(paths, jax.tree.leaves(shardings), strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(shardings), placed)
+
+    return Pretrained(model, made, _ends(made, ids), tokenizer.beginning(made), params)

@@ -1,0 +1,67 @@
+"""Are our texts those of transformers' generate, token for token, on the same random weights?"""
+
+import functools
+
+import pytest
+
+from tests.generate import hugging_face, writing
+from tests.generate.writing import ids, prompts, write
+from tests.model.architectures import ARCHITECTURES
+from tests.model.test_gpt import make
+
+pytest.importorskip('torch', reason='transformers needs it')
+pytest.importorskip('transformers', reason='what ours is held against')
+
+RAGGED = (1, 2, 3, 7, 12, 13, 20, 30)
+
+
+@functools.cache
+def pair(name):
+    """(our device, theirs)."""
+    import torch
+
+    torch.set_num_threads(1)
+    config = writing.config(**ARCHITECTURES[name] | {'context': 256})
+    params, _ = make(config)
+    return writing.device(config, params), getattr(hugging_face, name)(config, params)
+
+
+@pytest.mark.parametrize('name', ['gpt2', 'llama'])
+def test_200_greedy_tokens_of_one_prompt_and_of_eight_of_all_lengths(name):
+    ours, theirs = pair(name)
+    for given in (prompts(9), prompts(*RAGGED)):
+        assert ids(write(ours, given, max_new_tokens=200)) == hugging_face.generate(theirs, given, max_new_tokens=200)
+
+
+@pytest.mark.parametrize(
+    'given',
+    [{'repetition_penalty': 1.5}, {'no_repeat_ngram_size': 3}, {'min_new_tokens': 20, 'repetition_penalty': 1.1}],
+    ids=str,
+)
+def test_greedy_tokens_under_options(given):
+    ours, theirs = pair('gpt2')
+    several = prompts(*RAGGED[:4], seed=1)
+    assert ids(write(ours, several, max_new_tokens=40, **given)) == hugging_face.generate(
+        theirs, several, max_new_tokens=40, **given
+    )
+
+
+@pytest.mark.parametrize(
+    ('name', 'given'),
+    [
+        ('llama', {'num_beams': 2}),
+        ('gpt2', {'num_beams': 4, 'num_return_sequences': 4, 'early_stopping': True}),
+        ('gpt2', {'num_beams': 4, 'num_return_sequences': 3, 'length_penalty': 2.0}),
+        ('gpt2', {'num_beams': 3, 'length_penalty': -1.0, 'early_stopping': 'never', 'num_return_sequences': 2}),
+        ('gpt2', {'num_beams': 4, 'length_penalty': 0.5, 'early_stopping': 'never', 'repetition_penalty': 1.2}),
+        ('gpt2', {'num_beams': 4, 'eos_token_id': [96, 7, 20, 33, 41], 'num_return_sequences': 2}),
+    ],
+    ids=str,
+)
+def test_beams(name, given):
+    ours, theirs = pair(name)
+    several = prompts(*RAGGED, seed=2)
+    expected = hugging_face.generate(theirs, several, max_new_tokens=25, **given)
+    ends = set(given.get('eos_token_id', [96]))
+    cut = [next((row[: k + 1] for k, id_ in enumerate(row) if id_ in ends), row) for row in expected]
+    assert ids(write(ours, several, max_new_tokens=25, **given)) == cut

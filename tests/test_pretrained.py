@@ -1,0 +1,125 @@
+"""Is a model found where it is said to be, with the tokenizer that it was trained with?"""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from gpt_jax import inference, overrides, pretrained
+from gpt_jax.data import prepare, tokenizer
+from gpt_jax.data.config import DataConfig
+from gpt_jax.errors import UserError
+from gpt_jax.modes import export_weights
+from gpt_jax.train import manifest
+from tests import trained
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    return trained.folder(tmp_path_factory.mktemp('runs') / 'run')
+
+
+def find(source, step=None):
+    return pretrained.find(str(source), step=step, say=print)
+
+
+def weights(found):
+    return jax.tree.map(np.asarray, found.params(inference.home(found.model, data=1, fsdp=1).weights))
+
+
+def test_a_run(run):
+    found = find(run)
+    assert (found.model.width, found.model.vocab_size) == (32, 256)
+    assert (found.ends, found.beginning) == ((255,), ())
+    assert weights(found)['blocks']['attention']['query'].shape == (2, 32, 4, 8)
+
+
+def test_what_training_alone_needs_is_off(tmp_path):
+    model = find(trained.folder(tmp_path / 'run', dropout=0.1, remat='block', scan_layers=True)).model
+    assert (model.dropout, model.remat, model.scan_layers) == (0.0, 'none', False)
+
+
+def test_a_run_of_a_version_that_knew_fewer_fields(run, tmp_path):
+    folder = trained.folder(tmp_path / 'old')
+    meta = manifest.read(folder / 'checkpoints' / '3')
+    del meta['meta']['config']['model']['qk_norm']
+    manifest.write(folder / 'checkpoints' / '3', step=3, meta=meta['meta'], leaves=meta['leaves'])
+    assert find(folder).model == find(run).model
+
+
+def test_a_trial_of_a_sweep(run, tmp_path):
+    shutil.copytree(run, tmp_path / 'sweep' / 'trials' / 'one')
+    assert find(tmp_path / 'sweep' / 'trials' / 'one').model == find(run).model
+    with pytest.raises(UserError, match=r'sweep: a sweep; name one of its trials, .*/trials/one$'):
+        find(tmp_path / 'sweep')
+
+
+@pytest.mark.parametrize('source', ['nowhere', '', 'no/where/at/all'])
+def test_nothing_there(source):
+    with pytest.raises(UserError, match='holds no checkpoint; name the folder of a run'):
+        find(source)
+
+
+def test_a_run_that_has_saved_nothing_yet_and_a_step_that_is_not_there(run, tmp_path):
+    (tmp_path / 'checkpoints').mkdir()
+    with pytest.raises(UserError, match='holds no checkpoint yet'):
+        find(tmp_path)
+    assert weights(find(run, step=3))
+    with pytest.raises(UserError, match='no checkpoint of step 4; there are 3'):
+        weights(find(run, step=4))
+
+
+def test_the_tokenizer_stands_in_the_folder_or_in_the_cache(tmp_path, source):
+    data = overrides.defaults()['data'] | {'source': source, 'tokenizer': 'bpe:300', 'cache': str(tmp_path / 'cache')}
+    words = prepare.prepare(DataConfig(**data), print).tokenizer()
+    folder = trained.folder(tmp_path / 'run', words=words)
+    assert find(folder).tokenizer.fingerprint == words.fingerprint
+    (folder / 'tokenizer.json').unlink()
+    with_data(folder, data)
+    assert find(folder).tokenizer.fingerprint == words.fingerprint
+    shutil.rmtree(tmp_path / 'cache')
+    with pytest.raises(
+        UserError, match=r'its tokenizer, bpe:300 of .* copy that tokenizer.json to .*/run/tokenizer.json'
+    ):
+        find(folder)
+
+
+def with_data(folder, data):
+    meta = manifest.read(folder / 'checkpoints' / '3')
+    meta['meta']['config']['data'] = data
+    manifest.write(folder / 'checkpoints' / '3', step=3, meta=meta['meta'], leaves=meta['leaves'])
+
+
+def test_a_folder_of_hugging_faces(run, tmp_path):
+    out = tmp_path / 'exported'
+    export_weights.export(run, out, overrides.defaults(), 'float32', print)
+    ours, theirs = find(run), find(out)
+    text = 'naïve text'
+    assert theirs.tokenizer.encode(text).tolist() == ours.tokenizer.encode(text).tolist()
+    assert theirs.ends == ours.ends
+    jax.tree.map(np.testing.assert_array_equal, weights(theirs), weights(ours))
+    with pytest.raises(UserError, match='has no steps'):
+        find(out, step=1)
+    (out / 'tokenizer.json').unlink()
+    with pytest.raises(UserError, match='holds neither tokenizer'):
+        find(out)
+
+
+def test_what_goes_before_a_text():
+    import tokenizers
+
+    words = tokenizer.train(['plain words and more words'] * 9, 280)
+    assert tokenizer.beginning(words) == tokenizer.beginning(tokenizer.make('bytes', lambda: ())) == ()
+    content = json.loads(words.content)
+    content['post_processor'] = {
+        'type': 'TemplateProcessing',
+        'single': [{'SpecialToken': {'id': '<|endoftext|>', 'type_id': 0}}, {'Sequence': {'id': 'A', 'type_id': 0}}],
+        'pair': [],
+        'special_tokens': {'<|endoftext|>': {'id': '<|endoftext|>', 'ids': [0], 'tokens': ['<|endoftext|>']}},
+    }
+    assert tokenizers.Tokenizer.from_str(json.dumps(content)).encode('word').ids[0] == 0
+    made = tokenizer._from_content(json.dumps(content).encode(), 'here')
+    assert tokenizer.beginning(made) == (0,)
+    assert made.encode('words')[0] != 0
