@@ -18,7 +18,7 @@ from gpt_jax.model.feedforward import FEEDFORWARDS
 from gpt_jax.model.mask import EVERYTHING
 from gpt_jax.model.norm import NORMS
 from gpt_jax.model.position import POSITIONS, SCALINGS
-from gpt_jax.model.products import scaled
+from gpt_jax.model.products import PRODUCT, scaled
 from gpt_jax.model.weights import Declare, Part
 from gpt_jax.parallel.place import Placement
 from gpt_jax.parametrization import forward
@@ -138,7 +138,7 @@ def windows(config: ModelConfig) -> tuple[int | None, ...]:
 def _block(config: ModelConfig) -> Any:
     if config.remat == 'none':
         return Block
-    policy = None if config.remat == 'block' else jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    policy = None if config.remat == 'block' else jax.checkpoint_policies.save_only_these_names(PRODUCT)
     return nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
 
 

@@ -10,9 +10,12 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.quantized import Quantized, operand
+
+PRODUCT = 'product'  # names the results, in `activation_dtype`, for the policy of rematerialization that keeps them
 
 _product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
@@ -34,7 +37,8 @@ def _multiplied(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> 
     y = _product(a_2d, b_2d, (((1,), (0,)), ((), ())))
     y = y if scale is None else y * scale.reshape(-1)
     inner = _summed(terms)
-    return y.astype(config.activation_dtype).reshape(*a.shape[: a.ndim - inner], *b.shape[inner:])
+    y = y.astype(config.activation_dtype).reshape(*a.shape[: a.ndim - inner], *b.shape[inner:])
+    return checkpoint_name(y, PRODUCT)
 
 
 def _einsum_forward(
@@ -80,15 +84,20 @@ def grouped(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, config: Model
     Args:
       owner_P: int32, ascending: the expert of each block. None: block p is expert p's.
     """
+    return _grouped_multiplied(a, w, owner_P, config)
+
+
+def _grouped_multiplied(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, config: ModelConfig) -> jax.Array:
     if not isinstance(w, Quantized) or owner_P is None:  # a quantized expert becomes an array when its turn is
         w = w.astype(config.matmul_dtype)
-    return _grouped(a.astype(config.matmul_dtype), w, owner_P, 1).astype(config.activation_dtype)
+    y = _grouped(a.astype(config.matmul_dtype), w, owner_P, 1)
+    return checkpoint_name(y.astype(config.activation_dtype), PRODUCT)
 
 
 def _grouped_forward(
     a: jax.Array, w: jax.Array, owner_P: jax.Array | None, config: ModelConfig
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
-    return grouped(a, w, owner_P, config), (a, w, owner_P)
+    return _grouped_multiplied(a, w, owner_P, config), (a, w, owner_P)
 
 
 def _grouped_backward(

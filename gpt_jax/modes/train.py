@@ -210,8 +210,9 @@ def _compiled(program: Program, settings: Settings, corpus: Corpus) -> tuple[Cal
 def _describe(settings: Settings, program: Program) -> str:
     counts = accounting.parameters(settings.model)
     device = program.mesh.devices.flat[0]
+    active = f'{count(counts["active"])} active, ' if counts['active'] < counts['total'] else ''
     return (
-        f'{count(counts["total"])} parameters ({count(counts["non_embedding"])} without embeddings), '
+        f'{count(counts["total"])} parameters ({active}{count(counts["non_embedding"])} without embeddings), '
         f'{count(settings.steps * settings.tokens_per_step)} tokens in {settings.steps:,} steps '
         f'on {program.mesh.size} x {device.device_kind}'
     )

@@ -100,7 +100,7 @@ class _Examples(_Formatter, argparse.RawDescriptionHelpFormatter):
 def _data_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--columns', type=_pairs, default={}, metavar='THEIRS=OURS,...', help='other column names')
     parser.add_argument(
-        '--count', default='', metavar='WHICH', help='total, non_embedding, without_positions: what N is'
+        '--count', default='', metavar='WHICH', help='total, non_embedding, without_positions, active: what N is'
     )
     parser.add_argument(
         '--flops', default='', choices=['', '6ND', 'with_attention', 'causal', 'column'], help='what C is'

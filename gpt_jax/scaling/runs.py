@@ -98,7 +98,7 @@ def read(
       path: .csv (with a header), .jsonl or .json (a list of objects).
       columns: {name in the file: name here}.
       count: which parameters are N: '' (the column params, or what our own records count as total), or that column
-        params_COUNT of our own records: total, non_embedding, without_positions.
+        params_COUNT of our own records: total, non_embedding, without_positions, active.
       flops: '' (the column flops if there is one, else 6ND), '6ND', 'column'; 'with_attention' and 'causal' are the
         columns flops_with_attention and flops_causal of our own records. Where most runs have the column and some lack
         it, those are left out: two ways of counting in one fit would bend its law.

@@ -38,6 +38,23 @@ def test_a_finished_run_leaves_its_summary(finished):
     assert 'tokens_per_second' not in rows[0]
 
 
+def test_a_run_with_experts_writes_down_what_its_router_does(tmp_path, source):
+    fields = {'feedforward': 'experts', 'experts': 4, 'experts_per_token': 2, 'capacity_factor': 0.5, 'z_loss': 1e-4}
+    routed = {f'config__model__{key}': value for key, value in fields.items()}
+    _, err = program.run(program.command(tmp_path, config__data__source=source, config__train__steps=10, **routed))
+    rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    for row in rows:
+        assert 1 <= row['busiest_expert'] <= 2  # two of four are all that a token can take
+        assert 0.49 < row['dropped_tokens'] < 1  # at most half of the choices have a place
+        assert 0 <= row['router_entropy'] <= 1.39
+        assert row['idle_experts'] == 0
+        assert {'load_balance', 'router_z', 'z_loss'} <= set(row)
+    done = program.summary(tmp_path)
+    assert 0 < done['validation_loss'] < 5.7
+    assert done['params_active'] < done['params_total']
+    assert ' active, ' in err
+
+
 def test_the_same_command_again_does_nothing(finished, source):
     before = (finished / 'summary.json').stat().st_mtime_ns
     _, err = program.run(program.command(finished, config__data__source=source))

@@ -13,8 +13,9 @@ from gpt_jax.errors import UserError
 from gpt_jax.scaling.plan import planner
 
 # What the closed form counts: any other value changes it.
-COUNTED = {'kv_heads': 0, 'head_dim': 0, 'mlp_width': 0, 'norm': 'layer', 'position': 'learned', 'feedforward': 'mlp',
-           'bias': True, 'tied_head': True}  # fmt: skip
+COUNTED = {'kv_heads': 0, 'head_dim': 0, 'mlp_width': 0, 'block': 'pre_norm', 'norm': 'layer', 'final_norm': True,
+           'position': 'learned', 'qk_norm': False, 'attention_sink': False, 'feedforward': 'mlp', 'bias': True,
+           'tied_head': True}  # fmt: skip
 BYTES = 256
 
 

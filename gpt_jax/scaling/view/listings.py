@@ -11,6 +11,8 @@ COUNTS = {
     'total': 'all parameters, embeddings included',
     'non_embedding': 'without token embedding, position table and an untied head',
     'without_positions': 'all parameters but the position table',
+    'active': 'what one token uses: of routed experts those that it takes, and all of the rest',
+    'active_non_embedding': 'the same without token embedding, position table and an untied head',
 }
 FLOPS = {
     '6ND': '6 x N x D',

@@ -24,6 +24,9 @@ def test_counts_are_those_of_the_run_itself(path, trial, count):
 @pytest.mark.parametrize(
     ('text', 'trial', 'message'),
     [("config.model.norm = 'rms'", '', "model.norm is 'rms', which is not counted here"),
+     ("config.model.block = 'parallel'", '', "model.block is 'parallel', which is not counted here"),
+     ("config.model.final_norm = False", '', 'model.final_norm is False'),
+     ("config.model.feedforward = 'experts'", '', "model.feedforward is 'experts'"),
      ("config.data.tokenizer = 'bpe:500'", '', 'the vocabulary of bpe:500 is not known yet'),
      ('', 'x', 'no such trial of .*none: no sweep'),
      ('1 / 0', '', 'ZeroDivisionError')],
