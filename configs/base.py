@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     model.experts = 0  # routed experts, each a gated feed-forward of mlp_width
     model.experts_per_token = 2
     model.shared_experts = 0  # experts that every token takes
-    model.capacity_factor = 0.0  # slots of an expert, over its fair share of the tokens; 0: dropless
+    model.capacity_factor = 0.0  # in training: slots of an expert, over its fair share; 0: dropless
     model.normalize_experts = True  # the weights of the chosen experts sum to 1
     model.load_balance = 0.01  # coefficient of the loss that evens out the experts
     model.router_z = 0.001  # coefficient of the loss that keeps the router's logits small

@@ -133,7 +133,7 @@ def build(s: Settings) -> Program:
 
     step = make_step(
         summed_loss(s.model, place.placement(rules, mesh, manual), train=True), transformation, rate,
-        mesh=mesh, microbatches=s.train.microbatches(mesh.shape['data']), clip_norm=s.optimizer.clip, seed=s.seed,
+        mesh=mesh, microbatches=s.train.microbatches(mesh.size), clip_norm=s.optimizer.clip, seed=s.seed,
         form=form(s.model),
     )  # fmt: skip
     evaluation_loss = summed_loss(s.model, place.placement(rules, mesh, frozenset()), train=False)

@@ -90,7 +90,7 @@ def _training(settings: Settings, corpus: Corpus, say: Callable[[str], None]) ->
         'peak_memory_bytes': _peak_memory(program),
         **{f'params_{name}': number for name, number in accounting.parameters(settings.model).items()},
         'batch': settings.train.batch,
-        'microbatches': settings.train.microbatches(program.mesh.shape['data']),
+        'microbatches': settings.train.microbatches(program.mesh.size),
         'context': settings.model.context,
         'matmul_dtype': settings.model.matmul_dtype,
         'activation_dtype': settings.model.activation_dtype,

@@ -67,13 +67,13 @@ class TrainConfig:
             return self.steps or -(-self.tokens // per_step)
         return max(1, round(self.flops / (flops_per_token * per_step)))
 
-    def microbatches(self, data_devices: int) -> int:
+    def microbatches(self, devices: int) -> int:
         """Into how many parts a device's share of the batch is cut.
 
         Raises:
           UserError: `microbatch` does not divide that share.
         """
-        share = self.batch // data_devices
+        share = self.batch // devices
         size = min(self.microbatch or share, share)
         schema.require(
             share % size == 0, 'train.microbatch', f'{size} does not divide the {share} sequences of one device'

@@ -7,11 +7,13 @@ import jax
 import pytest
 
 from gpt_jax import assemble, overrides, trees
+from gpt_jax.interop import huggingface
 from gpt_jax.model import accounting, weights
 
 ROOT = Path(__file__).parents[2]
 # A mapping module (shared values) is no config of its own.
-CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'gpt3'))
+SHARED = ('__init__', 'gpt2', 'gpt3')
+CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in SHARED)
 
 # Brown et al. 2020, tables 2.1 and D.1, with the two misprints mended: (total, non-embedding, total without positions)
 GPT3 = {
@@ -23,6 +25,20 @@ GPT3 = {
     'gpt_6_7b': (6_658_404_352, 6_444_163_072, 6_650_015_744),
     'gpt_13b': (12_853_386_240, 12_585_584_640, 12_842_900_480),
     'gpt_175b': (174_604_259_328, 173_961_535_488, 174_579_093_504),
+}
+
+# The published checkpoints' own tensors, tied ones once: (all, what one token uses). The papers round them: 117M, 124M
+# (printed as 117M), 355M, 774M, 1542M, 1.23B (Meta's model card), 7.3B, 0.6B, "47B parameters, only 13B active".
+PUBLISHED = {
+    'gpt1': (116_534_784, 116_534_784),
+    'gpt2_124m': (124_439_808, 124_439_808),
+    'gpt2_355m': (354_823_168, 354_823_168),
+    'gpt2_774m': (774_030_080, 774_030_080),
+    'gpt2_1_5b': (1_557_611_200, 1_557_611_200),
+    'llama_1b': (1_235_814_400, 1_235_814_400),
+    'mistral_7b': (7_241_732_096, 7_241_732_096),
+    'qwen3_0_6b': (596_049_920, 596_049_920),
+    'mixtral_8x7b': (46_702_792_704, 12_879_925_248),
 }
 
 
@@ -45,6 +61,27 @@ def test_gpt3_totals(name):
     counts = accounting.parameters(model)
     assert (counts['total'], counts['non_embedding'], counts['without_positions']) == GPT3[name]
     assert trees.size(weights.unbox(assemble.declarations(model))) == GPT3[name][0]
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_totals_of_published_models(name):
+    counts = accounting.parameters(assemble.settings(load(name), vocab_size=1).model)
+    assert (counts['total'], counts['active']) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_transformers_counts_alike(name):
+    """A model of our config in its own words, on a device that holds nothing."""
+    torch = pytest.importorskip('torch', reason='counts in PyTorch')
+    transformers = pytest.importorskip('transformers', reason='knows the published models')
+    model = assemble.settings(load(name), vocab_size=1).model
+    theirs = huggingface.config(model, huggingface.layout_of(model), 'float32', {})
+    with torch.device('meta'):
+        made = transformers.AutoModelForCausalLM.from_config(
+            transformers.AutoConfig.for_model(**theirs), attn_implementation='eager'
+        )
+    made.tie_weights()
+    assert sum(weight.numel() for weight in made.parameters()) == accounting.parameters(model)['total']
 
 
 @pytest.mark.parametrize('name', GPT3)

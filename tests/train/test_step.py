@@ -123,6 +123,16 @@ def test_gradients_cross_devices_once_a_step(settings):
     assert not loops, 'an all-reduce inside the loop over microbatches'
 
 
+@pytest.mark.parametrize('axes', [(4, 1), (1, 4), (2, 2)])
+def test_a_microbatch_is_what_one_device_takes_at_a_time(settings, monkeypatch, axes):
+    seen, make = [], assemble.make_step
+    monkeypatch.setattr(assemble, 'make_step', lambda *a, **k: seen.append(k['microbatches']) or make(*a, **k))
+    data, fsdp = axes
+    strategy = 'fsdp' if fsdp > 1 else 'replicated'
+    assemble.build(settings({'mesh.data': data, 'mesh.fsdp': fsdp, 'mesh.strategy': strategy, 'train.microbatch': 1}))
+    assert seen == [2]  # eight sequences over four devices
+
+
 @pytest.mark.parametrize('where', ['loss', 'parameters'])
 def test_a_step_that_is_not_finite_is_skipped_whole(settings, where):
     program = assemble.build(settings())
