@@ -127,6 +127,7 @@ def get_config() -> ConfigDict:
     benchmark.prompt = 32  # tokens read before writing
     benchmark.new_tokens = 128  # written; 0: no generation is timed
     benchmark.batches = (1, 8)  # texts written at once, each timed
+    benchmark.weights = 'float32'  # float32, bfloat16, int8, int4: how matrices are kept while writing
 
     config.sweep = sweep = ConfigDict()
     sweep.trials = ()  # one dict per trial: name, and dotted config keys with their values (see scaling/plan/design.py)

@@ -85,6 +85,7 @@ def settings(sizes: dict[str, int], model: dict[str, Any], batch: int, steps: in
             'prompt': 1,
             'new_tokens': 0,
             'batches': (1,),
+            'weights': 'float32',
         },
         'sweep': {'trials': (), 'together': 1, 'hang_minutes': 0.0, 'hours': 0.0, 'flops': 0.0},
     }

@@ -20,7 +20,7 @@ from gpt_jax import assemble, inference
 from gpt_jax.assemble import Settings
 from gpt_jax.generate import batching, options, processors, sampling
 from gpt_jax.generate.batching import Prompt, Request
-from gpt_jax.generate.decode import Model, prepared
+from gpt_jax.generate.decode import Model
 from gpt_jax.generate.rounds import Device, device
 from gpt_jax.model import cache, weights
 from gpt_jax.model.config import ModelConfig
@@ -54,10 +54,11 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     tokens = min(settings.benchmark.new_tokens, model.context - prompt)
     if jax.default_backend() == 'cpu' and jax.device_count() > 1:
         return _alone(say)
-    writer = _device(model)
+    writer = _device(model, settings.benchmark.weights)
     bandwidth, source = _bandwidth()
     found: dict[str, Any] = {
-        'prompt': prompt, 'new_tokens': tokens, 'memory_bandwidth': bandwidth, 'memory_bandwidth_source': source,
+        'prompt': prompt, 'new_tokens': tokens, 'weights': settings.benchmark.weights,
+        'memory_bandwidth': bandwidth, 'memory_bandwidth_source': source,
     }  # fmt: skip
     for batch in settings.benchmark.batches:
         prefill, first, step = _best(writer, batch, prompt, tokens)
@@ -85,13 +86,11 @@ def _alone(say: Callable[[str], None]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name.startswith('generation_')}
 
 
-def _device(model: ModelConfig) -> Device:
+def _device(model: ModelConfig, kind: str) -> Device:
     home = inference.home(model, data=1, fsdp=1)
-    params = jax.jit(
-        lambda: prepared(weights.unbox(assemble.initial(model, jax.random.key(0))), model),
-    )()
+    params = jax.jit(lambda: weights.unbox(assemble.initial(model, jax.random.key(0))))()
     return device(
-        Model(model, home.place), params, None,
+        Model(model, home.place), inference.for_writing(params, model, kind), None,
         put=lambda tree: jax.device_put(tree, home.rows), spread=lambda tree: jax.device_put(tree, home.shared),
     )  # fmt: skip
 

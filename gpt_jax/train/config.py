@@ -91,6 +91,7 @@ class BenchmarkConfig:
     prompt: int
     new_tokens: int
     batches: tuple[int, ...]
+    weights: str
 
     def __post_init__(self) -> None:
         for name in ('steps', 'new_tokens'):
