@@ -53,7 +53,9 @@ _CHECKPOINT = flags.DEFINE_string(
     'checkpoint', None, "export, generate: the run's folder; generate: or a folder or name as --source takes it."
 )
 _FOLDER = flags.DEFINE_string(
-    'output', None, 'export: the folder to write, not there yet or empty. generate: FILE.jsonl, a record per text.'
+    'output',
+    None,
+    'export: the folder to write, not there yet or empty. generate: FILE.jsonl, a record per text, anew.',
 )
 _DTYPE = flags.DEFINE_enum(
     'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'
@@ -111,7 +113,8 @@ def _check_flags() -> None:
             raise errors.UserError(f'--{flag}: belongs to --mode={" or ".join(modes)}, not to --mode={_MODE.value}')
         if not given and flag in NEEDED.get(_MODE.value, ()):
             raise errors.UserError(f'--mode={_MODE.value}: wants --{flag}={flags.FLAGS[flag].help.partition(": ")[2]}')
-    for flag in ('trial', 'distributed', 'benchmark_output') if _MODE.value in BARE else ():
+    idle = ['trial', 'distributed', 'benchmark_output', *(['workdir'] if _MODE.value != 'import' else [])]
+    for flag in idle if _MODE.value in BARE else ():
         if flags.FLAGS[flag].value:
             raise errors.UserError(f'--{flag}: --mode={_MODE.value} makes no use of it')
 

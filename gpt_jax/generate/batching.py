@@ -105,15 +105,18 @@ class Arrays(NamedTuple):
     sizes: Sizes
 
 
-def arrays(batch: Sequence[Request], *, context: int, chunk: int, ways: int, ends_V: np.ndarray) -> Arrays:
+def arrays(
+    batch: Sequence[Request], *, context: int, chunk: int, ways: int, ends_V: np.ndarray, least: int = 1
+) -> Arrays:
     """The batch, its rows rounded up.
 
     Args:
       context: the model's.
       chunk: tokens that are read at once while writing.
       ways: devices that share the rows.
+      least: rows that there are at least.
     """
-    rows = -(-(1 << (len(batch) - 1).bit_length()) // ways) * ways
+    rows = -(-max(least, 1 << (len(batch) - 1).bit_length()) // ways) * ways
     parts = [_first(one.prompt.ids, context) for one in batch]
     room = bucket(max(one.limit for one in batch), 1 << 62)
     read_BL = np.zeros((rows, bucket(max(map(len, parts)), context)), np.int32)

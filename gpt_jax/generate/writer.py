@@ -28,7 +28,7 @@ class Text:
       continuation: what was written after the prompt.
       tokens: the ids written, what ended the text included.
       log_probabilities: of each of them under the model itself, before any option acts, in nats.
-      finish_reason: 'end' (the end of the document), 'stop' (a stop string or id), 'length', or 'interrupted'.
+      finish_reason: 'end' (the end of the document), 'stop' (a stop string or id) or 'length'.
       seed: this text's own: its prompt and the same options with this seed write it again.
     """
 
@@ -75,9 +75,10 @@ def write(
     ends_V = _ends(options, words.ends, device.model.config.vocab_size)
     method = METHODS['beams' if options.num_beams > 1 else 'drafted' if device.drafted else 'plain']
     chunk = options.draft_tokens + 1 if device.drafted else 1
-    first = 0
-    for batch in batching.batches(wanted, max(1, options.batch_size // options.num_beams)):
-        arrays = batching.arrays(batch, context=context, chunk=chunk, ways=ways, ends_V=ends_V)
+    first, size = 0, max(1, options.batch_size // options.num_beams)
+    for batch in batching.batches(wanted, size):
+        least = size if len(wanted) > size else 1  # the last batch, too, is as large as the others
+        arrays = batching.arrays(batch, least=least, context=context, chunk=chunk, ways=ways, ends_V=ends_V)
         each = options.num_return_sequences if options.num_beams > 1 else 1
         lines = [Line(words, one, options) for one in batch for _ in range(each)]
         halted = np.zeros(max(len(arrays.count_B), len(lines)), bool)
@@ -127,11 +128,6 @@ class Line:
             pieces.append(self._reader.close())
             self.done = self._text('stop' if self._reader.stopped else self._reason(reason))
         return ''.join(pieces)
-
-    def interrupted(self) -> Text:
-        """The text as far as it has come."""
-        self._reader.close()
-        return self._text('interrupted')
 
     def _reason(self, reason: int) -> str:
         if reason == FULL:

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,9 +23,12 @@ def show(model: LanguageModel, prompts: list[str], chosen: Options) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='replace')  # a terminal that lacks a letter shows that it does
     headings = [prompt for prompt in prompts for _ in range(chosen.num_return_sequences)]
-    for piece in in_turn(model.write(prompts, chosen, block=STREAMED), headings):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
+    try:
+        for piece in in_turn(model.write(prompts, chosen, block=STREAMED), headings):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads on, so nothing is left to do
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def in_turn(updates: Iterable[Update], headings: list[str]) -> Iterator[str]:

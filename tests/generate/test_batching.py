@@ -75,6 +75,11 @@ def test_rows_divide_over_devices_and_room_is_the_context_at_most():
     assert made.sizes.room == 60
 
 
+def test_the_last_of_several_batches_is_filled_up_to_the_others():
+    made = batching.arrays(wanted([5]), context=64, chunk=1, ways=2, ends_V=ENDS, least=5)
+    assert made.texts.reason_B.tolist() == [RUNNING, *[HALTED] * 5]
+
+
 def test_one_token_is_read_in_no_prefill():
     made = batching.arrays(wanted([1]), context=64, chunk=1, ways=1, ends_V=ENDS)
     assert made.read_BL.shape == (1, 0)
