@@ -48,7 +48,7 @@ def experts(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place: A
 
 
 def _local(x_BLD: jax.Array, matrices: tuple[jax.Array, ...], *, config: ModelConfig) -> tuple[jax.Array, Statistics]:
-    """The routed experts' output for one device's tokens."""
+    """The routed experts' output for one device's tokens; dropped_tokens is the share of all choices without a row."""
     w_DE, gate, up, down = matrices
     x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
     weights_TX, chosen_TX, statistics = routed(x_TD, w_DE, config)
@@ -60,8 +60,8 @@ def _local(x_BLD: jax.Array, matrices: tuple[jax.Array, ...], *, config: ModelCo
     h_PCF = ACTIVATIONS[config.activation](g_PCF) * grouped(x_PCD, up, plan.owner_P, config)
     # The weight goes in before the last product, which is linear: so the experts' outputs need not be kept.
     weights_PC = weights_TX.reshape(-1).at[plan.choice_PC].get(mode='fill', fill_value=0)
-    h_PCF = (h_PCF * weights_PC[..., None]).astype(h_PCF.dtype)
-    y_TD = _from_rows(grouped(h_PCF, down, plan.owner_P, config), plan)
+    y_PCD = grouped(_weighted(h_PCF, weights_PC), down, plan.owner_P, config)
+    y_TD = _from_rows(y_PCD, plan)
     return y_TD.reshape(x_BLD.shape), statistics
 
 
@@ -184,6 +184,18 @@ def _from_rows(y_PCD: jax.Array, plan: Plan) -> jax.Array:
     return jnp.sum(y_TXD, axis=1, dtype=jnp.float32).astype(y_PCD.dtype)
 
 
+@jax.custom_vjp
+def _weighted(h_PCF: jax.Array, weights_PC: jax.Array) -> jax.Array:
+    """Keeps `h_PCF` in its own type, and sums the weights' gradient in float32."""
+    return (h_PCF * weights_PC[..., None]).astype(h_PCF.dtype)
+
+
+def _weighted_backward(kept: tuple[jax.Array, jax.Array], dy_PCF: jax.Array) -> tuple[jax.Array, jax.Array]:
+    h_PCF, weights_PC = kept
+    return _weighted(dy_PCF, weights_PC), jnp.sum(dy_PCF.astype(jnp.float32) * h_PCF, axis=-1)
+
+
+_weighted.defvjp(lambda h_PCF, weights_PC: (_weighted(h_PCF, weights_PC), (h_PCF, weights_PC)), _weighted_backward)
 _to_rows.defvjp(
     lambda x_TD, plan: (_to_rows(x_TD, plan), plan),
     lambda plan, dx_PCD: (_from_rows(dx_PCD, plan), None),

@@ -32,7 +32,7 @@ def activation_bytes(config: ModelConfig, batch: int) -> int:
     tokens apart. It is what there is at the middle of a step, the gradients that the loss has at hand by then (features
     and head) included; the weights, their gradients, the optimizer's moments and what a layer holds while it is at work
     come on top. Exact where the layers are rolled up (`scan_layers`). Written out, XLA shares and repeats results
-    between the two passes as it sees fit, and its CPU compiler undoes rematerialization.
+    between the two passes as it sees fit, and that of jaxlib 0.10 undoes rematerialization on a CPU.
     """
     tokens_BL = jnp.zeros((batch, config.context), jnp.int32)
     model, key = GPT(config, ANYWHERE, train=True), jax.random.key(0)

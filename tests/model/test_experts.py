@@ -151,6 +151,19 @@ def test_gradients_of_the_whole_objective_equal_differences_of_the_float64_gpt(m
     assert float(sums['loss']) < float(value)
 
 
+@pytest.mark.parametrize('factor', [0.0, 1.0])
+def test_bfloat16_stays_within_its_rounding(model_config, weights, x, factor):
+    """The router is float32 all the same, so that the choices are those of float32."""
+    found = []
+    for dtype in ('float32', 'bfloat16'):
+        config = model_config(**EXPERTS, capacity_factor=factor, matmul_dtype=dtype, activation_dtype=dtype)
+        square = lambda w, c=config: jnp.sum(jnp.square(layer(w, x, c)[0].astype(jnp.float32)))  # noqa: E731
+        found.append({'value': layer(weights, x, config)[0].astype(jnp.float32)} | jax.grad(square)(weights))
+    for name, exact in found[0].items():
+        error = np.abs(found[1][name] - exact).max() / np.abs(exact).max()
+        assert 0 < error < 0.03, name
+
+
 def test_an_expert_that_no_token_chose_has_a_gradient_of_zero(model_config, weights, x):
     weights['router'][0, 2] = -100
     x = x.at[..., 0].set(1)
