@@ -9,11 +9,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from gpt_jax import assemble, schema
 from gpt_jax.errors import UserError
-from gpt_jax.generate.decode import HEAD, turned_head
 from gpt_jax.model import weights
 from gpt_jax.model.config import ModelConfig, resolve
 from gpt_jax.model.gpt import check_choices
 from gpt_jax.model.quantized import SUMMED, quantize
+from gpt_jax.model.turned import Turned, turnable, turned
 from gpt_jax.parallel import place
 from gpt_jax.parallel.mesh import MeshConfig, make_mesh
 from gpt_jax.parallel.place import Placement
@@ -44,23 +44,21 @@ WEIGHTS: Mapping[str, Callable[[jax.Array, str], Any]] = {
 
 
 def for_writing(params: Any, config: ModelConfig, kind: str) -> Any:
-    """The weights as generation reads them (decode.prepared), kept as WEIGHTS says. `params` are given up.
+    """The weights as generation reads them: `kept_as`, and on a single CPU device with their outputs as rows.
 
     Raises:
       UserError: no such kind.
     """
-    _check(kind)
-    head = WEIGHTS[kind](turned_head(params), 'DV')
-    made = kept_as({name: part for name, part in params.items() if name != 'head'}, config, kind)
-    if 'head' in params:
-        params['head']['weight_VD'].delete()
-    return made | {HEAD: head}
+    return kept_as(params, config, kind, turn=jax.default_backend() == 'cpu' and jax.device_count() == 1)
 
 
-def kept_as(params: Any, config: ModelConfig, kind: str) -> Any:
+def kept_as(params: Any, config: ModelConfig, kind: str, turn: bool = False) -> Any:
     """The weights with a tree per layer instead of the stack, and their matrices kept as WEIGHTS says.
 
     The stack's arrays are given up one after the other, so that it and its parts are never both there whole.
+
+    Args:
+      turn: whether the layers' matrices are `Turned`.
 
     Raises:
       UserError: no such kind.
@@ -69,6 +67,8 @@ def kept_as(params: Any, config: ModelConfig, kind: str) -> Any:
     letters = weights.letters(assemble.declarations(config))
 
     def keep(leaf: jax.Array, letters: str) -> Any:
+        if turn and turnable(letters):
+            return Turned(WEIGHTS[kind](turned(leaf, letters), 'VD'), leaf.shape)
         return WEIGHTS[kind](leaf, letters) if letters in SUMMED else leaf
 
     made = {name: jax.tree.map(keep, part, letters[name]) for name, part in params.items() if name != 'blocks'}

@@ -17,7 +17,7 @@ from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.errors import UserError
 from gpt_jax.generate import batching, options, rounds, writer
 from gpt_jax.generate.batching import Prompt
-from gpt_jax.generate.decode import HEAD, Model
+from gpt_jax.generate.decode import Model
 from gpt_jax.generate.options import Options
 from gpt_jax.generate.rounds import Drafter, Tally
 from gpt_jax.generate.writer import Text, Update, Words
@@ -174,7 +174,5 @@ class LanguageModel:
         return Prompt(text, np.concatenate([np.array(self._found.beginning, np.int32), ids]) if text else ids)
 
     def _forward(self, params: Any, tokens_BL: jax.Array) -> jax.Array:
-        rest = {name: part for name, part in params.items() if name != HEAD}
-        features: Any = GPT(self.config, self._home.place, train=False).apply({'params': rest}, tokens_BL)
-        w_DV = self._home.place.weight(params[HEAD], 'DV')
-        return losses.scores(features.x_BLD, w_DV, self.config)[..., : self.config.vocab_size]
+        features: Any = GPT(self.config, self._home.place, train=False).apply({'params': params}, tokens_BL)
+        return losses.scores(features.x_BLD, features.w_VD, self.config)[..., : self.config.vocab_size]

@@ -8,6 +8,8 @@ import jax
 
 from gpt_jax.errors import UserError
 
+SINGLE_PRODUCTS = 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+
 
 def cores() -> int:
     """The CPU cores that this process may use."""
@@ -50,9 +52,10 @@ def start_unless_running(cpu_devices: int) -> None:
 def avoid_known_faults(cpu_devices: int) -> None:
     """Turns off what is known to be wrong in XLA's CPU compiler; before the first array.
 
-    jaxlib 0.10's YNNPACK fusions return wrong numbers for some batched dot products: the per-token gradients of two
-    packed documents leaked into each other (tests/model/test_gpt.py shows it). Without them XLA's own products are
-    used, which are also the faster ones. Later jaxlibs may not know the flag, and would abort on it.
+    jaxlib 0.10's YNNPACK fusions of sums and elementwise operations return wrong numbers: the per-token gradients of
+    two packed documents leaked into each other (tests/model/test_gpt.py shows it). Its single products are right, and
+    on one device, which writes texts, faster than XLA's own. Later jaxlibs may not know the flag, and would abort on
+    it.
 
     Several CPU devices in one process share one pool of threads, as many as there are cores. Where an operation is cut
     over the pool, a collective may wait inside a thread of it, so two devices on two cores can wait for each other for
@@ -61,7 +64,7 @@ def avoid_known_faults(cpu_devices: int) -> None:
     given = os.environ.get('XLA_FLAGS', '')
     wanted = []
     if jax.__version_info__[:2] == (0, 10) and 'ynn_fusion_type' not in given:
-        wanted.append('--xla_cpu_experimental_ynn_fusion_type=')
+        wanted.append(f'--xla_cpu_experimental_ynn_fusion_type={"" if cpu_devices > 1 else SINGLE_PRODUCTS}')
     if cpu_devices > 1 and 'multi_thread_eigen' not in given:
         wanted.append('--xla_cpu_multi_thread_eigen=false')
     os.environ['XLA_FLAGS'] = ' '.join([given, *wanted]).strip()

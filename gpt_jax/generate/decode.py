@@ -18,31 +18,14 @@ from gpt_jax.model import cache as caches
 from gpt_jax.model import loss as losses
 from gpt_jax.model.cache import Cache
 from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.gpt import GPT, unstack
+from gpt_jax.model.gpt import GPT
 from gpt_jax.parallel.place import Placement
 
 RUNNING, ENDED, FULL, HALTED = range(4)  # why a text is no longer written: an id ended it, its limit, or whoever reads
-HEAD = 'head_DV'  # the name of the turned head among params
-
-
-def prepared(params: Any, config: ModelConfig) -> Any:
-    """Params as the loops read them: a tree per layer, and the head turned over (loss.scores says why).
-
-    Args:
-      params: as stored, in which layers are stacked.
-    """
-    apart = unstack(params, config.layers)
-    return {name: part for name, part in apart.items() if name != 'head'} | {HEAD: turned_head(params)}
-
-
-def turned_head(params: Any) -> jax.Array:
-    """The head's weights, [D, V]."""
-    head_VD = params['head']['weight_VD'] if 'head' in params else params['embedding']['table_VD']
-    return jnp.swapaxes(head_VD, 0, 1)
 
 
 class Model(NamedTuple):
-    """A model as it is called here, with params from `prepared`. `place`: where its tensors live."""
+    """A model as it is called here, with a tree of params per layer. `place`: where its tensors live."""
 
     config: ModelConfig
     place: Placement
@@ -50,8 +33,7 @@ class Model(NamedTuple):
     def scores(self, params: Any, tokens_BL: jax.Array, cache: Cache, count_B: jax.Array) -> tuple[jax.Array, Cache]:
         """Reads `count_B` of each row's tokens; the scores after each, float32 [B, L, V] without padding ids."""
         features = self._features(params, tokens_BL, cache, count_B, fresh=False)
-        w_DV = self.place.weight(params[HEAD], 'DV')
-        z_BLV = losses.scores(features.x_BLD, w_DV, self.config)
+        z_BLV = losses.scores(features.x_BLD, features.w_VD, self.config)
         return z_BLV[..., : self.config.vocab_size], features.cache
 
     def read(self, params: Any, tokens_BL: jax.Array, cache: Cache, count_B: jax.Array) -> Cache:
@@ -65,8 +47,7 @@ class Model(NamedTuple):
 
     def _features(self, params: Any, tokens_BL: jax.Array, cache: Cache, count_B: jax.Array, fresh: bool) -> Any:
         model = GPT(self.config, self.place, train=False)
-        rest = {name: part for name, part in params.items() if name != HEAD}
-        return model.apply({'params': rest}, tokens_BL, cache=cache, count_B=count_B, fresh=fresh)
+        return model.apply({'params': params}, tokens_BL, cache=cache, count_B=count_B, fresh=fresh)
 
 
 class Texts(struct.PyTreeNode):

@@ -76,6 +76,9 @@ def write(room: Room, k_BMGK: jax.Array, v_BMGK: jax.Array) -> Layer:
     # Of more tokens than slots the newest are kept; what is not written gets a slot that does not exist.
     wanted = (offsets < room.count_B[:, None]) & (offsets >= room.count_B[:, None] - there)
     slots_BM = jnp.where(wanted, (room.start_B[:, None] + offsets) % there, there)
+    if slots_BM.size == 1:  # XLA's CPU compiler makes of one index an update that it computes twice, in copies
+        slots_BM = jnp.pad(slots_BM, ((0, 0), (0, 1)), constant_values=there)
+        k_BMGK, v_BMGK = (jnp.pad(a, ((0, 0), (0, 1), (0, 0), (0, 0))) for a in (k_BMGK, v_BMGK))
 
     def put(into_GMK: jax.Array, from_MGK: jax.Array, slots_M: jax.Array) -> jax.Array:
         new_GMK = jnp.swapaxes(from_MGK, 0, 1).astype(into_GMK.dtype)

@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.quantized import Quantized, operand
+from gpt_jax.model.turned import Turned, across
 
 PRODUCT = 'product'  # names the results, in `activation_dtype`, for the policy of rematerialization that keeps them
 
@@ -26,17 +27,20 @@ def einsum(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.A
 
     Args:
       terms: as for jnp.einsum; the letters summed over are the last of `a` and the first of `b`.
-      b: a weight, also a quantized one, which has no gradient.
+      b: a weight, also a quantized or a turned one, which has no gradient.
     """
     return _multiplied(terms, a, b, config)
 
 
 def _multiplied(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.Array:
-    b, scale = operand(b, config.matmul_dtype)
-    a_2d, b_2d = _matrices(terms, a, b, config)
-    y = _product(a_2d, b_2d, (((1,), (0,)), ((), ())))
-    y = y if scale is None else y * scale.reshape(-1)
     inner = _summed(terms)
+    if isinstance(b, Turned):
+        y = across(a.reshape(-1, math.prod(b.shape[:inner])), b.w_2d, config.matmul_dtype)
+    else:
+        b, scale = operand(b, config.matmul_dtype)
+        a_2d, b_2d = _matrices(terms, a, b, config)
+        y = _product(a_2d, b_2d, (((1,), (0,)), ((), ())))
+        y = y if scale is None else y * scale.reshape(-1)
     y = y.astype(config.activation_dtype).reshape(*a.shape[: a.ndim - inner], *b.shape[inner:])
     return checkpoint_name(y, PRODUCT)
 

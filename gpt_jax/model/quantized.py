@@ -19,7 +19,7 @@ GROUP = 64  # numbers of a group in int4, or the largest divisor below
 LARGEST = {8: 127, 4: 7}
 # Which letters of a weight a product sums over. What is not here stays as it is: vectors, positions, routers.
 SUMMED: Mapping[str, str] = {
-    'VD': 'D', 'DV': 'D', 'DHK': 'D', 'DGK': 'D', 'HKD': 'HK', 'DF': 'D', 'FD': 'F', 'EDF': 'D', 'EFD': 'F',
+    'VD': 'D', 'DHK': 'D', 'DGK': 'D', 'HKD': 'HK', 'DF': 'D', 'FD': 'F', 'EDF': 'D', 'EFD': 'F',
     'DU': 'D', 'UD': 'U',
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ from flax import struct
 
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.quantized import Quantized
+from gpt_jax.model.turned import Turned
 from gpt_jax.parallel.place import Placement
 from gpt_jax.parametrization import initial
 
@@ -54,7 +55,7 @@ class Part(nn.Module):
 
     def declare(self, name: str, letters: str, role: str) -> Any:
         kept: Any = self.get_variable('params', name) if self.has_variable('params', name) else None
-        if isinstance(kept, Quantized):  # it stands where an array would
+        if isinstance(kept, Quantized | Turned):  # it stands where an array would
             return kept
         shape = tuple(self.config.dims[letter] for letter in letters)
         value: Any = self.param(name, lambda key: Weight(initial(role, key, shape, self.config), letters, role))

@@ -125,7 +125,8 @@ def _best(writer: Device, batch: int, prompt: int, tokens: int) -> tuple[float, 
 def _bytes_read(writer: Device, batch: int, length: int) -> int:
     """What one step takes from memory: weights that are multiplied with, and the cache of `length` tokens."""
     model = writer.model.config
-    read = {name: part for name, part in writer.params.items() if name not in ('position', 'embedding')}  # a row each
+    rows = {'position'} | ({'embedding'} if 'head' in writer.params else set())  # of which a row each is read
+    read = {name: part for name, part in writer.params.items() if name not in rows}
     kept = jax.eval_shape(lambda: cache.empty(model, batch, length, 1).layers)
     return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((read, kept)))
 

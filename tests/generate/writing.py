@@ -8,10 +8,11 @@ from configs import base
 from gpt_jax import overrides
 from gpt_jax.generate import options, rounds, writer
 from gpt_jax.generate.batching import Prompt
-from gpt_jax.generate.decode import Model, prepared
+from gpt_jax.generate.decode import Model
 from gpt_jax.generate.rounds import Drafter
 from gpt_jax.generate.writer import Text, Words
 from gpt_jax.model.config import ModelConfig, resolve
+from gpt_jax.model.gpt import unstack
 from gpt_jax.parallel.place import ANYWHERE
 
 END = 96
@@ -33,9 +34,9 @@ def device(config, params, drafter=None):
     if drafter == 'lookup':
         drafter = Drafter(None, None)
     elif drafter is not None:
-        drafter = Drafter(Model(drafter[0], ANYWHERE), prepared(drafter[1], drafter[0]))
+        drafter = Drafter(Model(drafter[0], ANYWHERE), unstack(drafter[1], drafter[0].layers))
     model = Model(config, ANYWHERE)
-    return rounds.device(model, prepared(params, config), drafter, on_device, on_device)
+    return rounds.device(model, unstack(params, config.layers), drafter, on_device, on_device)
 
 
 def prompts(*lengths, seed=0, vocabulary=END):
