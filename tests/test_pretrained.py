@@ -11,7 +11,7 @@ from gpt_jax import inference, overrides, pretrained
 from gpt_jax.data import prepare, tokenizer
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
-from gpt_jax.modes import export_weights
+from gpt_jax.modes import export_weights, import_weights
 from gpt_jax.train import manifest
 from tests import trained
 
@@ -102,9 +102,35 @@ def test_a_folder_of_hugging_faces(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, weights(theirs), weights(ours))
     with pytest.raises(UserError, match='has no steps'):
         find(out, step=1)
+    unfollowed = json.loads((out / 'generation_config.json').read_text()) | {'repetition_penalty': 1.3, 'top_k': 9}
+    (out / 'generation_config.json').write_text(json.dumps(unfollowed))
+    said = []
+    pretrained.find(str(out), step=None, say=said.append)
+    assert said == [
+        f'{out}/generation_config.json: repetition_penalty: 1.3: not followed; give as options what is wanted'
+    ]
     (out / 'tokenizer.json').unlink()
     with pytest.raises(UserError, match='holds neither tokenizer'):
         find(out)
+
+
+@pytest.mark.parametrize('name', ['config.json', 'generation_config.json'])
+@pytest.mark.parametrize('said', ['x', {}, [['1']], [1, -1], -1, 256, 1.5, 1e6, True, [None]])
+def test_an_end_that_is_no_id_is_refused(published, name, said):
+    (published / 'generation_config.json').unlink(missing_ok=True)
+    about = json.loads((published / name).read_text()) if name == 'config.json' else {}
+    (published / name).write_text(json.dumps(about | {'eos_token_id': said}))
+    message = rf'{name}: eos_token_id: wants ids from 0 to 255, got [^\n]+$'
+    with pytest.raises(UserError, match=message):
+        find(published)
+    with pytest.raises(UserError, match=message):
+        import_weights.import_weights(str(published), overrides.defaults(), published / 'run', print)
+
+
+@pytest.fixture
+def published(run, tmp_path):
+    export_weights.export(run, tmp_path / 'published', overrides.defaults(), 'float32', print)
+    return tmp_path / 'published'
 
 
 def test_what_goes_before_a_text():

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt_jax import files, schema
 from gpt_jax.errors import UserError
-from gpt_jax.interop import hub, tensors
+from gpt_jax.interop import hub, tensors, tokenizer_files
 from gpt_jax.interop.dialect import misfits
 from gpt_jax.interop.fields import Fields
 from gpt_jax.interop.layouts import HEAD, LAYOUTS, Layout, Piece, pieces, shape, to_ours, to_theirs
@@ -35,7 +35,8 @@ class Source(NamedTuple):
 
     kind: its `model_type`.
     model: the model section of a config, but for how the model is computed and trained.
-    tokens: the ids that its config.json gives to the special tokens ('eos_token_id': 50256).
+    tokens: the ids that its config.json gives to the special tokens ('eos_token_id': 50256), and what else stands
+      there that newer folders have in generation_config.json.
     """
 
     folder: Path
@@ -65,8 +66,8 @@ def read(source: str) -> Source:
     found = _prefixed(tensors.find(folder), layout)
     if model['layers'] > len(found.where):
         raise UserError(f'{folder}: {CONFIG} says {model["layers"]} layers, and there are {len(found.where)} tensors')
-    ids = {key: values[key] for key in ('bos_token_id', 'eos_token_id', 'pad_token_id') if values.get(key) is not None}
-    return Source(folder, kind, model, ids, found)
+    said = {key: values[key] for key in tokenizer_files.SAID if values.get(key) is not None}
+    return Source(folder, kind, model, said, found)
 
 
 def _prefixed(found: Tensors, layout: Layout) -> Tensors:
