@@ -71,6 +71,21 @@ def test_a_run_that_has_saved_nothing_yet_and_a_step_that_is_not_there(run, tmp_
         weights(find(run, step=4))
 
 
+@pytest.mark.parametrize('content', ['{', '', '[]', None])
+def test_a_damaged_run_is_called_damaged(run, tmp_path, content):
+    shutil.copytree(run, tmp_path / 'run')
+    kept = tmp_path / 'run' / 'checkpoints' / '3' / manifest.NAME
+    kept.unlink() if content is None else kept.write_text(content)
+    message = r'run/checkpoints/3: damaged \(manifest.json [^\n]*no good checkpoint is left of this run'
+    with pytest.raises(UserError, match=message):
+        find(tmp_path / 'run')
+    with pytest.raises(UserError, match=message):
+        export_weights.export(tmp_path / 'run', tmp_path / 'out', overrides.defaults(), 'float32', print)
+    shutil.rmtree(kept.parent)
+    with pytest.raises(UserError, match='no good checkpoint is left of this run'):
+        find(tmp_path / 'run')
+
+
 def test_the_tokenizer_stands_in_the_folder_or_in_the_cache(tmp_path, source):
     data = overrides.defaults()['data'] | {'source': source, 'tokenizer': 'bpe:300', 'cache': str(tmp_path / 'cache')}
     words = prepare.prepare(DataConfig(**data), print).tokenizer()
