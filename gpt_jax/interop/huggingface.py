@@ -114,7 +114,8 @@ def _check_surplus(source: Source, wanted: Mapping[str, Piece]) -> None:
     for name in found.where:
         if name == HEAD and HEAD not in wanted:  # the head is the embedding; it may be stored a second time
             table = next(name for name, piece in wanted.items() if piece.paths == ('embedding/table_VD',))
-            same = found.where[HEAD][1].dtype == found.where[table][1].dtype
+            head, body = found.where[HEAD][1], found.where[table][1]
+            same = (head.dtype, head.shape) == (body.dtype, body.shape)  # before any is mapped: a shape may be any
             if not same or not np.array_equal(found.raw(HEAD), found.raw(table)):
                 raise UserError(
                     f'{source.folder}: {CONFIG} ties the head to the embedding, and {HEAD!r} differs from {table!r}'
