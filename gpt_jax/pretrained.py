@@ -3,7 +3,7 @@
 runs/gpt_tiny              the newest checkpoint of a run, trained here or imported
 runs/ladder/trials/4x128   of a trial of a sweep
 folder/                    a folder with config.json and safetensors
-openai-community/gpt2      a name on the hub: one word, a slash, one word
+gpt2                       a name on the hub, where no such folder is here; also openai-community/gpt2
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from gpt_jax.data.prepare import cached_tokenizer
 from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import UserError
-from gpt_jax.interop import huggingface, tokenizer_files
+from gpt_jax.interop import hub, huggingface, tokenizer_files
 from gpt_jax.model import weights
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.train import checkpoint, manifest
@@ -42,11 +42,12 @@ class Pretrained(NamedTuple):
     params: Callable[[Any], Any]
 
 
-def find(source: str, *, step: int | None = None, say: Say) -> Pretrained:
+def find(source: str, *, step: int | None = None, asked: str = 'checkpoint', say: Say) -> Pretrained:
     """The model that `source` names.
 
     Args:
       step: of a run, the checkpoint of this step; None: the newest.
+      asked: what the user gave `source` to, for the message where the hub does not give it.
 
     Raises:
       UserError: there is none, or it is damaged or not understood.
@@ -58,12 +59,11 @@ def find(source: str, *, step: int | None = None, say: Say) -> Pretrained:
         there = sorted(path.name for path in (folder / 'trials').iterdir() if (path / 'checkpoints').is_dir())
         raise UserError(f'{source}: a sweep; name one of its trials, {folder}/trials/{there[0] if there else "NAME"}')
     published = (folder / huggingface.CONFIG).is_file()
-    hub = source.count('/') == 1 and not folder.exists() and not folder.parent.exists()
-    if not published and not hub:
+    if not published and not hub.named(source):
         raise UserError(f'{source}: holds no checkpoint; name the folder of a run, such as runs/gpt_tiny')
     if step is not None:
         raise UserError(f'{source}: has no steps; leave the step out')
-    return _published(source, say)
+    return _published(source, asked, say)
 
 
 def _run(folder: Path, step: int | None, say: Say) -> Pretrained:
@@ -131,8 +131,8 @@ def letters_of(model: ModelConfig) -> dict[str, str]:
     return dict(zip(paths, letters, strict=True))
 
 
-def _published(source: str, say: Say) -> Pretrained:
-    found = huggingface.read(source)
+def _published(source: str, asked: str, say: Say) -> Pretrained:
+    found = huggingface.read(source, asked)
     carried = tokenizer_files.read(found.folder)
     if not tokenizer_files.usable(carried):
         raise UserError(f'{found.folder}: holds neither tokenizer.json nor vocab.json and merges.txt')

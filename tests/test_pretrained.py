@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
+import gpt_jax
 from gpt_jax import inference, overrides, pretrained
 from gpt_jax.data import prepare, tokenizer
 from gpt_jax.data.config import DataConfig
@@ -56,10 +59,39 @@ def test_a_trial_of_a_sweep(run, tmp_path):
         find(tmp_path / 'sweep')
 
 
-@pytest.mark.parametrize('source', ['nowhere', '', 'no/where/at/all'])
-def test_nothing_there(source):
+@pytest.mark.parametrize('source', ['./nowhere', '', 'no/where/at/all', 'runs/nowhere', 'a file', 'x.txt'])
+def test_nothing_there(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'runs').mkdir()
+    (tmp_path / 'x.txt').touch()
     with pytest.raises(UserError, match='holds no checkpoint; name the folder of a run'):
         find(source)
+
+
+@pytest.mark.parametrize('name', ['gpt2', 'openai-community/gpt2', 'gpt2@e7da7f2'])
+def test_a_name_of_the_hub(published, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def snapshot_download(name, **given):
+        asked.append((name, given['revision']))
+        return str(published)
+
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', types.SimpleNamespace(snapshot_download=snapshot_download))
+    model = gpt_jax.load(name, draft=name)
+    assert asked == [(name.partition('@')[0], name.partition('@')[2] or None)] * 2
+    assert len(model.generate('The weather today is', max_length=25)[0].tokens) == 5
+
+
+def test_a_name_that_the_hub_does_not_give(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    missing = r'^%s=nowhere: no such folder, and fetching from the hub takes: pip install [^\n]*$'
+    with pytest.raises(UserError, match=missing % 'checkpoint'):
+        gpt_jax.load('nowhere')
+    with pytest.raises(UserError, match=missing % 'draft'):
+        gpt_jax.load(run, draft='nowhere')
+    with pytest.raises(UserError, match=missing % '--source'):
+        import_weights.import_weights('nowhere', overrides.defaults(), run / 'imported', print)
 
 
 def test_a_run_that_has_saved_nothing_yet_and_a_step_that_is_not_there(run, tmp_path):

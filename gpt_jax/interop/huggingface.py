@@ -46,13 +46,16 @@ class Source(NamedTuple):
     tensors: Tensors
 
 
-def read(source: str) -> Source:
+def read(source: str, asked: str = '--source') -> Source:
     """Reads the config.json and the headers of the tensors of a folder, or of a name on the hub.
+
+    Args:
+      asked: what the user gave `source` to, for messages.
 
     Raises:
       UserError: there is no such folder, or a field of its config.json says what the model does not compute.
     """
-    folder = hub.folder(source)
+    folder = hub.folder(source, asked)
     if not (folder / CONFIG).exists():
         raise UserError(f'{folder}: holds no {CONFIG}')
     values = tensors.read_json(folder, CONFIG)

@@ -65,7 +65,10 @@ def _read_mixtral(fields: Fields) -> Values:
 
 
 def _experts(fields: Fields, experts: Any, per_token: Any, normalized: bool) -> Values:
-    """The chosen experts' weights sum to 1 if they are normalized. `num_local_experts` is what transformers 5 writes for the older `num_experts`, too."""
+    """normalized: the chosen experts' weights sum to 1.
+
+    `num_local_experts` is what transformers 5 writes for the older `num_experts`, too.
+    """
     names = [name for name in ('num_local_experts', 'num_experts') if fields.raw(name) is not None]
     counts = [fields.size(name, experts) for name in names or ['num_local_experts']]
     if len(set(counts)) > 1:

@@ -66,7 +66,7 @@ def test_a_tied_head_whose_shape_nothing_could_have(tmp_path):
     content = path.read_bytes()
     wide, length = content[8:].replace(b'[0,7]', b'[0,1%s]' % (b'0' * 30), 1), int.from_bytes(content[:8], 'little')
     path.write_bytes((length + 30).to_bytes(8, 'little') + wide)
-    with pytest.raises(UserError, match="'lm_head.weight' differs"):
+    with pytest.raises(UserError, match=r"'lm_head\.weight' differs"):
         small_models.read(tmp_path)
 
 
