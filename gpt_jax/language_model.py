@@ -61,7 +61,7 @@ def load(
 def _drafter(
     source: str, found: Pretrained, beside: inference.Home, weights: str, say: Callable[[str], None]
 ) -> Drafter:
-    other = pretrained.find(source, step=None, say=say)
+    other = pretrained.find(source, asked='draft', say=say)
     if other.tokenizer.fingerprint != found.tokenizer.fingerprint or other.model.vocab_size != found.model.vocab_size:
         raise UserError(f'draft: {source} has another vocabulary than the model it is to write for')
     if other.model.context < found.model.context:

@@ -3,7 +3,7 @@
 runs/gpt_tiny              the newest checkpoint of a run, trained here or imported
 runs/ladder/trials/4x128   of a trial of a sweep
 folder/                    a folder with config.json and safetensors
-openai-community/gpt2      a name on the hub: one word, a slash, one word
+gpt2                       a name on the hub, where no such folder is here; also openai-community/gpt2
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from gpt_jax.data.prepare import cached_tokenizer
 from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import UserError
-from gpt_jax.interop import huggingface, tokenizer_files
+from gpt_jax.interop import hub, huggingface, tokenizer_files
 from gpt_jax.model import weights
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.train import checkpoint, manifest
@@ -42,11 +42,12 @@ class Pretrained(NamedTuple):
     params: Callable[[Any], Any]
 
 
-def find(source: str, *, step: int | None = None, say: Say) -> Pretrained:
+def find(source: str, *, step: int | None = None, asked: str = 'checkpoint', say: Say) -> Pretrained:
     """The model that `source` names.
 
     Args:
       step: of a run, the checkpoint of this step; None: the newest.
+      asked: what the user gave `source` to, for the message where the hub does not give it.
 
     Raises:
       UserError: there is none, or it is damaged or not understood.
@@ -58,12 +59,11 @@ def find(source: str, *, step: int | None = None, say: Say) -> Pretrained:
         there = sorted(path.name for path in (folder / 'trials').iterdir() if (path / 'checkpoints').is_dir())
         raise UserError(f'{source}: a sweep; name one of its trials, {folder}/trials/{there[0] if there else "NAME"}')
     published = (folder / huggingface.CONFIG).is_file()
-    hub = source.count('/') == 1 and not folder.exists() and not folder.parent.exists()
-    if not published and not hub:
+    if not published and not hub.named(source):
         raise UserError(f'{source}: holds no checkpoint; name the folder of a run, such as runs/gpt_tiny')
     if step is not None:
         raise UserError(f'{source}: has no steps; leave the step out')
-    return _published(source)
+    return _published(source, asked, say)
 
 
 def _run(folder: Path, step: int | None, say: Say) -> Pretrained:
@@ -76,7 +76,8 @@ def _run(folder: Path, step: int | None, say: Say) -> Pretrained:
     made = _tokenizer(folder, config)
     model = inference.model_config(config['model'], made.vocab_size)
     imported = folder / CARRIED
-    ends = _ends(made, tokenizer_files.ids(tokenizer_files.read(imported)) if imported.is_dir() else {})
+    carried = tokenizer_files.read(imported) if imported.is_dir() else {}
+    ends = _ends(made, carried, imported / tokenizer_files.GENERATION, model, say)
 
     def params(shardings: Any) -> Any:
         abstract = jax.tree.map(
@@ -111,29 +112,39 @@ def _tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
     return found
 
 
-def _ends(made: Tokenizer, ids: Mapping[str, Any]) -> tuple[int, ...]:
-    """What ends a text: as the model's files say, or the end of a document."""
-    said = ids.get('eos_token_id')
+def _ends(
+    made: Tokenizer, carried: dict[str, bytes], where: Path, model: ModelConfig, say: Say
+) -> tuple[int, ...]:  # fmt: skip
+    """What ends a text: as the model's files say, or the end of a document. What else they say is not followed."""
+    if unfollowed := tokenizer_files.unfollowed(carried):
+        say(f'{where}: {", ".join(unfollowed)}: not followed; give as options what is wanted')
+    said = tokenizer_files.ends(carried, where, model.vocab_size)
     if said is None:
         return () if made.end_of_document is None else (made.end_of_document,)
-    return tuple(said) if isinstance(said, list) else (int(said),)
+    return said
 
 
-def _published(source: str) -> Pretrained:
-    found = huggingface.read(source)
+def letters_of(model: ModelConfig) -> dict[str, str]:
+    """The letters of all the model's weights, by path ('blocks/attention/query': 'NDHK'), in the tree's order."""
+    boxed = assemble.declarations(model)
+    paths, letters = trees.names(weights.unbox(boxed)), jax.tree.leaves(weights.letters(boxed))
+    return dict(zip(paths, letters, strict=True))
+
+
+def _published(source: str, asked: str, say: Say) -> Pretrained:
+    found = huggingface.read(source, asked)
     carried = tokenizer_files.read(found.folder)
     if not tokenizer_files.usable(carried):
         raise UserError(f'{found.folder}: holds neither tokenizer.json nor vocab.json and merges.txt')
     made = tokenizer.make(str(found.folder), lambda: ())
     model = inference.model_config(overrides.defaults()['model'] | found.model, made.vocab_size)
-    ids = tokenizer_files.ids(tokenizer_files.with_generation(carried, found.tokens))
+    whole = tokenizer_files.with_generation(carried, found.tokens)
+    ends = _ends(made, whole, found.folder / tokenizer_files.speaker(carried), model, say)
 
     def params(shardings: Any) -> Any:
-        boxed = assemble.declarations(model)
-        paths = trees.names(weights.unbox(boxed))
-        letters = dict(zip(paths, jax.tree.leaves(weights.letters(boxed)), strict=True))
+        letters = letters_of(model)
         load = huggingface.params(found, letters, model.dims)
-        placed = [jax.device_put(load(path), at) for path, at in zip(paths, jax.tree.leaves(shardings), strict=True)]
+        placed = [jax.device_put(load(path), at) for path, at in zip(letters, jax.tree.leaves(shardings), strict=True)]
         return jax.tree.unflatten(jax.tree.structure(shardings), placed)
 
-    return Pretrained(model, made, _ends(made, ids), tokenizer.beginning(made), params)
+    return Pretrained(model, made, ends, tokenizer.beginning(made), params)

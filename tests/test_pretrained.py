@@ -2,16 +2,19 @@
 
 import json
 import shutil
+import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 
+import gpt_jax
 from gpt_jax import inference, overrides, pretrained
 from gpt_jax.data import prepare, tokenizer
 from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
-from gpt_jax.modes import export_weights
+from gpt_jax.modes import export_weights, import_weights
 from gpt_jax.train import manifest
 from tests import trained
 
@@ -56,10 +59,39 @@ def test_a_trial_of_a_sweep(run, tmp_path):
         find(tmp_path / 'sweep')
 
 
-@pytest.mark.parametrize('source', ['nowhere', '', 'no/where/at/all'])
-def test_nothing_there(source):
+@pytest.mark.parametrize('source', ['./nowhere', '', 'no/where/at/all', 'runs/nowhere', 'a file', 'x.txt'])
+def test_nothing_there(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'runs').mkdir()
+    (tmp_path / 'x.txt').touch()
     with pytest.raises(UserError, match='holds no checkpoint; name the folder of a run'):
         find(source)
+
+
+@pytest.mark.parametrize('name', ['gpt2', 'openai-community/gpt2', 'gpt2@e7da7f2'])
+def test_a_name_of_the_hub(published, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def snapshot_download(name, **given):
+        asked.append((name, given['revision']))
+        return str(published)
+
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', types.SimpleNamespace(snapshot_download=snapshot_download))
+    model = gpt_jax.load(name, draft=name)
+    assert asked == [(name.partition('@')[0], name.partition('@')[2] or None)] * 2
+    assert len(model.generate('The weather today is', max_length=25)[0].tokens) == 5
+
+
+def test_a_name_that_the_hub_does_not_give(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    missing = r'^%s=nowhere: no such folder, and fetching from the hub takes: pip install [^\n]*$'
+    with pytest.raises(UserError, match=missing % 'checkpoint'):
+        gpt_jax.load('nowhere')
+    with pytest.raises(UserError, match=missing % 'draft'):
+        gpt_jax.load(run, draft='nowhere')
+    with pytest.raises(UserError, match=missing % '--source'):
+        import_weights.import_weights('nowhere', overrides.defaults(), run / 'imported', print)
 
 
 def test_a_run_that_has_saved_nothing_yet_and_a_step_that_is_not_there(run, tmp_path):
@@ -69,6 +101,21 @@ def test_a_run_that_has_saved_nothing_yet_and_a_step_that_is_not_there(run, tmp_
     assert weights(find(run, step=3))
     with pytest.raises(UserError, match='no checkpoint of step 4; there are 3'):
         weights(find(run, step=4))
+
+
+@pytest.mark.parametrize('content', ['{', '', '[]', None])
+def test_a_damaged_run_is_called_damaged(run, tmp_path, content):
+    shutil.copytree(run, tmp_path / 'run')
+    kept = tmp_path / 'run' / 'checkpoints' / '3' / manifest.NAME
+    kept.unlink() if content is None else kept.write_text(content)
+    message = r'run/checkpoints/3: damaged \(manifest.json [^\n]*no good checkpoint is left of this run'
+    with pytest.raises(UserError, match=message):
+        find(tmp_path / 'run')
+    with pytest.raises(UserError, match=message):
+        export_weights.export(tmp_path / 'run', tmp_path / 'out', overrides.defaults(), 'float32', print)
+    shutil.rmtree(kept.parent)
+    with pytest.raises(UserError, match='no good checkpoint is left of this run'):
+        find(tmp_path / 'run')
 
 
 def test_the_tokenizer_stands_in_the_folder_or_in_the_cache(tmp_path, source):
@@ -102,9 +149,35 @@ def test_a_folder_of_hugging_faces(run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, weights(theirs), weights(ours))
     with pytest.raises(UserError, match='has no steps'):
         find(out, step=1)
+    unfollowed = json.loads((out / 'generation_config.json').read_text()) | {'repetition_penalty': 1.3, 'top_k': 9}
+    (out / 'generation_config.json').write_text(json.dumps(unfollowed))
+    said = []
+    pretrained.find(str(out), step=None, say=said.append)
+    assert said == [
+        f'{out}/generation_config.json: repetition_penalty: 1.3: not followed; give as options what is wanted'
+    ]
     (out / 'tokenizer.json').unlink()
     with pytest.raises(UserError, match='holds neither tokenizer'):
         find(out)
+
+
+@pytest.mark.parametrize('name', ['config.json', 'generation_config.json'])
+@pytest.mark.parametrize('said', ['x', {}, [['1']], [1, -1], -1, 256, 1.5, 1e6, True, [None]])
+def test_an_end_that_is_no_id_is_refused(published, name, said):
+    (published / 'generation_config.json').unlink(missing_ok=True)
+    about = json.loads((published / name).read_text()) if name == 'config.json' else {}
+    (published / name).write_text(json.dumps(about | {'eos_token_id': said}))
+    message = rf'{name}: eos_token_id: wants ids from 0 to 255, got [^\n]+$'
+    with pytest.raises(UserError, match=message):
+        find(published)
+    with pytest.raises(UserError, match=message):
+        import_weights.import_weights(str(published), overrides.defaults(), published / 'run', print)
+
+
+@pytest.fixture
+def published(run, tmp_path):
+    export_weights.export(run, tmp_path / 'published', overrides.defaults(), 'float32', print)
+    return tmp_path / 'published'
 
 
 def test_what_goes_before_a_text():

@@ -204,6 +204,8 @@ def _from_content(content: bytes, where: str) -> Tokenizer:
     inner.no_padding()
     inner.encode_special_tokens = True  # text that spells a special token stays text
     vocabulary = inner.get_vocab(with_added_tokens=True)
+    if not vocabulary:
+        raise UserError(f'data.tokenizer: {where} has no token in its vocabulary')
     end = next((vocabulary[name] for name in ENDS if name in vocabulary), None)
 
     def encode(texts: list[str]) -> list[Ids]:

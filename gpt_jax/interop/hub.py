@@ -12,8 +12,18 @@ FILES = ('config.json', 'generation_config.json', 'model.safetensors', 'model.sa
 _NAME = re.compile(r'([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(@[\w./-]+)?', re.ASCII)
 
 
-def folder(source: str) -> Path:
+def named(source: str) -> bool:
+    """Whether this can be a name of the hub, and no folder or file here, nor a new one of a folder that is."""
+    path = Path(source).expanduser()
+    here = path.exists() or ('/' in source and path.parent.exists())
+    return not here and _NAME.fullmatch(source) is not None
+
+
+def folder(source: str, asked: str = '--source') -> Path:
     """The local folder of `source`: a path, or a name of the hub ('gpt2', 'org/name', 'org/name@revision').
+
+    Args:
+      asked: what the user gave it to, for the message.
 
     Raises:
       UserError: neither a folder here nor a name, or the hub cannot be reached or does not have it.
@@ -22,18 +32,18 @@ def folder(source: str) -> Path:
     if source and path.is_dir():
         return path
     if source and path.exists():
-        raise UserError(f'--source={source}: is a file; name the folder that it lies in')
+        raise UserError(f'{asked}={source}: is a file; name the folder that it lies in')
     if not _NAME.fullmatch(source):
-        raise UserError(f'--source={source}: no such folder, and no name on the Hugging Face hub')
-    return _fetched(source)
+        raise UserError(f'{asked}={source}: no such folder, and no name on the Hugging Face hub')
+    return _fetched(source, asked)
 
 
-def _fetched(source: str) -> Path:
+def _fetched(source: str, asked: str) -> Path:
     try:
         import huggingface_hub
     except ImportError:
         raise UserError(
-            f"--source={source}: no such folder, and fetching from the hub takes: pip install -e '.[hf]'"
+            f"{asked}={source}: no such folder, and fetching from the hub takes: pip install -e '.[hf]'"
         ) from None
     name, _, revision = source.partition('@')
     try:
@@ -41,6 +51,6 @@ def _fetched(source: str) -> Path:
     except Exception as error:  # whatever the network, the hub and its client raise
         reason = ' '.join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f'--source={source}: no such folder, and the hub does not give it ({reason}); fetch it elsewhere and '
+            f'{asked}={source}: no such folder, and the hub does not give it ({reason}); fetch it elsewhere and '
             'name its folder'
         ) from None

@@ -12,7 +12,7 @@ import numpy as np
 
 from gpt_jax import files, schema
 from gpt_jax.errors import UserError
-from gpt_jax.interop import hub, tensors
+from gpt_jax.interop import hub, tensors, tokenizer_files
 from gpt_jax.interop.dialect import misfits
 from gpt_jax.interop.fields import Fields
 from gpt_jax.interop.layouts import HEAD, LAYOUTS, Layout, Piece, pieces, shape, to_ours, to_theirs
@@ -35,7 +35,8 @@ class Source(NamedTuple):
 
     kind: its `model_type`.
     model: the model section of a config, but for how the model is computed and trained.
-    tokens: the ids that its config.json gives to the special tokens ('eos_token_id': 50256).
+    tokens: the ids that its config.json gives to the special tokens ('eos_token_id': 50256), and what else stands
+      there that newer folders have in generation_config.json.
     """
 
     folder: Path
@@ -45,13 +46,16 @@ class Source(NamedTuple):
     tensors: Tensors
 
 
-def read(source: str) -> Source:
+def read(source: str, asked: str = '--source') -> Source:
     """Reads the config.json and the headers of the tensors of a folder, or of a name on the hub.
+
+    Args:
+      asked: what the user gave `source` to, for messages.
 
     Raises:
       UserError: there is no such folder, or a field of its config.json says what the model does not compute.
     """
-    folder = hub.folder(source)
+    folder = hub.folder(source, asked)
     if not (folder / CONFIG).exists():
         raise UserError(f'{folder}: holds no {CONFIG}')
     values = tensors.read_json(folder, CONFIG)
@@ -65,8 +69,8 @@ def read(source: str) -> Source:
     found = _prefixed(tensors.find(folder), layout)
     if model['layers'] > len(found.where):
         raise UserError(f'{folder}: {CONFIG} says {model["layers"]} layers, and there are {len(found.where)} tensors')
-    ids = {key: values[key] for key in ('bos_token_id', 'eos_token_id', 'pad_token_id') if values.get(key) is not None}
-    return Source(folder, kind, model, ids, found)
+    said = {key: values[key] for key in tokenizer_files.SAID if values.get(key) is not None}
+    return Source(folder, kind, model, said, found)
 
 
 def _prefixed(found: Tensors, layout: Layout) -> Tensors:
@@ -113,7 +117,8 @@ def _check_surplus(source: Source, wanted: Mapping[str, Piece]) -> None:
     for name in found.where:
         if name == HEAD and HEAD not in wanted:  # the head is the embedding; it may be stored a second time
             table = next(name for name, piece in wanted.items() if piece.paths == ('embedding/table_VD',))
-            same = found.where[HEAD][1].dtype == found.where[table][1].dtype
+            head, body = found.where[HEAD][1], found.where[table][1]
+            same = (head.dtype, head.shape) == (body.dtype, body.shape)  # before any is mapped: a shape may be any
             if not same or not np.array_equal(found.raw(HEAD), found.raw(table)):
                 raise UserError(
                     f'{source.folder}: {CONFIG} ties the head to the embedding, and {HEAD!r} differs from {table!r}'

@@ -15,17 +15,22 @@ def _read_llama_like(
 ) -> Values:
     width, heads = fields.size('hidden_size'), fields.size('num_attention_heads')
     context = fields.size('max_position_embeddings')
-    if head_dim is None and fields.raw('head_dim') is None:
-        head_dim = width // heads
-        if width % heads:
-            raise fields.refuse('num_attention_heads', f'{heads} heads do not divide the width {width}')
-    kv_heads = fields.raw('num_key_value_heads', kv)
+    derived = head_dim is None and fields.raw('head_dim') is None
+    if derived and width % heads:
+        raise fields.refuse('num_attention_heads', f'{heads} heads do not divide the width {width}')
+    head_dim = width // heads if derived else fields.size('head_dim')
+    if head_dim % 2:
+        why = f'{head_dim} dims of a head cannot be turned in pairs'
+        raise fields.refuse('num_attention_heads' if derived else 'head_dim', why)
+    kv_heads = heads if fields.raw('num_key_value_heads', kv) is None else fields.size('num_key_value_heads')
+    if heads % kv_heads:
+        raise fields.refuse('num_key_value_heads', f'{kv_heads} does not divide the {heads} heads')
     return rope.read(fields, context, base) | {
         'layers': fields.size('num_hidden_layers'),
         'width': width,
         'heads': heads,
-        'kv_heads': heads if kv_heads is None else fields.size('num_key_value_heads'),
-        'head_dim': fields.size('head_dim', head_dim),
+        'kv_heads': kv_heads,
+        'head_dim': head_dim,
         'mlp_width': fields.size('intermediate_size'),
         'vocab_size': fields.size('vocab_size'),
         'context': context,
@@ -56,16 +61,24 @@ def _windows(fields: Fields, default: int | None) -> Values:
 
 
 def _read_mixtral(fields: Fields) -> Values:
-    return _read_llama_like(fields, base=1e6, epsilon=1e-5) | _windows(fields, None) | _experts(fields, 8, 2)
+    return _read_llama_like(fields, base=1e6, epsilon=1e-5) | _windows(fields, None) | _experts(fields, 8, 2, True)
 
 
-def _experts(fields: Fields, experts: Any, per_token: Any) -> Values:
-    """`num_local_experts` is what transformers 5 writes for the older `num_experts`, too."""
+def _experts(fields: Fields, experts: Any, per_token: Any, normalized: bool) -> Values:
+    """normalized: the chosen experts' weights sum to 1.
+
+    `num_local_experts` is what transformers 5 writes for the older `num_experts`, too.
+    """
     names = [name for name in ('num_local_experts', 'num_experts') if fields.raw(name) is not None]
     counts = [fields.size(name, experts) for name in names or ['num_local_experts']]
     if len(set(counts)) > 1:
         raise fields.refuse('num_experts', f'{counts[1]} contradicts num_local_experts {counts[0]}')
-    return {'experts': counts[0], 'experts_per_token': fields.size('num_experts_per_tok', per_token)}
+    chosen = fields.size('num_experts_per_tok', per_token)
+    if chosen > counts[0]:
+        raise fields.refuse('num_experts_per_tok', f'{chosen} of {counts[0]} experts')
+    if chosen == 1 and normalized:
+        raise fields.refuse('num_experts_per_tok', '1, whose weight would always be 1: such a router is not supported')
+    return {'experts': counts[0], 'experts_per_token': chosen, 'normalize_experts': normalized}
 
 
 def _read_qwen2(fields: Fields) -> Values:
@@ -85,10 +98,8 @@ def _read_qwen3_moe(fields: Fields) -> Values:
     fields.only('mlp_only_layers', None, [])
     for unused in ('sliding_window', 'max_window_layers'):
         fields.raw(unused)
-    return _read_llama_like(fields) | _experts(fields, REQUIRED, 8) | {
-        'mlp_width': fields.size('moe_intermediate_size'),
-        'normalize_experts': fields.flag('norm_topk_prob', False),
-    }  # fmt: skip
+    experts = _experts(fields, REQUIRED, 8, fields.flag('norm_topk_prob', False))
+    return _read_llama_like(fields) | experts | {'mlp_width': fields.size('moe_intermediate_size')}
 
 
 def _layer_types(fields: Fields) -> Values:

@@ -55,7 +55,10 @@ def read(fields: Fields, context: int, default_base: float) -> dict[str, Any]:
     if not isinstance(kind, str) or kind not in TYPES:
         raise refuse('rope_type')(f'{kind!r} is not supported; supported are {", ".join(TYPES)}')
     _check_known(given, kind, refuse)
-    return _plain_rotary(positive(base, refuse('rope_theta'))) | _scaling(given, kind, context, refuse)
+    refuse_base = refuse('rope_theta') if 'rope_theta' in given else lambda why: fields.refuse('rope_theta', why)
+    if positive(base, refuse_base) <= 1 and kind == 'yarn':
+        raise refuse_base(f'wants a number above 1 for yarn, got {base!r}')
+    return _plain_rotary(float(base)) | _scaling(given, kind, context, refuse)
 
 
 def _part(fields: Fields, key: str) -> dict[str, Any]:
@@ -107,6 +110,8 @@ def _scaling(
     if 'factor' not in given:
         raise refuse('factor')('missing')
     factor = positive(given['factor'], refuse('factor'))
+    if factor < 1:
+        raise refuse('factor')(f'wants a number from 1 up, got {factor!r}')
     made: dict[str, Any] = {'rotary_scaling': TYPES[kind], 'rotary_factor': factor}
     if kind in ('llama3', 'yarn'):
         original = given.get('original_max_position_embeddings', context)

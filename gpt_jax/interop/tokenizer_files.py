@@ -1,11 +1,13 @@
 """Which files carry a tokenizer from folder to folder, and how are ours written for others?"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gpt_jax import files
 from gpt_jax.data.tokenizer import BYTES_CONTENT, END_OF_DOCUMENT, Tokenizer
+from gpt_jax.errors import UserError
 from gpt_jax.interop import tensors
 
 TOKENIZER, VOCABULARY, MERGES = 'tokenizer.json', 'vocab.json', 'merges.txt'
@@ -13,6 +15,25 @@ ABOUT, GENERATION = 'tokenizer_config.json', 'generation_config.json'
 TAKEN = (TOKENIZER, VOCABULARY, MERGES, ABOUT, 'special_tokens_map.json', 'added_tokens.json', 'chat_template.jinja',
          GENERATION)  # fmt: skip
 IDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
+
+# What generation_config.json may say beside, and the values with which transformers' `generate` leaves all as it is.
+ALWAYS: Mapping[str, tuple[Any, ...]] = {
+    'max_length': (20,), 'max_new_tokens': (), 'min_length': (0,), 'min_new_tokens': (0,), 'max_time': (),
+    'stop_strings': (), 'do_sample': (False,), 'num_beams': (1,), 'num_return_sequences': (1,), 'penalty_alpha': (0,),
+    'repetition_penalty': (1,), 'encoder_repetition_penalty': (1,), 'no_repeat_ngram_size': (0,),
+    'encoder_no_repeat_ngram_size': (0,), 'bad_words_ids': ([],), 'forced_bos_token_id': (), 'forced_eos_token_id': (),
+    'exponential_decay_length_penalty': (), 'suppress_tokens': ([],), 'begin_suppress_tokens': ([],),
+    'sequence_bias': ({},), 'guidance_scale': (1,), 'token_healing': (False,), 'watermarking_config': (),
+    'dola_layers': (), 'constraints': ([],), 'force_words_ids': ([],),
+}  # fmt: skip
+SAMPLING: Mapping[str, tuple[Any, ...]] = {
+    'temperature': (1,), 'top_k': (50,), 'top_p': (1,), 'min_p': (0,), 'top_h': (), 'typical_p': (1,),
+    'epsilon_cutoff': (0,), 'eta_cutoff': (0,),
+}  # fmt: skip
+BEAMS: Mapping[str, tuple[Any, ...]] = {
+    'length_penalty': (1,), 'early_stopping': (False,), 'num_beam_groups': (1,), 'diversity_penalty': (0,),
+}  # fmt: skip
+SAID = (*IDS, *ALWAYS, *SAMPLING, *BEAMS)
 
 
 def read(folder: Path) -> dict[str, bytes]:
@@ -35,15 +56,53 @@ def usable(found: dict[str, bytes]) -> bool:
     return TOKENIZER in found or {VOCABULARY, MERGES} <= found.keys()
 
 
-def with_generation(found: dict[str, bytes], ids: dict[str, Any]) -> dict[str, bytes]:
-    """The files with a generation_config.json, made of the ids in config.json where there is none."""
-    return found if GENERATION in found else found | {GENERATION: _json(ids)}
+def with_generation(found: dict[str, bytes], said: dict[str, Any]) -> dict[str, bytes]:
+    """The files with a generation_config.json, made of what config.json says of it where there is none."""
+    return found if GENERATION in found else found | {GENERATION: _json(said)}
+
+
+def speaker(found: dict[str, bytes]) -> str:
+    """Which file of a folder says what there is of generation_config.json."""
+    return GENERATION if GENERATION in found else 'config.json'
 
 
 def ids(found: dict[str, bytes]) -> dict[str, Any]:
     """The special tokens' ids that the files name, those that there are."""
-    about = json.loads(found[GENERATION]) if GENERATION in found else {}
+    about = _about(found)
     return {key: about[key] for key in IDS if about.get(key) is not None}
+
+
+def ends(found: dict[str, bytes], where: Path, vocab_size: int) -> tuple[int, ...] | None:
+    """The ids that end a text, as the files say; None: they say nothing.
+
+    Args:
+      where: the file that says it, for the message.
+
+    Raises:
+      UserError: `eos_token_id` is neither an id of the vocabulary nor a list of such.
+    """
+    said = ids(found).get('eos_token_id')
+    if said is None:
+        return None
+    several = said if isinstance(said, list) else [said]
+    for one in several:
+        if not isinstance(one, int) or isinstance(one, bool) or not 0 <= one < vocab_size:
+            raise UserError(f'{where}: eos_token_id: wants ids from 0 to {vocab_size - 1}, got {repr(one)[:80]}')
+    return tuple(several)
+
+
+def unfollowed(found: dict[str, bytes]) -> list[str]:
+    """'temperature: 0.6' for everything that changes what transformers' `generate` writes and is not followed here."""
+    about = _about(found)
+    fields = dict(ALWAYS)
+    fields |= SAMPLING if about.get('do_sample') else {}
+    fields |= BEAMS if about.get('num_beams') not in (None, 1) else {}
+    there = {field: about[field] for field in fields if about.get(field) is not None}
+    return [f'{field}: {repr(value)[:40]}' for field, value in there.items() if value not in fields[field]]
+
+
+def _about(found: dict[str, bytes]) -> dict[str, Any]:
+    return dict(json.loads(found[GENERATION])) if GENERATION in found else {}
 
 
 def write(folder: Path, found: dict[str, bytes]) -> None:

@@ -96,12 +96,23 @@ class ModelConfig:
             0 < self.rotary_fraction <= 1, 'model.rotary_fraction', f'must be in (0, 1], got {self.rotary_fraction}'
         )
         turned = self.turned_dims
+        scaling = self.rotary_scaling if self.position == 'rotary' else 'none'
         schema.require(
             self.position != 'rotary' or (turned > 0 and turned % 2 == 0),
             'model.rotary_fraction',
             f'turns {turned} of the {self.head_dim} dims of a head; they are turned in pairs',
         )
         schema.require(self.rotary_factor >= 1, 'model.rotary_factor', f'must be at least 1, got {self.rotary_factor}')
+        schema.require(
+            scaling != 'yarn' or self.rotary_base > 1,
+            'model.rotary_base',
+            f'must be above 1 for yarn, which counts pairs of dims by its logarithm, got {self.rotary_base}',
+        )
+        schema.require(
+            scaling != 'ntk' or turned > 2,
+            'model.rotary_scaling',
+            f'ntk stretches the pairs of dims after the first, and {turned} dims of a head are one; take linear',
+        )
         schema.require(len(self.attention_pattern) > 0, 'model.attention_pattern', "empty; ('full',) is the plain one")
         for kind in self.attention_pattern:
             schema.choice(kind, KINDS, 'model.attention_pattern')

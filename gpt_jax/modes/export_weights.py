@@ -15,8 +15,7 @@ from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import UserError
 from gpt_jax.interop import huggingface, tokenizer_files
 from gpt_jax.model import weights
-from gpt_jax.modes.import_weights import TOKENIZER as CARRIED
-from gpt_jax.modes.import_weights import letters_of
+from gpt_jax.pretrained import CARRIED, letters_of
 from gpt_jax.train import checkpoint, manifest
 from gpt_jax.train.state import State
 
@@ -46,7 +45,7 @@ def export(run: Path, output: Path, defaults: Config, dtype: str, say: Say) -> d
     kind = huggingface.layout_of(settings.model)
     step, params = _params(run, settings, say)
     huggingface.write(
-        output, settings.model, lambda path: np.asarray(params[path]), letters_of(settings),
+        output, settings.model, lambda path: np.asarray(params[path]), letters_of(settings.model),
         tokens=tokenizer_files.ids(carried), dtype=dtype, extra=carried,
     )  # fmt: skip
     say(f'{output}: the weights of {run} at step {step}, as {kind} in {dtype}')

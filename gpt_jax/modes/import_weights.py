@@ -14,12 +14,11 @@ from gpt_jax.assemble import Settings
 from gpt_jax.data import tokenizer
 from gpt_jax.errors import UserError
 from gpt_jax.interop import config_file, huggingface, tokenizer_files
-from gpt_jax.model import weights
 from gpt_jax.observe.progress import count
+from gpt_jax.pretrained import CARRIED, letters_of
 from gpt_jax.train import checkpoint
 from gpt_jax.train.state import State
 
-TOKENIZER = 'tokenizer'  # the folder of the tokenizer's files, in the run's
 Config = dict[str, Any]
 Say = Callable[[str], None]
 
@@ -47,16 +46,18 @@ def import_weights(source: str, defaults: Config, workdir: Path, say: Say) -> No
     config = _config(found, defaults, workdir)
     settings = assemble.settings(config, vocab_size=1)
     _check_vocabulary(found, carried, settings, workdir, say)
+    whole = tokenizer_files.with_generation(carried, found.tokens)
+    tokenizer_files.ends(whole, found.folder / tokenizer_files.speaker(carried), settings.model.vocab_size)
     # Arranged as on one device: whoever reads a checkpoint spreads it as they want it.
     alone = dataclasses.replace(settings.mesh, strategy='replicated', data=1, fsdp=1)
     program = assemble.build(dataclasses.replace(settings, mesh=alone))
-    letters = letters_of(settings)
+    letters = letters_of(settings.model)
     load = huggingface.params(found, letters, settings.model.dims)
     say(f'{found.folder}: {found.kind}, {count(trees.size(program.abstract_state.params))} parameters')
     with files.lock(workdir / 'lock', wait=False):
-        tokenizer_files.write(workdir / TOKENIZER, tokenizer_files.with_generation(carried, found.tokens))
+        tokenizer_files.write(workdir / CARRIED, whole)
         text = config_file.text(
-            f'{config["name"][:58]}_tuned', config['model'], defaults['model'], source, workdir, workdir / TOKENIZER
+            f'{config["name"][:58]}_tuned', config['model'], defaults['model'], source, workdir, workdir / CARRIED
         )
         files.write_text(workdir / 'config.py', text)
         files.write_json(workdir / 'config.json', config)
@@ -70,18 +71,11 @@ def import_weights(source: str, defaults: Config, workdir: Path, say: Say) -> No
     say(f'{workdir}: imported; {workdir / "config.py"} trains on from it')
 
 
-def letters_of(settings: Settings) -> dict[str, str]:
-    """The letters of all the model's weights, by path ('blocks/attention/query': 'NDHK')."""
-    boxed = assemble.declarations(settings.model)
-    paths, letters = trees.names(weights.unbox(boxed)), jax.tree.leaves(weights.letters(boxed))
-    return dict(zip(paths, letters, strict=True))
-
-
 def _config(found: huggingface.Source, defaults: Config, workdir: Path) -> Config:
     config = copy.deepcopy(defaults)
     config['name'] = name(str(workdir))
     config['model'] |= found.model
-    config['data']['tokenizer'] = str(workdir / TOKENIZER)
+    config['data']['tokenizer'] = str(workdir / CARRIED)
     return config
 
 
@@ -91,7 +85,7 @@ def _check_vocabulary(
     if not tokenizer_files.usable(carried):
         say(
             f'warning: {found.folder} holds neither tokenizer.json nor vocab.json and merges.txt; put one into '
-            f'{workdir / TOKENIZER} before text is needed'
+            f'{workdir / CARRIED} before text is needed'
         )
         return
     size = tokenizer.make(str(found.folder), lambda: ()).vocab_size

@@ -5,7 +5,6 @@ of every other file of the checkpoint. It ends with its own SHA-256, and it must
 write, so that none of them can change unseen either. It is written last.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -105,8 +104,8 @@ def newest_good(directory: Path, on_damage: Callable[[int, DamageError], None]) 
             on_damage(step, damage)
         else:
             return step
-    if there or (directory / QUARANTINE).exists() or (directory / COMPLETED).exists():
-        raise UserError(f'{directory}: no good checkpoint is left of this run; bring one back, or remove the folder')
+    if there or _was_one(directory):
+        raise _lost(directory)
     return None
 
 
@@ -121,10 +120,21 @@ def read_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def newest_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The meta of the newest checkpoint whose manifest is whole; its other files are not looked at. None: no such."""
-    for step in steps(Path(directory)):
-        with contextlib.suppress(DamageError):
-            return read(Path(directory) / str(step))['meta']
+    """The meta of the newest checkpoint whose manifest is whole; its other files are not looked at.
+
+    None only if none was ever completed in `directory`.
+
+    Raises:
+      UserError: checkpoints were completed here, but none has a whole manifest; names the newest one's file.
+    """
+    directory, newest = Path(directory), ''
+    for step in steps(directory):
+        try:
+            return read(directory / str(step))['meta']
+        except DamageError as damage:
+            newest = newest or f'{directory / str(step)}: damaged ({damage}); '
+    if newest or _was_one(directory):
+        raise _lost(directory, newest)
     return None
 
 
@@ -140,6 +150,14 @@ def quarantine(directory: Path, step: int) -> Path:
     room.mkdir(exist_ok=True)
     count = sum(1 for _ in room.glob(f'{step}-*'))
     return (directory / str(step)).rename(room / f'{step}-{count}')
+
+
+def _was_one(directory: Path) -> bool:
+    return (directory / QUARANTINE).exists() or (directory / COMPLETED).exists()
+
+
+def _lost(directory: Path, why: str = '') -> UserError:
+    return UserError(f'{why}{directory}: no good checkpoint is left of this run; bring one back, or remove the folder')
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -133,6 +133,13 @@ def test_bad_tokenizers_say_so(tmp_path):
         tokenizer.make(str(tmp_path / 'broken.json'), list)
 
 
+def test_a_vocabulary_without_a_token_is_none(tmp_path):
+    (tmp_path / 'vocab.json').write_text('{}')
+    (tmp_path / 'merges.txt').write_text('')
+    with pytest.raises(UserError, match=r'data\.tokenizer: .* has no token in its vocabulary'):
+        tokenizer.make(str(tmp_path), lambda: ())
+
+
 def test_a_tokenizer_need_not_end_documents(tmp_path, bpe):
     content = json.loads(bpe.content)
     content['added_tokens'] = []

@@ -1,11 +1,15 @@
-"""Are our texts those of transformers' generate, token for token, on the same random weights?"""
+"""Are our texts those of transformers' generate, token for token, on the same random weights?
+
+gpt2 and llama with weights mapped by hand; every layout, imported, with `pytest -m slow -n 0 tests/generate`.
+"""
 
 import functools
 
 import pytest
 
 from tests.generate import hugging_face, writing
-from tests.generate.writing import ids, prompts, write
+from tests.generate.writing import END, ids, prompts, write
+from tests.interop import golden, small_models
 from tests.model.architectures import ARCHITECTURES
 from tests.model.test_gpt import make
 
@@ -13,6 +17,7 @@ pytest.importorskip('torch', reason='transformers needs it')
 pytest.importorskip('transformers', reason='what ours is held against')
 
 RAGGED = (1, 2, 3, 7, 12, 13, 20, 30)
+LAYOUTS = ('gpt2', 'openai-gpt', 'llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe')
 
 
 @functools.cache
@@ -31,6 +36,38 @@ def test_200_greedy_tokens_of_one_prompt_and_of_eight_of_all_lengths(name):
     ours, theirs = pair(name)
     for given in (prompts(9), prompts(*RAGGED)):
         assert ids(write(ours, given, max_new_tokens=200)) == hugging_face.generate(theirs, given, max_new_tokens=200)
+
+
+@pytest.fixture(scope='module')
+def imported(request, tmp_path_factory):
+    """(our device, theirs) of a layout, ours read from the folder that transformers wrote."""
+    import torch
+
+    torch.set_num_threads(1)
+    kind, fields = small_models.EXAMPLES[request.param]
+    context = {'n_positions': 256} if 'n_positions' in fields else {'max_position_embeddings': 256}
+    ends = {'vocab_size': END + 1, 'bos_token_id': 0, 'eos_token_id': END, 'tie_word_embeddings': False}
+    folder = tmp_path_factory.mktemp(request.param)
+    theirs = golden.made(kind, fields | context | ends, folder)
+    ours = small_models.read(folder, attention_kernel='chunked')
+    return writing.device(ours.model, ours.params), theirs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('imported', LAYOUTS, indirect=True)
+@pytest.mark.parametrize(
+    'given',
+    [{}, {'num_beams': 4, 'num_return_sequences': 2}, {'repetition_penalty': 1.1, 'no_repeat_ngram_size': 2}],
+    ids=str,
+)
+@pytest.mark.parametrize('lengths', [(9,), RAGGED], ids=['one', 'eight'])
+def test_200_tokens_of_every_layout(imported, lengths, given):
+    ours, theirs = imported
+    several = prompts(*lengths, seed=4)
+    given = given | {'min_new_tokens': 200, 'max_new_tokens': 200}
+    expected = hugging_face.generate(theirs, several, **given)
+    assert {len(row) for row in expected} == {200}
+    assert ids(write(ours, several, **given)) == expected
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,13 @@ def read(name: str) -> dict[str, Any]:
 
 def theirs(name: str, folder: Path) -> Any:
     """Transformers' model in float32 with the weights that the names of its tensors decide, saved to the folder too."""
+    return made(*EXAMPLES[name], folder)
+
+
+def made(kind: str, fields: dict[str, Any], folder: Path) -> Any:
+    """The same of that `model_type` and these fields of its config class."""
     import transformers
 
-    kind, fields = EXAMPLES[name]
     model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **fields))
     model.save_pretrained(folder)  # the names on disk are not those in memory: experts
     found = tensors.find(folder)

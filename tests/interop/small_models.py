@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import base
-from gpt_jax import assemble, overrides, trees
+from gpt_jax import assemble, overrides, pretrained, trees
 from gpt_jax.interop import huggingface, tensor_file
 from gpt_jax.interop.tensor_file import Written
 from gpt_jax.model import loss as losses
@@ -109,10 +109,9 @@ def section(source: huggingface.Source, **fields: Any) -> ModelConfig:
 def read(folder: Path, **fields: Any) -> Ours:
     source = huggingface.read(str(folder))
     model = section(source, **fields)
-    boxed = assemble.declarations(model)
-    letters = dict(zip(trees.names(weights.unbox(boxed)), jax.tree.leaves(weights.letters(boxed)), strict=True))
+    letters = pretrained.letters_of(model)
     load = huggingface.params(source, letters, model.dims)
-    structure = jax.tree.structure(weights.unbox(boxed))
+    structure = jax.tree.structure(weights.unbox(assemble.declarations(model)))
     return Ours(source, model, letters, jax.tree.unflatten(structure, [load(path) for path in letters]))
 
 

@@ -11,6 +11,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.interop.fields import HARMLESS, NEUTRAL, Fields
 from gpt_jax.interop.layouts import LAYOUTS
 from gpt_jax.model.config import ModelConfig, resolve
+from gpt_jax.model.position import frequencies
 from tests.interop import golden
 from tests.interop.small_models import EXAMPLES
 
@@ -123,6 +124,8 @@ REFUSED = [
     ('openai-gpt', 'afn', 'gelu_new'), ('openai-gpt', 'n_special', 3), ('openai-gpt', 'n_inner', 40),
     ('llama', 'hidden_act', 'swiglu'), ('llama', 'attention_bias', 'yes'), ('llama', 'mlp_bias', True),
     ('llama', 'partial_rotary_factor', 0.5), ('llama', 'sliding_window', 5), ('llama', 'num_key_value_heads', 0),
+    ('llama', 'num_key_value_heads', 3), ('llama', 'head_dim', 7), ('llama', 'num_attention_heads', 8),
+    ('mixtral', 'num_experts_per_tok', 1), ('mixtral', 'num_experts_per_tok', 5),
     ('llama', 'num_experts', 4), ('llama', 'rope_theta', 10.0), ('llama', 'rope_theta', -1), ('llama', 'head_dim', 0),
     ('llama', 'rope_scaling', 'linear'), ('llama', 'rope_interleaved', False), ('llama', 'num_attention_heads', 7),
     ('llama', 'per_layer_config', {'0': {'head_dim': 4}}), ('llama', 'max_position_embeddings', None),
@@ -151,6 +154,8 @@ ROPES = [
     ({'rope_type': ['linear']}, 'rope_type: .* is not supported'),
     ({'rope_type': 'linear'}, 'factor: missing'),
     ({'rope_type': 'linear', 'factor': 0}, 'factor: wants a number above 0'),
+    ({'rope_type': 'linear', 'factor': 0.5}, r'factor: wants a number from 1 up, got 0\.5'),
+    ({'rope_type': 'yarn', 'factor': 4.0, 'rope_theta': 1.0}, r'rope_theta: wants a number above 1 for yarn, got 1\.0'),
     ({'rope_type': 'linear', 'factor': 2.0, 'type': 'yarn'}, "type: 'yarn' contradicts"),
     ({'rope_type': 'linear', 'factor': 2.0, 'mscale': 1.0}, 'mscale: no such field is known'),
     ({'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 2.0, 'high_freq_factor': 4.0}, 'low_freq_factor: 2.0'),
@@ -223,7 +228,9 @@ def test_nonsense_is_refused_in_one_line_or_taken(name):
     """Whatever stands in a field: never a traceback, and never a model that is none."""
     values = golden.read(name)['config']
     for key in (*values, 'rope_theta', 'rope_scaling', 'num_experts', 'layer_types', 'head_dim'):
-        for value in (None, True, -1, 0, 1, 1.5, 2**40, 1e308, 'x', '', [], [1], {}, {'x': 1}, [[]]):
+        for value in (None, True, -1, 0, 1, 3, 7, 1.5, 2**40, 1e308, 'x', '', [], [1], {}, {'x': 1}, [[]]):
+            made = None
             with contextlib.suppress(UserError):
                 made = section(EXAMPLES[name][0], values | {key: value})
-                ModelConfig(**resolve(MODEL | made, 1))
+            if made is not None:  # nothing is left that would be refused by our own name for it
+                frequencies(ModelConfig(**resolve(MODEL | made, 1)))

@@ -46,6 +46,7 @@ BROKEN = [
     ({BIAS: np.full(96, np.inf, ml_dtypes.bfloat16)}, r"c_fc\.bias' holds NaN or infinity"),
     ({HEAD: table() + 1}, "ties the head to the embedding, and 'lm_head.weight' differs from 'transformer.wte.weight'"),
     ({HEAD: table().astype(np.float16)}, "ties the head to the embedding, and 'lm_head.weight' differs"),
+    ({HEAD: table()[:30]}, "ties the head to the embedding, and 'lm_head.weight' differs"),
 ]
 
 
@@ -58,6 +59,15 @@ def test_tensors_that_are_not_the_models(tmp_path, values, message):
 def test_a_head_that_is_said_to_be_there_and_is_not(tmp_path):
     with pytest.raises(UserError, match=r"'lm_head\.weight' is missing"):
         small_models.read(folder(tmp_path, config={'tie_word_embeddings': False}))
+
+
+def test_a_tied_head_whose_shape_nothing_could_have(tmp_path):
+    path = folder(tmp_path, **{HEAD: np.zeros((0, 7), np.float32)}) / 'model.safetensors'
+    content = path.read_bytes()
+    wide, length = content[8:].replace(b'[0,7]', b'[0,1%s]' % (b'0' * 30), 1), int.from_bytes(content[:8], 'little')
+    path.write_bytes((length + 30).to_bytes(8, 'little') + wide)
+    with pytest.raises(UserError, match=r"'lm_head\.weight' differs"):
+        small_models.read(tmp_path)
 
 
 def test_a_tied_head_may_be_stored_a_second_time(tmp_path):

@@ -1,6 +1,7 @@
 """Is a tokenizer taken along as it is, and does one of ours encode the same where others read it?"""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,6 +50,32 @@ def test_ids_of_special_tokens():
     assert tokenizer_files.with_generation(made, {'eos_token_id': 9}) == made
     assert tokenizer_files.ids({}) == {}
     assert tokenizer_files.ids({'generation_config.json': b'{"pad_token_id": null, "top_p": 0.9}'}) == {}
+    assert tokenizer_files.ends(made, Path('x'), 4) == (2, 3)
+    assert tokenizer_files.ends({}, Path('x'), 4) is None
+
+
+def test_what_is_not_followed_is_said_where_it_changes_anything():
+    def unfollowed(**said):
+        return tokenizer_files.unfollowed({'generation_config.json': json.dumps(said).encode()})
+
+    nothing = {'repetition_penalty': 1.0, 'max_length': 20, 'top_p': 0.9, 'do_sample': False, 'length_penalty': 2.0,
+               'bad_words_ids': None, 'transformers_version': '4.40.0', 'eos_token_id': 7}  # fmt: skip
+    assert unfollowed(**nothing) == []
+    assert unfollowed(**nothing | {'do_sample': True, 'top_k': 50}) == ['do_sample: True', 'top_p: 0.9']
+    assert unfollowed(**nothing | {'num_beams': 4}) == ['num_beams: 4', 'length_penalty: 2.0']
+    assert unfollowed(suppress_tokens=[1], repetition_penalty=1.2) == [
+        'repetition_penalty: 1.2',
+        'suppress_tokens: [1]',
+    ]
+
+
+@pytest.mark.parametrize('name', ['ALWAYS', 'SAMPLING', 'BEAMS'])
+def test_what_transformers_does_without_a_word_needs_none(name):
+    generation = pytest.importorskip('transformers', reason='its defaults').GenerationConfig
+    silent = generation._get_default_generation_params()
+    for field, values in getattr(tokenizer_files, name).items():
+        assert field in generation().to_dict() or field in silent, field
+        assert silent.get(field) is None or silent[field] in values
 
 
 @pytest.mark.parametrize('spec', ['bytes', 'bpe'])

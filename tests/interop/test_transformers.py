@@ -1,7 +1,9 @@
 """Do imported models compute what transformers computes, and does transformers load what is exported?
 
-The same weights on both sides, large enough that every part matters (small_models.py). What is reached in float32:
-logits of up to 15 within 6e-7 to 9e-6 of transformers in float64, as near as its own float32 comes.
+The same weights on both sides, large enough that every part matters (small_models.py). What is reached in float32, and
+what transformers reaches in it, as a share of the largest logit:
+
+    pytest -n 0 -s -k float64 tests/interop/test_transformers.py
 """
 
 import numpy as np
@@ -17,7 +19,8 @@ transformers = pytest.importorskip('transformers', reason='compares with transfo
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-WITHIN = 2e-5
+SHARE = 2e-6  # of the largest logit
+WITHIN = 2e-5  # where something else is compared by it: of 1, or of the largest number above
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
@@ -26,8 +29,11 @@ def test_float32_float64_and_gradients(name, tmp_path):
     ours = small_models.read(tmp_path / 'there')
     logits, gradients = small_models.computed(ours, small_models.tokens())
     single, double = golden.logits(theirs), golden.logits(theirs.double())
-    assert np.abs(logits - single).max() <= WITHIN
-    assert np.abs(logits - double).max() <= WITHIN
+    largest = np.abs(double).max()
+    error, own = (np.abs(one - double).max() / largest for one in (logits, single))
+    print(f'\n{name}: logits of up to {largest:.1f}; error in float32 {error:.1e}, that of transformers {own:.1e}')
+    assert error <= SHARE
+    assert error <= 5 * own
     expected = golden.gradients(theirs, tmp_path / 'gradients')
     assert gradients.keys() == expected.keys()
     for one, gradient in gradients.items():

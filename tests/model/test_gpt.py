@@ -192,11 +192,16 @@ def test_rms_norm_and_no_biases_and_untied_head(model_config, tokens):
     assert 'position' not in params
 
 
+TURNED = {'position': 'rotary', 'rotary_factor': 4.0}
+
+
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
         ({'heads': 5}, 'config.model.heads: 5 heads do not divide the width 32'),
         ({'kv_heads': 3}, 'config.model.kv_heads: 3 does not divide the 4 heads'),
+        (TURNED | {'rotary_scaling': 'yarn', 'rotary_base': 1.0}, 'config.model.rotary_base: must be above 1 for yarn'),
+        (TURNED | {'rotary_scaling': 'ntk', 'rotary_fraction': 0.25}, 'config.model.rotary_scaling: ntk stretches'),
         ({'layers': -1}, 'config.model.layers: must be positive, got -1'),
         ({'norm': 'layr'}, "config.model.norm: no 'layr'; one of layer, rms; the nearest is 'layer'"),
         ({'dropout': 1.0}, 'config.model.dropout: must be in [0, 1), got 1.0'),

@@ -29,7 +29,7 @@ def test_every_number_is_the_nearest_of_its_group(letters, bits):
     assert kept.shape == w.shape
     assert (kept.ndim, len(kept)) == (w.ndim, w.shape[0])
     inner = int(np.prod([SIZES[letter] for letter in SUMMED[letters]]))
-    group = inner if bits == 8 else max(size for size in range(1, GROUP + 1) if inner % size == 0)
+    group = inner if bits == 8 or inner < GROUP else GROUP
     # Apart from the library: the summed dims last, then cut into groups.
     order = [k for k, letter in enumerate(letters) if letter not in SUMMED[letters]]
     order += [k for k, letter in enumerate(letters) if letter in SUMMED[letters]]
@@ -44,8 +44,28 @@ def test_every_number_is_the_nearest_of_its_group(letters, bits):
 
 def test_a_matrix_of_zeros_and_one_of_odd_length():
     assert not quantize(jnp.zeros((4, 6)), 'DF', 8).astype(jnp.float32).any()
-    odd = jax.random.normal(jax.random.key(0), (5, 6))
-    assert quantize(odd, 'DF', 4).bits == 8
+
+
+@pytest.mark.parametrize(
+    ('length', 'groups'), [(5, 1), (65, 2), (96, 2), (127, 2), (134, 3), (2 * 997, 32), (1999, 32)]
+)
+def test_lengths_that_are_no_whole_number_of_groups(length, groups):
+    w = np.array(jax.random.normal(jax.random.key(0), (length, 6)))
+    kept = quantize(jnp.asarray(w), 'DF', 4)
+    assert (kept.bits, kept.scales.shape) == (4, (groups, 6))
+    group = 2 * kept.values.shape[0] // groups
+    assert GROUP / 2 < group <= GROUP or length < GROUP
+    got = np.asarray(kept.astype(jnp.float32))
+    for begin in range(0, length, group):
+        rows = slice(begin, begin + group)
+        steps = np.abs(w[rows]).max(axis=0) / LARGEST[4]
+        assert (np.abs(got[rows] - w[rows]) <= steps / 2 * 1.0001).all()
+    assert kept.values.nbytes + kept.scales.nbytes < (0.67 if length > 5 else 1) * w.nbytes / 2
+    turned = quantize(jnp.asarray(w.T), 'VD', 4)
+    np.testing.assert_array_equal(turned.astype(jnp.float32), got.T)
+    np.testing.assert_array_equal(turned[jnp.array([[3, 0]])].astype(jnp.float32), got.T[np.array([[3, 0]])])
+    array, scale = operand(kept, jnp.float32)
+    np.testing.assert_allclose(array if scale is None else array * scale, got, rtol=1e-6)
 
 
 @pytest.mark.parametrize('bits', [8, 4])
