@@ -1,6 +1,6 @@
 """What did each generation's architecture gain over the one before, in compute? The multipliers, and the figure.
 
-python experiments/generations/draw.py runs/generations_cpu/records.jsonl
+python experiments/generations/draw.py experiments/generations/records.jsonl
 
 Writes generations.json and generations.png, .svg beside this file. A generation's loss is fitted over compute through
 all of its runs, L(C) = E + K C^-gamma, by least squares of the relative errors; its multiplier at a loss is the compute
@@ -8,7 +8,7 @@ that the generation before needs for it, over its own. Intervals are of draws of
 replacement.
 """
 
-import sys
+import argparse
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -153,4 +153,8 @@ def _spaced(budgets: np.ndarray) -> list[float]:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1] if len(sys.argv) > 1 else 'runs/generations_cpu/records.jsonl')
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        'records', nargs='?', default=str(HERE / 'records.jsonl'), help='of the sweep; the default: ours'
+    )
+    main(parser.parse_args().records)
