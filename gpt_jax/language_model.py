@@ -170,7 +170,10 @@ class LanguageModel:
             text.encode('utf-8')
         except UnicodeEncodeError as error:
             raise UserError(f'{which}character {error.start} is half a surrogate pair, and no text') from None
-        ids = np.asarray(self.tokenizer.encode(text), np.int32) if text else np.zeros(0, np.int32)
+        try:
+            ids = np.asarray(self.tokenizer.encode(text), np.int32) if text else np.zeros(0, np.int32)
+        except UserError as error:
+            raise UserError(f'{which}{error}') from None
         return Prompt(text, np.concatenate([np.array(self._found.beginning, np.int32), ids]) if text else ids)
 
     def _forward(self, params: Any, tokens_BL: jax.Array) -> jax.Array:

@@ -6,8 +6,10 @@ import sys
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 import gpt_jax
+from gpt_jax.data import tokenizer
 from gpt_jax.errors import UserError
 from tests import trained
 
@@ -94,6 +96,13 @@ def test_bad_input_is_one_line(model, call, message):
         call(model)
     assert str(error.value).startswith(message)
     assert '\n' not in str(error.value)
+
+
+def test_a_prompt_that_the_tokenizer_has_no_ids_for_is_refused(model, monkeypatch):
+    letters = tokenizers.Tokenizer(tokenizers.models.BPE({'a': 0, 'b': 1}, []))
+    monkeypatch.setattr(model, 'tokenizer', tokenizer._from_content(letters.to_str().encode(), ''))
+    with pytest.raises(UserError, match=r"^prompt 2: the tokenizer has no id for 'z', at character 1"):
+        model.generate(['ab', 'azb'])
 
 
 def test_drafts_change_no_greedy_text_and_are_counted(run, model, tmp_path):
