@@ -85,6 +85,8 @@ def test_a_person_asks_stops_a_text_and_goes_on(run):
         (['--prompt=x', '--top_q=1'], "--top_q: no such flag; the nearest is 'top_p'"),
         (['--prompt=x', '--dtype=float16'], '--dtype: belongs to --mode=export, not to --mode=generate'),
         (['--prompt=x'], 'nowhere: holds no checkpoint'),
+        (['--prompt=x', '--checkpoint='], '--checkpoint=: is empty; '),
+        (['--prompt=x', '--checkpoint=a\n\x1b[2J'], r'a\n\x1b[2J: holds no checkpoint'),
     ],
     ids=str,
 )
