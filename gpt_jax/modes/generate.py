@@ -102,11 +102,12 @@ def _read(path: Path) -> list[str]:
             found.append(record['prompt'])
     elif path.suffix == '.txt':
         try:
-            found = [line for line in path.read_text('utf-8').splitlines() if line.strip()]
+            lines = path.read_bytes().decode('utf-8').split('\n')  # not splitlines: a prompt may hold U+2028, say
         except OSError as error:
             raise UserError(f'{path}: {error.strerror or error}') from None
         except UnicodeDecodeError as error:
             raise UserError(f'{path}: byte {error.start} is not UTF-8') from None
+        found = [line.removesuffix('\r') for line in lines if line.strip()]
     else:
         raise UserError(f'--prompts={path}: write .txt for a prompt per line, or .jsonl for records with "prompt"')
     if not found:

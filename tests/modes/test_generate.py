@@ -115,6 +115,8 @@ def test_bad_files_are_one_line(tmp_path, name, content, message):
 def test_prompts_of_files(tmp_path):
     (tmp_path / 'a.jsonl').write_text('{"prompt": "one\\ntwo", "more": 1}\n{"prompt": "x"}\n')
     assert generate._read(tmp_path / 'a.jsonl') == ['one\ntwo', 'x']
+    (tmp_path / 'a.txt').write_bytes('one\u2028two\x0cthree\rfour\r\n\r\n five \n\x85six'.encode())
+    assert generate._read(tmp_path / 'a.txt') == ['one\u2028two\x0cthree\rfour', ' five ', '\x85six']
 
 
 def update(number, piece, last=False):
