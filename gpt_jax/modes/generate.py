@@ -137,8 +137,7 @@ def generate(job: Job, say: Say) -> None:
         conversation.converse(model, job.options, say)
     elif job.output is None:
         texts.show(model, job.prompts, options.make(job.options))
-    else:
-        texts.record(model, job.prompts, options.make(job.options), job.output)
+    elif texts.record(model, job.prompts, options.make(job.options), job.output):
         say(f'{job.output}: written')
     if job.draft is not None and (tally := model.tally).readings:
         share = tally.accepted / max(1, tally.proposed)

@@ -1,9 +1,11 @@
 """Does --mode=generate write text and nothing but text, records in order, and talk with a person?"""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -129,6 +131,40 @@ def test_texts_come_one_after_the_other():
     pieces = list(texts.in_turn(updates, ['A', 'B', 'C']))
     assert ''.join(pieces) == 'Aa1a2\n\nBb1b2b3\n\nCc\n'
     assert pieces.index('a1') < pieces.index('a2')  # as it came, not at its end
+
+
+class Deserted:
+    """Writes two texts; the pipe `reader` is closed between them."""
+
+    def __init__(self, reader):
+        self.reader = reader
+
+    def write(self, *_, **__):
+        yield update(0, 'a', True)
+        os.close(self.reader)
+        yield update(1, 'b', True)
+
+
+def test_where_nobody_reads_on_it_ends_quietly(monkeypatch):
+    for show in (True, False):
+        reader, writer = os.pipe()
+        with open(writer, 'w') as into, monkeypatch.context() as patched:
+            patched.setattr('sys.stdout', into)
+            if show:
+                texts.show(Deserted(reader), ['A', 'B'], options.make({}))
+                print('this goes nowhere', flush=True)
+            else:
+                assert not texts.record(Deserted(reader), ['A', 'B'], options.make({}), Path(f'/dev/fd/{writer}'))
+
+
+def test_a_full_disk_is_one_line(model, monkeypatch):
+    chosen = options.make({'max_new_tokens': 5})
+    with pytest.raises(UserError, match=r'^--output=/dev/full: No space left on device'):
+        texts.record(model, ['a'], chosen, Path('/dev/full'))
+    with open('/dev/full', 'w') as into, monkeypatch.context() as patched:
+        patched.setattr('sys.stdout', into)
+        with pytest.raises(UserError, match=r'^standard output: No space left on device'):
+            texts.show(model, ['a'], chosen)
 
 
 def test_commands_of_a_person():
