@@ -64,8 +64,9 @@ def test_a_person_asks_stops_a_text_and_goes_on(run):
     begun = process.stdout.read(300)
     assert begun.startswith(b'Hello')
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(b'/set temprature=1\n/set max_new_tokens=5\nBye\n', timeout=120)
+    out, err = process.communicate(b'/set temprature=1\ncaf\xe9 x\n/set max_new_tokens=5\nBye\n', timeout=120)
     assert process.returncode == 0, err
+    assert 'byte 0xe9, after 3 characters, is not utf-8; write the line again\n' in err.decode()
     assert 'temprature: no such option' in err.decode()
     last = (begun + out).split(b'\n')[-2]
     assert last.startswith(b'Bye')
