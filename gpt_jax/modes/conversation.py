@@ -77,7 +77,7 @@ def command(line: str, given: dict[str, Any], say: Callable[[str], None]) -> dic
     elif word == '/set' and equals:
         changed = {key: one for key, one in given.items() if key != name}
         if value or name not in OPTIONS:
-            changed[name] = options.parsed(name, value.replace('\\n', '\n') if name == 'stop' else value)
+            changed[name] = options.parsed(name, value)
         options.make(changed)
         return changed
     else:

@@ -51,7 +51,10 @@ def given_options() -> dict[str, Any]:
     for name in OPTIONS:
         value = flags.FLAGS[name].value
         if value is not None:
-            given[name] = options.parsed(name, value) if isinstance(value, str) else value
+            if isinstance(value, list):  # a flag that is given several times
+                given[name] = [one for text in value for one in options.parsed(name, text)]
+            else:
+                given[name] = options.parsed(name, value) if isinstance(value, str) else value
     return given
 
 

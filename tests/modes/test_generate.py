@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -166,6 +167,14 @@ def test_a_full_disk_is_one_line(model, monkeypatch):
         patched.setattr('sys.stdout', into)
         with pytest.raises(UserError, match=r'^standard output: No space left on device'):
             texts.show(model, ['a'], chosen)
+
+
+def test_a_flags_stop_strings_are_read_as_a_persons(monkeypatch):
+    values = dict.fromkeys(options.OPTIONS) | {'stop': [r'a\n', 'b', r'\\n']}
+    monkeypatch.setattr(generate.flags, 'FLAGS', {name: SimpleNamespace(value=value) for name, value in values.items()})
+    assert generate.given_options() == {'stop': ['a\n', 'b', '\\n']}
+    said = conversation.command(r'/set stop=a\n', {}, print)
+    assert said == {'stop': ('a\n',)}
 
 
 def test_commands_of_a_person():
