@@ -52,10 +52,11 @@ def requests(prompts: Sequence[Prompt], options: Options, context: int) -> list[
     made = []
     for number, prompt in enumerate(prompts):
         length = len(prompt.ids)
-        limit = _limit(length, options, context, f'prompt {number + 1}: ' if len(prompts) > 1 else '')
-        minimum = max(options.min_length, length + options.min_new_tokens if options.min_new_tokens else 0)
+        which = f'prompt {number + 1}: ' if len(prompts) > 1 else ''
+        limit = _limit(length, options, context, which)
+        minimum = _minimum(length, limit, options, which)
         for text in range(1 if options.num_beams > 1 else options.num_return_sequences):
-            made.append(Request(prompt, limit, min(minimum, limit), own_seed(options.seed, number, text)))
+            made.append(Request(prompt, limit, minimum, own_seed(options.seed, number, text)))
     return made
 
 
@@ -82,6 +83,18 @@ def _limit(length: int, options: Options, context: int, which: str) -> int:
             f'{context}; ask for at most {context - length}, or add overflow=slide'
         )
     return limit
+
+
+def _minimum(length: int, limit: int, options: Options, which: str) -> int:
+    new = options.min_new_tokens
+    wanted = {'min_length': options.min_length, 'min_new_tokens': length + new if new else 0}
+    name = max(wanted, key=lambda name: wanted[name])
+    if wanted[name] > limit:
+        raise UserError(
+            f'{which}{name}: {getattr(options, name)}, and there is room for {limit - length} tokens after the '
+            f"prompt's {length}; lower it, or raise max_new_tokens ({NEW_TOKENS} where nothing is said)"
+        )
+    return wanted[name]
 
 
 def bucket(size: int, most: int) -> int:

@@ -40,7 +40,7 @@ OPTIONS: Mapping[str, Option] = {
     'num_beams': Option(1, 'Above 1: beam search with so many beams.'),
     'length_penalty': Option(1.0, 'Beams are ranked by log-probability / length^this.'),
     'early_stopping': Option(False, 'When a beam search ends: false (by a guess), true (enough texts), never (sure).'),
-    'stop': Option((), r'A text ends before this string; a flag may come several times, with \n, \t and \\ as escapes.'),
+    'stop': Option((), r'A text ends before this string; a flag may come several times, with \n, \t, \\ as escapes.'),
     'eos_token_id': Option((), "Ids that end a text; none: the tokenizer's end of a document."),
     'stop_token_ids': Option((), 'Further ids that end a text.'),
     'seed': Option(0, 'Decides what is drawn; every text of every prompt has its own stream.'),

@@ -29,6 +29,10 @@ def wanted(lengths, given=(), context=64):
         ([64], {}, "the prompt's 64 tokens fill the model's context of 64"),
         ([60], {'max_new_tokens': 5}, "60 tokens of the prompt and 5 new ones are more than the model's context of 64"),
         ([60], {'max_length': 65}, '60 tokens of the prompt and 5 new ones'),
+        ([3], {'min_length': 65}, "min_length: 65, and there is room for 61 tokens after the prompt's 3"),
+        ([3, 60], {'min_new_tokens': 9}, 'prompt 2: min_new_tokens: 9, and there is room for 4 tokens after the'),
+        ([3], {'min_new_tokens': 101, 'overflow': 'slide'}, 'min_new_tokens: 101, and there is room for 100 tokens'),
+        ([30], {'min_new_tokens': 20, 'max_length': 40}, 'min_new_tokens: 20, and there is room for 10 tokens'),
     ],
 )
 def test_no_room_is_one_line(lengths, given, message):
@@ -44,7 +48,6 @@ def test_limits_and_minima():
     assert [one.limit for one in wanted([3, 90], {'overflow': 'slide'})] == [103, 190]
     assert [one.minimum for one in wanted([3, 9], {'min_length': 7})] == [7, 7]
     assert [one.minimum for one in wanted([3, 9], {'min_new_tokens': 7, 'min_length': 12})] == [12, 16]
-    assert [one.minimum for one in wanted([3], {'min_length': 99})] == [64]
 
 
 def test_texts_of_a_prompt_stand_together_with_seeds_that_the_batch_does_not_decide():
