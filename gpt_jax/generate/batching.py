@@ -5,6 +5,7 @@ power of two, so that prompts of all lengths share a handful of compiled program
 written, and tokens that only fill up are left out of attention.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from gpt_jax.generate.options import NEW_TOKENS, Options
 from gpt_jax.generate.sampling import own_seed
 
 LEAST = 16  # of tokens
+SCALE = 30  # length^length_penalty is within 10^-SCALE and 10^SCALE, which leaves float32 room for the rest of a score
 
 
 class Prompt(NamedTuple):
@@ -55,6 +57,7 @@ def requests(prompts: Sequence[Prompt], options: Options, context: int) -> list[
         which = f'prompt {number + 1}: ' if len(prompts) > 1 else ''
         limit = _limit(length, options, context, which)
         minimum = _minimum(length, limit, options, which)
+        _check_scores(limit - length, options, which)
         for text in range(1 if options.num_beams > 1 else options.num_return_sequences):
             made.append(Request(prompt, limit, minimum, own_seed(options.seed, number, text)))
     return made
@@ -95,6 +98,15 @@ def _minimum(length: int, limit: int, options: Options, which: str) -> int:
             f"prompt's {length}; lower it, or raise max_new_tokens ({NEW_TOKENS} where nothing is said)"
         )
     return wanted[name]
+
+
+def _check_scores(new: int, options: Options, which: str) -> None:
+    most = SCALE / math.log10(max(2, new))
+    if options.num_beams > 1 and abs(options.length_penalty) > most:
+        raise UserError(
+            f'{which}length_penalty: {options.length_penalty:g} makes scores of {new} tokens that float32 cannot hold; '
+            f'with so many it may be {most:.1f} at most, and -{most:.1f} at least'
+        )
 
 
 def bucket(size: int, most: int) -> int:

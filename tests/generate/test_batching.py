@@ -28,6 +28,7 @@ def wanted(lengths, given=(), context=64):
         ([9], {'max_length': 9}, 'max_length: 9 tokens, and the prompt alone has 9'),
         ([64], {}, "the prompt's 64 tokens fill the model's context of 64"),
         ([60], {'max_new_tokens': 5}, "60 tokens of the prompt and 5 new ones are more than the model's context of 64"),
+        ([3], {'num_beams': 2, 'length_penalty': -30.0}, 'length_penalty: -30 makes scores of 61 tokens that float32'),
         ([60], {'max_length': 65}, '60 tokens of the prompt and 5 new ones'),
         ([3], {'min_length': 65}, "min_length: 65, and there is room for 61 tokens after the prompt's 3"),
         ([3, 60], {'min_new_tokens': 9}, 'prompt 2: min_new_tokens: 9, and there is room for 4 tokens after the'),
