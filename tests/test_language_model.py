@@ -123,6 +123,8 @@ def test_drafts_change_no_greedy_text_and_are_counted(run, model, tmp_path):
         drafted.generate('a', num_beams=2)
     with pytest.raises(UserError, match='overflow: a draft cannot slide'):
         drafted.generate('a', overflow='slide')
+    with pytest.raises(UserError, match=r"^draft_tokens: 64 do not fit into the model's context of 64"):
+        drafted.generate('a', draft_tokens=64)
 
 
 def test_drafts_that_do_not_fit_are_refused(run, tmp_path):
