@@ -18,6 +18,7 @@ from gpt_jax.generate.options import NEW_TOKENS, Options
 from gpt_jax.generate.sampling import own_seed
 
 LEAST = 16  # of tokens
+FIRST, GROWTH = 4096, 4  # tokens that long texts have room for at first; how many times more where it is full
 SCALE = 30  # length^length_penalty is within 10^-SCALE and 10^SCALE, which leaves float32 room for the rest of a score
 
 
@@ -121,13 +122,18 @@ def batches(wanted: Sequence[Request], rows: int) -> Iterator[list[Request]]:
 
 
 class Arrays(NamedTuple):
-    """A batch as `begin` and `run` take it. read_BL, count_B: what is read first, all but each prompt's last token."""
+    """A batch as `begin` and `run` take it. read_BL, count_B: what is read first, all but each prompt's last token.
+
+    limit_B: tokens at which each text is full. Where `texts` have less room, which is what `fixed` holds them to, they
+    grow as they are written (`grown`).
+    """
 
     read_BL: np.ndarray
     count_B: np.ndarray
     texts: Texts
     fixed: Fixed
     sizes: Sizes
+    limit_B: np.ndarray
 
 
 def arrays(
@@ -143,7 +149,8 @@ def arrays(
     """
     rows = -(-max(least, 1 << (len(batch) - 1).bit_length()) // ways) * ways
     parts = [_first(one.prompt.ids, context) for one in batch]
-    room = bucket(max(one.limit for one in batch), 1 << 62)
+    longest = max(len(one.prompt.ids) for one in batch)
+    room = bucket(min(max(one.limit for one in batch), max(FIRST, context, longest + 1)), 1 << 62)
     read_BL = np.zeros((rows, bucket(max(map(len, parts)), context)), np.int32)
     tokens_BL = np.zeros((rows, room), np.int32)
     for row, (part, one) in enumerate(zip(parts, batch, strict=True)):
@@ -160,14 +167,25 @@ def arrays(
         length_B=length_B,
         reason_B=each([RUNNING] * len(batch), HALTED),
     )
+    limit_B = each([one.limit for one in batch], 1)
     fixed = Fixed(
         prompt_B=length_B.copy(),
-        limit_B=each([one.limit for one in batch], 1),
+        limit_B=np.minimum(limit_B, room),
         minimum_B=each([one.minimum for one in batch], 0),
         seeds_B=each([one.seed for one in batch], 0, np.uint32),
         ends_V=ends_V,
     )
-    return Arrays(read_BL, each([len(part) for part in parts], 0), texts, fixed, Sizes(min(room, context), chunk))
+    return Arrays(
+        read_BL, each([len(part) for part in parts], 0), texts, fixed, Sizes(min(room, context), chunk), limit_B
+    )
+
+
+def grown(texts: Texts, limit_B: np.ndarray) -> tuple[Texts, np.ndarray]:
+    """(the texts on the host with more room, the limits that they then have)."""
+    room = GROWTH * texts.tokens_BL.shape[1]
+    more = ((0, 0), (0, room - texts.tokens_BL.shape[1]))
+    wider = texts.replace(tokens_BL=np.pad(texts.tokens_BL, more), log_p_BL=np.pad(texts.log_p_BL, more))
+    return wider, np.minimum(limit_B, room)
 
 
 def _first(ids: np.ndarray, context: int) -> np.ndarray:

@@ -96,3 +96,16 @@ def test_a_prompt_longer_than_the_context_is_read_from_its_last_half_context_on(
     assert made.sizes.room == 64
     made = batching.arrays(wanted([64], {'overflow': 'slide'}), context=64, chunk=1, ways=1, ends_V=ENDS)
     assert made.count_B.tolist() == [63]
+
+
+def test_texts_without_a_near_end_have_little_room_at_first():
+    endless = wanted([3, 5000], {'overflow': 'slide', 'max_new_tokens': 2**30})
+    made = batching.arrays(endless[:1], context=64, chunk=1, ways=1, ends_V=ENDS)
+    assert made.texts.tokens_BL.shape == (1, 4096)
+    assert (made.limit_B.tolist(), made.fixed.limit_B.tolist()) == ([3 + 2**30], [4096])
+    made = batching.arrays(endless, context=64, chunk=1, ways=1, ends_V=ENDS)
+    assert made.texts.tokens_BL.shape == (2, 8192)
+    wider, limit_B = batching.grown(made.texts, np.array([2**30, 9000], np.int32))
+    assert wider.tokens_BL.shape == wider.log_p_BL.shape == (2, 32768)
+    assert np.array_equal(wider.tokens_BL[:, :8192], made.texts.tokens_BL)
+    assert limit_B.tolist() == [32768, 9000]
