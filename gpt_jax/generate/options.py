@@ -175,7 +175,7 @@ def _check_ranges(o: Options) -> None:
 
     for name in ('max_length', 'max_new_tokens', 'min_length', 'min_new_tokens', 'top_k', 'no_repeat_ngram_size'):
         require(name, getattr(o, name) >= 0, '0 or above')
-        require(name, getattr(o, name) <= MOST, f'at most {MOST}, for they are counted in 32 bits')
+        require(name, getattr(o, name) <= MOST, f'at most {MOST} (counts have 32 bits)')
     for name in ('num_return_sequences', 'num_beams', 'draft_tokens', 'batch_size'):
         require(name, 1 <= getattr(o, name) <= MOST, '1 or above' if getattr(o, name) < 1 else f'at most {MOST}')
     for name in ('top_p', 'typical_p'):

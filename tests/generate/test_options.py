@@ -31,7 +31,7 @@ def test_every_option_has_a_field_and_a_default_that_is_good():
         ({'repetition_penalty': 1e-300}, 'repetition_penalty: must be above 0, by 1e-6 at least, got 1e-300'),
         ({'temperature': 0, 'top_p': 5}, 'top_p: must be in (0, 1], got 5.0'),
         ({'temperature': 10**400}, 'temperature: must be 0 (the likeliest token) or above, got inf'),
-        ({'max_new_tokens': 3 * 10**9}, 'max_new_tokens: must be at most 1073741824, for they are counted in 32 bits'),
+        ({'max_new_tokens': 3 * 10**9}, 'max_new_tokens: must be at most 1073741824 (counts have 32 bits), got'),
         ({'max_length': 10**15, 'overflow': 'slide'}, 'max_length: must be at most 1073741824'),
         ({'no_repeat_ngram_size': 10**400}, 'no_repeat_ngram_size: must be at most 1073741824'),
         ({'draft_tokens': 2**31}, 'draft_tokens: must be at most 1073741824, got 2147483648'),
