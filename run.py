@@ -109,6 +109,8 @@ def _check_flags() -> None:
     """Raises UserError for a flag that the mode makes no use of, and for one that it cannot do without."""
     for flag, modes in OWN.items():
         given = flags.FLAGS[flag].value is not None
+        if flags.FLAGS[flag].value == '' and flag not in generate.OPTIONS:
+            raise errors.UserError(f'--{flag}=: is empty; {flags.FLAGS[flag].help}')
         if given and _MODE.value not in modes:
             raise errors.UserError(f'--{flag}: belongs to --mode={" or ".join(modes)}, not to --mode={_MODE.value}')
         if not given and flag in NEEDED.get(_MODE.value, ()):

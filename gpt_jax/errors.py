@@ -10,7 +10,13 @@ EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line: the field or file, and what to do. No traceback is shown."""
+    """Bad input. The message is one line: the field or file, and what to do. No traceback is shown.
+
+    What a terminal would not show as it stands, such as an end of line in the name of a file, is written as repr does.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(''.join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 class Diverged(RuntimeError):

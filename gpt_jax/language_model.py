@@ -6,7 +6,7 @@ print(model.generate('The weather today is', max_length=50)[0].text)
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +49,8 @@ def load(
     Raises:
       UserError: no such model, one that is damaged, a draft of another tokenizer, or fewer devices.
     """
+    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
+        raise UserError(f'source: wants the folder or the name of a model, got {source!r}')
     runtime.start_unless_running(data * fsdp)
     found = pretrained.find(os.fspath(source), step=step, say=say)
     home = inference.home(found.model, data=data, fsdp=fsdp)
@@ -130,7 +132,10 @@ class LanguageModel:
         Args:
           block: steps between two looks at the texts.
         """
-        several = [prompts] if isinstance(prompts, str) else prompts
+        several = [prompts] if isinstance(prompts, str | bytes) else prompts
+        if not isinstance(several, Iterable):
+            raise UserError(f'prompts: wants a string or several, got {prompts!r}')
+        several = list(several)
         made = [self._prompt(text, f'prompt {k}: ' if len(several) > 1 else '') for k, text in enumerate(several, 1)]
         return writer.write(self._device, self._words, made, chosen, ways=self._home.ways, block=block)
 
@@ -170,7 +175,10 @@ class LanguageModel:
             text.encode('utf-8')
         except UnicodeEncodeError as error:
             raise UserError(f'{which}character {error.start} is half a surrogate pair, and no text') from None
-        ids = np.asarray(self.tokenizer.encode(text), np.int32) if text else np.zeros(0, np.int32)
+        try:
+            ids = np.asarray(self.tokenizer.encode(text), np.int32) if text else np.zeros(0, np.int32)
+        except UserError as error:
+            raise UserError(f'{which}{error}') from None
         return Prompt(text, np.concatenate([np.array(self._found.beginning, np.int32), ids]) if text else ids)
 
     def _forward(self, params: Any, tokens_BL: jax.Array) -> jax.Array:

@@ -6,8 +6,10 @@ import sys
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 import gpt_jax
+from gpt_jax.data import tokenizer
 from gpt_jax.errors import UserError
 from tests import trained
 
@@ -78,6 +80,11 @@ def test_scores_of_a_text(model):
         (lambda m: m.generate(''), 'the prompt is empty'),
         (lambda m: m.generate(['a', '']), 'prompt 2: the prompt is empty'),
         (lambda m: m.generate('a\ud800'), 'character 1 is half a surrogate pair, and no text'),
+        (lambda m: m.generate(5), 'prompts: wants a string or several, got 5'),
+        (lambda m: m.generate(None), 'prompts: wants a string or several, got None'),
+        (lambda m: m.generate(b'a'), 'a prompt is a string, not bytes'),
+        (lambda _: gpt_jax.load(''), "source: wants the folder or the name of a model, got ''"),
+        (lambda _: gpt_jax.load(None), 'source: wants the folder or the name of a model, got None'),
         (lambda m: m.generate(['a', b'b']), 'prompt 2: a prompt is a string, not bytes'),
         (lambda m: m.generate('a' * 64), "the prompt's 64 tokens fill the model's context of 64"),
         (lambda m: m.generate('a', max_length=65), '1 tokens of the prompt and 64 new ones'),
@@ -96,6 +103,13 @@ def test_bad_input_is_one_line(model, call, message):
     assert '\n' not in str(error.value)
 
 
+def test_a_prompt_that_the_tokenizer_has_no_ids_for_is_refused(model, monkeypatch):
+    letters = tokenizers.Tokenizer(tokenizers.models.BPE({'a': 0, 'b': 1}, []))
+    monkeypatch.setattr(model, 'tokenizer', tokenizer._from_content(letters.to_str().encode(), ''))
+    with pytest.raises(UserError, match=r"^prompt 2: the tokenizer has no id for 'z', at character 1"):
+        model.generate(['ab', 'azb'])
+
+
 def test_drafts_change_no_greedy_text_and_are_counted(run, model, tmp_path):
     small = trained.folder(tmp_path / 'small', seed=5, layers=1, width=16, heads=2)
     expected = model.generate(['ab', 'The weather'], max_length=40)
@@ -109,6 +123,8 @@ def test_drafts_change_no_greedy_text_and_are_counted(run, model, tmp_path):
         drafted.generate('a', num_beams=2)
     with pytest.raises(UserError, match='overflow: a draft cannot slide'):
         drafted.generate('a', overflow='slide')
+    with pytest.raises(UserError, match=r"^draft_tokens: 64 do not fit into the model's context of 64"):
+        drafted.generate('a', draft_tokens=64)
 
 
 def test_drafts_that_do_not_fit_are_refused(run, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax import files
+from gpt_jax.data import lacking
 from gpt_jax.errors import UserError
 
 END_OF_DOCUMENT = '<|endoftext|>'
@@ -32,7 +33,8 @@ class Tokenizer:
       fingerprint: SHA-256 of `content`, 64 hex digits.
       vocab_size: every id is below it.
       end_of_document: the id that ends a document; encoding never gives it, whatever the text says. None: it has none.
-      encode_batch: texts to their ids, one array each, without `end_of_document`.
+      encode_batch: texts to their ids, one array each, without `end_of_document`. Raises UserError, which names the
+        character, where there is no id for one of them.
       decode: ids to text; `end_of_document` and bytes that are no UTF-8 do not raise.
     """
 
@@ -99,9 +101,15 @@ def beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
     import tokenizers
 
     inner = tokenizers.Tokenizer.from_str(tokenizer.content.decode('utf-8'))
-    whole, plain = (inner.encode('a', add_special_tokens=special).ids for special in (True, False))
-    places = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
-    return tuple(whole[: places[0]]) if places and plain else ()
+    for word in ('a', *inner.get_vocab(with_added_tokens=False)):
+        try:
+            whole, plain = (inner.encode(word, add_special_tokens=special).ids for special in (True, False))
+        except Exception:  # what a model of words raises for another word
+            continue
+        places = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
+        if plain and len(places) == 1:
+            return tuple(whole[: places[0]])
+    return ()
 
 
 def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -203,13 +211,20 @@ def _from_content(content: bytes, where: str) -> Tokenizer:
     inner.no_truncation()
     inner.no_padding()
     inner.encode_special_tokens = True  # text that spells a special token stays text
+    lacking.refuse(inner)
     vocabulary = inner.get_vocab(with_added_tokens=True)
     if not vocabulary:
         raise UserError(f'data.tokenizer: {where} has no token in its vocabulary')
     end = next((vocabulary[name] for name in ENDS if name in vocabulary), None)
 
     def encode(texts: list[str]) -> list[Ids]:
-        return [np.array(one.ids, np.uint32) for one in inner.encode_batch_fast(texts, add_special_tokens=False)]
+        try:
+            encoded = inner.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception:  # tokenizers raises Exception itself
+            if (line := lacking.first(content, texts)) is None:
+                raise
+            raise UserError(f'{line}; mend the text, or take another tokenizer') from None
+        return [np.array(one.ids, np.uint32) for one in encoded]
 
     def decode(ids: Sequence[int] | Ids) -> str:
         return inner.decode([int(i) for i in ids if i != end], skip_special_tokens=False)

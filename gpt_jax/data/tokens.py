@@ -54,8 +54,8 @@ def write(folder: Path, tokenizer: Tokenizer, pieces: Labelled, about: dict[str,
       total: bytes of text to come, for the bar, where that is known.
 
     Raises:
-      UserError: the tokenizer gives ids outside its vocabulary, or its end-of-document id for text; or it has no such
-        id, and a split has several documents.
+      UserError: the tokenizer has no id for a character, gives ids outside its vocabulary, or its end-of-document id
+        for text; or it has no such id, and a split has several documents.
     """
     import tqdm
 
@@ -65,9 +65,7 @@ def write(folder: Path, tokenizer: Tokenizer, pieces: Labelled, about: dict[str,
     with tqdm.tqdm(desc='tokenizing', total=total, unit='B', unit_scale=True, disable=None) as bar:
         try:
             for batch in _in_batches(pieces):
-                for (split, piece), ids in zip(
-                    batch, tokenizer.encode_batch([piece.text for _, piece in batch]), strict=True
-                ):
+                for (split, piece), ids in zip(batch, _encoded(tokenizer, batch), strict=True):
                     if split not in writers:
                         writers[split] = _Writer(folder, split, dtype, tokenizer)
                     bar.update(writers[split].add(piece, ids))
@@ -188,6 +186,13 @@ class _Writer:
     def _write(self, ids: np.ndarray) -> None:
         self.ids.write(ids.astype(self.dtype).tobytes())
         self.counts['tokens'] += len(ids)
+
+
+def _encoded(tokenizer: Tokenizer, batch: list[tuple[str, Piece]]) -> list[np.ndarray]:
+    try:
+        return tokenizer.encode_batch([piece.text for _, piece in batch])
+    except UserError as error:
+        raise UserError(f'data.tokenizer: {error}') from None
 
 
 def _in_batches(pieces: Labelled) -> Iterator[list[tuple[str, Piece]]]:

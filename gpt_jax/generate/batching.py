@@ -5,6 +5,7 @@ power of two, so that prompts of all lengths share a handful of compiled program
 written, and tokens that only fill up are left out of attention.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from gpt_jax.generate.options import NEW_TOKENS, Options
 from gpt_jax.generate.sampling import own_seed
 
 LEAST = 16  # of tokens
+FIRST, GROWTH = 4096, 4  # tokens that long texts have room for at first; how many times more where it is full
+SCALE = 30  # length^length_penalty is within 10^-SCALE and 10^SCALE, which leaves float32 room for the rest of a score
 
 
 class Prompt(NamedTuple):
@@ -52,10 +55,12 @@ def requests(prompts: Sequence[Prompt], options: Options, context: int) -> list[
     made = []
     for number, prompt in enumerate(prompts):
         length = len(prompt.ids)
-        limit = _limit(length, options, context, f'prompt {number + 1}: ' if len(prompts) > 1 else '')
-        minimum = max(options.min_length, length + options.min_new_tokens if options.min_new_tokens else 0)
+        which = f'prompt {number + 1}: ' if len(prompts) > 1 else ''
+        limit = _limit(length, options, context, which)
+        minimum = _minimum(length, limit, options, which)
+        _check_scores(limit - length, options, which)
         for text in range(1 if options.num_beams > 1 else options.num_return_sequences):
-            made.append(Request(prompt, limit, min(minimum, limit), own_seed(options.seed, number, text)))
+            made.append(Request(prompt, limit, minimum, own_seed(options.seed, number, text)))
     return made
 
 
@@ -84,6 +89,27 @@ def _limit(length: int, options: Options, context: int, which: str) -> int:
     return limit
 
 
+def _minimum(length: int, limit: int, options: Options, which: str) -> int:
+    new = options.min_new_tokens
+    wanted = {'min_length': options.min_length, 'min_new_tokens': length + new if new else 0}
+    name = max(wanted, key=lambda name: wanted[name])
+    if wanted[name] > limit:
+        raise UserError(
+            f'{which}{name}: {getattr(options, name)}, and there is room for {limit - length} tokens after the '
+            f"prompt's {length}; lower it, or raise max_new_tokens ({NEW_TOKENS} where nothing is said)"
+        )
+    return wanted[name]
+
+
+def _check_scores(new: int, options: Options, which: str) -> None:
+    most = SCALE / math.log10(max(2, new))
+    if options.num_beams > 1 and abs(options.length_penalty) > most:
+        raise UserError(
+            f'{which}length_penalty: {options.length_penalty:g} makes scores of {new} tokens that float32 cannot hold; '
+            f'with so many it may be {most:.1f} at most, and -{most:.1f} at least'
+        )
+
+
 def bucket(size: int, most: int) -> int:
     """`size` rounded up to a power of two, at least LEAST and at most `most`; 0 stays 0."""
     return min(max(LEAST, 1 << (size - 1).bit_length()), most) if size else 0
@@ -96,13 +122,18 @@ def batches(wanted: Sequence[Request], rows: int) -> Iterator[list[Request]]:
 
 
 class Arrays(NamedTuple):
-    """A batch as `begin` and `run` take it. read_BL, count_B: what is read first, all but each prompt's last token."""
+    """A batch as `begin` and `run` take it. read_BL, count_B: what is read first, all but each prompt's last token.
+
+    limit_B: tokens at which each text is full. Where `texts` have less room, which is what `fixed` holds them to, they
+    grow as they are written (`grown`).
+    """
 
     read_BL: np.ndarray
     count_B: np.ndarray
     texts: Texts
     fixed: Fixed
     sizes: Sizes
+    limit_B: np.ndarray
 
 
 def arrays(
@@ -118,7 +149,8 @@ def arrays(
     """
     rows = -(-max(least, 1 << (len(batch) - 1).bit_length()) // ways) * ways
     parts = [_first(one.prompt.ids, context) for one in batch]
-    room = bucket(max(one.limit for one in batch), 1 << 62)
+    longest = max(len(one.prompt.ids) for one in batch)
+    room = bucket(min(max(one.limit for one in batch), max(FIRST, context, longest + 1)), 1 << 62)
     read_BL = np.zeros((rows, bucket(max(map(len, parts)), context)), np.int32)
     tokens_BL = np.zeros((rows, room), np.int32)
     for row, (part, one) in enumerate(zip(parts, batch, strict=True)):
@@ -135,14 +167,25 @@ def arrays(
         length_B=length_B,
         reason_B=each([RUNNING] * len(batch), HALTED),
     )
+    limit_B = each([one.limit for one in batch], 1)
     fixed = Fixed(
         prompt_B=length_B.copy(),
-        limit_B=each([one.limit for one in batch], 1),
+        limit_B=np.minimum(limit_B, room),
         minimum_B=each([one.minimum for one in batch], 0),
         seeds_B=each([one.seed for one in batch], 0, np.uint32),
         ends_V=ends_V,
     )
-    return Arrays(read_BL, each([len(part) for part in parts], 0), texts, fixed, Sizes(min(room, context), chunk))
+    return Arrays(
+        read_BL, each([len(part) for part in parts], 0), texts, fixed, Sizes(min(room, context), chunk), limit_B
+    )
+
+
+def grown(texts: Texts, limit_B: np.ndarray) -> tuple[Texts, np.ndarray]:
+    """(the texts on the host with more room, the limits that they then have)."""
+    room = GROWTH * texts.tokens_BL.shape[1]
+    more = ((0, 0), (0, room - texts.tokens_BL.shape[1]))
+    wider = texts.replace(tokens_BL=np.pad(texts.tokens_BL, more), log_p_BL=np.pad(texts.log_p_BL, more))
+    return wider, np.minimum(limit_B, room)
 
 
 def _first(ids: np.ndarray, context: int) -> np.ndarray:

@@ -19,7 +19,7 @@ from gpt_jax.generate.processors import Plan, Seen, process
 from gpt_jax.model import cache as caches
 from gpt_jax.model.cache import Cache
 
-NEVER = -1e9  # the score of what is not there
+NEVER = -1e9  # taken from the summed log-probability of a beam that is not there
 
 
 class Beams(struct.PyTreeNode):
@@ -70,7 +70,7 @@ def begin(
     return State(
         running=running,
         finished=Finished(
-            beams=running.replace(score_BJ=jnp.full_like(score_BJ, NEVER)),
+            beams=running.replace(score_BJ=jnp.full_like(score_BJ, -jnp.inf)),
             length_BJ=jnp.zeros(score_BJ.shape, jnp.int32),
             there_BJ=jnp.zeros(score_BJ.shape, bool),
         ),
@@ -165,7 +165,8 @@ def _finished(
     closed_B = ~state.hopeful_B
     if early_stopping is True:
         closed_B |= jnp.all(before.there_BJ, axis=1)
-    score_BQ = score_BQ + (closed_B[:, None] | ~now_BQ) * NEVER
+    # A negative length_penalty makes scores of real texts as low as one pleases, so only -inf is below them all.
+    score_BQ = jnp.where(closed_B[:, None] | ~now_BQ, -jnp.inf, score_BQ)
     length_BQ = jnp.broadcast_to(state.length_B[:, None] + 1, now_BQ.shape)
     both = jax.tree.map(
         lambda a, b: jnp.concatenate([a, b], axis=1),
@@ -184,8 +185,8 @@ def _judged(
         written_B = jnp.where(length_penalty > 0, fixed.limit_B - fixed.prompt_B, written_B)
     best_B = new.running.score_BJ[:, 0] / written_B.astype(jnp.float32) ** length_penalty
     finished = new.finished
-    worst_B = jnp.where(jnp.all(finished.there_BJ, axis=1), jnp.min(finished.beams.score_BJ, axis=1), NEVER)
-    hopeful_B = new.hopeful_B & (best_B > worst_B)
+    worst_B = jnp.where(jnp.all(finished.there_BJ, axis=1), jnp.min(finished.beams.score_BJ, axis=1), -jnp.inf)
+    hopeful_B = new.hopeful_B & (best_B > worst_B) & (new.running.score_BJ[:, 0] > NEVER / 2)
     open_B = hopeful_B & ~jnp.all(hits_BQ, axis=1)
     if early_stopping is True:
         open_B &= ~jnp.all(finished.there_BJ, axis=1)

@@ -3,8 +3,10 @@
 Names and meanings are those of transformers' `generate` where it has them, so that a call can be carried over.
 """
 
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, get_type_hints
 
 from gpt_jax import schema
@@ -38,7 +40,7 @@ OPTIONS: Mapping[str, Option] = {
     'num_beams': Option(1, 'Above 1: beam search with so many beams.'),
     'length_penalty': Option(1.0, 'Beams are ranked by log-probability / length^this.'),
     'early_stopping': Option(False, 'When a beam search ends: false (by a guess), true (enough texts), never (sure).'),
-    'stop': Option((), 'A text ends before any of these strings; give the flag several times for several strings.'),
+    'stop': Option((), r'A text ends before this string; a flag may come several times, with \n, \t, \\ as escapes.'),
     'eos_token_id': Option((), "Ids that end a text; none: the tokenizer's end of a document."),
     'stop_token_ids': Option((), 'Further ids that end a text.'),
     'seed': Option(0, 'Decides what is drawn; every text of every prompt has its own stream.'),
@@ -47,9 +49,11 @@ OPTIONS: Mapping[str, Option] = {
     'batch_size': Option(16, 'Texts that are written at once.'),
 }  # fmt: skip
 
+ESCAPES = {'n': '\n', 'r': '\r', 't': '\t', '\\': '\\'}
 WARPS = ('temperature', 'top_k', 'top_p', 'min_p', 'typical_p')  # what sampling alone makes use of
 EARLY_STOPPING = (False, True, 'never')
 OVERFLOWS = ('refuse', 'slide')
+MOST = 2**30  # of anything that is counted; twice as many are too many for int32
 NEW_TOKENS = 100  # where nothing is said
 
 
@@ -106,16 +110,16 @@ def make(given: Mapping[str, Any]) -> Options:
     }
     if 'do_sample' not in given:
         values['do_sample'] = any(name in given for name in WARPS)
-    if values['temperature'] == 0:  # by definition the likeliest token
-        values |= {'do_sample': False} | {name: OPTIONS[name].default for name in WARPS}
     options = Options(**values)
     _check_ranges(options)
+    if options.temperature == 0:  # by definition the likeliest token
+        options = replace(options, do_sample=False, **{name: OPTIONS[name].default for name in WARPS})
     _check_together(options)
     return options
 
 
 def parsed(name: str, text: str) -> Any:
-    """The value that `text` means for an option, as a flag or /set has it.
+    """The value that `text` means for an option, as a flag or /set has it; in `stop` ESCAPES stand after a backslash.
 
     Raises:
       UserError: no such option, or a text that is no such value.
@@ -128,10 +132,14 @@ def parsed(name: str, text: str) -> Any:
         if isinstance(default, bool):
             return words[text.lower()] if name != 'early_stopping' or text != 'never' else text
         if isinstance(default, tuple):
-            return (text,) if name == 'stop' else tuple(int(part) for part in text.split(',') if part)
+            return (_unescaped(text),) if name == 'stop' else tuple(int(part) for part in text.split(',') if part)
         return type(default)(text)
     except (ValueError, KeyError):
         raise UserError(f'{name}: cannot be {text!r}; {OPTIONS[name].help}') from None
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r'\\([nrt\\])', lambda match: ESCAPES[match[1]], text)
 
 
 def check_draft(options: Options) -> None:
@@ -154,7 +162,7 @@ def _typed(name: str, value: Any, wanted: Any) -> Any:
             raise UserError(f'{name}: wants {inner.__name__} or several of them, got {value!r}')
         return tuple(items)
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) <= MOST else math.inf * (-1 if value < 0 else 1)
     if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
         raise UserError(f'{name}: wants {wanted.__name__}, got {value!r}')
     return value
@@ -167,15 +175,16 @@ def _check_ranges(o: Options) -> None:
 
     for name in ('max_length', 'max_new_tokens', 'min_length', 'min_new_tokens', 'top_k', 'no_repeat_ngram_size'):
         require(name, getattr(o, name) >= 0, '0 or above')
+        require(name, getattr(o, name) <= MOST, f'at most {MOST} (counts have 32 bits)')
     for name in ('num_return_sequences', 'num_beams', 'draft_tokens', 'batch_size'):
-        require(name, getattr(o, name) >= 1, '1 or above')
+        require(name, 1 <= getattr(o, name) <= MOST, '1 or above' if getattr(o, name) < 1 else f'at most {MOST}')
     for name in ('top_p', 'typical_p'):
         require(name, 0 < getattr(o, name) <= 1, 'in (0, 1]')
     for name in ('presence_penalty', 'frequency_penalty', 'length_penalty'):
         require(name, abs(getattr(o, name)) < 1e6, 'a finite number')
     require('temperature', 0 <= o.temperature < 1e6, '0 (the likeliest token) or above')
     require('min_p', 0 <= o.min_p <= 1, 'in [0, 1]')
-    require('repetition_penalty', 0 < o.repetition_penalty < 1e6, 'above 0')
+    require('repetition_penalty', 1e-6 <= o.repetition_penalty < 1e6, 'above 0, by 1e-6 at least')
     require('seed', 0 <= o.seed < 2**32, 'in [0, 2^32)')
     require('overflow', o.overflow in OVERFLOWS, f'one of {", ".join(OVERFLOWS)}')
     require('stop', all(o.stop), 'strings that are not empty')

@@ -32,13 +32,12 @@ class Seen(NamedTuple):
 class Plan(NamedTuple):
     """What is compiled in: the names of the functions that act, and the sizes that shapes depend on.
 
-    most: top_k rounded up to a power of two. ngram: no_repeat_ngram_size.
+    most: top_k rounded up to a power of two.
     """
 
     names: tuple[str, ...]
     sampled: bool
     most: int
-    ngram: int
 
 
 class Scene(NamedTuple):
@@ -80,13 +79,19 @@ def frequency(scores_BV: jax.Array, scene: Scene) -> jax.Array:
 
 def no_repeat_ngram(scores_BV: jax.Array, scene: Scene) -> jax.Array:
     """Hides every id that would make the last n tokens a run of n that the text or its prompt has already."""
-    n = scene.plan.ngram
+    n = scene.value
     places_L = jnp.arange(scene.seen.tokens_BL.shape[1])
 
     def banned(tokens_L: jax.Array, length: jax.Array) -> jax.Array:
         matches_L = (places_L >= n - 1) & (places_L < length)  # a run of n ends here
-        for back in range(1, n):
-            matches_L &= jnp.roll(tokens_L, back) == tokens_L[jnp.maximum(length - back, 0)]
+
+        def further(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            back, matches_L = carry
+            return back + 1, matches_L & (jnp.roll(tokens_L, back) == tokens_L[jnp.maximum(length - back, 0)])
+
+        # Until no run is left, which mostly is soon, however long the runs are.
+        going = lambda carry: (carry[0] < n) & jnp.any(carry[1])  # noqa: E731
+        _, matches_L = jax.lax.while_loop(going, further, (jnp.int32(1), matches_L))
         return jnp.zeros(scores_BV.shape[1], bool).at[tokens_L].max(matches_L)
 
     return jnp.where(jax.vmap(banned)(scene.seen.tokens_BL, scene.seen.length_B), HIDDEN, scores_BV)
@@ -99,7 +104,9 @@ def minimum(scores_BV: jax.Array, scene: Scene) -> jax.Array:
 
 
 def temperature(scores_BV: jax.Array, scene: Scene) -> jax.Array:
-    return scores_BV / scene.value
+    """Scores from the highest on, so that the least temperature leaves the likeliest id instead of infinities."""
+    top_B1 = jnp.max(scores_BV, axis=1, keepdims=True)
+    return (scores_BV - top_B1) / jnp.maximum(scene.value, jnp.finfo(jnp.float32).tiny)
 
 
 def top_k(scores_BV: jax.Array, scene: Scene) -> jax.Array:
@@ -162,12 +169,13 @@ def plan(options: Options) -> Plan:
         acting.add('temperature')  # so that going to 1 and back compiles nothing
     most = 1 << (options.top_k - 1).bit_length() if options.top_k else 0
     names = tuple(name for name in PROCESSORS if name in acting)
-    return Plan(names, options.do_sample, most, options.no_repeat_ngram_size)
+    return Plan(names, options.do_sample, most)
 
 
 def values(options: Options, plan: Plan) -> dict[str, Any]:
     """The traced values of the functions that act."""
-    return {name: jnp.float32(getattr(options, name)) for name in plan.names}
+    given = {name: getattr(options, name) for name in plan.names}
+    return {name: jnp.int32(value) if isinstance(value, int) else jnp.float32(value) for name, value in given.items()}
 
 
 def process(scores_BV: jax.Array, seen: Seen, values: Mapping[str, jax.Array], plan: Plan) -> jax.Array:

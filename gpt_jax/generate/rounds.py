@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gpt_jax.generate import beam, decode, processors, speculative
+from gpt_jax.generate import batching, beam, decode, processors, speculative
 from gpt_jax.generate.batching import Arrays
-from gpt_jax.generate.decode import HALTED, RUNNING, Fixed, Model, Texts
+from gpt_jax.generate.decode import FULL, HALTED, RUNNING, Fixed, Model, Texts
 from gpt_jax.generate.options import Options
 
 
@@ -69,19 +69,24 @@ Rounds = Iterator[Texts]
 
 
 def plain(device: Device, arrays: Arrays, options: Options, block: int, halted: np.ndarray) -> Rounds:
-    """Token by token; where a row's context is full it slides."""
+    """Token by token; where a row's context is full it slides, and where its room is full there is more for all."""
     plan, fixed, context = processors.plan(options), device.fixed(arrays), device.model.config.context
     values = device.spread(processors.values(options, plan))
     read_BL, count_B, texts = device.put((arrays.read_BL, arrays.count_B, arrays.texts))
     state = device.plain.begin(device.params, read_BL, count_B, texts, sizes=arrays.sizes)
     while True:
         state = device.plain.run(device.params, state, fixed, values, np.int32(block), plan=plan)
-        texts, held_B = jax.device_get((state.texts, state.cache.length_B))
+        there, held_B = jax.device_get((state.texts, state.cache.length_B))
+        short_B = (there.reason_B == FULL) & (there.length_B < arrays.limit_B)
+        texts = there.replace(reason_B=np.where(short_B, RUNNING, there.reason_B))
         yield texts
         reason_B = _halted(texts, halted)
         if not np.any(reason_B == RUNNING):
             return
-        if np.any(reason_B != texts.reason_B):
+        if np.any(short_B & (reason_B == RUNNING)):
+            wider, limit_B = batching.grown(texts.replace(reason_B=reason_B), arrays.limit_B)
+            state, fixed = state.replace(texts=device.put(wider)), fixed._replace(limit_B=device.put(limit_B))
+        elif np.any(reason_B != there.reason_B):
             state = state.replace(texts=state.texts.replace(reason_B=device.put(reason_B)))
         if np.any((reason_B == RUNNING) & (held_B >= context)):
             state = device.plain.slide(device.params, state, sizes=arrays.sizes)

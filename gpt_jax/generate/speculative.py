@@ -137,11 +137,12 @@ def _distributions(z_BLV: jax.Array, drafts: Drafts, texts: Texts, fixed: Fixed,
     count = drafts.tokens_BQ.shape[1]
     everything_B = jnp.full_like(texts.length_B, count)
     tokens_BL = placed(texts.tokens_BL, texts.length_B, drafts.tokens_BQ, everything_B)
-    p = []
-    for number in range(count + 1):
+
+    def one(number: jax.Array, z_BV: jax.Array) -> jax.Array:
         seen = fixed.seen(texts)._replace(tokens_BL=tokens_BL, length_B=texts.length_B + number)
-        p.append(sampling.probabilities(process(z_BLV[:, number], seen, values, plan), plan.sampled))
-    return jnp.stack(p, axis=1)
+        return sampling.probabilities(process(z_BV, seen, values, plan), plan.sampled)
+
+    return jax.vmap(one, in_axes=(0, 1), out_axes=1)(jnp.arange(count + 1), z_BLV)
 
 
 def _verified(

@@ -71,6 +71,8 @@ def write(
     context = device.model.config.context
     if device.drafted:
         check_draft(options)
+        if options.draft_tokens >= context:
+            raise UserError(f"draft_tokens: {options.draft_tokens} do not fit into the model's context of {context}")
     wanted = batching.requests(prompts, options, context)
     ends_V = _ends(options, words.ends, device.model.config.vocab_size)
     method = METHODS['beams' if options.num_beams > 1 else 'drafted' if device.drafted else 'plain']

@@ -1,5 +1,6 @@
 """How does a person at the terminal try prompts on a model? Line by line, with options that change between them."""
 
+import io
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +22,8 @@ Ctrl-C stops a text."""
 def converse(model: LanguageModel, given: Mapping[str, Any], say: Callable[[str], None]) -> None:
     """Reads lines from standard input to its end. Texts go to standard output, all else to `say`."""
     given, asked = dict(given), 0
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors='surrogateescape')  # bytes that are no text are refused with their line alone
     person = sys.stdin.isatty() and sys.stdout.isatty()
     if person:
         import readline  # noqa: F401 - gives `input` its editing and its history
@@ -37,6 +40,7 @@ def converse(model: LanguageModel, given: Mapping[str, Any], say: Callable[[str]
         if line.strip() == '/quit':
             return
         try:
+            _check_text(line)
             if line.startswith('/'):
                 given = command(line, given, say)
             elif line.strip():
@@ -46,6 +50,15 @@ def converse(model: LanguageModel, given: Mapping[str, Any], say: Callable[[str]
             print(flush=True)
         except UserError as error:
             say(str(error))
+
+
+def _check_text(line: str) -> None:
+    strange = next((c for c in line if '\ud800' <= c <= '\udfff'), None)
+    if strange is not None:
+        raise UserError(
+            f'byte 0x{ord(strange) & 0xFF:02x}, after {line.index(strange)} characters, is not {sys.stdin.encoding}; '
+            'write the line again'
+        )
 
 
 def command(line: str, given: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
@@ -64,7 +77,7 @@ def command(line: str, given: dict[str, Any], say: Callable[[str], None]) -> dic
     elif word == '/set' and equals:
         changed = {key: one for key, one in given.items() if key != name}
         if value or name not in OPTIONS:
-            changed[name] = options.parsed(name, value.replace('\\n', '\n') if name == 'stop' else value)
+            changed[name] = options.parsed(name, value)
         options.make(changed)
         return changed
     else:

@@ -51,7 +51,10 @@ def given_options() -> dict[str, Any]:
     for name in OPTIONS:
         value = flags.FLAGS[name].value
         if value is not None:
-            given[name] = options.parsed(name, value) if isinstance(value, str) else value
+            if isinstance(value, list):  # a flag that is given several times
+                given[name] = [one for text in value for one in options.parsed(name, text)]
+            else:
+                given[name] = options.parsed(name, value) if isinstance(value, str) else value
     return given
 
 
@@ -102,11 +105,12 @@ def _read(path: Path) -> list[str]:
             found.append(record['prompt'])
     elif path.suffix == '.txt':
         try:
-            found = [line for line in path.read_text('utf-8').splitlines() if line.strip()]
+            lines = path.read_bytes().decode('utf-8').split('\n')  # not splitlines: a prompt may hold U+2028, say
         except OSError as error:
             raise UserError(f'{path}: {error.strerror or error}') from None
         except UnicodeDecodeError as error:
             raise UserError(f'{path}: byte {error.start} is not UTF-8') from None
+        found = [line.removesuffix('\r') for line in lines if line.strip()]
     else:
         raise UserError(f'--prompts={path}: write .txt for a prompt per line, or .jsonl for records with "prompt"')
     if not found:
@@ -136,8 +140,7 @@ def generate(job: Job, say: Say) -> None:
         conversation.converse(model, job.options, say)
     elif job.output is None:
         texts.show(model, job.prompts, options.make(job.options))
-    else:
-        texts.record(model, job.prompts, options.make(job.options), job.output)
+    elif texts.record(model, job.prompts, options.make(job.options), job.output):
         say(f'{job.output}: written')
     if job.draft is not None and (tally := model.tally).readings:
         share = tally.accepted / max(1, tally.proposed)

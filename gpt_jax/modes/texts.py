@@ -5,7 +5,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from gpt_jax.errors import UserError
@@ -18,7 +18,8 @@ def show(model: LanguageModel, prompts: list[str], chosen: Options) -> None:
     """Prints each text with its prompt, an empty line between two, and nothing else.
 
     Raises:
-      UserError: before anything is printed, where a prompt or an option does not suit the model.
+      UserError: before anything is printed, where a prompt or an option does not suit the model; or standard output
+        takes no more, for the disk is full.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors='replace')  # a terminal that lacks a letter shows that it does
@@ -27,8 +28,10 @@ def show(model: LanguageModel, prompts: list[str], chosen: Options) -> None:
         for piece in in_turn(model.write(prompts, chosen, block=STREAMED), headings):
             sys.stdout.write(piece)
             sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads on, so nothing is left to do
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the buffer still holds
+        if not isinstance(error, BrokenPipeError):  # with which nobody reads on, so nothing is left to do
+            raise UserError(f'standard output: {error.strerror or error}') from None
 
 
 def in_turn(updates: Iterable[Update], headings: list[str]) -> Iterator[str]:
@@ -51,10 +54,13 @@ def in_turn(updates: Iterable[Update], headings: list[str]) -> Iterator[str]:
             turn += 1
 
 
-def record(model: LanguageModel, prompts: list[str], chosen: Options, path: Path) -> None:
+def record(model: LanguageModel, prompts: list[str], chosen: Options, path: Path) -> bool:
     """Writes a JSON object per text, in the order of the prompts, as soon as it and those before it are done.
 
     A bar on standard error shows how many are, where that is a terminal.
+
+    Returns:
+      Whether all are written; they are not where `path` is a pipe that nobody reads on.
 
     Raises:
       UserError: the file cannot be written, or a prompt or an option does not suit the model.
@@ -65,21 +71,32 @@ def record(model: LanguageModel, prompts: list[str], chosen: Options, path: Path
     updates = model.write(prompts, chosen)
     first = next(updates)  # raises for what does not suit, before a file is touched
     try:
-        file = path.open('w', encoding='utf-8')
+        with (
+            path.open('w', encoding='utf-8') as file,
+            tqdm.tqdm(desc='writing', total=total, unit='text', disable=None) as bar,
+        ):
+            for text in in_order(_and(first, updates), bar.update):
+                file.write(json.dumps(dataclasses.asdict(text), ensure_ascii=False) + '\n')
+                file.flush()
+    except BrokenPipeError:
+        return False
     except OSError as error:
         raise UserError(f'--output={path}: {error.strerror or error}') from None
+    return True
+
+
+def in_order(updates: Iterable[Update], done: Callable[[], object]) -> Iterator[Text]:
+    """The texts by their numbers, each as soon as it and those before it are done; calls `done` at each that is."""
     waiting: dict[int, Text] = {}
-    written = 0
-    with file, tqdm.tqdm(desc='writing', total=total, unit='text', disable=None) as bar:
-        for update in _and(first, updates):
-            if update.done is None:
-                continue
-            waiting[update.number] = update.done
-            bar.update()
-            while written in waiting:
-                file.write(json.dumps(dataclasses.asdict(waiting.pop(written)), ensure_ascii=False) + '\n')
-                file.flush()
-                written += 1
+    turn = 0
+    for update in updates:
+        if update.done is None:
+            continue
+        waiting[update.number] = update.done
+        done()
+        while turn in waiting:
+            yield waiting.pop(turn)
+            turn += 1
 
 
 def _and(first: Update, others: Iterator[Update]) -> Iterator[Update]:

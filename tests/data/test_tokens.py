@@ -107,3 +107,11 @@ def test_damage_is_noticed(tmp_path):
     (folder / 'meta.json').write_text('{"files": {}, "format": 0}')
     assert tokens.fault(folder) == 'meta.json is of another format'
     assert tokens.fault(tmp_path / 'none') == 'meta.json is missing'
+
+
+def test_a_document_that_the_tokenizer_has_no_ids_for_is_refused(tmp_path):
+    import tokenizers
+
+    made = tokenizer._from_content(tokenizers.Tokenizer(tokenizers.models.BPE({'a': 0}, [])).to_str().encode(), '')
+    with pytest.raises(UserError, match=r"^data\.tokenizer: the tokenizer has no id for 'b', at character 1"):
+        written(tmp_path / 'a', made, [('train', Piece('a', True)), ('train', Piece('ab', True))])

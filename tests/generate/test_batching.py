@@ -28,7 +28,12 @@ def wanted(lengths, given=(), context=64):
         ([9], {'max_length': 9}, 'max_length: 9 tokens, and the prompt alone has 9'),
         ([64], {}, "the prompt's 64 tokens fill the model's context of 64"),
         ([60], {'max_new_tokens': 5}, "60 tokens of the prompt and 5 new ones are more than the model's context of 64"),
+        ([3], {'num_beams': 2, 'length_penalty': -30.0}, 'length_penalty: -30 makes scores of 61 tokens that float32'),
         ([60], {'max_length': 65}, '60 tokens of the prompt and 5 new ones'),
+        ([3], {'min_length': 65}, "min_length: 65, and there is room for 61 tokens after the prompt's 3"),
+        ([3, 60], {'min_new_tokens': 9}, 'prompt 2: min_new_tokens: 9, and there is room for 4 tokens after the'),
+        ([3], {'min_new_tokens': 101, 'overflow': 'slide'}, 'min_new_tokens: 101, and there is room for 100 tokens'),
+        ([30], {'min_new_tokens': 20, 'max_length': 40}, 'min_new_tokens: 20, and there is room for 10 tokens'),
     ],
 )
 def test_no_room_is_one_line(lengths, given, message):
@@ -44,7 +49,6 @@ def test_limits_and_minima():
     assert [one.limit for one in wanted([3, 90], {'overflow': 'slide'})] == [103, 190]
     assert [one.minimum for one in wanted([3, 9], {'min_length': 7})] == [7, 7]
     assert [one.minimum for one in wanted([3, 9], {'min_new_tokens': 7, 'min_length': 12})] == [12, 16]
-    assert [one.minimum for one in wanted([3], {'min_length': 99})] == [64]
 
 
 def test_texts_of_a_prompt_stand_together_with_seeds_that_the_batch_does_not_decide():
@@ -92,3 +96,16 @@ def test_a_prompt_longer_than_the_context_is_read_from_its_last_half_context_on(
     assert made.sizes.room == 64
     made = batching.arrays(wanted([64], {'overflow': 'slide'}), context=64, chunk=1, ways=1, ends_V=ENDS)
     assert made.count_B.tolist() == [63]
+
+
+def test_texts_without_a_near_end_have_little_room_at_first():
+    endless = wanted([3, 5000], {'overflow': 'slide', 'max_new_tokens': 2**30})
+    made = batching.arrays(endless[:1], context=64, chunk=1, ways=1, ends_V=ENDS)
+    assert made.texts.tokens_BL.shape == (1, 4096)
+    assert (made.limit_B.tolist(), made.fixed.limit_B.tolist()) == ([3 + 2**30], [4096])
+    made = batching.arrays(endless, context=64, chunk=1, ways=1, ends_V=ENDS)
+    assert made.texts.tokens_BL.shape == (2, 8192)
+    wider, limit_B = batching.grown(made.texts, np.array([2**30, 9000], np.int32))
+    assert wider.tokens_BL.shape == wider.log_p_BL.shape == (2, 32768)
+    assert np.array_equal(wider.tokens_BL[:, :8192], made.texts.tokens_BL)
+    assert limit_B.tolist() == [32768, 9000]

@@ -49,7 +49,17 @@ def test_more_beams_than_texts_find_the_best_of_all(tiny, length_penalty):
 
 
 @pytest.mark.parametrize(
-    ('length_penalty', 'early'), [(1.0, False), (1.0, True), (2.0, 'never'), (-1.0, 'never'), (0.5, False), (3.0, True)]
+    ('length_penalty', 'early'),
+    [
+        (1.0, False),
+        (1.0, True),
+        (2.0, 'never'),
+        (-1.0, 'never'),
+        (0.5, False),
+        (3.0, True),
+        (-20.0, False),
+        (-20.0, 'never'),
+    ],
 )
 def test_a_few_beams_find_what_a_search_by_lists_finds(tiny, length_penalty, early):
     made, log_p = tiny

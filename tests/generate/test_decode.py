@@ -159,7 +159,8 @@ def half_context():
     return cut
 
 
-def test_where_the_context_is_full_its_last_half_is_read_again(gpt):
+def test_where_the_context_is_full_its_last_half_is_read_again(gpt, monkeypatch):
+    monkeypatch.setattr(batching, 'FIRST', 100)  # so that there is room for 128 tokens, then for 512
     made, full = gpt
     several = prompts(3, 40, 70, CONTEXT + 1)
     texts = write(made, several, max_new_tokens=90, overflow='slide', eos_token_id=(95,))

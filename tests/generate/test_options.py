@@ -28,6 +28,13 @@ def test_every_option_has_a_field_and_a_default_that_is_good():
         ({'min_p': 2.0}, 'min_p: must be in [0, 1]'),
         ({'typical_p': 0.0}, 'typical_p: must be in (0, 1]'),
         ({'repetition_penalty': 0.0}, 'repetition_penalty: must be above 0'),
+        ({'repetition_penalty': 1e-300}, 'repetition_penalty: must be above 0, by 1e-6 at least, got 1e-300'),
+        ({'temperature': 0, 'top_p': 5}, 'top_p: must be in (0, 1], got 5.0'),
+        ({'temperature': 10**400}, 'temperature: must be 0 (the likeliest token) or above, got inf'),
+        ({'max_new_tokens': 3 * 10**9}, 'max_new_tokens: must be at most 1073741824 (counts have 32 bits), got'),
+        ({'max_length': 10**15, 'overflow': 'slide'}, 'max_length: must be at most 1073741824'),
+        ({'no_repeat_ngram_size': 10**400}, 'no_repeat_ngram_size: must be at most 1073741824'),
+        ({'draft_tokens': 2**31}, 'draft_tokens: must be at most 1073741824, got 2147483648'),
         ({'seed': -1}, 'seed: must be in [0, 2^32)'),
         ({'stop': ('a', '')}, 'stop: must be strings that are not empty'),
         ({'stop': 3}, 'stop: wants str or several of them, got 3'),
@@ -68,6 +75,7 @@ def test_tokens_are_drawn_where_an_option_of_sampling_is_given(given, drawn):
 @pytest.mark.parametrize(
     ('name', 'text', 'value'),
     [('temperature', '0.8', 0.8), ('top_k', '40', 40), ('do_sample', 'True', True), ('stop', 'a,b', ('a,b',)),
+     ('stop', r'\n\t\\n\d', ('\n\t\\n\\d',)),
      ('early_stopping', 'never', 'never'), ('early_stopping', 'true', True), ('eos_token_id', '5,7', (5, 7))],
 )  # fmt: skip
 def test_values_are_read_from_text(name, text, value):

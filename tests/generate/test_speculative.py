@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gpt_jax.generate import options, processors, speculative
 from gpt_jax.generate.batching import Prompt
+from gpt_jax.generate.decode import Fixed, Texts
+from gpt_jax.generate.speculative import Drafts
 from tests.generate import reference, writing
 from tests.generate.test_sampling import fits
 from tests.generate.writing import ids, prompts, write
@@ -112,3 +115,19 @@ def test_a_draft_is_accepted_as_often_as_the_distributions_overlap():
             for full, of in ((forward, params), (small_forward, small_params)))  # fmt: skip
     assert made.tally.proposed == DRAWS
     assert abs(made.tally.accepted / DRAWS - np.minimum(p, q).sum()) < 4 * 0.5 / DRAWS**0.5
+
+
+def test_longer_drafts_and_runs_make_no_larger_program():
+    def equations(draft_tokens, n):
+        given = options.make({'no_repeat_ngram_size': n, 'top_k': 3})
+        plan, zeros = processors.plan(given), np.zeros((2, draft_tokens), np.int32)
+        texts = Texts(np.zeros((2, 4096), np.int32), None, np.ones(2, np.int32), None)
+        fixed = Fixed(np.ones(2, np.int32), None, np.ones(2, np.int32), None, np.zeros(9, bool))
+        traced = jax.make_jaxpr(
+            lambda z_BLV: speculative._distributions(
+                z_BLV, Drafts(zeros, zeros, zeros), texts, fixed, processors.values(given, plan), plan
+            )
+        )
+        return str(traced(np.zeros((2, draft_tokens + 1, 9), np.float32))).count('\n')
+
+    assert equations(2, 2) == equations(400, 2000)

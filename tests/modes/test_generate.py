@@ -1,9 +1,12 @@
 """Does --mode=generate write text and nothing but text, records in order, and talk with a person?"""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -62,8 +65,9 @@ def test_a_person_asks_stops_a_text_and_goes_on(run):
     begun = process.stdout.read(300)
     assert begun.startswith(b'Hello')
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(b'/set temprature=1\n/set max_new_tokens=5\nBye\n', timeout=120)
+    out, err = process.communicate(b'/set temprature=1\ncaf\xe9 x\n/set max_new_tokens=5\nBye\n', timeout=120)
     assert process.returncode == 0, err
+    assert 'byte 0xe9, after 3 characters, is not utf-8; write the line again\n' in err.decode()
     assert 'temprature: no such option' in err.decode()
     last = (begun + out).split(b'\n')[-2]
     assert last.startswith(b'Bye')
@@ -85,6 +89,8 @@ def test_a_person_asks_stops_a_text_and_goes_on(run):
         (['--prompt=x', '--top_q=1'], "--top_q: no such flag; the nearest is 'top_p'"),
         (['--prompt=x', '--dtype=float16'], '--dtype: belongs to --mode=export, not to --mode=generate'),
         (['--prompt=x'], 'nowhere: holds no checkpoint'),
+        (['--prompt=x', '--checkpoint='], '--checkpoint=: is empty; '),
+        (['--prompt=x', '--checkpoint=a\n\x1b[2J'], r'a\n\x1b[2J: holds no checkpoint'),
     ],
     ids=str,
 )
@@ -113,6 +119,8 @@ def test_bad_files_are_one_line(tmp_path, name, content, message):
 def test_prompts_of_files(tmp_path):
     (tmp_path / 'a.jsonl').write_text('{"prompt": "one\\ntwo", "more": 1}\n{"prompt": "x"}\n')
     assert generate._read(tmp_path / 'a.jsonl') == ['one\ntwo', 'x']
+    (tmp_path / 'a.txt').write_bytes('one\u2028two\x0cthree\rfour\r\n\r\n five \n\x85six'.encode())
+    assert generate._read(tmp_path / 'a.txt') == ['one\u2028two\x0cthree\rfour', ' five ', '\x85six']
 
 
 def update(number, piece, last=False):
@@ -125,6 +133,48 @@ def test_texts_come_one_after_the_other():
     pieces = list(texts.in_turn(updates, ['A', 'B', 'C']))
     assert ''.join(pieces) == 'Aa1a2\n\nBb1b2b3\n\nCc\n'
     assert pieces.index('a1') < pieces.index('a2')  # as it came, not at its end
+
+
+class Deserted:
+    """Writes two texts; the pipe `reader` is closed between them."""
+
+    def __init__(self, reader):
+        self.reader = reader
+
+    def write(self, *_, **__):
+        yield update(0, 'a', True)
+        os.close(self.reader)
+        yield update(1, 'b', True)
+
+
+def test_where_nobody_reads_on_it_ends_quietly(monkeypatch):
+    for show in (True, False):
+        reader, writer = os.pipe()
+        with open(writer, 'w') as into, monkeypatch.context() as patched:
+            patched.setattr('sys.stdout', into)
+            if show:
+                texts.show(Deserted(reader), ['A', 'B'], options.make({}))
+                print('this goes nowhere', flush=True)
+            else:
+                assert not texts.record(Deserted(reader), ['A', 'B'], options.make({}), Path(f'/dev/fd/{writer}'))
+
+
+def test_a_full_disk_is_one_line(model, monkeypatch):
+    chosen = options.make({'max_new_tokens': 5})
+    with pytest.raises(UserError, match=r'^--output=/dev/full: No space left on device'):
+        texts.record(model, ['a'], chosen, Path('/dev/full'))
+    with open('/dev/full', 'w') as into, monkeypatch.context() as patched:
+        patched.setattr('sys.stdout', into)
+        with pytest.raises(UserError, match=r'^standard output: No space left on device'):
+            texts.show(model, ['a'], chosen)
+
+
+def test_a_flags_stop_strings_are_read_as_a_persons(monkeypatch):
+    values = dict.fromkeys(options.OPTIONS) | {'stop': [r'a\n', 'b', r'\\n']}
+    monkeypatch.setattr(generate.flags, 'FLAGS', {name: SimpleNamespace(value=value) for name, value in values.items()})
+    assert generate.given_options() == {'stop': ['a\n', 'b', '\\n']}
+    said = conversation.command(r'/set stop=a\n', {}, print)
+    assert said == {'stop': ('a\n',)}
 
 
 def test_commands_of_a_person():
