@@ -1,4 +1,4 @@
-"""GPT-1, GPT-2, GPT-3 and today's GPT at the same five budgets of compute, two seeds each. An hour on 2 cores.
+"""GPT-1, GPT-2, GPT-3 and today's GPT at the same five budgets of compute, two seeds each. Two hours on 2 cores.
 
 python run.py --config=configs/generations_cpu.py
 """

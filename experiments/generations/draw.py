@@ -27,6 +27,7 @@ NAMES = {'gpt1': 'GPT-1', 'gpt2': 'GPT-2', 'gpt3': 'GPT-3', 'today': "today's"}
 COLOURS = dict(zip(NAMES, (QUIET, MEASURED, LAW, HELD_OUT), strict=True))
 DRAWS = 500
 EXPONENTS = np.linspace(0.02, 1.0, 197)
+COUNTS = {'6N': 'flops_6N', 'with_attention': 'flops_with_attention'}  # the records' fields
 Runs = tuple[np.ndarray, np.ndarray]  # FLOPs and losses
 
 
@@ -56,9 +57,9 @@ def _law(flops: np.ndarray, loss: np.ndarray) -> Law:
     return Law(float(floor[best]), float(slope[best]), float(EXPONENTS[best]))
 
 
-def main(path: str) -> None:
+def main(path: str, count: str) -> None:
     done = [one for one in jsonl.read(path) if one['status'] == 'done']
-    runs = {name: _runs(done, name) for name in NAMES}
+    runs = {name: _runs(done, name, COUNTS[count]) for name in NAMES}
     fitted = {name: _law(*one) for name, one in runs.items()}
     result: dict[str, Any] = {
         'laws': {name: law._asdict() for name, law in fitted.items()},
@@ -66,16 +67,18 @@ def main(path: str) -> None:
         'multipliers': {f'{b} over {a}': _multiplier(runs, fitted, a, b) for a, b in pairwise(NAMES)},
         'today over gpt1': _multiplier(runs, fitted, 'gpt1', 'today'),
     }
-    files.write_json(HERE / 'generations.json', result)
+    if count == '6N':  # by which the budgets were set
+        files.write_json(HERE / 'generations.json', result)
     for pair, one in (result['multipliers'] | {'today over gpt1': result['today over gpt1']}).items():
         print(f'{pair}: {one["multiplier"]:.2f} ({one["low"]:.2f} to {one["high"]:.2f}) at a loss of {one["loss"]:.3f}')
-    for figure in _draw(runs, fitted, result):
-        print(f'  {figure}')
+    if count == '6N':
+        for figure in _draw(runs, fitted, result):
+            print(f'  {figure}')
 
 
-def _runs(done: list[dict[str, Any]], name: str) -> Runs:
-    mine = sorted((one for one in done if one['name'].startswith(f'{name}-')), key=lambda one: one['flops_6N'])
-    return np.array([one['flops_6N'] for one in mine]), np.array([one['validation_loss'] for one in mine])
+def _runs(done: list[dict[str, Any]], name: str, field: str) -> Runs:
+    mine = sorted((one for one in done if one['name'].startswith(f'{name}-')), key=lambda one: one[field])
+    return np.array([one[field] for one in mine]), np.array([one['validation_loss'] for one in mine])
 
 
 def _means(flops: np.ndarray, loss: np.ndarray) -> dict[str, float]:
@@ -132,10 +135,14 @@ def _draw(runs: dict[str, Runs], fitted: dict[str, Law], result: dict[str, Any])
             right.errorbar(place, one['multiplier'], yerr=error, fmt='o', capsize=4, color=COLOURS[pair.split()[0]])
             right.annotate(f'{one["multiplier"]:.2f}', (place, one['multiplier']), xytext=(7, 0), fontsize=8,
                            textcoords='offset points', va='center')  # fmt: skip
+        right.set_yscale('log')
         right.axhline(1, color=QUIET, lw=1, ls=':')
         words = [f'{NAMES[b]}\nover\n{NAMES[a]}' for a, b in pairwise(NAMES)]
         right.set_xticks(range(len(words)), words, fontsize=8)
         right.set_xlim(-0.5, len(words) - 0.3)
+        right.set_yticks((0.5, 1, 2, 4), ('0.5', '1', '2', '4'))
+        right.set_ylim(0.5, 6)
+        right.yaxis.set_minor_locator(NullLocator())
         right.set_ylabel('compute multiplier')
         for axes in (left, right):
             axes.grid(alpha=0.25, lw=0.5)
@@ -157,4 +164,6 @@ if __name__ == '__main__':
     parser.add_argument(
         'records', nargs='?', default=str(HERE / 'records.jsonl'), help='of the sweep; the default: ours'
     )
-    main(parser.parse_args().records)
+    parser.add_argument('--count', choices=COUNTS, default='6N', help='other than 6N: prints the multipliers alone')
+    flags = parser.parse_args()
+    main(flags.records, flags.count)
