@@ -21,7 +21,7 @@ ROOT = HERE.parents[1]
 BATCHES = (1, 8)
 PROMPT, NEW = 32, 128
 SMALL = {'layers': 2, 'width': 64, 'heads': 2}  # --small: to see that the script works
-OURS = {'float32': ('float32', 'float32'), 'bfloat16': ('bfloat16', 'bfloat16'), 'int8': ('float32', 'int8'),
+OURS = {'float32': ('float32', 'float32'), 'bfloat16': ('float32', 'bfloat16'), 'int8': ('float32', 'int8'),
         'int4': ('float32', 'int4')}  # fmt: skip
 # variant: (model.matmul_dtype, benchmark.weights)
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--torch_python', default=sys.executable, help='the Python that has torch and transformers')
     parser.add_argument('--rounds', type=int, default=2)
-    parser.add_argument('--variants', nargs='+', choices=OURS, default=['float32', 'bfloat16'])
+    parser.add_argument('--variants', nargs='+', choices=OURS, default=['float32', 'bfloat16', 'int8'])
     parser.add_argument('--small', action='store_true', help='a tiny model')
     flags = parser.parse_args()
     best: dict[str, dict[int, float]] = {}
