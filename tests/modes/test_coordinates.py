@@ -14,7 +14,11 @@ SMALL = {
 
 @pytest.mark.parametrize(
     ('parametrization', 'passed'),
-    [('standard', {'width': False}), ('mup', {'width': True}), ('completep', {'width': True, 'layers': True})],
+    [
+        ('standard', {'width': False}),
+        pytest.param('mup', {'width': True}, marks=pytest.mark.slow),  # CompleteP's rules over width are the same
+        ('completep', {'width': True, 'layers': True}),
+    ],
 )
 def test_mup_passes_and_standard_fails(tmp_path, source, parametrization, passed):
     fields = SMALL | {'mode': 'coordinates', 'config.data.source': source}

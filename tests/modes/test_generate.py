@@ -88,7 +88,7 @@ def test_a_person_asks_stops_a_text_and_goes_on(run):
         (['--prompt=x', '--top_k=some'], "top_k: cannot be 'some'"),
         (['--prompt=x', '--top_q=1'], "--top_q: no such flag; the nearest is 'top_p'"),
         (['--prompt=x', '--dtype=float16'], '--dtype: belongs to --mode=export, not to --mode=generate'),
-        (['--prompt=x'], 'nowhere: holds no checkpoint'),
+        (['--prompt=x'], 'checkpoint=nowhere: no such folder, and the hub does not give it'),
         (['--prompt=x', '--checkpoint='], '--checkpoint=: is empty; '),
         (['--prompt=x', '--checkpoint=a\n\x1b[2J'], r'a\n\x1b[2J: holds no checkpoint'),
     ],
