@@ -1,5 +1,5 @@
 """configs/gpt_tiny.py with eight experts in each layer, of which a token takes two.
-2.5M parameters, 0.9M of them active; a minute on 2 cores.
+2.5M parameters, 0.9M of them active.
 
 python run.py --config=configs/gpt_tiny_experts.py
 """
