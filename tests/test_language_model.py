@@ -1,5 +1,7 @@
 """Does a model loaded from its folder write, score and refuse as it is documented to?"""
 
+import json
+import os
 import subprocess
 import sys
 
@@ -30,6 +32,23 @@ def test_importing_the_package_takes_nothing_else():
     assert done.stdout.strip() == '[]'
     with pytest.raises(AttributeError, match='lood'):
         _ = gpt_jax.lood
+
+
+def test_a_process_of_its_own_writes_the_same(run, model):
+    """With one device, as a user has it: matrices lie the other way there, and products are another library's."""
+    prompts = ['The weather today is', 'x', 'def f(']
+    code = f"""
+import gpt_jax, jax, json
+model = gpt_jax.load({str(run)!r})
+write = lambda prompts: [list(map(int, text.tokens)) for text in model.generate(prompts, max_new_tokens=12)]
+print(json.dumps([jax.device_count(), write({prompts[:1]}), write({prompts})]))
+"""
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True, env=os.environ | {'XLA_FLAGS': ''}
+    )
+    devices, one, three = json.loads(done.stdout.splitlines()[-1])
+    expected = [list(text.tokens) for text in model.generate(prompts, max_new_tokens=12)]
+    assert (devices, one, three) == (1, expected[:1], expected)
 
 
 def test_greedy_text_is_what_the_logits_say(model):
