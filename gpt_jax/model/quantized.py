@@ -38,10 +38,6 @@ class Quantized(struct.PyTreeNode):
     axis: int = struct.field(pytree_node=False)
     bits: int = struct.field(pytree_node=False)
 
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
     def __len__(self) -> int:
         return self.shape[0]
 

@@ -23,10 +23,6 @@ class Turned(struct.PyTreeNode):
     w_2d: Any
     shape: tuple[int, ...] = struct.field(pytree_node=False)
 
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
 
 def turnable(letters: str) -> bool:
     """Whether `turned` takes a weight of these dims: one whose first ones are summed over."""

@@ -2,14 +2,12 @@
 
 import itertools
 
-import jax
-import jax.numpy as jnp
 import pytest
 
 from gpt_jax import assemble, trees
 from gpt_jax.model import accounting, weights
 from gpt_jax.model.mask import visible_keys
-from gpt_jax.parallel.place import ANYWHERE
+from tests.model import compiled
 from tests.model.architectures import ARCHITECTURES, EXPERTS, MODERN
 
 FIELDS = [
@@ -62,12 +60,7 @@ def test_a_window_costs_the_keys_in_it(model_config, window, context):
 
 def compiled_flops(config, batch):
     """The compiler's count of every product, and of the smaller work around them, per token."""
-    loss, shape = assemble.summed_loss(config, ANYWHERE, train=True), (batch, config.context)
-    params = jax.eval_shape(assemble.form(config).enter, weights.unbox(assemble.declarations(config)))
-    given = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in ('inputs', 'targets')}
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    step = jax.jit(jax.grad(lambda p, b, k: loss(p, b, k)[0])).lower(params, given, key).compile()
-    return step.cost_analysis()['flops'] / (batch * config.context)
+    return compiled.gradient(config, batch).cost_analysis()['flops'] / (batch * config.context)
 
 
 # Of experts the form with a capacity of the fair share, as a loop's FLOPs are counted once.

@@ -1,13 +1,11 @@
 """Are the bytes those of the real cache and of the compiled program?"""
 
 import jax
-import jax.numpy as jnp
 import pytest
 
-from gpt_jax import assemble
-from gpt_jax.model import cache, weights
+from gpt_jax.model import cache
 from gpt_jax.model.memory import activation_bytes, cache_bytes
-from gpt_jax.parallel.place import ANYWHERE
+from tests.model import compiled
 from tests.model.architectures import ARCHITECTURES
 
 
@@ -22,12 +20,7 @@ def test_a_cache_takes_the_bytes_of_its_arrays(model_config, name, dtype):
 
 def temporaries(config, batch):
     """Bytes that the compiled gradient needs beside what it is given and gives back."""
-    loss, shape = assemble.summed_loss(config, ANYWHERE, train=True), (batch, config.context)
-    params = jax.eval_shape(assemble.form(config).enter, weights.unbox(assemble.declarations(config)))
-    given = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in ('inputs', 'targets')}
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    step = jax.jit(jax.grad(lambda p, b, k: loss(p, b, k)[0])).lower(params, given, key).compile()
-    return step.memory_analysis().temp_size_in_bytes
+    return compiled.gradient(config, batch).memory_analysis().temp_size_in_bytes
 
 
 @pytest.mark.parametrize(('name', 'remat'), [('gpt2', 'none'), ('llama', 'dots'), ('experts', 'dots')])

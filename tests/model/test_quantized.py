@@ -27,7 +27,7 @@ def test_every_number_is_the_nearest_of_its_group(letters, bits):
     w = weight(letters)
     kept = quantize(w, letters, bits)
     assert kept.shape == w.shape
-    assert (kept.ndim, len(kept)) == (w.ndim, w.shape[0])
+    assert (kept.shape, len(kept)) == (w.shape, w.shape[0])
     inner = int(np.prod([SIZES[letter] for letter in SUMMED[letters]]))
     group = inner if bits == 8 or inner < GROUP else GROUP
     # Apart from the library: the summed dims last, then cut into groups.
