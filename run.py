@@ -206,7 +206,12 @@ def _guarded(action: Callable[[], None]) -> None:
             action()
     except tuple(kind for kind, _ in codes) as error:
         say(f'run.py: {str(error) or "interrupted"}')
-        sys.exit(next(code for kind, code in codes if isinstance(error, kind)))
+        code = next(code for kind, code in codes if isinstance(error, kind))
+        if isinstance(error, KeyboardInterrupt):
+            # XLA's threads may still be in a computation; Python's own way out, under them, crashes now and then.
+            sys.stdout.flush()
+            os._exit(code)
+        sys.exit(code)
 
 
 if __name__ == '__main__':
