@@ -115,9 +115,15 @@ def get_config() -> ConfigDict:
     train.tensorboard = True
 
     config.mesh = mesh = ConfigDict()
-    mesh.strategy = 'replicated'  # replicated, fsdp: the table of parallel/rules.py
-    mesh.data = 0  # devices that share the batch; 0: all that are left
+    mesh.strategy = 'replicated'  # replicated, zero1, fsdp: the table of parallel/rules.py; auto: chosen, with the mesh
+    mesh.slice = 1  # parts of the machine with a slow network between them, each with its share of the batch
+    mesh.data = 0  # devices that share the batch; 0 (of any axis): all that are left
     mesh.fsdp = 1  # devices that share the batch and the weights
+    mesh.expert = 1  # that share the batch and the experts
+    mesh.pipeline = 1  # that share the batch and the layers; train.microbatch is what goes through them
+    mesh.context = 1  # that share the length of a text
+    mesh.tensor = 1  # that share heads, feed-forward width and vocabulary
+    mesh.long = 'ring'  # ring, all_to_all: how attention goes over mesh.context
     mesh.cpu_devices = 0  # JAX devices made of this machine's CPU where there is no other; 0: one per core
 
     config.benchmark = benchmark = ConfigDict()

@@ -1,6 +1,7 @@
 """How do config words become functions? The only room that knows both; wiring, no science."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gpt_jax import parametrization, schema
+from gpt_jax import layout, parametrization, schema
 from gpt_jax.data.config import DataConfig
 from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting, weights
@@ -20,12 +21,11 @@ from gpt_jax.model.gpt import GPT, check_choices, stack, unstack
 from gpt_jax.optim import updates
 from gpt_jax.optim.config import OptimizerConfig
 from gpt_jax.parallel import place
-from gpt_jax.parallel.mesh import MeshConfig, make_mesh
-from gpt_jax.parallel.rules import STRATEGIES
+from gpt_jax.parallel.mesh import AUTO, MeshConfig
 from gpt_jax.train.config import BenchmarkConfig, TrainConfig
 from gpt_jax.train.many import Many, many
 from gpt_jax.train.state import State, create, like_params
-from gpt_jax.train.step import AS_STORED, Form, Loss, make_step
+from gpt_jax.train.step import AS_STORED, Form, Loss, make_evaluation, make_step
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,9 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
 class Program(NamedTuple):
     """An assembled run.
 
+    why: the mesh is as it is, where it was chosen for this run; else ''.
+    microbatches: that a device takes its share of the batch in.
+    share: () -> (which part of the batch's rows this process reads, of how many parts).
     step: jitted (state, batch) -> (state, metrics); the state is donated.
     evaluate: jitted (params, batch) -> (summed loss in nats, summed weight).
     init: () -> the state before the first update, on its devices.
@@ -103,6 +106,9 @@ class Program(NamedTuple):
     """
 
     mesh: Mesh
+    why: str
+    microbatches: int
+    share: Callable[[], tuple[int, int]]
     step: Any
     evaluate: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
     init: Callable[[], State]
@@ -111,16 +117,16 @@ class Program(NamedTuple):
     on_devices: Callable[[Iterable[dict[str, np.ndarray]]], Iterator[dict[str, jax.Array]]]
 
 
-def devices(s: Settings) -> Mesh:
+def devices(s: Settings, available: Sequence[Any] | None = None) -> layout.Lie:
     """The devices there are, as the run wants them; raises UserError where they cannot be arranged so."""
-    return make_mesh(s.mesh, {'train.batch': s.train.batch, 'train.evaluate_batch': s.train.evaluation_batch})
+    parameters = accounting.parameters(s.model)['total'] if s.mesh.strategy == AUTO else 0
+    return layout.lie(s.mesh, s.model, s.train, parameters, available)
 
 
-def build(s: Settings) -> Program:
-    """Builds the run over the devices there are. Compiles and allocates nothing yet."""
-    mesh = devices(s)
-    rules = STRATEGIES[s.mesh.strategy]
-    manual = frozenset({'data'}) if mesh.shape['data'] > 1 else frozenset()
+def build(s: Settings, available: Sequence[Any] | None = None) -> Program:
+    """Builds the run over `available` devices (None: all there are). Compiles and allocates nothing yet."""
+    lie = devices(s, available)
+    mesh = lie.mesh
     boxed = declarations(s.model)
     abstract_params, letters = weights.unbox(boxed), weights.letters(boxed)
     factors = parametrization.factors(weights.roles(boxed), s.model)
@@ -128,32 +134,33 @@ def build(s: Settings) -> Program:
 
     abstract = jax.eval_shape(lambda params: create(params, transformation), abstract_params)
     replicated = NamedSharding(mesh, PartitionSpec())
-    shardings = like_params(abstract, place.weight_shardings(abstract_params, letters, rules, mesh), replicated)
+    stored = place.weight_shardings(abstract_params, letters, lie.strategy, mesh)
+    shardings = like_params(abstract, stored, replicated)
     abstract = jax.tree.map(lambda a, d: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=d), abstract, shardings)
 
+    lies = layout.of_step(lie, abstract_params, letters)
+    placement = layout.placement(lie)
     step = make_step(
-        summed_loss(s.model, place.placement(rules, mesh, manual), train=True), transformation, rate,
-        mesh=mesh, microbatches=s.train.microbatches(mesh.size), clip_norm=s.optimizer.clip, seed=s.seed,
-        form=form(s.model),
+        summed_loss(s.model, placement, train=True), transformation, rate, layout=lies,
+        microbatches=lie.microbatches, clip_norm=s.optimizer.clip, seed=s.seed, form=form(s.model, placement),
     )  # fmt: skip
-    evaluation_loss = summed_loss(s.model, place.placement(rules, mesh, frozenset()), train=False)
+    evaluate = make_evaluation(summed_loss(s.model, placement, train=False), layout=lies)
 
     def init() -> State:
         key = jax.random.fold_in(jax.random.key(s.seed), 0)
         return create(weights.unbox(initial(s.model, key)), transformation)
 
-    def evaluate(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        _, sums = evaluation_loss(params, batch, jax.random.key(0))
-        return sums['loss'], sums['weight']
-
     return Program(
         mesh=mesh,
+        why=lie.why,
+        microbatches=lie.microbatches,
+        share=functools.partial(layout.share, mesh),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
         evaluate=jax.jit(evaluate),
         init=jax.jit(init, out_shardings=shardings),
         begin=jax.jit(lambda params: create(params, transformation), donate_argnums=0, out_shardings=shardings),
         abstract_state=abstract,
-        on_devices=lambda batches: _on_devices(batches, mesh),
+        on_devices=lambda batches: layout.on_devices(batches, mesh, lie.long),
     )
 
 
@@ -161,7 +168,6 @@ def build_many(s: Settings, runs: int) -> Many:
     """The same run `runs` times side by side, which differ in seed and learning rate."""
     boxed = declarations(s.model)
     factors = parametrization.factors(weights.roles(boxed), s.model)
-    alone = Mesh(jax.local_devices()[:1], ('data',))
 
     def init(seed: jax.Array) -> State:
         key = jax.random.fold_in(jax.random.key(seed), 0)
@@ -171,8 +177,9 @@ def build_many(s: Settings, runs: int) -> Many:
     def step(state: State, batch: Any, seed: jax.Array, peak: jax.Array) -> Any:
         transformation, rate = updates.make(s.optimizer, factors, s.steps, peak)
         one = make_step(
-            summed_loss(s.model, place.ANYWHERE, train=True), transformation, rate, mesh=alone,
-            microbatches=s.train.microbatches(1), clip_norm=s.optimizer.clip, seed=seed, form=form(s.model),
+            summed_loss(s.model, place.ANYWHERE, train=True), transformation, rate, layout=None,
+            microbatches=s.train.microbatches(1), clip_norm=s.optimizer.clip, seed=seed,
+            form=form(s.model, place.ANYWHERE),
         )  # fmt: skip
         return one(state, batch)
 
@@ -202,12 +209,15 @@ def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool)
         features: Any = model.apply(
             {'params': params}, batch['inputs'], batch.get('segments'), batch.get('positions'), rngs={'dropout': key}
         )
+        team = placement.team('V')
+        x_BLD = team.gather(features.x_BLD, 1)
         weights_BL = batch.get('weights', jnp.ones(batch['targets'].shape, jnp.float32))
         weight = jnp.sum(weights_BL)
-        found = losses.summed_losses(features.x_BLD, features.w_VD, batch['targets'], weights_BL, config)
+        found = losses.summed_losses(x_BLD, features.w_VD, batch['targets'], weights_BL, config, team)
         routing = {name: weight * jnp.mean(value_N) for name, value_N in features.statistics.items()}
+        # The devices that share an expert's width have routed the same tokens: each has its part of these losses.
         objective = found.objective + sum(
-            getattr(config, name) * value for name, value in routing.items() if name in ROUTING_LOSSES
+            getattr(config, name) * value / team.size for name, value in routing.items() if name in ROUTING_LOSSES
         )
         normalizer = {'z_loss': found.normalizer} if config.z_loss else {}
         return objective, {'loss': found.text, 'weight': weight} | normalizer | routing
@@ -215,14 +225,8 @@ def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool)
     return loss
 
 
-def form(config: ModelConfig) -> Form:
+def form(config: ModelConfig, placement: place.Placement) -> Form:
     """Stacked layers for a loop that is rolled up, each by itself for one that is written out."""
-    if config.scan_layers:
+    if config.scan_layers or placement.team('N').size > 1:
         return AS_STORED
     return Form(enter=lambda params: unstack(params, config.layers), leave=lambda grads: stack(grads, config.layers))
-
-
-def _on_devices(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
-    sharding = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
-    for batch in batches:
-        yield {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

@@ -15,9 +15,9 @@ from gpt_jax.model.gpt import check_choices
 from gpt_jax.model.quantized import SUMMED, quantize
 from gpt_jax.model.turned import Turned, turnable, turned
 from gpt_jax.parallel import place
-from gpt_jax.parallel.mesh import MeshConfig, make_mesh
+from gpt_jax.parallel.mesh import Demands, MeshConfig, make_mesh
 from gpt_jax.parallel.place import Placement
-from gpt_jax.parallel.rules import STRATEGIES
+from gpt_jax.parallel.rules import AXES, STRATEGIES
 
 # What computes on any device, and leaves out what training alone needs.
 PLAIN = {'attention_kernel': 'chunked', 'scan_layers': False, 'remat': 'none', 'dropout': 0.0}
@@ -106,17 +106,22 @@ class Home(NamedTuple):
         return self.data * self.fsdp
 
 
-def home(model: ModelConfig, *, data: int, fsdp: int) -> Home:
-    """Spreads texts over `data` x `fsdp` devices, and weights over the `fsdp`.
+def home(model: ModelConfig, *, data: int, fsdp: int, tensor: int = 1) -> Home:
+    """Spreads texts over `data` x `fsdp` devices, weights over the `fsdp`, and heads and widths over the `tensor`.
 
     Raises:
-      UserError: there are not so many devices.
+      UserError: there are not so many devices, or they do not divide the heads.
     """
     strategy = 'fsdp' if fsdp > 1 else 'replicated'
-    mesh = make_mesh(MeshConfig(data=data, fsdp=fsdp, strategy=strategy, cpu_devices=0), {})
+    axes = {'data': data, 'fsdp': fsdp, 'tensor': tensor}
+    config = MeshConfig(
+        **dict.fromkeys(AXES, 1) | axes, strategy=strategy, long='ring', cpu_devices=0
+    )  # fmt: skip
+    heads = {'H': model.heads, 'G': model.kv_heads, 'F': model.mlp_width, 'V': model.dims['V']}
+    mesh = make_mesh(config, Demands(batches={}, dims=heads))
     rules, boxed = STRATEGIES[strategy], assemble.declarations(model)
     return Home(
-        place=place.placement(rules, mesh, frozenset()),
+        place=place.constrained(rules, mesh),
         weights=place.weight_shardings(weights.unbox(boxed), weights.letters(boxed), rules, mesh),
         rows=NamedSharding(mesh, PartitionSpec(('data', 'fsdp'))),
         shared=NamedSharding(mesh, PartitionSpec()),

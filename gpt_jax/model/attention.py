@@ -4,6 +4,7 @@ A kernel is `kernel(q_BLHK, k_BMGK, v_BMGK, sight, config) -> o_BLHK`: causal at
 see (model/mask.py), scaled by 1/sqrt(K), softmax in float32.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from gpt_jax.errors import UserError
 from gpt_jax.model import cache
 from gpt_jax.model.chunked import chunked
 from gpt_jax.model.config import ModelConfig
+from gpt_jax.model.long import LONG
 from gpt_jax.model.mask import Sight
 from gpt_jax.model.norm import head_norm
 from gpt_jax.model.position import POSITIONS
@@ -29,6 +31,7 @@ def multi_head(
 
     [B, L, D] -> [B, L, D], and the layer's cache with these tokens in it, where there is one.
     """
+    x_BLD = place.team('H').gather(x_BLD, 1)
     q_BLHK = einsum('BLD,DHK->BLHK', x_BLD, declare('query', 'DHK', 'hidden'), config)
     x_BMD = x_BLD  # the memory of a text is the text itself
     k_BMGK = einsum('BMD,DGK->BMGK', x_BMD, declare('key', 'DGK', 'hidden'), config)
@@ -46,16 +49,32 @@ def multi_head(
     k_BMGK, v_BMGK = place.activation(k_BMGK, 'BMGK'), place.activation(v_BMGK, 'BMGK')
     if config.attention_sink:
         sight = sight._replace(sink_H=declare('sink', 'H', 'bias'))
+    if (slopes := POSITIONS[config.position].slopes) is not None:
+        sight = sight._replace(slopes_H=place.team('H').take(slopes(config.heads), 0))
+    k_BMGK, v_BMGK = own_groups(k_BMGK, q_BLHK, config, place), own_groups(v_BMGK, q_BLHK, config, place)
     kept = None if room is None else cache.write(room, k_BMGK, v_BMGK)
     if room is None or room.fresh:
-        o_BLHK = KERNELS[config.attention_kernel](q_BLHK, k_BMGK, v_BMGK, sight, config)
+        kernel = KERNELS[config.attention_kernel]
+        if (team := place.team('L')).size > 1:
+            kernel = functools.partial(LONG[place.long], team=team, kernel=kernel)
+        o_BLHK = kernel(q_BLHK, k_BMGK, v_BMGK, sight, config)
     else:
         assert kept is not None
         o_BLHK = cache.attend(q_BLHK, kept, room, sight, config)
     y_BLD = einsum('BLHK,HKD->BLD', o_BLHK, declare('output', 'HKD', 'residual'), config)
+    y_BLD = place.team('H').scatter(y_BLD, 1)
     if config.bias:
         y_BLD = y_BLD + spread(declare('output_bias', 'D', 'bias'), y_BLD.shape, y_BLD.dtype)
     return y_BLD, kept
+
+
+def own_groups(a_BMGK: jax.Array, q_BLHK: jax.Array, config: ModelConfig, place: Any) -> jax.Array:
+    """The keys or values of this device's query heads, where there are too few groups to give each device its own."""
+    team = place.team('H')
+    if a_BMGK.shape[2] * team.size == config.kv_heads:
+        return a_BMGK
+    repeats = config.heads // config.kv_heads
+    return jax.lax.dynamic_slice_in_dim(a_BMGK, team.index() * q_BLHK.shape[2] // repeats, 1, axis=2)
 
 
 def cudnn(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight, config: ModelConfig) -> jax.Array:
@@ -65,8 +84,12 @@ def cudnn(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight,
             'config.model.attention_kernel: cudnn wants an NVIDIA GPU and 16-bit operands, and here are '
             f'{jax.default_backend()} and {config.matmul_dtype}; chunked runs everywhere'
         )
-    slopes = POSITIONS[config.position].slopes
-    if config.attention_softcap or slopes or sight.sink_H is not None or not isinstance(sight.window, int | None):
+    if (
+        config.attention_softcap
+        or sight.slopes_H is not None
+        or sight.sink_H is not None
+        or not isinstance(sight.window, int | None)
+    ):
         raise UserError(
             'config.model.attention_kernel: cudnn knows no soft cap, ALiBi or sink, and no layers of two kinds under '
             'scan_layers; chunked does'

@@ -74,7 +74,7 @@ class Block(nn.Module):
         dropless = config if self.train else dataclasses.replace(config, capacity_factor=0.0)
         feedforward = Part(FEEDFORWARDS[config.feedforward], dropless, place, name='feedforward')
         branch = forward(config).branch
-        sight = Sight(segments_BL, self.window if window is None else window, sink_H=None)
+        sight = Sight(segments_BL, self.window if window is None else window, sink_H=None, slopes_H=None)
 
         def attend(y_BLD: jax.Array) -> tuple[jax.Array, Any]:
             o_BLD, kept = attention(y_BLD, positions_BL, sight, room)

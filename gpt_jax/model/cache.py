@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from gpt_jax.model.chunked import fallen, slopes, weighted
+from gpt_jax.model.chunked import fallen, weighted
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.mask import HIDDEN, Sight
 
@@ -108,8 +108,8 @@ def attend(q_BLHK: jax.Array, layer: Layer, room: Room, sight: Sight, config: Mo
     s_BGSM = _product('BGSK,BGMK->BGSM', q_BGSK, k_BGMK)
     if config.attention_softcap:
         s_BGSM = config.attention_softcap * jnp.tanh(s_BGSM / config.attention_softcap)
-    if falling := slopes(config):
-        s_BGSM = s_BGSM - fallen(falling, distance_BLM.astype(jnp.float32), groups)
+    if sight.slopes_H is not None:
+        s_BGSM = s_BGSM - fallen(sight.slopes_H, distance_BLM.astype(jnp.float32), groups)
     visible_BGSM = jnp.tile(visible_BLM, (1, heads // groups, 1))[:, None]
     s_BGSM = jnp.where(visible_BGSM, s_BGSM, HIDDEN)
     o_BGSK = weighted(s_BGSM, layer.v_BGMK, sight, length)[0]

@@ -10,16 +10,14 @@ import numpy as np
 
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.mask import HIDDEN, Sight, causal_mask, visible_keys
-from gpt_jax.model.position import POSITIONS
 
 
 class _Form(NamedTuple):
-    """What is known before the program runs. `slopes`: by head, as plain numbers; empty: none."""
+    """What is known before the program runs."""
 
     chunk: int
     window: int | None
     softcap: float
-    slopes: tuple[float, ...]
 
 
 def chunked(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight, config: ModelConfig) -> jax.Array:
@@ -35,21 +33,14 @@ def chunked(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sigh
         chunk=config.attention_chunk or q_BLHK.shape[1],
         window=sight.window if static else None,  # type: ignore[arg-type]
         softcap=config.attention_softcap,
-        slopes=slopes(config),
     )
     others = sight._replace(window=None if static else sight.window)
     return _attend(q_BLHK, k_BMGK.astype(dtype), v_BMGK.astype(dtype), others, form).astype(config.activation_dtype)
 
 
-def slopes(config: ModelConfig) -> tuple[float, ...]:
-    """By how much each head's scores fall per position of distance; empty: not at all."""
-    scheme = POSITIONS[config.position]
-    return () if scheme.slopes is None else tuple(map(float, scheme.slopes(config.heads)))
-
-
-def fallen(slopes: tuple[float, ...], distance: Any, groups: int) -> Any:
+def fallen(slopes_H: Any, distance: Any, groups: int) -> Any:
     """What distances take from the scores: [..., L, M] -> [..., G, R x L, M]."""
-    slopes_GR = np.asarray(slopes, np.float32).reshape(groups, -1)
+    slopes_GR = slopes_H.reshape(groups, -1)
     parts = slopes_GR[..., None, None] * distance[..., None, None, :, :]
     return parts.reshape(*distance.shape[:-2], groups, -1, distance.shape[-1])
 
@@ -86,9 +77,9 @@ def _scores(
     if form.softcap:
         bent = jnp.tanh(s_BGSM / form.softcap)
         s_BGSM, follow = form.softcap * bent, 1 - jnp.square(bent)
-    if form.slopes:
+    if sight.slopes_H is not None:
         distance = np.arange(chunk.start, chunk.stop)[:, None] - np.arange(seen.start, seen.stop)
-        s_BGSM = s_BGSM - fallen(form.slopes, distance.astype(np.float32), k_BGMK.shape[1])
+        s_BGSM = s_BGSM - fallen(sight.slopes_H, distance.astype(np.float32), k_BGMK.shape[1])
     repeats = q_BGSK.shape[2] // len(chunk)
     window = sight.window if form.window is None else form.window
     return jnp.where(causal_mask(chunk, seen, repeats, sight.segments_BL, window), s_BGSM, HIDDEN), follow
@@ -166,7 +157,7 @@ def _attend_backward(
     dk_BMGK, dv_BMGK = jnp.swapaxes(dk_BGMK, 1, 2), jnp.swapaxes(dv_BGMK, 1, 2)
     return (
         _positions(dq, q_BLHK.shape[2]).astype(dtype), dk_BMGK.astype(dtype), dv_BMGK.astype(dtype),
-        Sight(segments_BL=None, window=None, sink_H=d_sink),
+        Sight(segments_BL=None, window=None, sink_H=d_sink, slopes_H=None),
     )  # fmt: skip
 
 

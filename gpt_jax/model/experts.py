@@ -10,7 +10,9 @@ blocks of rows, each block of one expert, so that an expert's work is a product 
   learned the config comes without a capacity (model/block.py), so that what a text gives does not depend on what it is
   read with, nor on the padding beside it.
 
-The tokens that one device takes at once are routed by themselves, whatever the mesh; statistics are of them.
+The tokens that one device takes at once are sent by themselves, whatever the mesh; how even the choices are is known of
+all. Where devices share the experts, rows go to the expert's device and back (with a capacity: Lepikhin et al. 2020), or
+every device takes all tokens of the others for its own experts (dropless: exact, and no faster than the busiest case).
 """
 
 import functools
@@ -25,6 +27,7 @@ from gpt_jax.model.activation import ACTIVATIONS
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.products import einsum, grouped
 from gpt_jax.model.weights import Declare
+from gpt_jax.parallel.place import Placement
 
 Statistics = dict[str, jax.Array]  # float32 scalars
 ROUTING_LOSSES = ('load_balance', 'router_z')  # statistics that are minimized, by the config's coefficients
@@ -35,37 +38,54 @@ def experts(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place: A
 
     [B, L, D] -> [B, L, D] and `routed`'s statistics.
     """
-    router = declare('router', 'DE', 'hidden')
+    x_BLD = place.team('F').gather(x_BLD, 1)
+    router = place.team('E').gather(declare('router', 'DE', 'hidden'), 1)
     gate, up = declare('gate', 'EDF', 'hidden'), declare('up', 'EDF', 'hidden')
     matrices = (router, gate, up, declare('down', 'EFD', 'residual'))
-    y_BLD, statistics = place.apart(functools.partial(_local, config=config))(x_BLD, matrices)
+    y_BLD, statistics = place.apart(functools.partial(_local, config=config, place=place))(x_BLD, matrices)
     if config.shared_experts:
         g_BLU = einsum('BLD,DU->BLU', x_BLD, declare('shared_gate', 'DU', 'hidden'), config)
         h_BLU = einsum('BLD,DU->BLU', x_BLD, declare('shared_up', 'DU', 'hidden'), config)
         h_BLU = ACTIVATIONS[config.activation](g_BLU) * h_BLU
         y_BLD = y_BLD + einsum('BLU,UD->BLD', h_BLU, declare('shared_down', 'UD', 'residual'), config)
-    return y_BLD, statistics
+    return place.team('F').scatter(y_BLD, 1), statistics
 
 
-def _local(x_BLD: jax.Array, matrices: tuple[jax.Array, ...], *, config: ModelConfig) -> tuple[jax.Array, Statistics]:
+def _local(
+    x_BLD: jax.Array, matrices: tuple[jax.Array, ...], *, config: ModelConfig, place: Any
+) -> tuple[jax.Array, Statistics]:
     """The routed experts' output for one device's tokens; dropped_tokens is the share of all choices without a row."""
     w_DE, gate, up, down = matrices
     x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
-    weights_TX, chosen_TX, statistics = routed(x_TD, w_DE, config)
-    plan = PLANS['capacity' if config.capacity_factor else 'dropless'](chosen_TX, config)
+    weights_TX, chosen_TX, statistics = routed(x_TD, w_DE, config, place)
+    team = place.team('E')
+    if team.size > 1 and not config.capacity_factor:
+        # Every device does its experts' share of all tokens: the only exact way whose shapes are known beforehand.
+        x_TD, weights_TX, chosen_TX = (team.gather(a, 0) for a in (x_TD, weights_TX, chosen_TX))
+        chosen_TX = chosen_TX - team.index() * len(gate)
+        chosen_TX = jnp.where(chosen_TX < 0, len(gate), chosen_TX)
+    plan = PLANS['capacity' if config.capacity_factor else 'dropless'](chosen_TX, config, len(gate))
     if config.capacity_factor:
         statistics['dropped_tokens'] = jnp.mean(plan.row_TX == plan.token_PC.size, dtype=jnp.float32)
     x_PCD = _to_rows(x_TD, plan)
+    if config.capacity_factor:  # each expert's rows go to where it lives
+        x_PCD = team.exchange(x_PCD, 0, 1)
     g_PCF = grouped(x_PCD, gate, plan.owner_P, config)
     h_PCF = ACTIVATIONS[config.activation](g_PCF) * grouped(x_PCD, up, plan.owner_P, config)
     # The weight goes in before the last product, which is linear: so the experts' outputs need not be kept.
     weights_PC = weights_TX.reshape(-1).at[plan.choice_PC].get(mode='fill', fill_value=0)
+    if config.capacity_factor:
+        weights_PC = team.exchange(weights_PC, 0, 1)
     y_PCD = grouped(_weighted(h_PCF, weights_PC), down, plan.owner_P, config)
-    y_TD = _from_rows(y_PCD, plan)
+    if config.capacity_factor:
+        return _from_rows(team.exchange(y_PCD, 1, 0), plan).reshape(x_BLD.shape), statistics
+    y_TD = team.scatter(_from_rows(y_PCD, plan), 0)
     return y_TD.reshape(x_BLD.shape), statistics
 
 
-def routed(x_TD: jax.Array, w_DE: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array, Statistics]:
+def routed(
+    x_TD: jax.Array, w_DE: jax.Array, config: ModelConfig, place: Placement
+) -> tuple[jax.Array, jax.Array, Statistics]:
     """Which experts each token takes. The router is float32 throughout (Fedus et al. 2021, section 2.4).
 
     Returns:
@@ -86,7 +106,7 @@ def routed(x_TD: jax.Array, w_DE: jax.Array, config: ModelConfig) -> tuple[jax.A
     weights_TX, chosen_TX = jax.lax.top_k(p_TE, config.experts_per_token)
     if config.normalize_experts:
         weights_TX = weights_TX / jnp.sum(weights_TX, axis=-1, keepdims=True)
-    shares_E = _counts(chosen_TX, config) / chosen_TX.size
+    shares_E = place.team('T').mean(_counts(chosen_TX, config.experts) / chosen_TX.size)
     return weights_TX, chosen_TX, {
         'load_balance': config.experts * jnp.sum(shares_E * jnp.mean(p_TE, axis=0)),
         'router_z': jnp.mean(jnp.square(total_T)),
@@ -96,8 +116,8 @@ def routed(x_TD: jax.Array, w_DE: jax.Array, config: ModelConfig) -> tuple[jax.A
     }  # fmt: skip
 
 
-def _counts(chosen_TX: jax.Array, config: ModelConfig) -> jax.Array:
-    return jnp.sum(chosen_TX.reshape(-1, 1) == jnp.arange(config.experts), axis=0)
+def _counts(chosen_TX: jax.Array, experts: int) -> jax.Array:
+    return jnp.sum(chosen_TX.reshape(-1, 1) == jnp.arange(experts), axis=0)
 
 
 class Plan(NamedTuple):
@@ -114,17 +134,18 @@ class Plan(NamedTuple):
     owner_P: jax.Array | None
 
 
-def _dropless(chosen_TX: jax.Array, config: ModelConfig) -> Plan:
-    """Blocks of C rows; an expert has as many as its tokens fill, in whole ones."""
+def _dropless(chosen_TX: jax.Array, config: ModelConfig, experts: int) -> Plan:
+    """Blocks of C rows; an expert has as many as its tokens fill, in whole ones. A choice beyond the experts is not
+    ours."""
     choices = chosen_TX.size
     size = block_size(choices, config.experts)
-    busy = min(config.experts, choices)
+    busy = min(experts, choices)
     blocks = (choices - busy) // size + busy  # whatever the routing: the most that `choices` rows can fill
-    ends_E = jnp.cumsum(-(-_counts(chosen_TX, config) // size))
+    ends_E = jnp.cumsum(-(-_counts(chosen_TX, experts) // size))
     owner_P = jnp.searchsorted(ends_E, jnp.arange(blocks), side='right', method='compare_all')
     first_E = jnp.concatenate([jnp.zeros(1, ends_E.dtype), ends_E[:-1]]) * size
-    row_TX = first_E[chosen_TX] + _places(chosen_TX, config)
-    return _plan(row_TX, (blocks, size), jnp.minimum(owner_P, config.experts - 1))
+    row_TX = jnp.where(chosen_TX < experts, first_E[chosen_TX] + _places(chosen_TX, experts), blocks * size)
+    return _plan(row_TX, (blocks, size), jnp.minimum(owner_P, experts - 1))
 
 
 def block_size(choices: int, experts: int) -> int:
@@ -134,11 +155,11 @@ def block_size(choices: int, experts: int) -> int:
     return min(choices, 2 ** max(0, math.floor(math.log2(best))))
 
 
-def _capacity(chosen_TX: jax.Array, config: ModelConfig) -> Plan:
-    """One block for each expert."""
+def _capacity(chosen_TX: jax.Array, config: ModelConfig, _: int) -> Plan:
+    """One block for each expert, wherever it lives."""
     tokens = chosen_TX.shape[0]
     size = capacity(tokens, config)
-    place_TX = _places(chosen_TX, config)
+    place_TX = _places(chosen_TX, config.experts)
     row_TX = jnp.where(place_TX < size, chosen_TX * size + place_TX, config.experts * size)
     return _plan(row_TX, (config.experts, size), None)
 
@@ -148,14 +169,14 @@ def capacity(tokens: int, config: ModelConfig) -> int:
     return min(tokens, math.ceil(config.capacity_factor * tokens * config.experts_per_token / config.experts))
 
 
-PLANS: dict[str, Callable[[jax.Array, ModelConfig], Plan]] = {'dropless': _dropless, 'capacity': _capacity}
+PLANS: dict[str, Callable[[jax.Array, ModelConfig, int], Plan]] = {'dropless': _dropless, 'capacity': _capacity}
 
 
-def _places(chosen_TX: jax.Array, config: ModelConfig) -> jax.Array:
+def _places(chosen_TX: jax.Array, experts: int) -> jax.Array:
     """How many choices of the same expert come before each: all first choices, by position, then all second ones."""
     chosen = chosen_TX.T.reshape(-1)
     order = jnp.argsort(chosen, stable=True)
-    counts_E = _counts(chosen_TX, config)
+    counts_E = _counts(chosen_TX, experts)
     first_E = jnp.cumsum(counts_E) - counts_E
     sorted_places = jnp.arange(chosen.size) - first_E[chosen[order]]
     places = jnp.zeros_like(sorted_places).at[order].set(sorted_places, unique_indices=True)

@@ -20,7 +20,8 @@ from gpt_jax.model.norm import NORMS
 from gpt_jax.model.position import POSITIONS, SCALINGS
 from gpt_jax.model.products import PRODUCT, scaled
 from gpt_jax.model.weights import Declare, Part
-from gpt_jax.parallel.place import Placement
+from gpt_jax.parallel.pipeline import piped
+from gpt_jax.parallel.place import GATHERED, Placement
 from gpt_jax.parametrization import forward
 
 # Every config word of the model and the functions it chooses from.
@@ -104,17 +105,20 @@ class GPT(nn.Module):
             count_B = jnp.full(batch, length, jnp.int32) if count_B is None else count_B
             rooms = tuple(Room(layer, cache.length_B, count_B, fresh) for layer in cache.layers)
             positions_BL = None if fresh else cache.length_B[:, None] + jnp.arange(length)
-        x_BLD = place.activation(table_VD[tokens_BL].astype(config.activation_dtype), 'BLD')
+        x_BLD = place.activation(_embedded(table_VD, tokens_BL, config, place), 'BLD')
         if (add := POSITIONS[config.position].add) is not None:
             x_BLD = Part(add, config, place, name='position')(x_BLD, positions_BL)
         x_BLD = nn.Dropout(config.dropout, deterministic=not self.train)(x_BLD)
         if self.is_initializing() or self.has_variable('params', 'blocks'):
-            x_BLD, (_, known) = _rolled(config, place, self.train)(x_BLD, segments_BL, positions_BL)
             layers: list[Any] = []
+            if place.team('N').size > 1:
+                x_BLD, known = self._piped(x_BLD, segments_BL, positions_BL)
+            else:
+                x_BLD, (_, known) = _rolled(config, place, self.train)(x_BLD, segments_BL, positions_BL)
         else:
             each, layers = [], []
             for n, room in enumerate(rooms):
-                block = _block(config)(config, place, self.train, windows(config)[n], name=f'block_{n}')
+                block = _block(config, place)(config, place, self.train, windows(config)[n], name=f'block_{n}')
                 x_BLD, (kept, known) = block(x_BLD, segments_BL, positions_BL, None, room)
                 each.append(known)
                 layers.append(kept)
@@ -129,17 +133,58 @@ class GPT(nn.Module):
             cache = Cache(tuple(layers), cache.length_B + count_B)
         return Features(x_BLD, w_VD, cache, known)
 
+    def _piped(self, x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None) -> Any:
+        """The layers where devices hold different ones of them."""
+        stage = Stage(self.config, self.place, self.train)
+        dropping = self.train and self.config.dropout > 0
+        key = self.make_rng('dropout') if dropping else None
+
+        def run(params: Any, x_BLD: jax.Array, beside: Any, number: jax.Array) -> tuple[jax.Array, Any]:
+            rngs = {'dropout': jax.random.fold_in(key, number)} if dropping else None
+            return stage.apply({'params': {'blocks': params}}, x_BLD, *beside, rngs=rngs)
+
+        params = self.get_variable('params', 'blocks')
+        beside = (segments_BL, positions_BL)
+        return piped(run, params, x_BLD, beside, team=self.place.team('N'), rows=self.place.rows)
+
+
+def _embedded(table_VD: jax.Array, tokens_BL: jax.Array, config: ModelConfig, place: Placement) -> jax.Array:
+    """The tokens' rows of the table. Where devices share the rows, each gets its part of the length of all rows."""
+    team = place.team('V')
+    if team.size == 1:
+        return table_VD[tokens_BL].astype(config.activation_dtype)
+    row_BL = tokens_BL - team.index() * len(table_VD)
+    mine_BL = (row_BL >= 0) & (row_BL < len(table_VD))
+    found_BLD = table_VD[jnp.where(mine_BL, row_BL, 0)].astype(config.activation_dtype)
+    return team.scatter(jnp.where(mine_BL[..., None], found_BLD, 0), 1)
+
 
 def windows(config: ModelConfig) -> tuple[int | None, ...]:
     """How far each layer's queries see back; None: to the beginning."""
     return tuple(config.window if kind == 'window' else None for kind in config.kinds)
 
 
-def _block(config: ModelConfig) -> Any:
+def _block(config: ModelConfig, place: Placement) -> Any:
+    policies = jax.checkpoint_policies
+    policy = None if config.remat == 'block' else policies.save_only_these_names(PRODUCT)
     if config.remat == 'none':
-        return Block
-    policy = None if config.remat == 'block' else jax.checkpoint_policies.save_only_these_names(PRODUCT)
+        if not place.gathers:
+            return Block
+        policy = policies.save_anything_except_these_names(GATHERED)  # else all layers' weights would be kept whole
     return nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
+
+
+class Stage(nn.Module):
+    """Some of the layers: those that a device holds of the stack."""
+
+    config: ModelConfig
+    place: Placement
+    train: bool
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None) -> Any:
+        x_BLD, (_, known) = _rolled(self.config, self.place, self.train)(x_BLD, segments_BL, positions_BL)
+        return x_BLD, known
 
 
 def _rolled(config: ModelConfig, place: Placement, train: bool) -> Callable[..., Any]:
@@ -147,13 +192,14 @@ def _rolled(config: ModelConfig, place: Placement, train: bool) -> Callable[...,
     seen = windows(config)
     mixed = len(set(seen)) > 1
     scanned = nn.scan(
-        _block(config),
+        _block(config, place),
         variable_axes={'params': 0},
         split_rngs={'params': True, 'dropout': True},
         in_axes=(nn.broadcast, nn.broadcast, 0 if mixed else nn.broadcast, nn.broadcast),
-        length=config.layers,
+        length=config.layers // place.team('N').size,
     )(config, place, train, None if mixed else seen[0], name='blocks')
     each = jnp.array([EVERYTHING if window is None else window for window in seen], jnp.int32) if mixed else None
+    each = None if each is None else place.team('N').take(each, 0)
     return lambda x_BLD, segments_BL, positions_BL: scanned(x_BLD, segments_BL, positions_BL, each, None)
 
 

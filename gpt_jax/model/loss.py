@@ -15,30 +15,31 @@ from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.mask import HIDDEN
 from gpt_jax.model.quantized import operand
 from gpt_jax.model.turned import across
+from gpt_jax.parallel.team import ALONE, Team
 
 
-def logits(x_BLD: jax.Array, w_VD: jax.Array, config: ModelConfig) -> jax.Array:
+def logits(x_BLD: jax.Array, w_VD: jax.Array, config: ModelConfig, first: Any = 0) -> jax.Array:
     """float32 [B, L, V]; the rows that only pad the vocabulary get a score that softmax turns into 0.
 
-    `w_VD` may be quantized.
+    `w_VD` may be quantized. `first` is the number of its first row.
     """
     dtype = jnp.dtype(config.matmul_dtype)
     w_VD, scale_V = operand(w_VD, dtype)
     z_BLV = jnp.einsum('BLD,VD->BLV', x_BLD.astype(dtype), w_VD, preferred_element_type=jnp.float32)
-    return _bounded(z_BLV if scale_V is None else z_BLV * scale_V, config)
+    return _bounded(z_BLV if scale_V is None else z_BLV * scale_V, config, first)
 
 
 def scores(x_BLD: jax.Array, w_VD: jax.Array, config: ModelConfig) -> jax.Array:
     """The same, as a few tokens want it."""
     z_2d = across(x_BLD.reshape(-1, x_BLD.shape[-1]), w_VD, config.matmul_dtype)
-    return _bounded(z_2d.reshape(*x_BLD.shape[:-1], -1), config)
+    return _bounded(z_2d.reshape(*x_BLD.shape[:-1], -1), config, 0)
 
 
-def _bounded(z_BLV: jax.Array, config: ModelConfig) -> jax.Array:
+def _bounded(z_BLV: jax.Array, config: ModelConfig, first: Any) -> jax.Array:
     if config.logit_softcap:
         z_BLV = config.logit_softcap * jnp.tanh(z_BLV / config.logit_softcap)
-    if z_BLV.shape[-1] > config.vocab_size:
-        z_BLV = jnp.where(jnp.arange(z_BLV.shape[-1]) < config.vocab_size, z_BLV, HIDDEN)
+    if config.dims['V'] > config.vocab_size:
+        z_BLV = jnp.where(first + jnp.arange(z_BLV.shape[-1]) < config.vocab_size, z_BLV, HIDDEN)
     return z_BLV
 
 
@@ -61,24 +62,36 @@ def _losses(config: ModelConfig, total_BL: jax.Array, z_BL: jax.Array, weights_B
     return Losses(text + config.z_loss * normalizer, text, normalizer)
 
 
+def _measured(
+    config: ModelConfig, team: Team, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(logits of this device's rows, their logsumexp over all rows, the targets' logits, which of the rows are hit)."""
+    first = team.index() * w_VD.shape[0]
+    z_BLV = logits(x_BLD, w_VD, config, first)
+    hit_BLV = targets_BL[..., None] == first + jnp.arange(w_VD.shape[0])
+    if team.size == 1:
+        z_BL = jnp.take_along_axis(z_BLV, targets_BL[..., None], axis=-1)[..., 0]
+        return z_BLV, jax.nn.logsumexp(z_BLV, axis=-1), z_BL, hit_BLV
+    top_BL = team.max(jax.lax.stop_gradient(jnp.max(z_BLV, axis=-1)))
+    sums = (jnp.sum(jnp.exp(z_BLV - top_BL[..., None]), axis=-1), jnp.sum(jnp.where(hit_BLV, z_BLV, 0), axis=-1))
+    sum_BL, z_BL = team.sum(sums)
+    return z_BLV, top_BL + jnp.log(sum_BL), z_BL, hit_BLV
+
+
 def _chunk_losses(
-    config: ModelConfig, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
+    config: ModelConfig, team: Team, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
 ) -> Losses:
-    z_BLV = logits(x_BLD, w_VD, config)
-    z_BL = jnp.take_along_axis(z_BLV, targets_BL[..., None], axis=-1)[..., 0]
-    return _losses(config, jax.nn.logsumexp(z_BLV, axis=-1), z_BL, weights_BL)
+    _, total_BL, z_BL, _ = _measured(config, team, x_BLD, w_VD, targets_BL)
+    return _losses(config, total_BL, z_BL, weights_BL)
 
 
 def _chunk_gradients(
-    config: ModelConfig, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
+    config: ModelConfig, team: Team, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
 ) -> tuple[Losses, tuple[jax.Array, jax.Array]]:
     """_chunk_losses, and the objective's gradients by x and w: dz w and dz^T x, where without a soft cap and z-loss
-    dz = (softmax(z) - one-hot(target)) x weight."""
+    dz = (softmax(z) - one-hot(target)) x weight. Of x it is the part that this device's rows of w give."""
     dtype = jnp.dtype(config.matmul_dtype)
-    z_BLV = logits(x_BLD, w_VD, config)
-    total_BL = jax.nn.logsumexp(z_BLV, axis=-1)
-    z_BL = jnp.take_along_axis(z_BLV, targets_BL[..., None], axis=-1)[..., 0]
-    hit_BLV = targets_BL[..., None] == jnp.arange(w_VD.shape[0])
+    z_BLV, total_BL, z_BL, hit_BLV = _measured(config, team, x_BLD, w_VD, targets_BL)
     p_BLV = jnp.exp(z_BLV - total_BL[..., None])
     if config.z_loss:
         p_BLV = p_BLV * (1 + 2 * config.z_loss * total_BL)[..., None]
@@ -105,18 +118,23 @@ def _chunk_size(config: ModelConfig, length: int) -> int:
     return max(size for size in range(1, min(limit, length) + 1) if length % size == 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def summed_losses(
-    x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig
-) -> Losses:
-    """Of the batch's targets by their weights. The objective is differentiable in x and w, the others in nothing."""
+    x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig,
+    team: Team = ALONE,
+) -> Losses:  # fmt: skip
+    """Of the batch's targets by their weights. The objective is differentiable in x and w, the others in nothing.
+
+    Args:
+      team: the devices that share the rows of `w_VD`, each with an equal part of them and with the same x.
+    """
     chunk = _chunk_size(config, x_BLD.shape[1])
     if chunk == x_BLD.shape[1]:
-        return _chunk_losses(config, x_BLD, w_VD, targets_BL, weights_BL)
+        return _chunk_losses(config, team, x_BLD, w_VD, targets_BL, weights_BL)
 
     def body(sums: Losses, inputs: tuple[jax.Array, ...]) -> tuple[Losses, None]:
         x, targets, weights = inputs
-        return jax.tree.map(jnp.add, sums, _chunk_losses(config, x, w_VD, targets, weights)), None
+        return jax.tree.map(jnp.add, sums, _chunk_losses(config, team, x, w_VD, targets, weights)), None
 
     inputs = tuple(_chunks(a, chunk) for a in (x_BLD, targets_BL, weights_BL))
     return jax.lax.scan(body, _nothing(), inputs)[0]
@@ -127,16 +145,16 @@ def _nothing() -> Losses:
 
 
 def _forward(
-    x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig
+    x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig, team: Team
 ) -> tuple[Losses, tuple[jax.Array, jax.Array]]:
     chunk = _chunk_size(config, x_BLD.shape[1])
     if chunk == x_BLD.shape[1]:
-        return _chunk_gradients(config, x_BLD, w_VD, targets_BL, weights_BL)
+        return _chunk_gradients(config, team, x_BLD, w_VD, targets_BL, weights_BL)
 
     def body(carry: Any, inputs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
         sums, dw_VD = carry
         x, targets, weights = inputs
-        losses, (dx, dw) = _chunk_gradients(config, x, w_VD, targets, weights)
+        losses, (dx, dw) = _chunk_gradients(config, team, x, w_VD, targets, weights)
         return (jax.tree.map(jnp.add, sums, losses), dw_VD + dw), dx
 
     inputs = tuple(_chunks(a, chunk) for a in (x_BLD, targets_BL, weights_BL))
@@ -145,9 +163,9 @@ def _forward(
 
 
 def _backward(
-    config: ModelConfig, gradients: tuple[jax.Array, jax.Array], scales: Losses
+    config: ModelConfig, team: Team, gradients: tuple[jax.Array, jax.Array], scales: Losses
 ) -> tuple[jax.Array, jax.Array, None, None]:
-    del config
+    del config, team
     dx_BLD, dw_VD = gradients
     return (dx_BLD * scales.objective).astype(dx_BLD.dtype), dw_VD * scales.objective, None, None
 

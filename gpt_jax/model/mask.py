@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 HIDDEN = -1e30  # a score that softmax turns into exactly 0; finite, so that no row can become NaN
 EVERYTHING = 2**30  # a window that hides nothing
@@ -15,11 +16,13 @@ class Sight(NamedTuple):
     segments_BL: keys of an equal number alone; None: all.
     window: the newest so many keys, the query's own included; an int, an int32 scalar, or None: all.
     sink_H: float32 scores of a key that gives nothing; None: there is none.
+    slopes_H: float32, by how much scores fall per position of distance; None: not at all.
     """
 
     segments_BL: jax.Array | None
     window: int | jax.Array | None
     sink_H: jax.Array | None
+    slopes_H: jax.Array | np.ndarray | None
 
 
 def visible_keys(queries: range, window: int | jax.Array | None) -> range:

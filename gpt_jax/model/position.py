@@ -36,8 +36,10 @@ def learned(
     declare: Declare, x_BLD: jax.Array, positions_BL: jax.Array | None, *, config: ModelConfig, place: Any
 ) -> jax.Array:
     """Adds a learned vector per position (GPT-1 to GPT-3)."""
-    del place
     table_LD = declare('table', 'LD', 'embedding')
+    if (team := place.team('H')).size > 1:  # each has its own part of the length here
+        known = jnp.arange(x_BLD.shape[1] * team.size)[None] if positions_BL is None else positions_BL
+        positions_BL = team.take(known, 1)
     added = table_LD[: x_BLD.shape[1]] if positions_BL is None else table_LD[positions_BL]
     return x_BLD + added.astype(config.activation_dtype)
 

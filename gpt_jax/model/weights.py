@@ -54,12 +54,17 @@ class Part(nn.Module):
         return self.function(self.declare, *tensors, config=self.config, place=self.place)
 
     def declare(self, name: str, letters: str, role: str) -> Any:
-        kept: Any = self.get_variable('params', name) if self.has_variable('params', name) else None
-        if isinstance(kept, Quantized | Turned):  # it stands where an array would
-            return kept
         shape = tuple(self.config.dims[letter] for letter in letters)
-        value: Any = self.param(name, lambda key: Weight(initial(role, key, shape, self.config), letters, role))
-        return self.place.weight(value, letters)  # linen unboxes the Weight
+        if self.is_initializing():
+            return self.param(name, lambda key: Weight(initial(role, key, shape, self.config), letters, role))
+        # Not by `param`, which wants the whole shape: here may be a device's share, or what stands where an array would.
+        kept: Any = self.get_variable('params', name)
+        if kept is None:
+            raise KeyError(f'{"/".join(self.path)}/{name}: the params do not hold it')
+        if isinstance(kept, Quantized | Turned):
+            return kept
+        dtype = self.config.matmul_dtype if role in ('hidden', 'residual', 'head') and name != 'router' else kept.dtype
+        return self.place.weight(kept, letters, shape, dtype)
 
 
 def _is_weight(leaf: Any) -> bool:

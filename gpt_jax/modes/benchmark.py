@@ -55,11 +55,12 @@ def _training(settings: Settings, corpus: Corpus, say: Callable[[str], None]) ->
     medians are quoted. Without data, the same batch is fed again and again from the device's memory.
     """
     program = assemble.build(settings)
+    index, parts = program.share()
     feed = program.on_devices(
         batches(
             corpus.train, fingerprint=corpus.fingerprint, context=settings.model.context, batch=settings.train.batch,
             seed=settings.seed, packing=settings.data.packing,
-            process_index=jax.process_index(), process_count=jax.process_count(),
+            process_index=index, process_count=parts,
         )
     )  # fmt: skip
     batch = next(feed)
@@ -90,7 +91,7 @@ def _training(settings: Settings, corpus: Corpus, say: Callable[[str], None]) ->
         'peak_memory_bytes': _peak_memory(program),
         **{f'params_{name}': number for name, number in accounting.parameters(settings.model).items()},
         'batch': settings.train.batch,
-        'microbatches': settings.train.microbatches(program.mesh.size),
+        'microbatches': program.microbatches,
         'context': settings.model.context,
         'matmul_dtype': settings.model.matmul_dtype,
         'activation_dtype': settings.model.activation_dtype,

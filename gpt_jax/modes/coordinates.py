@@ -71,9 +71,9 @@ def _moved(config: dict[str, Any], corpus: Any) -> dict[str, float]:
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)
     state = program.init()
-    feed = program.on_devices(single.batches_of(settings, corpus, start=0))
+    feed = program.on_devices(single.batches_of(settings, corpus, 0, program.share()))
     look = jax.jit(lambda params, tokens: measured.activations(settings.model, params, tokens))
-    tokens = next(single.batches_of(settings, corpus, start=STEPS))['inputs']  # a batch that is not trained on
+    tokens = next(single.batches_of(settings, corpus, STEPS, (0, 1)))['inputs']  # a batch that is not trained on
     before = look(state.params, tokens)
     for _ in range(STEPS):
         state, _metrics = program.step(state, next(feed))

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from gpt_jax import assemble, inference
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.pipeline import evaluation_batches, evaluation_steps
@@ -30,9 +28,10 @@ def validation_loss(settings: Settings, program: Program, tokens: Tokens, params
         'batch': settings.train.evaluation_batch,
         'limit_tokens': settings.train.evaluate_tokens,
     }
+    index, parts = program.share()
     local = evaluation_batches(
         tokens, **which, packing=settings.data.packing,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        process_index=index, process_count=parts,
     )  # fmt: skip
     total = evaluation_steps(tokens, **which)
     return mean_loss(program.evaluate, params, _watched(program.on_devices(local), total, line))

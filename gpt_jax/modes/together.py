@@ -211,7 +211,7 @@ def _restored(runs: list[_Run], program: Program, everything: Many) -> tuple[int
 def _batches(runs: list[_Run], start: int) -> Iterator[dict[str, np.ndarray]]:
     """Each run's own batch k, stacked; runs of one seed share theirs."""
     seeds = [run.settings.seed for run in runs]
-    feeds = {run.settings.seed: single.batches_of(run.settings, run.corpus, start) for run in runs}
+    feeds = {run.settings.seed: single.batches_of(run.settings, run.corpus, start, (0, 1)) for run in runs}
     while True:
         batch = {seed: next(feed) for seed, feed in feeds.items()}
         yield {name: np.stack([batch[seed][name] for seed in seeds]) for name in batch[seeds[0]]}

@@ -54,7 +54,7 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
     corpus = prepare(assemble.data_config(config), say)
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)
-    next(batches_of(settings, corpus, start=0))  # raises where there is too little text
+    next(batches_of(settings, corpus, 0, program.share()))  # raises where there is too little text
     with _sole_writer(workdir):
         done = finished(config, workdir)
         if done is not None:
@@ -122,7 +122,9 @@ def _run(
             state, start, spent = begun.result()
         metrics.resume(start)
         recorder = Recorder(settings, corpus, metrics, line, start, spent + time.monotonic() - began)
-        feed = program.on_devices(batches_of(settings, corpus, start))
+        feed = program.on_devices(batches_of(settings, corpus, start, program.share()))
+        if program.why:
+            say(f'{settings.name}: {program.why}')
         say(f'{settings.name}: {_describe(settings, program)}; compiled in {compile_seconds:.1f} s')
 
         def evaluate(done: int, state: State) -> None:
@@ -190,18 +192,18 @@ def _begin(
     return restored.state, restored.meta['next_batch'], restored.meta['seconds']
 
 
-def batches_of(settings: Settings, corpus: Corpus, start: int) -> Iterator[Any]:
-    """This process's rows of the run's batches from number `start` on."""
+def batches_of(settings: Settings, corpus: Corpus, start: int, share: tuple[int, int]) -> Iterator[Any]:
+    """This process's `share` (index, of how many) of the rows of the run's batches from number `start` on."""
     return batches(
         corpus.train, fingerprint=corpus.fingerprint, context=settings.model.context, batch=settings.train.batch,
         seed=settings.seed, packing=settings.data.packing, start=start,
-        process_index=jax.process_index(), process_count=jax.process_count(),
+        process_index=share[0], process_count=share[1],
     )  # fmt: skip
 
 
 def _compiled(program: Program, settings: Settings, corpus: Corpus) -> tuple[Callable[..., Any], float]:
     """The compiled step, and how long compiling took."""
-    batch = next(program.on_devices(batches_of(settings, corpus, start=0)))
+    batch = next(program.on_devices(batches_of(settings, corpus, 0, program.share())))
     began = time.monotonic()
     step = program.step.lower(program.abstract_state, batch).compile()
     return step, time.monotonic() - began

@@ -1,94 +1,177 @@
-"""Where does each tensor live? From its letters and a table of rules to shardings and constraints."""
+"""Where does each tensor live, and how does it get to where it is used? From its letters and the tables of rules.py.
 
-from collections.abc import Callable, Mapping
+A step of training is one program per device (`manual`): each has its shares, and says itself when they are gathered,
+exchanged or summed. Reading and writing texts is one program that XLA cuts (`constrained`).
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gpt_jax.parallel.rules import Rules
+from gpt_jax.parallel.rules import AXES, CUT, SPREAD_DIMS, Strategy
+from gpt_jax.parallel.team import ALONE, Team
+
+GATHERED = 'gathered'  # names the weights that came from other devices, for the policies of rematerialization
 
 
 class Placement(NamedTuple):
     """How a model places its tensors without naming a mesh axis.
 
-    activation, weight: (tensor, its letters) -> the tensor, placed.
+    activation: (tensor, its letters) -> the tensor, placed.
+    weight: (its stored share, its letters, the shape of the whole, the type it is wanted in) -> the part that this
+      device computes with.
     apart: makes of a function (a tensor [B, ...], weights) -> (a tensor [B, ...], scalars) one that each device runs
       on its own rows of the batch; the scalars are averaged.
+    team: letters -> the devices over which any of these dims is cut.
+    gathers: whether `weight` asks other devices.
+    long: how attention goes over the devices that share a text: a word of model/long.py.
+    rows: of the batch that a stage of the pipeline takes at a time.
     """
 
     activation: Callable[[jax.Array, str], jax.Array]
-    weight: Callable[[jax.Array, str], jax.Array]
+    weight: Callable[[jax.Array, str, tuple[int, ...], Any], jax.Array]
     apart: Callable[[Callable[..., Any]], Callable[..., Any]]
+    team: Callable[[str], Team]
+    gathers: bool
+    long: str
+    rows: int
 
 
-def _as_it_is(tensor: jax.Array, letters: str) -> jax.Array:
-    del letters
+def _stays(tensor: jax.Array, *_: Any) -> jax.Array:
     return tensor
 
 
-ANYWHERE = Placement(activation=_as_it_is, weight=_as_it_is, apart=lambda function: function)
+def _same(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
-def spec(letters: str, rules: Mapping[str, tuple[str, ...]], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The mesh axes of each dim: each axis is used once, and only where it divides the dim.
-
-    Letters are served in the order of the table, so the first letter of the rules that a tensor carries gets the axis.
-    """
-    used: set[str] = set()
-    chosen: dict[str, tuple[str, ...]] = {}
-    for letter, axes in rules.items():
-        if letter in letters:
-            size = shape[letters.index(letter)]
-            free = tuple(axis for axis in axes if axis not in used and mesh.shape[axis] > 1)
-            ways = 1
-            for axis in free:
-                ways *= mesh.shape[axis]
-            if free and size % ways == 0:
-                chosen[letter] = free
-                used.update(free)
-    return PartitionSpec(*(chosen.get(letter) for letter in letters))
+ANYWHERE = Placement(_stays, _stays, _same, lambda letters: ALONE, gathers=False, long='', rows=0)
 
 
-def weight_shardings(abstract: Any, letters: Any, rules: Rules, mesh: Mesh) -> Any:
-    """The tree of shardings in which the weights (and anything of their shape) are stored between steps."""
-    return jax.tree.map(lambda a, l: NamedSharding(mesh, spec(l, rules.stored, a.shape, mesh)), abstract, letters)
+def team(letters: str, mesh: Mesh) -> Team:
+    """The devices over which any of the dims is cut."""
+    named = {axis for letter in letters for axis in CUT.get(letter, ())}
+    axes = tuple(axis for axis in AXES if axis in named and mesh.shape[axis] > 1)
+    return Team(axes, ways(axes, mesh))
 
 
-def _without(table: Mapping[str, tuple[str, ...]], axes: frozenset[str]) -> dict[str, tuple[str, ...]]:
-    return {letter: tuple(axis for axis in there if axis not in axes) for letter, there in table.items()}
+def ways(axes: Sequence[str], mesh: Mesh) -> int:
+    """The devices along these axes."""
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
-def placement(rules: Rules, mesh: Mesh, manual: frozenset[str]) -> Placement:
-    """Constraints for use inside a step in which the axes `manual` are already taken apart by shard_map."""
+def axes_of(letters: str, shape: Sequence[int], strategy: Strategy, mesh: Mesh) -> tuple[tuple[str, ...], ...]:
+    """For each dim of a stored weight the mesh axes that cut it, the slowest first."""
+    cut = [_dividing(_of_weights(letter), size, mesh) for letter, size in zip(letters, shape, strict=True)]
+    spread = tuple(axis for axis in strategy.spread if mesh.shape[axis] > 1)
+    if spread and len(set(letters) - {'N', 'K'}) > 1:
+        for letter in SPREAD_DIMS:
+            n = letters.find(letter)
+            if n >= 0 and shape[n] % ways((*cut[n], *spread), mesh) == 0:
+                cut[n] = (*cut[n], *spread)
+                break
+    return tuple(cut)
 
-    def constrain(tensor: jax.Array, letters: str, table: Mapping[str, tuple[str, ...]]) -> jax.Array:
-        axes = spec(letters, _without(table, manual), tensor.shape, mesh)
-        # Inside shard_map the mesh is the context's, of which `manual` is no longer to be spoken.
-        return jax.lax.with_sharding_constraint(tensor, axes if manual else NamedSharding(mesh, axes))
+
+def _of_weights(letter: str) -> tuple[str, ...]:
+    return () if letter == 'L' else CUT.get(letter, ())  # a table of positions is whole: everyone may want any of them
+
+
+def _dividing(axes: tuple[str, ...], size: int, mesh: Mesh) -> tuple[str, ...]:
+    axes = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+    return axes if size % ways(axes, mesh) == 0 else ()
+
+
+def spec(cut: Sequence[tuple[str, ...]]) -> PartitionSpec:
+    return PartitionSpec(*(axes or None for axes in cut))
+
+
+def weight_specs(abstract: Any, letters: Any, strategy: Strategy, mesh: Mesh) -> Any:
+    """The tree of how weights (and anything of their shape) are stored between steps."""
+    return jax.tree.map(lambda a, l: spec(axes_of(l, a.shape, strategy, mesh)), abstract, letters)
+
+
+def weight_shardings(abstract: Any, letters: Any, strategy: Strategy, mesh: Mesh) -> Any:
+    """The same as shardings."""
+    specs = weight_specs(abstract, letters, strategy, mesh)
+    return jax.tree.map(lambda s: NamedSharding(mesh, s), specs, is_leaf=lambda s: isinstance(s, PartitionSpec))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def gathered(share: jax.Array, team: Team, dim: int, dtype: Any) -> jax.Array:
+    """The whole of a weight in `dtype`, of shares along `dim`. Gradients are summed in float32."""
+    return team.gather(share.astype(dtype), dim)
+
+
+def _gathered_backward(team: Team, dim: int, dtype: Any, empty: jax.Array, dw: jax.Array) -> tuple[jax.Array]:
+    del dtype
+    return (team.scatter(dw.astype(jnp.float32), dim).astype(empty.dtype),)
+
+
+gathered.defvjp(
+    lambda share, team, dim, dtype: (gathered(share, team, dim, dtype), jnp.zeros(0, share.dtype)), _gathered_backward
+)
+
+
+def whole(share: jax.Array, letters: str, shape: Sequence[int], dtype: Any, strategy: Strategy, mesh: Mesh) -> Any:
+    """A stored share with what the strategy spreads gathered; what CUT cuts stays cut."""
+    for dim, axes in enumerate(axes_of(letters, shape, strategy, mesh)):
+        spread = tuple(axis for axis in axes if axis in strategy.spread)
+        if spread:
+            return checkpoint_name(gathered(share, Team(spread, ways(spread, mesh)), dim, dtype), GATHERED)
+    return share
+
+
+def manual(strategy: Strategy, mesh: Mesh, long: str, rows: int) -> Placement:
+    """For a program of one device, inside shard_map over the whole mesh. `long` and `rows` as in Placement."""
+    if mesh.size == 1:
+        return ANYWHERE
+    gathers = strategy.by_layer and ways(strategy.spread, mesh) > 1
+
+    def weight(share: jax.Array, letters: str, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+        return whole(share, letters, shape, dtype, strategy, mesh)
+
+    return ANYWHERE._replace(
+        weight=weight if gathers else _stays, team=lambda letters: team(letters, mesh), gathers=gathers, long=long,
+        rows=rows,
+    )  # fmt: skip
+
+
+def constrained(strategy: Strategy, mesh: Mesh) -> Placement:
+    """For a program that XLA cuts: constraints, so that nothing is left to guess."""
+    if mesh.size == 1:
+        return ANYWHERE
+
+    def constrain(tensor: jax.Array, letters: str, shape: Sequence[int]) -> jax.Array:
+        cut = [_dividing(_of_weights(letter), size, mesh) for letter, size in zip(letters, shape, strict=True)]
+        return jax.lax.with_sharding_constraint(tensor, NamedSharding(mesh, spec(cut)))
 
     def apart(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(rows: jax.Array, weights: Any) -> Any:
-            axes = tuple(axis for axis in rules.activations['B'] if axis not in manual and mesh.shape[axis] > 1)
-            if spec('B', {'B': axes}, rows.shape[:1], mesh) == PartitionSpec(None):
+            rows_team = team('B', mesh)
+            if rows.shape[0] % rows_team.size or not rows_team.axes:
                 return function(rows, weights)
 
             def local(rows: jax.Array, weights: Any) -> Any:
                 activations, scalars = function(rows, weights)
-                return activations, jax.tree.map(lambda a: jax.lax.pmean(a, axes), scalars)
+                return activations, rows_team.mean(scalars)
 
-            cut, whole = PartitionSpec(axes), PartitionSpec()
+            cut, everywhere = PartitionSpec(rows_team.axes), PartitionSpec()
             return jax.shard_map(
-                local, mesh=None if manual else mesh, in_specs=(cut, whole), out_specs=(cut, whole),
-                axis_names=set(axes), check_vma=False,
+                local, mesh=mesh, in_specs=(cut, everywhere), out_specs=(cut, everywhere),
+                axis_names=set(rows_team.axes), check_vma=False,
             )(rows, weights)  # fmt: skip
 
         return run
 
-    if all(size == 1 for axis, size in mesh.shape.items() if axis not in manual):
-        return ANYWHERE
-    return Placement(
-        activation=lambda tensor, letters: constrain(tensor, letters, rules.activations),
-        weight=lambda tensor, letters: constrain(tensor, letters, rules.used),
+    return ANYWHERE._replace(
+        activation=lambda tensor, letters: constrain(tensor, letters, tensor.shape),
+        weight=lambda tensor, letters, shape, _: constrain(tensor, letters, shape),
         apart=apart,
     )

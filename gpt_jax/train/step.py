@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from gpt_jax import trees
 from gpt_jax.optim.updates import clip
+from gpt_jax.parallel.team import Team
 from gpt_jax.train.guard import keep_if_finite
 from gpt_jax.train.state import State
 
@@ -31,18 +32,35 @@ class Form(NamedTuple):
 AS_STORED = Form(enter=lambda params: params, leave=lambda gradients: gradients)
 
 
+class Layout(NamedTuple):
+    """How a step lies on a mesh.
+
+    specs: of the stored params; a tree. batch: of every array of a batch. whole: (stored shares, in a device's program)
+    -> the params as the loss wants them. scattered: (their gradients) -> each share's sum over the devices that took it
+    for theirs. tokens: the devices that have different targets. everyone: all devices.
+    """
+
+    mesh: Mesh
+    specs: Any
+    batch: PartitionSpec
+    whole: Callable[[Any], Any]
+    scattered: Callable[[Any], Any]
+    tokens: Team
+    everyone: Team
+
+
 def make_step(
     loss: Loss, transformation: optax.GradientTransformation, rate: optax.Schedule, *,
-    mesh: Mesh, microbatches: int, clip_norm: float, seed: int | jax.Array, form: Form,
+    layout: Layout | None, microbatches: int, clip_norm: float, seed: int | jax.Array, form: Form,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:  # fmt: skip
     """The step, to be jitted with the state donated.
 
-    The batch is cut by hand over the mesh axis 'data' (every other axis is left to the constraints inside the model),
-    each part into `microbatches` whose gradients are summed: so gradients cross between devices once a step.
+    Every device has one program (`layout`; None: there is one device), which cuts its share of the batch into
+    `microbatches` and sums their gradients: so gradients cross between devices once a step.
     """
     gradients_of: Callable[..., Any] = functools.partial(_summed_gradients, loss, microbatches, form)
-    if mesh.shape['data'] > 1:
-        gradients_of = _over_data_axis(gradients_of, mesh)
+    if layout is not None:
+        gradients_of = _on_every_device(gradients_of, layout)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -62,6 +80,25 @@ def make_step(
         return state, metrics | {'skipped_steps': state.skipped, 'skipped_in_row': state.in_row}
 
     return step
+
+
+def make_evaluation(loss: Loss, *, layout: Layout | None) -> Callable[[Any, Batch], tuple[jax.Array, jax.Array]]:
+    """(params, batch) -> (summed loss in nats, summed weight of the targets)."""
+
+    def sums_of(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        _, sums = loss(params, batch, jax.random.key(0))
+        return sums['loss'], sums['weight']
+
+    if layout is None:
+        return sums_of
+
+    def local(shares: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return layout.tokens.sum(sums_of(layout.whole(shares), batch))
+
+    everywhere = PartitionSpec()
+    return jax.shard_map(
+        local, mesh=layout.mesh, in_specs=(layout.specs, layout.batch), out_specs=everywhere, check_vma=False
+    )
 
 
 def _summed_gradients(
@@ -86,15 +123,16 @@ def _summed_gradients(
     return sums, form.leave(gradients)
 
 
-def _over_data_axis(gradients_of: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Runs `gradients_of` on each slice of the batch and sums what comes out over the axis 'data'."""
+def _on_every_device(gradients_of: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    """Runs `gradients_of` on each device's share of the batch, and sums what comes out over the devices."""
 
-    def local(params: Any, batch: Batch, key: jax.Array) -> Any:
-        key = jax.random.fold_in(key, jax.lax.axis_index('data'))
-        return jax.lax.psum(gradients_of(params, batch, key), 'data')
+    def local(shares: Any, batch: Batch, key: jax.Array) -> Any:
+        key = jax.random.fold_in(key, layout.everyone.index())
+        sums, gradients = gradients_of(layout.whole(shares), batch, key)
+        return layout.tokens.sum(sums), layout.scattered(gradients)
 
-    everywhere, sliced = PartitionSpec(), PartitionSpec('data')
+    everywhere = PartitionSpec()
     return jax.shard_map(
-        local, mesh=mesh, in_specs=(everywhere, sliced, everywhere), out_specs=everywhere,
-        axis_names={'data'}, check_vma=False,
+        local, mesh=layout.mesh, in_specs=(layout.specs, layout.batch, everywhere),
+        out_specs=(everywhere, layout.specs), check_vma=False,
     )  # fmt: skip

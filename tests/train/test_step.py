@@ -171,7 +171,10 @@ def test_dropout_differs_between_devices_and_steps(settings):
     ('fields', 'message'),
     [
         ({'mesh.data': 3}, 'config.train.batch: 8 sequences do not divide over 3 devices; 9 would'),
-        ({'mesh.data': 16}, 'config.mesh: data x fsdp makes 16 devices, but there are 8'),
+        (
+            {'mesh.data': 16},
+            'config.mesh: data 16 makes 16 devices, but there are 8; the nearest mesh that works: --config.mesh.data=8',
+        ),
         ({'mesh.data': 0, 'mesh.strategy': 'fsdp'}, 'config.mesh.fsdp: 1, so the strategy fsdp spreads no weights'),
         ({'mesh.data': 2, 'train.microbatch': 3}, 'config.train.microbatch: 3 does not divide the 4 sequences'),
     ],
