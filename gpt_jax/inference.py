@@ -121,7 +121,7 @@ def home(model: ModelConfig, *, data: int, fsdp: int, tensor: int = 1) -> Home:
     mesh = make_mesh(config, Demands(batches={}, dims=heads))
     rules, boxed = STRATEGIES[strategy], assemble.declarations(model)
     return Home(
-        place=place.constrained(rules, mesh),
+        place=place.constrained(mesh),
         weights=place.weight_shardings(weights.unbox(boxed), weights.letters(boxed), rules, mesh),
         rows=NamedSharding(mesh, PartitionSpec(('data', 'fsdp'))),
         shared=NamedSharding(mesh, PartitionSpec()),

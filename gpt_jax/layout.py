@@ -129,7 +129,7 @@ def of_step(lie: Lie, abstract_params: Any, letters: Any) -> Layout | None:
             scatter = lambda g, cut: _over(g, cut, strategy, mesh, lambda t, a, dim: t.scatter(a, dim))  # noqa: E731
             gradients = jax.tree.map(scatter, gradients, stored)
         leaves, structure = jax.tree.flatten(gradients)
-        cuts = structure.flatten_up_to(stored)
+        cuts: Any = structure.flatten_up_to(stored)  # type: ignore[attr-defined]
         rest = [tuple(axis for axis in everywhere if axis not in sum(cut, ())) for cut in cuts]
         for axes in dict.fromkeys(rest):  # one collective for all that are summed over the same devices
             chosen = [n for n, other in enumerate(rest) if other == axes]

@@ -10,9 +10,10 @@ blocks of rows, each block of one expert, so that an expert's work is a product 
   learned the config comes without a capacity (model/block.py), so that what a text gives does not depend on what it is
   read with, nor on the padding beside it.
 
-The tokens that one device takes at once are sent by themselves, whatever the mesh; how even the choices are is known of
-all. Where devices share the experts, rows go to the expert's device and back (with a capacity: Lepikhin et al. 2020), or
-every device takes all tokens of the others for its own experts (dropless: exact, and no faster than the busiest case).
+The tokens that one device takes at once are sent by themselves, whatever the mesh; how even the choices are is known
+of all. Where devices share the experts, rows go to the expert's device and back (with a capacity: Lepikhin et al.
+2020), or every device takes all tokens of the others for its own experts (dropless: exact, and as slow as if all
+choices fell on them).
 """
 
 import functools

@@ -136,14 +136,13 @@ class GPT(nn.Module):
     def _piped(self, x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None) -> Any:
         """The layers where devices hold different ones of them."""
         stage = Stage(self.config, self.place, self.train)
-        dropping = self.train and self.config.dropout > 0
-        key = self.make_rng('dropout') if dropping else None
+        key = self.make_rng('dropout') if self.train and self.config.dropout > 0 else None
 
         def run(params: Any, x_BLD: jax.Array, beside: Any, number: jax.Array) -> tuple[jax.Array, Any]:
-            rngs = {'dropout': jax.random.fold_in(key, number)} if dropping else None
+            rngs = None if key is None else {'dropout': jax.random.fold_in(key, number)}
             return stage.apply({'params': {'blocks': params}}, x_BLD, *beside, rngs=rngs)
 
-        params = self.get_variable('params', 'blocks')
+        params: Any = self.get_variable('params', 'blocks')
         beside = (segments_BL, positions_BL)
         return piped(run, params, x_BLD, beside, team=self.place.team('N'), rows=self.place.rows)
 

@@ -99,8 +99,8 @@ def _ring_forward(
     found = _Found(jnp.zeros(queries.q.shape, jnp.float32), jnp.full(rows, HIDDEN), jnp.zeros(rows))
     memory = (k_BMGK, v_BMGK, sight.segments_BL)
 
-    def look(found: _Found, memory: Any, holder: jax.Array) -> _Found:
-        keys = _keys(*memory, holder, team)
+    def look(found: _Found, memory: Any, holder: Any) -> _Found:
+        keys = _keys(memory, holder, team)
 
         def one(pair: tuple[_Queries, _Found]) -> _Found:
             query, found = pair
@@ -128,18 +128,18 @@ def _ring_backward(form: _Form, kept: tuple[Any, ...], do_BLHK: jax.Array) -> tu
     queries = _queries(q_BLHK, sight, form, groups)
     do = _queries(do_BLHK, sight, form, groups).q
     product = jnp.sum(do.astype(jnp.float32) * o, axis=-1)
-    given = (queries, do.astype(dtype), total, product)
-    nothing = jnp.zeros(_keys(k_BMGK, v_BMGK, None, team.index(), team).k.shape, jnp.float32)
+    given = (queries, (do.astype(dtype), total, product))
+    nothing = jnp.zeros(_keys((k_BMGK, v_BMGK, None), team.index(), team).k.shape, jnp.float32)
 
     def turn(carry: Any, n: jax.Array) -> tuple[Any, None]:
         dq, memory, gradients = carry
-        keys = _keys(*memory, (team.index() - n) % team.size, team)
+        keys = _keys(memory, (team.index() - n) % team.size, team)
 
         def one(gradients: Any, query_given: Any) -> tuple[Any, jax.Array]:
-            dq, (query, *rest) = query_given
+            dq, (query, rest) = query_given
             for n in range(2):
                 key = jax.tree.map(lambda a, n=n: a[n], keys)
-                find = functools.partial(_gradients, query, *rest, key, sight, form, n)
+                find = functools.partial(_gradients, query, rest, key, sight, form, n)
                 seen = _any_visible(query, key, sight, form)
                 dq, gradients = jax.lax.cond(seen, find, lambda dq, gradients: (dq, gradients), dq, gradients)
             return gradients, dq
@@ -195,7 +195,9 @@ def _queries(q_BLHK: jax.Array, sight: Sight, form: _Form, groups: int) -> _Quer
     return _Queries(q, starts.reshape(-1), _cut(sight.segments_BL, chunk))
 
 
-def _keys(k_BMGK: jax.Array, v_BMGK: jax.Array, segments_BL: jax.Array | None, holder: Any, team: Team) -> _Keys:
+def _keys(memory: tuple[Any, ...], holder: Any, team: Team) -> _Keys:
+    """`memory`: keys, values and segments of the device `holder`."""
+    k_BMGK, v_BMGK, segments_BL = memory
     part = k_BMGK.shape[1] // 2
     k, v = (jnp.transpose(a.reshape(a.shape[0], 2, part, *a.shape[2:]), (1, 0, 3, 2, 4)) for a in (k_BMGK, v_BMGK))
     return _Keys(k, v, _starts(holder, part, team), _cut(segments_BL, part))
@@ -268,11 +270,11 @@ def _by_row(sink_H: jax.Array, chunk: int, groups: int) -> jax.Array:
 
 
 def _gradients(
-    query: _Queries, do: jax.Array, total: jax.Array, product: jax.Array, key: _Keys, sight: Sight, form: _Form,
+    query: _Queries, given: tuple[jax.Array, ...], key: _Keys, sight: Sight, form: _Form,
     part: int, dq_BGSK: jax.Array, gradients: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:  # fmt: skip
     """Adds what one chunk of queries and one part of the keys give (Dao et al. 2022, algorithm 4)."""
-    dk, dv = gradients
+    (do, total, product), (dk, dv) = given, gradients
     s_BGSM, follow = _scores(query, key, sight, form)
     p_BGSM = jnp.exp(s_BGSM - total[..., None])
     dp_BGSM = _product('BGSK,BGMK->BGSM', do, key.v)

@@ -57,7 +57,7 @@ class Part(nn.Module):
         shape = tuple(self.config.dims[letter] for letter in letters)
         if self.is_initializing():
             return self.param(name, lambda key: Weight(initial(role, key, shape, self.config), letters, role))
-        # Not by `param`, which wants the whole shape: here may be a device's share, or what stands where an array would.
+        # Not by `param`, which wants the whole shape: here may be a device's share, or what stands for an array.
         kept: Any = self.get_variable('params', name)
         if kept is None:
             raise KeyError(f'{"/".join(self.path)}/{name}: the params do not hold it')

@@ -168,7 +168,7 @@ def _meshes(axes: Sequence[str], count: int) -> Iterator[dict[str, int]]:
 
 
 def _arranged(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
-    """The devices as an array of the axes, neighbours along the last axes near each other where the machine says how."""
+    """The devices as an array of the axes; neighbours along the last ones are close, where the machine says so."""
     shape = tuple(sizes[axis] for axis in AXES)
     if getattr(devices[0], 'platform', '') != 'tpu':
         return np.array(devices).reshape(shape)
@@ -207,6 +207,7 @@ def automatic(config: MeshConfig, demands: Demands, needs: Needs, count: int) ->
     why.append(f'{best["fsdp"] * best["tensor"]} devices share the state' if fits else 'spread as far as it goes')
     if best['tensor'] * best['context'] > 1:
         why.append('fewer sequences than devices, or no other way to fit')
-    chosen = dataclasses.replace(config, strategy=strategy, **best)
+    changes: dict[str, Any] = {**best, 'strategy': strategy}
+    chosen = dataclasses.replace(config, **changes)
     named = ' x '.join(f'{axis} {size}' for axis, size in best.items() if size > 1) or 'one device'
     return chosen, f'mesh: {strategy}, {named} ({"; ".join(why)})'

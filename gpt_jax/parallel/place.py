@@ -51,7 +51,7 @@ def _same(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-ANYWHERE = Placement(_stays, _stays, _same, lambda letters: ALONE, gathers=False, long='', rows=0)
+ANYWHERE = Placement(_stays, _stays, _same, lambda _: ALONE, gathers=False, long='', rows=0)
 
 
 def team(letters: str, mesh: Mesh) -> Team:
@@ -143,7 +143,7 @@ def manual(strategy: Strategy, mesh: Mesh, long: str, rows: int) -> Placement:
     )  # fmt: skip
 
 
-def constrained(strategy: Strategy, mesh: Mesh) -> Placement:
+def constrained(mesh: Mesh) -> Placement:
     """For a program that XLA cuts: constraints, so that nothing is left to guess."""
     if mesh.size == 1:
         return ANYWHERE
