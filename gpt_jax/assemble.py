@@ -1,6 +1,6 @@
 """How do config words become functions? The only room that knows both; wiring, no science."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -111,14 +111,15 @@ class Program(NamedTuple):
     on_devices: Callable[[Iterable[dict[str, np.ndarray]]], Iterator[dict[str, jax.Array]]]
 
 
-def devices(s: Settings) -> Mesh:
-    """The devices there are, as the run wants them; raises UserError where they cannot be arranged so."""
-    return make_mesh(s.mesh, {'train.batch': s.train.batch, 'train.evaluate_batch': s.train.evaluation_batch})
+def devices(s: Settings, given: Sequence[jax.Device] | None = None) -> Mesh:
+    """The devices there are, or those `given` of a machine that is not here, as the run wants them; raises UserError
+    where they cannot be arranged so."""
+    return make_mesh(s.mesh, {'train.batch': s.train.batch, 'train.evaluate_batch': s.train.evaluation_batch}, given)
 
 
-def build(s: Settings) -> Program:
-    """Builds the run over the devices there are. Compiles and allocates nothing yet."""
-    mesh = devices(s)
+def build(s: Settings, given: Sequence[jax.Device] | None = None) -> Program:
+    """Builds the run over the devices there are, or those `given`. Compiles and allocates nothing yet."""
+    mesh = devices(s, given)
     rules = STRATEGIES[s.mesh.strategy]
     manual = frozenset({'data'}) if mesh.shape['data'] > 1 else frozenset()
     boxed = declarations(s.model)
@@ -222,7 +223,18 @@ def form(config: ModelConfig) -> Form:
     return Form(enter=lambda params: unstack(params, config.layers), leave=lambda grads: stack(grads, config.layers))
 
 
+def abstract_batch(s: Settings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and shardings of what `on_devices` gives for the run's batches."""
+    names = ['inputs', 'targets', *(['segments', 'positions'] if s.data.packing == 'isolate' else [])]
+    made = jax.ShapeDtypeStruct((s.train.batch, s.model.context), jnp.int32, sharding=_batch_sharding(mesh))
+    return dict.fromkeys(names, made)
+
+
+def _batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+
+
 def _on_devices(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
-    sharding = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+    sharding = _batch_sharding(mesh)
     for batch in batches:
         yield {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}

@@ -1,5 +1,6 @@
 """Which devices work together, and along which axes?"""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -25,7 +26,7 @@ class MeshConfig:
         schema.require(self.data > 0 or self.fsdp > 0, 'mesh', 'only one of data and fsdp can be 0 (automatic)')
 
 
-def make_mesh(config: MeshConfig, batches: dict[str, int]) -> Mesh:
+def make_mesh(config: MeshConfig, batches: dict[str, int], given: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh over this run's devices.
 
     An automatic axis takes all devices that the other leaves; in a single process, the largest number of them over
@@ -33,11 +34,12 @@ def make_mesh(config: MeshConfig, batches: dict[str, int]) -> Mesh:
 
     Args:
       batches: the batch sizes, in sequences, that must divide over the devices, by their config field.
+      given: devices of a machine that is not here; None: those that are.
 
     Raises:
       UserError: the axes do not multiply to the devices, or a batch does not divide over them.
     """
-    devices, alone = jax.devices(), jax.process_count() == 1
+    devices, alone = list(given or jax.devices()), jax.process_count() == 1
     sizes = {'data': config.data, 'fsdp': config.fsdp}
     fixed = max(config.data, 1) * max(config.fsdp, 1)
     automatic = next((axis for axis, size in sizes.items() if size == 0), None)
