@@ -117,15 +117,16 @@ class Program(NamedTuple):
     on_devices: Callable[[Iterable[dict[str, np.ndarray]]], Iterator[dict[str, jax.Array]]]
 
 
-def devices(s: Settings, available: Sequence[Any] | None = None) -> layout.Lie:
+def devices(s: Settings, given: Sequence[Any] | None = None) -> layout.Lie:
     """The devices there are, as the run wants them; raises UserError where they cannot be arranged so."""
     parameters = accounting.parameters(s.model)['total'] if s.mesh.strategy == AUTO else 0
-    return layout.lie(s.mesh, s.model, s.train, parameters, available)
+    return layout.lie(s.mesh, s.model, s.train, parameters, given)
 
 
-def build(s: Settings, available: Sequence[Any] | None = None) -> Program:
-    """Builds the run over `available` devices (None: all there are). Compiles and allocates nothing yet."""
-    lie = devices(s, available)
+def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
+    """Builds the run over the devices there are, or those `given`, maybe of a machine that is not here. Compiles and
+    allocates nothing yet."""
+    lie = devices(s, given)
     mesh = lie.mesh
     boxed = declarations(s.model)
     abstract_params, letters = weights.unbox(boxed), weights.letters(boxed)
@@ -195,6 +196,16 @@ def initial(config: ModelConfig, key: jax.Array) -> Any:
 def declarations(config: ModelConfig) -> Any:
     """The tree of declared weights, abstract: nothing is computed or allocated."""
     return jax.eval_shape(lambda: initial(config, jax.random.key(0)))
+
+
+def abstract_batch(s: Settings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and shardings of what `on_devices` gives for the run's batches."""
+    names = ['inputs', 'targets', *(['segments', 'positions'] if s.data.packing == 'isolate' else [])]
+    if mesh.shape['context'] > 1 and 'positions' not in names:
+        names.append('positions')
+    sharding = NamedSharding(mesh, layout.batch_spec(mesh))
+    made = jax.ShapeDtypeStruct((s.train.batch, s.model.context), jnp.int32, sharding=sharding)
+    return dict.fromkeys(names, made)
 
 
 def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool) -> Loss:

@@ -51,23 +51,23 @@ def demands(model: ModelConfig, train: TrainConfig) -> Demands:
 
 
 def lie(
-    config: MeshConfig, model: ModelConfig, train: TrainConfig, parameters: int, available: Sequence[Any] | None = None
+    config: MeshConfig, model: ModelConfig, train: TrainConfig, parameters: int, given: Sequence[Any] | None = None
 ) -> Lie:
     """Finds the mesh.
 
     Args:
       parameters: of the model; what 'auto' goes by.
-      available: the devices to be used; None: all there are.
+      given: the devices to be used; None: all there are.
 
     Raises:
       UserError: names the field, and the nearest mesh that works.
     """
     wanted, why = demands(model, train), ''
     if config.strategy == AUTO:
-        devices = jax.devices() if available is None else available
+        devices = jax.devices() if given is None else given
         needs = Needs(state=STATE_BYTES * parameters, memory=_memory(devices[0]))
         config, why = meshes.automatic(config, wanted, needs, len(devices))
-    mesh = meshes.make_mesh(config, wanted, available)
+    mesh = meshes.make_mesh(config, wanted, given)
     rows, pipeline = place.ways(CUT['B'], mesh), mesh.shape['pipeline']
     if config.long == 'all_to_all':
         context = mesh.shape['context']

@@ -19,6 +19,7 @@ from gpt_jax.model.mask import Sight
 from gpt_jax.model.norm import head_norm
 from gpt_jax.model.position import POSITIONS
 from gpt_jax.model.products import einsum, scaled, spread
+from gpt_jax.model.splash import splash
 from gpt_jax.model.weights import Declare
 from gpt_jax.parametrization import forward
 
@@ -105,4 +106,4 @@ def cudnn(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight,
 
 
 ATTENTIONS = {'multi_head': multi_head}
-KERNELS = {'chunked': chunked, 'cudnn': cudnn}
+KERNELS = {'chunked': chunked, 'cudnn': cudnn, 'splash': splash}

@@ -1,0 +1,107 @@
+"""What does a kernel cost that XLA's compiler does not look into? Splash attention, by the instructions made of it.
+
+The compiler notes no cycles and no FLOPs at a Pallas kernel. But it can write out the machine code (bundles, one a cycle
+at best) of which the kernel is made: a loop over its grid, in it a large region for a visible pair of blocks and two
+small ones for the first and the last pair of a row. Waiting for memory is not in it.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt_jax.compiled.text import Computation, Instruction
+from gpt_jax.model.config import ModelConfig
+from gpt_jax.model.splash import block
+
+PIPELINE = 2  # rounds of the loop that only fetch or only write back
+LARGE = 64  # bundles; smaller regions move data
+PRODUCTS = {'fwd': 2, 'dkv': 4, 'dq': 3}  # matrix products on each pair of blocks
+
+
+class Region(NamedTuple):
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start + 1
+
+
+class Visible(NamedTuple):
+    """Of a mask in blocks: how many are visible, and how many a row of the grid has (the most in any row)."""
+
+    blocks: int
+    rows: int
+    width: int
+
+
+def visible(config: ModelConfig, length: int) -> Visible:
+    """Of the config's splash attention over `length` tokens."""
+    size = block(length, config.attention_chunk)
+    rows = length // size
+    window = config.window if set(config.attention_pattern) == {'window'} else length
+    counts = [row - max(0, (row * size - window + 1) // size) + 1 for row in range(rows)]
+    return Visible(sum(counts), rows, max(counts))
+
+
+def is_splash(one: Instruction) -> bool:
+    return one.opcode == 'custom-call' and one.name.startswith('splash_')
+
+
+def flops(computation: Computation, one: Instruction, config: ModelConfig) -> int:
+    """Of all visible blocks, the diagonal's whole."""
+    batch, heads, length, width = _queries(computation, one)
+    size = block(length, config.attention_chunk)
+    products = next((count for name, count in PRODUCTS.items() if f'_{name}_' in one.name), 0)
+    return products * 2 * batch * heads * visible(config, length).blocks * size * size * width
+
+
+def _queries(computation: Computation, one: Instruction) -> tuple[int, ...]:
+    """[B, H, L, K], which no operand that is larger than a mask comes before."""
+    return next(
+        shape.dims for operand in one.operands for shape in computation.shapes(operand) if len(shape.dims) == 4
+    )
+
+
+def cycles(computation: Computation, one: Instruction, config: ModelConfig, folder: Path) -> float | None:
+    """Of one run, on all cores of a chip together; None where the machine code was not written or not understood."""
+    files = sorted(folder.glob(f'*-{one.name}-*-final_bundles.txt'))
+    files = [file for file in files if 'schedule-analysis' not in file.name]
+    if not files:
+        return None
+    loop, rounds, regions = _read(files[-1].read_text().splitlines())
+    if not regions or not rounds:
+        return None
+    run, *edges = sorted(regions, key=lambda region: -region.size)
+    seen = visible(config, _queries(computation, one)[2]) if is_splash(one) else Visible(1, 1, 1)
+    always = loop.size - sum(region.size for region in regions)
+    once = sum(region.size for region in edges) / seen.width
+    return rounds * (always + once + run.size * seen.blocks / (seen.rows * seen.width))
+
+
+def _read(lines: list[str]) -> tuple[Region, int, list[Region]]:
+    """The loop over the grid, its rounds, and the large regions in it that hold no other large one."""
+    regions, exits = list(_regions(lines)), re.compile(r'^\s*(0x[0-9a-f]+).*scmp\.ge\.\S+ %\S+, (\d+) /\* loop exit')
+    found = [match for line in lines if (match := exits.match(line))]
+    if not found:
+        return Region(0, 0), 0, []
+    at, rounds = int(found[-1][1], 16), int(found[-1][2]) - PIPELINE
+    around = [region for region in regions if region.start < at - LARGE and region.end >= at] or [Region(0, at)]
+    loop = min(around, key=lambda region: region.size)
+    inside = [region for region in regions if loop.start < region.start and region.end <= at and region.size >= LARGE]
+    leaves = [a for a in inside if not any(b != a and a.start <= b.start and b.end <= a.end for b in inside)]
+    return loop, rounds, leaves
+
+
+def _regions(lines: list[str]) -> Iterator[Region]:
+    begun: dict[str, int] = {}
+    for line in lines:
+        address = re.match(r'\s*(0x[0-9a-f]+)\s', line)
+        if not address:
+            continue
+        at = int(address[1], 16)
+        begun |= {name: at for name in re.findall(r'Start region (\d+)', line)}
+        for name in re.findall(r'End region (\d+)', line):
+            if name in begun:
+                yield Region(begun[name], at)
