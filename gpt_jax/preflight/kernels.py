@@ -59,9 +59,7 @@ def flops(computation: Computation, one: Instruction, config: ModelConfig) -> in
 
 def _queries(computation: Computation, one: Instruction) -> tuple[int, ...]:
     """[B, H, L, K], which no operand that is larger than a mask comes before."""
-    return next(
-        shape.dims for operand in one.operands for shape in computation.shapes(operand) if len(shape.dims) == 4
-    )
+    return next(shape.dims for operand in one.operands for shape in computation.shapes(operand) if len(shape.dims) == 4)
 
 
 def cycles(computation: Computation, one: Instruction, config: ModelConfig, folder: Path) -> float | None:

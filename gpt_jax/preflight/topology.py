@@ -54,7 +54,9 @@ def machine(word: str) -> Machine:
     if found is None or generation not in CHIPS:
         names = [f'{name}:{slices[-1]}' for name, slices in SLICES.items()] + ['h100:8', 'a100:8', 'h200:8']
         near = difflib.get_close_matches(word, names, 3, 0.3) or names
-        raise UserError(f'--topology={word}: not a machine known here; {", ".join(near)}, say (README, "Before you pay")')
+        raise UserError(
+            f'--topology={word}: not a machine known here; {", ".join(near)}, say (README, "Before you pay")'
+        )
     size, chip = tuple(int(one) for one in found[2].split('x')), CHIPS[generation]
     if not chip.dims:
         _check(len(size) == 1 and size[0] > 0, word, f'{generation}:8, a number of GPUs')

@@ -138,7 +138,7 @@ def test_gradients_of_the_whole_objective_equal_differences_of_the_float64_gpt(m
             for name, coefficient in (('load_balance', 0.3), ('router_z', 0.2))
         )
 
-    loss, form = assemble.summed_loss(config, ANYWHERE, train=True), assemble.form(config)
+    loss, form = assemble.summed_loss(config, ANYWHERE, train=True), assemble.form(config, ANYWHERE)
     batch = {'inputs': jnp.asarray(tokens), 'targets': jnp.asarray(tokens)}
     (value, sums), gradients = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, jax.random.key(0)), has_aux=True))(
         form.enter(params)

@@ -78,7 +78,7 @@ def test_gradients_equal_differences_of_the_float64_gpt(model_config, tokens, na
 
     loss = assemble.summed_loss(config, ANYWHERE, train=True)
     batch = {'inputs': tokens, 'targets': targets}
-    form = assemble.form(config)
+    form = assemble.form(config, ANYWHERE)
     gradients = form.leave(jax.jit(jax.grad(lambda p: loss(p, batch, jax.random.key(0))[0]))(form.enter(params)))
     along = sum(float((np.asarray(g) * d).sum()) for g, d in zip(
         jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True
@@ -143,7 +143,7 @@ def test_how_it_is_computed_changes_no_number(model_config, tokens, fields):
     def loss_and_gradient(config):
         loss = assemble.summed_loss(config, ANYWHERE, train=True)
         batch = {'inputs': tokens, 'targets': jnp.roll(tokens, -1, axis=1)}
-        form = assemble.form(config)
+        form = assemble.form(config, ANYWHERE)
         value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, jax.random.key(0))[0]))
         value, gradients = value_and_grad(form.enter(params))
         return value, form.leave(gradients)
@@ -162,7 +162,7 @@ def test_a_kernel_for_another_device_is_refused(model_config):
 def test_remat_dots_computes_less_again_than_remat_block(model_config, tokens, scan_layers):
     def flops(remat):
         config = model_config(remat=remat, scan_layers=scan_layers)
-        loss, form = assemble.summed_loss(config, ANYWHERE, train=True), assemble.form(config)
+        loss, form = assemble.summed_loss(config, ANYWHERE, train=True), assemble.form(config, ANYWHERE)
         batch = {'inputs': tokens, 'targets': tokens}
         params = jax.eval_shape(form.enter, weights.unbox(assemble.declarations(config)))
         gradient = jax.jit(jax.grad(lambda p: loss(p, batch, jax.random.key(0))[0]))

@@ -64,21 +64,21 @@ EXPERTS = {'model.feedforward': 'experts', 'model.experts': 4, 'model.mlp_width'
 
 
 @pytest.mark.parametrize(
-    ('factor', 'fields'),
+    'fields',
     [
-        (0.9, {'mesh.data': 8}),
-        (0.0, {'mesh.fsdp': 8, 'mesh.strategy': 'fsdp', 'model.remat': 'block'}),
-        (0.9, {'mesh.data': 2, 'mesh.fsdp': 4, 'mesh.strategy': 'fsdp', 'model.scan_layers': True,
-               'model.remat': 'dots'}),
+        {'mesh.data': 8},
+        {'mesh.data': 2, 'mesh.fsdp': 4, 'mesh.strategy': 'fsdp', 'model.scan_layers': True, 'model.remat': 'dots'},
+        {'mesh.data': 2, 'mesh.expert': 4},
     ],
     ids=str,
-)  # fmt: skip
-def test_each_device_routes_its_own_tokens_as_one_device_does_one_by_one(settings, reference, factor, fields):
-    """With the losses of the routing, which are no sums over tokens, and what a capacity drops."""
-    routed = EXPERTS | {'model.capacity_factor': factor, 'model.load_balance': 0.1}
-    if factor not in reference:
-        reference[factor] = run(settings(routed | {'train.microbatch': 1}), steps=4)
-    losses, state = reference[factor]
+)
+def test_each_device_fills_its_own_rows_as_one_device_does_one_by_one(settings, reference, fields):
+    """What a capacity drops. The losses of the routing, which are no sums over tokens, are of all devices' choices:
+    tests/parallel/test_strategies.py."""
+    routed = EXPERTS | {'model.capacity_factor': 0.9, 'model.load_balance': 0.0}
+    if 'routed' not in reference:
+        reference['routed'] = run(settings(routed | {'train.microbatch': 1}), steps=4)
+    losses, state = reference['routed']
     spread_losses, spread_state = run(settings(routed | fields), steps=4)
     np.testing.assert_allclose(spread_losses, losses, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(spread_state.params), strict=True):
