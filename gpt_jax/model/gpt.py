@@ -21,7 +21,7 @@ from gpt_jax.model.position import POSITIONS, SCALINGS
 from gpt_jax.model.products import PRODUCT, scaled
 from gpt_jax.model.weights import Declare, Part
 from gpt_jax.parallel.pipeline import piped
-from gpt_jax.parallel.place import GATHERED, Placement
+from gpt_jax.parallel.place import Placement
 from gpt_jax.parametrization import forward
 
 # Every config word of the model and the functions it chooses from.
@@ -167,9 +167,9 @@ def _block(config: ModelConfig, place: Placement) -> Any:
     policies = jax.checkpoint_policies
     policy = None if config.remat == 'block' else policies.save_only_these_names(PRODUCT)
     if config.remat == 'none':
-        if not place.gathers:
+        if place.keeps is None:
             return Block
-        policy = policies.save_anything_except_these_names(GATHERED)  # else all layers' weights would be kept whole
+        policy = place.keeps
     return nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
 
 

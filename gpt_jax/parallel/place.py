@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gpt_jax.parallel.rules import AXES, CUT, SPREAD_DIMS, Strategy
 from gpt_jax.parallel.team import ALONE, Team
 
-GATHERED = 'gathered'  # names the weights that came from other devices, for the policies of rematerialization
+GATHERED = 'gathered'  # names the weights that came from other devices, which the backward pass asks for again
 
 
 class Placement(NamedTuple):
@@ -29,7 +29,8 @@ class Placement(NamedTuple):
     apart: makes of a function (a tensor [B, ...], weights) -> (a tensor [B, ...], scalars) one that each device runs
       on its own rows of the batch; the scalars are averaged.
     team: letters -> the devices over which any of these dims is cut.
-    gathers: whether `weight` asks other devices.
+    keeps: what the backward pass may keep, as a policy of jax.checkpoint: not the weights that came from other
+      devices, of which it would keep all layers'. None: all.
     long: how attention goes over the devices that share a text: a word of model/long.py.
     rows: of the batch that a stage of the pipeline takes at a time.
     """
@@ -38,7 +39,7 @@ class Placement(NamedTuple):
     weight: Callable[[jax.Array, str, tuple[int, ...], Any], jax.Array]
     apart: Callable[[Callable[..., Any]], Callable[..., Any]]
     team: Callable[[str], Team]
-    gathers: bool
+    keeps: Callable[..., bool] | None
     long: str
     rows: int
 
@@ -51,7 +52,7 @@ def _same(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-ANYWHERE = Placement(_stays, _stays, _same, lambda _: ALONE, gathers=False, long='', rows=0)
+ANYWHERE = Placement(_stays, _stays, _same, lambda _: ALONE, keeps=None, long='', rows=0)
 
 
 def team(letters: str, mesh: Mesh) -> Team:
@@ -114,9 +115,12 @@ def _gathered_backward(team: Team, dim: int, dtype: Any, empty: jax.Array, dw: j
     return (team.scatter(dw.astype(jnp.float32), dim).astype(empty.dtype),)
 
 
-gathered.defvjp(
-    lambda share, team, dim, dtype: (gathered(share, team, dim, dtype), jnp.zeros(0, share.dtype)), _gathered_backward
-)
+def _gathered_forward(share: jax.Array, team: Team, dim: int, dtype: Any) -> tuple[jax.Array, jax.Array]:
+    # Not `gathered` itself: a rematerialization policy does not look into a function with a gradient of its own.
+    return team.gather(share.astype(dtype), dim), jnp.zeros(0, share.dtype)
+
+
+gathered.defvjp(_gathered_forward, _gathered_backward)
 
 
 def whole(share: jax.Array, letters: str, shape: Sequence[int], dtype: Any, strategy: Strategy, mesh: Mesh) -> Any:
@@ -132,13 +136,18 @@ def manual(strategy: Strategy, mesh: Mesh, long: str, rows: int) -> Placement:
     """For a program of one device, inside shard_map over the whole mesh. `long` and `rows` as in Placement."""
     if mesh.size == 1:
         return ANYWHERE
-    gathers = strategy.by_layer and ways(strategy.spread, mesh) > 1
+    spread = tuple(axis for axis in strategy.spread if mesh.shape[axis] > 1)
+    gathers = strategy.by_layer and spread
+
+    def keeps(primitive: Any, *_: Any, **parameters: Any) -> bool:
+        came = primitive.name == 'all_gather' and parameters['axis_name'] == spread
+        return not came and parameters.get('name') != GATHERED
 
     def weight(share: jax.Array, letters: str, shape: tuple[int, ...], dtype: Any) -> jax.Array:
         return whole(share, letters, shape, dtype, strategy, mesh)
 
     return ANYWHERE._replace(
-        weight=weight if gathers else _stays, team=lambda letters: team(letters, mesh), gathers=gathers, long=long,
+        weight=weight if gathers else _stays, team=lambda letters: team(letters, mesh), keeps=keeps if gathers else None, long=long,
         rows=rows,
     )  # fmt: skip
 
