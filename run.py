@@ -88,6 +88,8 @@ def main(_: list[str]) -> None:
         _check_folder('workdir', workdir)
     if _OUTPUT.value is not None:
         _check_folder('benchmark_output', Path(_OUTPUT.value).resolve().parent)
+    if _ONLY.value is not None and (not trials or _MODE.value != 'train' or _TRIAL.value is not None):
+        raise errors.UserError('--only: chooses trials of a sweep that trains; leave it out')
     if launching.check_flags():
         launching.launch(config, trials, workdir, say)
         return
@@ -96,7 +98,9 @@ def main(_: list[str]) -> None:
     if trials and _MODE.value == 'train' and _TRIAL.value is None:
         from gpt_jax.modes.sweep import sweep
 
-        sweep(config, trials, [sys.executable, *sys.argv, f'--workdir={workdir}'], workdir, say)
+        for name in (_ONLY.value or '').split(',') if _ONLY.value is not None else ():
+            overrides.select(trials, name)
+        sweep(config, trials, launching.trial_command(workdir), workdir, say, _ONLY.value)
         return
     if trials and _TRIAL.value is None:
         raise errors.UserError(f'--mode={_MODE.value}: this config is a sweep; add --trial={next(iter(trials))}, say')

@@ -135,4 +135,5 @@ def get_config() -> ConfigDict:
     sweep.hang_minutes = 30.0  # a trial without a sign of life for so long is stopped and passed over; 0: never
     sweep.hours = 0.0  # of all trials together, over all calls; 0: no limit
     sweep.flops = 0.0  # training FLOPs of all trials together; 0: no limit
+    sweep.stale_minutes = 2.0  # a trial whose process elsewhere shows no life for so long is taken up again
     return config

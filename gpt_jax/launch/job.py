@@ -73,7 +73,7 @@ def saved(job: Job) -> dict[str, Any]:
 
 def loaded(fields: dict[str, Any]) -> Job:
     """The job again."""
-    made = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    made: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
     return Job(**made | {key: Path(fields[key]) for key in ('cwd', 'folder')})
 
 

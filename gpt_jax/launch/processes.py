@@ -51,8 +51,8 @@ def run(make: Callable[[int], list[Process]], restarts: int, say: Callable[[str]
 def _once(processes: list[Process], signals: Signals, record: Path) -> int:
     running: list[subprocess.Popen[bytes]] = []
     try:
-        for one in processes:
-            running.append(_start(one))
+        for each in processes:
+            running.append(_start(each))
         files.write_json(record, {'launcher': alive.me(), 'processes': [one.pid for one in running]})
         asked = 0
         while any(one.poll() is None for one in running):
@@ -62,10 +62,10 @@ def _once(processes: list[Process], signals: Signals, record: Path) -> int:
                     _ask(one, told.tether, kill=asked > 1)
             time.sleep(POLL)
     finally:
-        for each in running:
-            if each.poll() is None:
-                each.kill()
-                each.wait()
+        for one in running:
+            if one.poll() is None:
+                one.kill()
+                one.wait()
     codes = [one.returncode for one in running]
     failed = [code for code in codes if code > 0 and code != EXIT_RESUMABLE]
     return failed[0] if failed else EXIT_RESUMABLE if any(codes) else 0

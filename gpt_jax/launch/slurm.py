@@ -30,10 +30,13 @@ STEP_TEXT = """\
 # itself would kill them.
 id=$SLURM_JOB_ID
 [ -z "${{SLURM_ARRAY_JOB_ID:-}}" ] || id=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+unset GPT_JAX_STEP GPT_JAX_SWEEP  # what they say is of this machine
+scancel --signal=KILL "$id" 2>/dev/null  # what a step before left behind, if it was killed
 srun --nodes={nodes} --ntasks={tasks} --kill-on-bad-exit=0 --wait={wait} --label "$@" &
 step=$!
 trap 'scancel --signal=TERM "$id"' TERM
-until wait "$step"; code=$?; ! kill -0 "$step" 2>/dev/null; do :; done
+until wait "$step"; ! kill -0 "$step" 2>/dev/null; do :; done
+wait "$step"; code=$?  # of itself: a signal that came meanwhile ends the wait before
 exit "$code"
 """
 
@@ -46,7 +49,8 @@ cd {cwd} || exit 2
 {run} &
 child=$!
 trap 'kill -TERM "$child" 2>/dev/null' TERM
-until wait "$child"; code=$?; ! kill -0 "$child" 2>/dev/null; do :; done
+until wait "$child"; ! kill -0 "$child" 2>/dev/null; do :; done
+wait "$child"; code=$?  # of itself: a signal that came meanwhile ends the wait before
 
 # 75: saved, to go on; beyond 128: a process was killed. A job that was cancelled is no longer running.
 state=$(squeue --noheader --format=%T --jobs="$id" 2>/dev/null)
@@ -107,7 +111,7 @@ def _run(job: Job) -> str:
     names = '\n'.join(f'  {shlex.quote(part)}' for part in job.parts)
     task = f'parts=(\n{names}\n)\n'
     if job.tasks > 1:
-        task += f'export GPT_JAX_STEP={quoting.words([str(job.folder / STEP)])}\n'
+        task += f'export GPT_JAX_STEP={quoting.words([str(job.folder / STEP)])}\n'  # modes/launching.py reads it
     return f'{task}{quoting.words(job.command)} "--only=${{parts[SLURM_ARRAY_TASK_ID]}}"'
 
 

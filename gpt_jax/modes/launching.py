@@ -52,9 +52,9 @@ def check_flags() -> bool:
             if given[flag].present:
                 raise UserError(f'--{flag}: belongs to --launch={"|".join(LAUNCHERS)}')
         return False
-    for flag, least in (('processes', 1), ('minutes', 0)):
-        if given[flag].value < least:
-            raise UserError(f'--{flag}={given[flag].value}: must be {least} or more')
+    for flag, value, least in (('processes', given.processes, 1), ('minutes', given.minutes, 0)):
+        if value < least:
+            raise UserError(f'--{flag}={value}: must be {least} or more')
     if given.distributed:
         raise UserError('--distributed: --launch sets it; leave it out')
     return True
@@ -126,6 +126,14 @@ def rest(arguments: list[str]) -> list[str]:
         else:
             left.append(argument)
     return left
+
+
+def trial_command(workdir: Path) -> list[str]:
+    """What a sweep starts its trials with: this command line; as a step of many processes where GPT_JAX_STEP is set."""
+    own = [argument for argument in rest(sys.argv[1:]) if not argument.startswith(('--only', '-only'))]
+    step = os.environ.get('GPT_JAX_STEP')
+    command = [*_here(), *own, f'--workdir={workdir}']
+    return ['bash', step, *command, '--distributed=auto'] if step else command
 
 
 def _parts(config: dict[str, Any], trials: dict[str, dict[str, Any]]) -> tuple[str, ...]:
