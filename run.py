@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from gpt_jax import errors, overrides
+from gpt_jax import errors, overrides, watchdog
 from gpt_jax.launch.trial import follow_parent
 from gpt_jax.modes import generate, launching
 
@@ -174,7 +174,7 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
     if _MODE.value == 'train' and (done := train.finished(config, workdir)):
         say(f'{workdir}: already done, validation loss {done["validation_loss"]:.4f} nats/token; delete it to redo')
         return
-    runtime.start(checked.mesh.cpu_devices, _DISTRIBUTED.value)
+    runtime.start(checked.mesh.cpu_devices, _DISTRIBUTED.value, 60 * checked.train.stall_minutes)
     assemble.devices(checked)  # raises where these devices do not suit, before any work
     if _MODE.value == 'train':
         done = train.train(config, workdir, say=say, trial=position)
@@ -219,7 +219,7 @@ def _guarded(action: Callable[[], None]) -> None:
         (KeyboardInterrupt, errors.EXIT_RESUMABLE),
     )
     try:
-        with errors.memory_named():
+        with errors.memory_named(), watchdog.fellows_named():
             action()
     except tuple(kind for kind, _ in codes) as error:
         say(f'run.py: {str(error) or "interrupted"}')

@@ -113,6 +113,7 @@ def get_config() -> ConfigDict:
     train.init_from = ''  # a run's folder, imported ones too: begin with its newest weights, all else afresh
     train.max_skipped_in_row = 10  # non-finite steps in a row before the run stops
     train.tensorboard = True
+    train.stall_minutes = 15.0  # of several processes: without a step for so long, or one lost, all leave with 75
 
     config.mesh = mesh = ConfigDict()
     mesh.strategy = 'replicated'  # replicated, fsdp: the table of parallel/rules.py

@@ -31,7 +31,9 @@ STEP_TEXT = """\
 id=$SLURM_JOB_ID
 [ -z "${{SLURM_ARRAY_JOB_ID:-}}" ] || id=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 unset GPT_JAX_STEP GPT_JAX_SWEEP  # what they say is of this machine
-scancel --signal=KILL "$id" 2>/dev/null  # what a step before left behind, if it was killed
+for left in $(squeue --noheader --steps --format=%i --jobs="$id" 2>/dev/null); do
+  case "$left" in *.batch | *.extern) ;; *) scancel "$left" ;; esac  # of a step before, whose srun was killed
+done
 srun --nodes={nodes} --ntasks={tasks} --kill-on-bad-exit=0 --wait={wait} --label "$@" &
 step=$!
 trap 'scancel --signal=TERM "$id"' TERM
