@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from gpt_jax.errors import EXIT_RESUMABLE
 
-BEGINNING = 10.0  # times the allowance before the first beat: compiling and restoring take longer than a step
+BEGINNING = 10.0  # times the allowance until the second beat: compiling and restoring take longer than a step
 # How JAX's errors speak of processes that are gone, over Gloo, NCCL and its own service.
 LOST = ('gloo', 'nccl', 'coordination service', 'heartbeat', 'connection reset', 'connection closed', 'unavailable:',
         'deadline_exceeded', 'socket closed', 'peer')  # fmt: skip
@@ -36,13 +36,15 @@ class Watchdog:
 
     def __init__(self, seconds: float, who: str):
         self._seconds, self._who = seconds, who
-        self._last, self._allowed = time.monotonic(), BEGINNING * seconds
+        self._last, self._allowed, self._beats = time.monotonic(), BEGINNING * seconds, 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name='watchdog', daemon=True)
 
     def beat(self) -> None:
         """Something moved; cheap enough for every step."""
-        self._last, self._allowed = time.monotonic(), self._seconds
+        self._beats += 1
+        # The first may come from a process that was quick to compile, and now waits for the others.
+        self._last, self._allowed = time.monotonic(), self._seconds * (BEGINNING if self._beats < 2 else 1.0)
 
     def __enter__(self) -> Self:
         if self._seconds > 0:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gpt_jax.errors import UserError
 
+PLAIN_KEY = '[A-Za-z][A-Za-z0-9]{5,}|env|kind|name|spec'  # shorter ones may mean something: yes, null
 ENV_NAME = r'[A-Za-z_][A-Za-z0-9_]*'
 
 
@@ -66,12 +67,11 @@ def kubernetes(word: str) -> str:
 
 
 def yaml(value: Any, indent: int = 0) -> str:
-    """Nested dicts and lists as YAML; every text in JSON's quotes, which YAML reads alike."""
+    """Nested dicts and lists as YAML; every text in double quotes."""
     pad = ' ' * indent
     if isinstance(value, Mapping) and value:
         return ''.join(
-            f'{pad}{key}:{_beside(item, indent + 2)}' if re.fullmatch(r'[A-Za-z][A-Za-z0-9]*', key)
-            else f'{pad}{_text(key)}:{_beside(item, indent + 2)}'
+            f'{pad}{key if re.fullmatch(PLAIN_KEY, key) else _text(key)}:{_beside(item, indent + 2)}'
             for key, item in value.items()
         )  # fmt: skip
     if isinstance(value, list | tuple) and value:
@@ -86,5 +86,13 @@ def _beside(value: Any, indent: int) -> str:
 
 
 def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value)
     # Beyond ASCII everything is escaped: YAML takes some characters for ends of line that JSON does not.
-    return json.dumps(checked(value) if isinstance(value, str) else value)
+    return '"' + ''.join(_character(c) for c in checked(value)) + '"'
+
+
+def _character(c: str) -> str:
+    if ' ' <= c <= '~':
+        return f'\\{c}' if c in '"\\' else c
+    return f'\\u{ord(c):04x}' if ord(c) <= 0xFFFF else f'\\U{ord(c):08x}'

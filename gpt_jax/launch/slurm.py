@@ -110,7 +110,7 @@ def _run(job: Job) -> str:
     step = quoting.words(['bash', str(job.folder / STEP)])
     if not job.parts:
         return f'{step} {quoting.words([*job.command, "--distributed=auto"])}'
-    names = '\n'.join(f'  {shlex.quote(part)}' for part in job.parts)
+    names = '\n'.join(f"  '{part}'" for part in job.parts)  # of letters, digits and . _ - only
     task = f'parts=(\n{names}\n)\n'
     if job.tasks > 1:
         task += f'export GPT_JAX_STEP={quoting.words([str(job.folder / STEP)])}\n'  # modes/launching.py reads it

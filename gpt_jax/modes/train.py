@@ -145,8 +145,9 @@ def _run(
         line.on_note = dog.beat
 
         def stop() -> bool:
+            asked = preemption.requested_anywhere()  # from the second call on, all processes have come as far
             dog.beat()
-            return preemption.requested_anywhere()
+            return asked
 
         hooks = loop.Hooks(recorder.log, evaluate, save, stop)
         every = loop.Every(
