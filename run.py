@@ -5,6 +5,7 @@
   python run.py --config=configs/gpt_tiny.py --config.model.width=256 --workdir=runs/wide
   python run.py --config=configs/gpt_tiny.py --mode=evaluate        the run's newest checkpoint on held-out text
   python run.py --config=configs/gpt_tiny.py --mode=benchmark       the speed of the real step
+  python run.py --config=configs/gpt_tiny.py --launch=slurm --nodes=2      elsewhere: slurm, ssh, tpu, gke, local
   python run.py --config=configs/gpt_tiny.py --mode=coordinates --config.model.parametrization=mup
   python run.py --mode=import --source=openai-community/gpt2        weights from a folder or the Hugging Face hub
   python run.py --mode=export --checkpoint=runs/gpt_tiny --output=exported      a run for transformers
@@ -25,9 +26,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from gpt_jax import errors, overrides
+from gpt_jax import errors, overrides, watchdog
 from gpt_jax.launch.trial import follow_parent
-from gpt_jax.modes import generate
+from gpt_jax.modes import generate, launching
 
 MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'import', 'export', 'generate')
 BARE = ('import', 'export', 'generate')  # modes that take no --config
@@ -61,7 +62,9 @@ _DTYPE = flags.DEFINE_enum(
     'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'
 )
 generate.define_flags()
+launching.define_flags()
 _TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name; A,B,... at once.')
+_ONLY = flags.DEFINE_string('only', None, 'Of the sweep, run these trials: A,B,...; those that others run are left.')
 _DISTRIBUTED = flags.DEFINE_string(
     'distributed', '', "Join other processes: 'auto' (Slurm, TPU pods) or COORDINATOR:PORT,PROCESSES,INDEX."
 )
@@ -85,12 +88,19 @@ def main(_: list[str]) -> None:
         _check_folder('workdir', workdir)
     if _OUTPUT.value is not None:
         _check_folder('benchmark_output', Path(_OUTPUT.value).resolve().parent)
+    if _ONLY.value is not None and (not trials or _MODE.value != 'train' or _TRIAL.value is not None):
+        raise errors.UserError('--only: chooses trials of a sweep that trains; leave it out')
+    if launching.check_flags():
+        launching.launch(config, trials, workdir, say)
+        return
     if trials and _DISTRIBUTED.value and _TRIAL.value is None:
         raise errors.UserError('--distributed: a sweep starts its trials on one host; add --trial=NAME for one on many')
     if trials and _MODE.value == 'train' and _TRIAL.value is None:
         from gpt_jax.modes.sweep import sweep
 
-        sweep(config, trials, [sys.executable, *sys.argv, f'--workdir={workdir}'], workdir, say)
+        for name in (_ONLY.value or '').split(',') if _ONLY.value is not None else ():
+            overrides.select(trials, name)
+        sweep(config, trials, launching.trial_command(workdir), workdir, say, _ONLY.value)
         return
     if trials and _TRIAL.value is None:
         raise errors.UserError(f'--mode={_MODE.value}: this config is a sweep; add --trial={next(iter(trials))}, say')
@@ -115,7 +125,14 @@ def _check_flags() -> None:
             raise errors.UserError(f'--{flag}: belongs to --mode={" or ".join(modes)}, not to --mode={_MODE.value}')
         if not given and flag in NEEDED.get(_MODE.value, ()):
             raise errors.UserError(f'--mode={_MODE.value}: wants --{flag}={flags.FLAGS[flag].help.partition(": ")[2]}')
-    idle = ['trial', 'distributed', 'benchmark_output', *(['workdir'] if _MODE.value != 'import' else [])]
+    idle = [
+        'trial',
+        'only',
+        'distributed',
+        'benchmark_output',
+        'launch',
+        *(['workdir'] if _MODE.value != 'import' else []),
+    ]
     for flag in idle if _MODE.value in BARE else ():
         if flags.FLAGS[flag].value:
             raise errors.UserError(f'--{flag}: --mode={_MODE.value} makes no use of it')
@@ -157,7 +174,7 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
     if _MODE.value == 'train' and (done := train.finished(config, workdir)):
         say(f'{workdir}: already done, validation loss {done["validation_loss"]:.4f} nats/token; delete it to redo')
         return
-    runtime.start(checked.mesh.cpu_devices, _DISTRIBUTED.value)
+    runtime.start(checked.mesh.cpu_devices, _DISTRIBUTED.value, 60 * checked.train.stall_minutes)
     assemble.devices(checked)  # raises where these devices do not suit, before any work
     if _MODE.value == 'train':
         done = train.train(config, workdir, say=say, trial=position)
@@ -202,7 +219,7 @@ def _guarded(action: Callable[[], None]) -> None:
         (KeyboardInterrupt, errors.EXIT_RESUMABLE),
     )
     try:
-        with errors.memory_named():
+        with errors.memory_named(), watchdog.fellows_named():
             action()
     except tuple(kind for kind, _ in codes) as error:
         say(f'run.py: {str(error) or "interrupted"}')

@@ -113,6 +113,7 @@ def get_config() -> ConfigDict:
     train.init_from = ''  # a run's folder, imported ones too: begin with its newest weights, all else afresh
     train.max_skipped_in_row = 10  # non-finite steps in a row before the run stops
     train.tensorboard = True
+    train.stall_minutes = 15.0  # of several processes: without a step for so long, or one lost, all leave with 75
 
     config.mesh = mesh = ConfigDict()
     mesh.strategy = 'replicated'  # replicated, zero1, fsdp: the table of parallel/rules.py; auto: chosen, with the mesh
@@ -141,4 +142,5 @@ def get_config() -> ConfigDict:
     sweep.hang_minutes = 30.0  # a trial without a sign of life for so long is stopped and passed over; 0: never
     sweep.hours = 0.0  # of all trials together, over all calls; 0: no limit
     sweep.flops = 0.0  # training FLOPs of all trials together; 0: no limit
+    sweep.stale_minutes = 2.0  # a trial whose process elsewhere shows no life for so long is taken up again
     return config

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from gpt_jax import schema
-from gpt_jax.launch.sweep import Limits
+from gpt_jax.launch.records import Limits
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class SweepConfig:
     hang_minutes: float
     hours: float
     flops: float
+    stale_minutes: float
 
     def __post_init__(self) -> None:
         schema.require(self.together > 0, 'sweep.together', f'must be 1 (one by one) or more, got {self.together}')
@@ -23,9 +24,14 @@ class SweepConfig:
             value = getattr(self, name)
             schema.require(value >= 0, f'sweep.{name}', f'must be 0 (no limit) or positive, got {value}')
 
+        schema.require(self.stale_minutes > 0, 'sweep.stale_minutes', f'must be positive, got {self.stale_minutes}')
+
     @property
     def limits(self) -> Limits:
         """The same, with infinity where there is no limit."""
         return Limits(
-            hang_seconds=60 * self.hang_minutes or math.inf, hours=self.hours or math.inf, flops=self.flops or math.inf
+            hang_seconds=60 * self.hang_minutes or math.inf,
+            hours=self.hours or math.inf,
+            flops=self.flops or math.inf,
+            stale_seconds=60 * self.stale_minutes,
         )

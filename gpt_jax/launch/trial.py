@@ -22,6 +22,7 @@ from gpt_jax.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OUT_OF_MEMORY, EXIT
 PARENT = 'GPT_JAX_SWEEP'  # the environment variable that tells a trial its sweep's process id
 POLL = 0.2  # seconds
 GRACE = 20.0  # seconds that a process has to save itself before it is killed
+STOP, KILL = 'stop', 'kill'
 LOG, PROGRESS = 'log.txt', 'progress.json'
 
 
@@ -51,14 +52,14 @@ class Signals:
 
 def run(
     command: list[str], folder: Path, signals: Signals, *,
-    hang_seconds: float, deadline: float, tick: Callable[[str], None],
+    hang_seconds: float, watch: Callable[[], str], tick: Callable[[str], None],
 ) -> Ended:  # fmt: skip
     """Runs a command to its end, its output into `folder`/log.txt.
 
     Args:
       signals: the first one is passed on, so that the process may save; a second one kills it.
       hang_seconds: without a sign of life for so long, it is stopped.
-      deadline: of time.monotonic(), after which it is asked to stop.
+      watch: called a few times a second; it is asked to stop for STOP, and killed for KILL.
       tick: called a few times a second with what the process last said of itself, '' for nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -74,12 +75,12 @@ def run(
 
     try:
         while process.poll() is None:
-            now = time.monotonic()
+            now, wish = time.monotonic(), watch()
             hung = hung or time.time() - _last_life(folder, began) > hang_seconds
-            if asked_at is None and (signals.count or hung or now > deadline):
+            if asked_at is None and (signals.count or hung or wish):
                 asked_at = now
                 process.terminate()
-            if asked_at is not None and (signals.count > 1 or (hung and now - asked_at > GRACE)):
+            if asked_at is not None and (signals.count > 1 or wish == KILL or (hung and now - asked_at > GRACE)):
                 _kill(process)
             tick(_said(folder))
             time.sleep(POLL)

@@ -5,7 +5,7 @@ from typing import Any
 
 from gpt_jax import files
 from gpt_jax.errors import UserError
-from gpt_jax.launch.sweep import RECORDS
+from gpt_jax.launch.records import RECORDS
 from gpt_jax.scaling import forecast, records
 
 SIZE = 'params_non_embedding'  # what a ladder's curve is drawn over

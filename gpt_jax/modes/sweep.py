@@ -10,7 +10,9 @@ from gpt_jax.assemble import Settings
 from gpt_jax.data.prepare import prepare
 from gpt_jax.errors import Preempted, TrialsFailed, UserError
 from gpt_jax.launch import sweep as launch
+from gpt_jax.launch.claims import Claims
 from gpt_jax.launch.config import SweepConfig
+from gpt_jax.launch.worker import UNPAID
 from gpt_jax.model import accounting
 from gpt_jax.modes import reading, together
 from gpt_jax.observe.board import Board
@@ -19,11 +21,15 @@ from gpt_jax.scaling.view import table
 
 def sweep(
     config: dict[str, Any], trials: dict[str, dict[str, Any]], command: list[str], workdir: Path,
-    say: Callable[[str], None],
+    say: Callable[[str], None], only: str | None = None,
 ) -> None:  # fmt: skip
     """Runs what is not done of the sweep; writes records.jsonl, ledger.jsonl and what `reading.read` makes of them.
 
-    Every trial is checked before the first begins, and the text is tokenized once for all.
+    Every trial is checked before the first begins, and the text is tokenized once for all. The same call may be made by
+    any number of processes, on machines that share the folder: each takes trials that no other has.
+
+    Args:
+      only: NAME,NAME,...: the trials to run; None: all.
 
     Raises:
       UserError: a trial's config or the data is bad, or the folder holds another sweep.
@@ -44,17 +50,32 @@ def sweep(
         for name, one in settings.items()
     }
     groups = [[made[name] for name in names] for names in together.groups(trials, bounds.together)]
-    with files.lock(workdir / 'lock', wait=False):
-        files.write_json(workdir / 'config.json', config)
-        board = Board(sys.stderr, str(config['name']), {name: one.flops for name, one in made.items()})
-        try:
-            done = launch.run(groups, command, workdir, bounds.limits, board)
-        finally:
-            board.close()
-        print(table.ladder(done))
+    files.write_json(workdir / 'config.json', config)
+    mine = frozenset(only.split(',')) if only is not None else frozenset(made)
+    board = Board(sys.stderr, str(config['name']), {name: one.flops for name, one in made.items()})
+    try:
+        done = launch.run(groups, command, workdir, bounds.limits, board, mine)
+    finally:
+        board.close()
+    print(table.ladder(done))
+    _read(done, len(made), workdir, bounds.limits.stale_seconds, say)
+    _judge([one for one in done if one['name'] in mine], say)
+
+
+def _read(done: list[dict[str, Any]], trials: int, workdir: Path, stale: float, say: Callable[[str], None]) -> None:
+    """Draws and fits, once every trial has ended, and one process at a time."""
+    if len(done) < trials:
+        say(f'{len(done)} of {trials} trials have ended; the report is made by whoever ends the last')
+        return
+    claim = Claims(workdir, stale).take('report')
+    if claim is None:
+        say(f'{workdir}: another process is making the report')
+        return
+    try:
         for line in reading.read(done, workdir):
             print(line)
-    _judge(done, say)
+    finally:
+        claim.release()
 
 
 def _judge(done: list[dict[str, Any]], say: Callable[[str], None]) -> None:
@@ -62,7 +83,7 @@ def _judge(done: list[dict[str, Any]], say: Callable[[str], None]) -> None:
     left = {one['name']: one['status'] for one in done if one['status'] != 'done'}
     for name, status in left.items():
         say(f'{name}: {status}')
-    over = [name for name, status in left.items() if status.startswith(launch.UNPAID)]
+    over = [name for name, status in left.items() if status.startswith(UNPAID)]
     if left and len(over) == len(left):
         raise Preempted(f'{len(over)} of {len(done)} trials wait for a larger budget; raise it and run again')
     if left:

@@ -30,6 +30,7 @@ from gpt_jax.observe.writers import Metrics
 from gpt_jax.train import checkpoint, loop
 from gpt_jax.train.preempt import Preemption
 from gpt_jax.train.state import State
+from gpt_jax.watchdog import Watchdog
 
 Say = Callable[[str], None]
 Config = dict[str, Any]
@@ -110,7 +111,10 @@ def _run(
 ) -> dict[str, Any]:
     first = jax.process_index() == 0
     keep, keep_steps = settings.train.keep_checkpoints, settings.train.keep_steps
+    several = jax.process_count() > 1
+    who = f'process {jax.process_index()} of {jax.process_count()}'
     with (
+        Watchdog(60 * settings.train.stall_minutes if several else 0.0, who) as dog,
         Preemption() as preemption,  # outermost: a second signal must not end the last save
         checkpoint.Checkpoints(workdir / 'checkpoints', keep=keep, keep_steps=keep_steps, announce=say) as checkpoints,
         Metrics(workdir, tensorboard=settings.train.tensorboard, enabled=first) as metrics,
@@ -140,7 +144,14 @@ def _run(
                 if wait:
                     checkpoints.wait()
 
-        hooks = loop.Hooks(recorder.log, evaluate, save, preemption.requested_anywhere)
+        line.on_note = dog.beat
+
+        def stop() -> bool:
+            asked = preemption.requested_anywhere()  # from the second call on, all processes have come as far
+            dog.beat()
+            return asked
+
+        hooks = loop.Hooks(recorder.log, evaluate, save, stop)
         every = loop.Every(
             settings.train.log_every, settings.train.evaluate_every, settings.train.checkpoint_every, keep_steps
         )

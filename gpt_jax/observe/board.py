@@ -41,6 +41,12 @@ class Board:
         self._last = self._clock()
         self._draw()
 
+    def away(self, names: list[str]) -> None:
+        """These are in other hands, or wait for what is."""
+        for name in names:
+            self._rows[name] = Row('elsewhere', '')
+        self._draw()
+
     def tick(self, said: str) -> None:
         """Shows what the trial under way says of itself ('' for nothing yet); cheap enough for a few times a second."""
         now = self._clock()
@@ -57,7 +63,8 @@ class Board:
 
     def end(self, name: str, status: str, summary: dict[str, Any], why: str = '') -> None:
         """A trial is done, with its summary, or is not: `why` is what it printed last."""
-        known, running = summary.get('validation_loss'), self._rows[name].state == 'running'
+        before = self._rows[name].state
+        known, running, away = summary.get('validation_loss'), before == 'running', before == 'elsewhere'
         detail = f'loss {known:.4f} · {summary.get("seconds", math.nan):.0f} s' if known is not None else status
         self._rows[name] = Row('done' if status == 'done' else 'failed', detail)
         if running and status == 'done':
@@ -65,7 +72,7 @@ class Board:
         if self._terminal:
             self._draw()
         elif not running and status == 'done':
-            self._line(name, 'already done')
+            self._line(name, 'done elsewhere' if away else 'already done')
         else:
             self._line(name, detail if status == 'done' else f'{status}; {why}' if why else status)
 
@@ -108,7 +115,12 @@ class Board:
 
     def _shown(self) -> list[str]:
         of = lambda *kinds: [name for name, row in self._rows.items() if row.state in kinds]  # noqa: E731
-        chosen = {*of('done', 'failed')[-ENDED_SHOWN:], *of('running'), *of('waiting')[:WAITING_SHOWN]}
+        chosen = {
+            *of('done', 'failed')[-ENDED_SHOWN:],
+            *of('running'),
+            *of('elsewhere')[:ENDED_SHOWN],
+            *of('waiting')[:WAITING_SHOWN],
+        }
         return [name for name in self._rows if name in chosen]
 
     def _left(self) -> float | None:
@@ -116,5 +128,7 @@ class Board:
         spent = sum(self._costs[name] for name in self._here)
         if not spent:
             return None
-        ahead = sum(self._costs[name] for name, row in self._rows.items() if row.state in ('running', 'waiting'))
+        ahead = sum(
+            self._costs[name] for name, row in self._rows.items() if row.state in ('running', 'elsewhere', 'waiting')
+        )
         return (self._clock() - self._began) * ahead / spent

@@ -36,6 +36,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ):
         self._report, self._reported = report, -math.inf
+        self.on_note: Callable[[], None] = lambda: None  # called where work goes on between steps
         self._stream, self._trial, self._name, self._steps, self._clock = stream, trial, name, steps, clock
         self._terminal = stream.isatty()
         self._drawn, self._printed = '', -math.inf
@@ -59,6 +60,7 @@ class Progress:
     def note(self, what: str) -> None:
         """Shows what is done between steps, in the place of the latest step's numbers."""
         self._noted = True
+        self.on_note()
         self._show(f'{self._head} · {what}', self._clock(), at_once=False)
 
     def close(self) -> None:

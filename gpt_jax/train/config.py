@@ -26,6 +26,7 @@ class TrainConfig:
     init_from: str
     max_skipped_in_row: int
     tensorboard: bool
+    stall_minutes: float
 
     def __post_init__(self) -> None:
         for name in ('batch', 'log_every', 'keep_checkpoints', 'max_skipped_in_row'):
@@ -35,6 +36,7 @@ class TrainConfig:
             schema.require(
                 getattr(self, name) >= 0, f'train.{name}', f'must not be negative, got {getattr(self, name)}'
             )
+        schema.require(self.stall_minutes >= 0, 'train.stall_minutes', 'must be 0 (never) or positive')
         schema.require(
             self.steps > 0 or self.tokens > 0 or self.flops > 0,
             'train.tokens',

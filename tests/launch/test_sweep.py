@@ -19,7 +19,7 @@ from gpt_jax.launch import sweep, trial
 from gpt_jax.observe.board import Board
 
 FAKE = Path(__file__).with_name('fake_trial.py')
-NO_LIMIT = sweep.Limits(hang_seconds=math.inf, hours=math.inf, flops=math.inf)
+NO_LIMIT = sweep.Limits(hang_seconds=math.inf, hours=math.inf, flops=math.inf, stale_seconds=60.0)
 QUICK = NO_LIMIT._replace(hang_seconds=1.0)
 TWENTY = [
     'good-1', 'bad-1', 'good-2', 'hang-1', 'memory-1', 'good-3', 'killed-1', 'diverges-1', 'good-4', 'liar-1',
@@ -96,7 +96,7 @@ from gpt_jax.launch import sweep
 from gpt_jax.observe.board import Board
 names = {names!r}
 trials = [[sweep.Trial(name, f'hash of {{name}}', 1.0, '')] for name in names]
-limits = sweep.Limits(math.inf, math.inf, math.inf)
+limits = sweep.Limits(math.inf, math.inf, math.inf, 60.0)
 command = [sys.executable, {str(FAKE)!r}, {str(tmp_path)!r}]
 sweep.run(trials, command, Path({str(tmp_path)!r}), limits, Board(io.StringIO(), 'x', dict.fromkeys(names, 1.0)))
 """)

@@ -1,0 +1,71 @@
+"""Does a job run through a real ssh: processes that meet, are asked to save through the connection, and go on?
+
+`pytest -m slow -n 0 tests/launch/test_ssh.py`; a server of its own on this machine's loopback, on keys of its own.
+"""
+
+import getpass
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gpt_jax.launch.local import free_port
+from tests import program
+
+SERVER = shutil.which('sshd', path=f'{os.environ["PATH"]}:/usr/sbin')
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(SERVER is None or shutil.which('ssh') is None, reason='no sshd here: apt-get install openssh-server'),
+]  # fmt: skip
+
+
+@pytest.fixture
+def configuration(tmp_path):
+    """An ssh configuration in which alpha and beta are this machine."""
+    folder, port = tmp_path / 'ssh', free_port()
+    folder.mkdir(mode=0o700)
+    for name in ('host', 'user'):
+        subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', str(folder / name)], check=True)
+    (folder / 'allowed').write_bytes((folder / 'user.pub').read_bytes())
+    (folder / 'sshd_config').write_text(
+        f'Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/allowed\n'
+        f'PidFile {folder}/pid\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\nUsePAM no\n'
+    )
+    (folder / 'config').write_text(
+        f'Host alpha beta\nHostName 127.0.0.1\nPort {port}\nUser {getpass.getuser()}\nIdentityFile {folder}/user\n'
+        f'IdentitiesOnly yes\nStrictHostKeyChecking no\nUserKnownHostsFile {folder}/known\nLogLevel ERROR\n'
+    )
+    if os.geteuid() == 0:
+        os.makedirs('/run/sshd', exist_ok=True)
+    with subprocess.Popen([SERVER, '-D', '-f', str(folder / 'sshd_config')]) as server:
+        yield folder / 'config'
+        server.terminate()
+
+
+def test_two_machines_train_stop_and_go_on(tmp_path, source, configuration):
+    fields = {'config.data.source': source, 'config.mesh.cpu_devices': 1, 'config.train.steps': 200,
+              'config.train.checkpoint_every': 50, 'config.train.evaluate_every': 0}  # fmt: skip
+    program.run(program.command(tmp_path / 'whole', **fields, launch='local', processes=2))
+    options = {'config': configuration, 'address': '127.0.0.1', 'port': free_port(), 'python': sys.executable,
+               'folder': program.ROOT, 'env.PYTHONPATH': program.ROOT, 'env.NASTY': 'a "b" $c; \'d\''}  # fmt: skip
+    options['env.GPT_JAX_COMPILATION_CACHE'] = os.environ['GPT_JAX_COMPILATION_CACHE']
+    options['env.XDG_CACHE_HOME'] = os.environ['XDG_CACHE_HOME']
+    workdir = tmp_path / 'a run; "$HOME"'
+    argv = [*program.command(workdir, **fields), '--launch=ssh', '--nodes=alpha,beta']
+    argv += [f'--launch_option={key}={value}' for key, value in options.items()]
+    process = program.start(argv)
+    until = time.monotonic() + 120
+    while program.lines(workdir) < 3 and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 75, out + err
+    assert 'stopped and saved at step' in err
+    program.run(argv)
+    assert program.summary(workdir)['processes'] == 2
+    whole = program.summary(tmp_path / 'whole')
+    assert program.summary(workdir)['parameters_sha256'] == whole['parameters_sha256']
