@@ -143,8 +143,9 @@ def _nearest(sizes: Mapping[str, int], demands: Demands, count: int | None = Non
     """'; the nearest that works: flags', or '' where none does."""
     count = count or math.prod(sizes.values())
 
-    def distance(other: Mapping[str, int]) -> float:
-        return sum(abs(math.log2(other[axis] / sizes[axis])) for axis in AXES)
+    def distance(other: Mapping[str, int]) -> tuple[float, float]:
+        changes = {axis: abs(math.log2(other[axis] / sizes[axis])) for axis in AXES}
+        return sum(changes.values()), -changes['data']  # of two as near, that which keeps what was asked for
 
     # What is not asked for stays out, but for the data axis, which takes any devices that are left.
     used = [axis for axis in AXES if sizes[axis] > 1 or axis == 'data']
