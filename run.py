@@ -170,7 +170,7 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
     elif _MODE.value == 'coordinates':
         coordinates.coordinates(config, workdir, say)
     else:
-        print(json.dumps(benchmark.benchmark(config, _OUTPUT.value, say)))
+        benchmark.benchmark(config, _OUTPUT.value, say)
 
 
 def _together(configs: dict[str, dict[str, Any]], workdir: Path) -> None:
