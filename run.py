@@ -25,7 +25,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from gpt_jax import errors, overrides
+from gpt_jax import errors, files, overrides
 from gpt_jax.launch.trial import follow_parent
 from gpt_jax.modes import generate
 
@@ -81,6 +81,7 @@ def main(_: list[str]) -> None:
     trials = overrides.trials(config)
     overrides.check_overrides(sys.argv, config)
     workdir = Path(_WORKDIR.value or Path('runs') / str(config['name'])).resolve()
+    files.path(str(workdir), '--workdir')
     if _MODE.value in ('train', 'coordinates'):
         _check_folder('workdir', workdir)
     if _OUTPUT.value is not None:
@@ -143,6 +144,7 @@ def _weights() -> None:
 
 def _check_folder(flag: str, folder: Path) -> None:
     """Raises UserError where `folder` is none that can be made and written to, before any work."""
+    files.path(str(folder), f'--{flag}')
     above = next(one for one in (folder, *folder.parents) if one.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise errors.UserError(f'--{flag}: {folder}: {above} is not a folder that can be written to')
