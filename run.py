@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from gpt_jax import errors, overrides, watchdog
+from gpt_jax import errors, files, overrides, watchdog
 from gpt_jax.launch.trial import follow_parent
 from gpt_jax.modes import generate, launching
 
@@ -84,6 +84,7 @@ def main(_: list[str]) -> None:
     trials = overrides.trials(config)
     overrides.check_overrides(sys.argv, config)
     workdir = Path(_WORKDIR.value or Path('runs') / str(config['name'])).resolve()
+    files.path(str(workdir), '--workdir')
     if _MODE.value in ('train', 'coordinates'):
         _check_folder('workdir', workdir)
     if _OUTPUT.value is not None:
@@ -160,6 +161,7 @@ def _weights() -> None:
 
 def _check_folder(flag: str, folder: Path) -> None:
     """Raises UserError where `folder` is none that can be made and written to, before any work."""
+    files.path(str(folder), f'--{flag}')
     above = next(one for one in (folder, *folder.parents) if one.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise errors.UserError(f'--{flag}: {folder}: {above} is not a folder that can be written to')
@@ -187,7 +189,7 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
     elif _MODE.value == 'coordinates':
         coordinates.coordinates(config, workdir, say)
     else:
-        print(json.dumps(benchmark.benchmark(config, _OUTPUT.value, say)))
+        benchmark.benchmark(config, _OUTPUT.value, say)
 
 
 def _together(configs: dict[str, dict[str, Any]], workdir: Path) -> None:

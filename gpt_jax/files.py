@@ -61,6 +61,25 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f'{path}: not JSON ({error})') from None
 
 
+def path(text: str, asked: str) -> Path:
+    """The path that `text` names, with ~ filled in, whether or not something is there.
+
+    Args:
+      asked: what the user gave it to, for the message.
+
+    Raises:
+      UserError: nothing can be looked for there: the name is too long, say, or a folder on the way is locked.
+    """
+    try:
+        found = Path(text).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(found / 'what lies there')
+    except (OSError, ValueError, RuntimeError) as error:  # the others: a null byte, ~ of nobody
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f'{asked}={text[:80]}{"..." if len(text) > 80 else ""}: {reason}') from None
+    return found
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """The file's SHA-256 as 64 hex digits, read in bounded memory."""
     with open(path, 'rb') as file:

@@ -63,7 +63,7 @@ def kept_as(params: Any, config: ModelConfig, kind: str, turn: bool = False) -> 
     Raises:
       UserError: no such kind.
     """
-    _check(kind)
+    check_kind(kind)
     letters = weights.letters(assemble.declarations(config))
 
     def keep(leaf: jax.Array, letters: str) -> Any:
@@ -81,9 +81,10 @@ def kept_as(params: Any, config: ModelConfig, kind: str, turn: bool = False) -> 
     return made | {f'block_{n}': jax.tree.unflatten(structure, layer) for n, layer in enumerate(layers)}
 
 
-def _check(kind: str) -> None:
-    if kind not in WEIGHTS:
-        raise UserError(f'weights: no {kind!r}; one of {", ".join(WEIGHTS)}{schema.nearest(kind, WEIGHTS)}')
+def check_kind(kind: Any) -> None:
+    """Raises UserError unless it is one of WEIGHTS."""
+    if not isinstance(kind, str) or kind not in WEIGHTS:
+        raise UserError(f'weights: no {kind!r}; one of {", ".join(WEIGHTS)}{schema.nearest(str(kind), WEIGHTS)}')
 
 
 class Home(NamedTuple):

@@ -5,8 +5,9 @@ model = gpt_jax.load('runs/gpt_tiny')
 print(model.generate('The weather today is', max_length=50)[0].text)
 """
 
+import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from gpt_jax.generate.decode import Model
 from gpt_jax.generate.options import Options
 from gpt_jax.generate.rounds import Drafter, Tally
 from gpt_jax.generate.writer import Text, Update, Words
+from gpt_jax.interop import tokenizer_files
 from gpt_jax.model import loss as losses
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.gpt import GPT
@@ -39,7 +41,7 @@ def load(
     Args:
       source: a run's folder, a folder of Hugging Face's layout, or a name on its hub (gpt_jax/pretrained.py).
       step: of a run, the checkpoint of this step; None: the newest.
-      draft: proposes tokens, which changes the speed alone: a smaller model with the same tokenizer, named as the
+      draft: proposes tokens, which changes the speed alone: a smaller model with the same vocabulary, named as the
         source is, or 'lookup' for the text's own past.
       weights: how matrices are kept: float32, bfloat16, int8 or int4 (gpt_jax/model/quantized.py); the draft's too.
       data: devices that share the texts.
@@ -47,24 +49,55 @@ def load(
       say: receives lines for the user.
 
     Raises:
-      UserError: no such model, one that is damaged, a draft of another tokenizer, or fewer devices.
+      UserError: no such model, one that is damaged, a draft of another vocabulary, fewer devices, or an argument that
+        is none of these.
     """
-    if not isinstance(source, str | os.PathLike) or not os.fspath(source):
-        raise UserError(f'source: wants the folder or the name of a model, got {source!r}')
-    runtime.start_unless_running(data * fsdp)
-    found = pretrained.find(os.fspath(source), step=step, say=say)
-    home = inference.home(found.model, data=data, fsdp=fsdp)
+    where, beside = _named('source', source, ''), None if draft is None else _named('draft', draft, f', or {LOOKUP!r}')
+    axes = {'data': data, 'fsdp': fsdp}
+    for name, size in axes.items():
+        _require(_whole(size) and size > 0, name, 'a number of devices, 1 or above', size)
+    _require(step is None or (_whole(step) and step >= 0), 'step', 'the step of a checkpoint, or None', step)
+    _require(callable(say), 'say', 'a function that takes a line', say)
+    inference.check_kind(weights)
+    runtime.start_unless_running(math.prod(axes.values()))
+    _check_devices(axes)
+    found = pretrained.find(where, step=step, say=say)
+    home = inference.home(found.model, **axes)
     drafter = None
-    if draft is not None:
-        drafter = Drafter(None, None) if draft == LOOKUP else _drafter(os.fspath(draft), found, home, weights, say)
+    if beside is not None:
+        drafter = Drafter(None, None) if beside == LOOKUP else _drafter(beside, found, home, weights, say)
     return LanguageModel(found, home, drafter, weights)
+
+
+def _named(argument: str, source: Any, others: str) -> str:
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else ''
+    _require(isinstance(name, str) and name != '', argument, f'the folder or the name of a model{others}', source)
+    return name
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _require(good: bool, argument: str, wanted: str, value: Any) -> None:
+    if not good:
+        raise UserError(f'{argument}: wants {wanted}, got {value!r}')
+
+
+def _check_devices(axes: Mapping[str, int]) -> None:
+    wanted, there = math.prod(axes.values()), jax.device_count()
+    if wanted > there:
+        early = "load the model before JAX's first array, or " if jax.default_backend() == 'cpu' else ''
+        raise UserError(f'{" x ".join(axes)} makes {wanted} devices, but there are {there}; {early}ask for fewer')
 
 
 def _drafter(
     source: str, found: Pretrained, beside: inference.Home, weights: str, say: Callable[[str], None]
 ) -> Drafter:
     other = pretrained.find(source, asked='draft', say=say)
-    if other.tokenizer.fingerprint != found.tokenizer.fingerprint or other.model.vocab_size != found.model.vocab_size:
+    one, two = found.tokenizer, other.tokenizer
+    same = one.fingerprint == two.fingerprint or tokenizer_files.vocabulary(one) == tokenizer_files.vocabulary(two)
+    if not same or other.model.vocab_size != found.model.vocab_size:
         raise UserError(f'draft: {source} has another vocabulary than the model it is to write for')
     if other.model.context < found.model.context:
         raise UserError(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gpt_jax import assemble, inference, overrides, trees
+from gpt_jax import assemble, files, inference, overrides, trees
 from gpt_jax.data import tokenizer
 from gpt_jax.data.prepare import cached_tokenizer
 from gpt_jax.data.tokenizer import Tokenizer
@@ -52,7 +52,7 @@ def find(source: str, *, step: int | None = None, asked: str = 'checkpoint', say
     Raises:
       UserError: there is none, or it is damaged or not understood.
     """
-    folder = Path(source).expanduser()
+    folder = files.path(source, asked)
     if (folder / 'checkpoints').is_dir():
         return _run(folder, step, say)
     if (folder / 'trials').is_dir():

@@ -11,8 +11,10 @@ import pytest
 import tokenizers
 
 import gpt_jax
+from gpt_jax import overrides
 from gpt_jax.data import tokenizer
 from gpt_jax.errors import UserError
+from gpt_jax.modes import export_weights
 from tests import trained
 
 
@@ -93,6 +95,22 @@ def test_scores_of_a_text(model):
     np.testing.assert_allclose(model.logits(text[:4]), model.logits(text)[:4], atol=1e-4)
 
 
+BAD = [
+    ({'data': 0}, 'data: wants a number of devices, 1 or above, got 0'),
+    ({'fsdp': -1}, 'fsdp: wants a number of devices, 1 or above, got -1'),
+    ({'fsdp': '2'}, "fsdp: wants a number of devices, 1 or above, got '2'"),
+    ({'data': True}, 'data: wants a number of devices, 1 or above, got True'),
+    ({'data': 3, 'fsdp': 3}, "data x fsdp makes 9 devices, but there are 8; load the model before JAX's first array"),
+    ({'weights': None}, 'weights: no None; one of float32, bfloat16, int8, int4'),
+    ({'weights': []}, 'weights: no []; one of float32'),
+    ({'weights': 'int5'}, "weights: no 'int5'; one of float32, bfloat16, int8, int4; the nearest is 'int"),
+    ({'step': '3'}, "step: wants the step of a checkpoint, or None, got '3'"),
+    ({'say': None}, 'say: wants a function that takes a line, got None'),
+    ({'draft': ''}, "draft: wants the folder or the name of a model, or 'lookup', got ''"),
+    ({'draft': 5}, "draft: wants the folder or the name of a model, or 'lookup', got 5"),
+]
+
+
 @pytest.mark.parametrize(
     ('call', 'message'),
     [
@@ -103,6 +121,7 @@ def test_scores_of_a_text(model):
         (lambda m: m.generate(None), 'prompts: wants a string or several, got None'),
         (lambda m: m.generate(b'a'), 'a prompt is a string, not bytes'),
         (lambda _: gpt_jax.load(''), "source: wants the folder or the name of a model, got ''"),
+        *((lambda _, given=given: gpt_jax.load('runs/x', **given), message) for given, message in BAD),
         (lambda _: gpt_jax.load(None), 'source: wants the folder or the name of a model, got None'),
         (lambda m: m.generate(['a', b'b']), 'prompt 2: a prompt is a string, not bytes'),
         (lambda m: m.generate('a' * 64), "the prompt's 64 tokens fill the model's context of 64"),
@@ -153,6 +172,15 @@ def test_drafts_that_do_not_fit_are_refused(run, tmp_path):
         gpt_jax.load(run, draft=trained.folder(tmp_path / 'short', context=32))
 
 
+def test_a_run_and_its_export_draft_for_each_other(run, model, tmp_path):
+    export_weights.export(run, tmp_path / 'exported', overrides.defaults(), 'float32', print)
+    expected = model.generate('ab', max_length=20)
+    drafted = gpt_jax.load(run, draft=tmp_path / 'exported')
+    assert [text.tokens for text in drafted.generate('ab', max_length=20)] == [text.tokens for text in expected]
+    assert drafted.tally.accepted == drafted.tally.proposed > 0
+    assert gpt_jax.load(tmp_path / 'exported', draft=run).tokenizer.fingerprint != model.tokenizer.fingerprint
+
+
 @pytest.mark.parametrize(('data', 'fsdp'), [(8, 1), (1, 8), (2, 4)])
 def test_texts_of_many_devices_are_those_of_one(run, model, data, fsdp):
     spread = gpt_jax.load(run, data=data, fsdp=fsdp)
@@ -167,5 +195,5 @@ def test_texts_of_many_devices_are_those_of_one(run, model, data, fsdp):
 
 
 def test_more_devices_than_there_are(run):
-    with pytest.raises(UserError, match='makes 9 devices, but there are 8'):
+    with pytest.raises(UserError, match=r'^data x fsdp makes 9 devices, but there are 8; [^-]* ask for fewer$'):
         gpt_jax.load(run, data=9)

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 import types
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -81,6 +82,19 @@ def test_a_name_of_the_hub(published, tmp_path, monkeypatch, name):
     model = gpt_jax.load(name, draft=name)
     assert asked == [(name.partition('@')[0], name.partition('@')[2] or None)] * 2
     assert len(model.generate('The weather today is', max_length=25)[0].tokens) == 5
+
+
+@pytest.mark.parametrize('source', ['x' * 300, '~nobody_of_that_name/run'])
+def test_names_that_no_folder_can_have(source, tmp_path):
+    for call, asked in (
+        (lambda: gpt_jax.load(source), 'checkpoint'),
+        (lambda: export_weights.export(Path(source), tmp_path / 'out', overrides.defaults(), 'float32', print),
+         '--checkpoint'),
+        (lambda: import_weights.import_weights(source, overrides.defaults(), tmp_path / 'run', print), '--source'),
+        (lambda: tokenizer.make(source, list), 'config.data.tokenizer'),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=rf'^{asked}={source[:80]}'):
+            call()
 
 
 def test_a_name_that_the_hub_does_not_give(run, monkeypatch):

@@ -48,6 +48,7 @@ def _with_unknown(model: dict[str, Any]) -> int:
     """Adds an id for what is unknown to the section of a model; returns it."""
     words = model['vocab']
     if isinstance(words, list):  # of a unigram model: pairs of a word and its score
+        model['byte_fallback'] = False  # of what is unknown; without an id for that, it is refused before
         words.append([NO_ID, min((score for _, score in words), default=0.0)])
         model['unk_id'] = len(words) - 1
         return len(words) - 1

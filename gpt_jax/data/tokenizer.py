@@ -63,7 +63,7 @@ def make(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
         return _bytes()
     if spec.startswith('bpe:'):
         return train(texts(), int(spec.removeprefix('bpe:')))
-    return _given(Path(spec).expanduser())
+    return _given(files.path(spec, 'config.data.tokenizer'))
 
 
 def identity(spec: str) -> list[str]:
@@ -74,7 +74,7 @@ def identity(spec: str) -> list[str]:
     """
     if spec == 'bytes' or spec.startswith('bpe:'):
         return [spec]
-    return ['given', *(files.sha256_file(path) for path in _given_files(Path(spec).expanduser()))]
+    return ['given', *(files.sha256_file(path) for path in _given_files(files.path(spec, 'config.data.tokenizer')))]
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
@@ -220,9 +220,8 @@ def _from_content(content: bytes, where: str) -> Tokenizer:
     def encode(texts: list[str]) -> list[Ids]:
         try:
             encoded = inner.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception:  # tokenizers raises Exception itself
-            if (line := lacking.first(content, texts)) is None:
-                raise
+        except Exception as error:  # tokenizers raises Exception itself
+            line = lacking.first(content, texts) or f'the tokenizer does not take the text ({_line(error)})'
             raise UserError(f'{line}; mend the text, or take another tokenizer') from None
         return [np.array(one.ids, np.uint32) for one in encoded]
 

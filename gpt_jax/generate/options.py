@@ -51,7 +51,6 @@ OPTIONS: Mapping[str, Option] = {
 
 ESCAPES = {'n': '\n', 'r': '\r', 't': '\t', '\\': '\\'}
 WARPS = ('temperature', 'top_k', 'top_p', 'min_p', 'typical_p')  # what sampling alone makes use of
-EARLY_STOPPING = (False, True, 'never')
 OVERFLOWS = ('refuse', 'slide')
 MOST = 2**30  # of anything that is counted; twice as many are too many for int32
 NEW_TOKENS = 100  # where nothing is said
@@ -152,7 +151,7 @@ def check_draft(options: Options) -> None:
 
 def _typed(name: str, value: Any, wanted: Any) -> Any:
     if name == 'early_stopping':
-        if value not in EARLY_STOPPING:
+        if not isinstance(value, bool) and not (isinstance(value, str) and value == 'never'):  # 1 == True
             raise UserError(f"early_stopping: {value!r}; one of False, True, 'never'")
         return value
     if isinstance(OPTIONS[name].default, tuple):

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.errors import UserError
 
 # What is fetched: nothing that could run, and of several formats of the weights only the one that is read.
@@ -14,7 +15,7 @@ _NAME = re.compile(r'([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(@[\w./-]+)?', re.A
 
 def named(source: str) -> bool:
     """Whether this can be a name of the hub, and no folder or file here, nor a new one of a folder that is."""
-    path = Path(source).expanduser()
+    path = files.path(source, '--source')
     here = path.exists() or ('/' in source and path.parent.exists())
     return not here and _NAME.fullmatch(source) is not None
 
@@ -28,7 +29,7 @@ def folder(source: str, asked: str = '--source') -> Path:
     Raises:
       UserError: neither a folder here nor a name, or the hub cannot be reached or does not have it.
     """
-    path = Path(source).expanduser()
+    path = files.path(source, asked)
     if source and path.is_dir():
         return path
     if source and path.exists():

@@ -115,7 +115,7 @@ def made(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
 
     There, the name of the token that ends documents stands for that token wherever a text has it; here, never.
     """
-    content = _bytes() if tokenizer.content == BYTES_CONTENT else tokenizer.content
+    content = _content(tokenizer)
     about: dict[str, Any] = {
         'tokenizer_class': 'PreTrainedTokenizerFast',
         'model_max_length': context,
@@ -127,6 +127,18 @@ def made(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
         about |= {'bos_token': name, 'eos_token': name}
         generation = {'bos_token_id': tokenizer.end_of_document, 'eos_token_id': tokenizer.end_of_document}
     return {TOKENIZER: content, ABOUT: _json(about), GENERATION: _json(generation)}
+
+
+def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
+    """The id of every token, special ones too. Two tokenizers whose files differ may well have the same."""
+    import tokenizers
+
+    return dict(tokenizers.Tokenizer.from_str(_content(tokenizer).decode()).get_vocab(with_added_tokens=True))
+
+
+def _content(tokenizer: Tokenizer) -> bytes:
+    """Its tokenizer.json."""
+    return _bytes() if tokenizer.content == BYTES_CONTENT else tokenizer.content
 
 
 def _name(content: bytes, number: int) -> str:

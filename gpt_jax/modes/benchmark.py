@@ -1,6 +1,7 @@
 """How fast is a config on this machine? Its real training step, with its input pipeline and without; its writing."""
 
 import itertools
+import json
 import resource
 import statistics
 import sys
@@ -35,19 +36,23 @@ PEAKS = {
 }
 
 
-def benchmark(config: dict[str, Any], output: str | None, say: Callable[[str], None]) -> dict[str, Any]:
-    """Times the config's training step on its own data, and how its model writes; returns one flat JSON object, also
-    written to `output`."""
+def benchmark(config: dict[str, Any], output: str | None, say: Callable[[str], None]) -> None:
+    """Times the config's training step on its own data, and how its model writes; prints one flat JSON object, also
+    written to `output`. Where the one fails after the other is timed, that is printed and written all the same."""
     corpus = prepare(assemble.data_config(config), say)
     settings = assemble.settings(config, corpus.vocab_size)
-    result: dict[str, Any] = {'name': settings.name, 'versions': runtime.versions()}
-    if settings.benchmark.steps:
-        result |= _training(settings, corpus, say)
-    if settings.benchmark.new_tokens:
-        result |= benchmark_generation.measure(settings, say)
-    if output:
-        files.write_json(output, result)
-    return result
+    timed: dict[str, Any] = {}
+    try:
+        if settings.benchmark.steps:
+            timed |= _training(settings, corpus, say)
+        if settings.benchmark.new_tokens:
+            timed |= benchmark_generation.measure(config, settings, say)
+    finally:
+        if timed:
+            result = {'name': settings.name, 'versions': runtime.versions()} | timed
+            print(json.dumps(result), flush=True)
+            if output:
+                files.write_json(output, result)
 
 
 def _training(settings: Settings, corpus: Corpus, say: Callable[[str], None]) -> dict[str, Any]:

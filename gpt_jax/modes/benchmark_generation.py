@@ -8,15 +8,17 @@ learned nothing; no number here depends on them.
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpt_jax import assemble, inference
+from gpt_jax import assemble, errors, files, inference
 from gpt_jax.assemble import Settings
 from gpt_jax.generate import batching, options, processors, sampling
 from gpt_jax.generate.batching import Prompt, Request
@@ -26,7 +28,14 @@ from gpt_jax.model import cache, weights
 from gpt_jax.model.config import ModelConfig
 
 ROUNDS = 3  # the best is quoted: what else the machine does can only make it slower
-ALONE = ('--config.mesh.cpu_devices=1', '--config.benchmark.steps=0')  # this part, in a process of its own
+# What leaves this process with the code that the one of `_alone` left with.
+ERRORS: Mapping[int, type[Exception]] = {
+    errors.EXIT_BAD_INPUT: errors.UserError,
+    errors.EXIT_FAILED: errors.CheckFailed,
+    errors.EXIT_OUT_OF_MEMORY: errors.OutOfMemory,
+    errors.EXIT_RESUMABLE: errors.Preempted,
+}
+SAID = 'run.py: '  # begins the line that goes with such a code
 
 # Bytes per second of one device's memory, from the makers' data sheets.
 BANDWIDTHS = {
@@ -42,18 +51,21 @@ BANDWIDTHS = {
 }
 
 
-def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+def measure(config: dict[str, Any], settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     """Times prefill and decoding at each of benchmark.batches; a flat dict, a number per batch size.
+
+    `settings` are those of `config`.
 
     prefill_tokens_per_second, decode_tokens_per_second: of all texts together. first_token_seconds: from a prompt on
     the devices to the first new token. bandwidth_share: the floor over the time of a decoding step, where the floor
-    counts weights that every token reads, and the part of the cache that is filled.
+    counts weights that every token reads, the experts that the batch's tokens choose where no expert is favoured, and
+    the part of the cache that is filled.
     """
     model = inference.model_config(_section(settings.model), settings.model.vocab_size)
     prompt = min(settings.benchmark.prompt, model.context // 2)
     tokens = min(settings.benchmark.new_tokens, model.context - prompt)
     if jax.default_backend() == 'cpu' and jax.device_count() > 1:
-        return _alone(say)
+        return _alone(config, say)
     writer = _device(model, settings.benchmark.weights)
     bandwidth, source = _bandwidth()
     found: dict[str, Any] = {
@@ -77,13 +89,54 @@ def _section(model: ModelConfig) -> dict[str, Any]:
     return {name: getattr(model, name) for name in ModelConfig.__dataclass_fields__}
 
 
-def _alone(say: Callable[[str], None]) -> dict[str, Any]:
+def _alone(config: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """Several CPU devices suit training, and one that has all cores suits writing: so it is measured by a process that
-    has one."""
+    has one.
+
+    Raises:
+      one of ERRORS, with the line and so with the exit code of that process.
+    """
     say('generation is measured in a process of its own, on one CPU device with all cores')
-    child = subprocess.run([sys.executable, *sys.argv, *ALONE], stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(child.stdout.splitlines()[-1])
-    return {name: value for name, value in found.items() if name.startswith('generation_')}
+    with tempfile.TemporaryDirectory(prefix='gpt_jax_') as folder:
+        given, found = Path(folder) / 'config.py', Path(folder) / 'found.json'
+        given.write_text(
+            'import json\n\nfrom ml_collections import ConfigDict\n\n\ndef get_config():\n'
+            f'    return ConfigDict(json.loads({json.dumps(on_one_device(config))!r}))\n'
+        )
+        flags = ('--mode=benchmark', f'--config={given}', f'--benchmark_output={found}')
+        _run([sys.executable, sys.argv[0], *flags], say)
+        return {name: value for name, value in files.read_json(found).items() if name.startswith('generation_')}
+
+
+def on_one_device(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of writing alone, by one CPU device: whatever the mesh's axes are, each of them is 1."""
+    mesh = {name: 1 if isinstance(value, int) else value for name, value in config['mesh'].items()}
+    return config | {
+        'mesh': mesh | {'strategy': 'replicated'},
+        'model': config['model'] | inference.PLAIN,
+        'train': config['train'] | {'microbatch': 0},  # of the share of one of several devices
+        'benchmark': config['benchmark'] | {'steps': 0},
+    }
+
+
+def _run(command: list[str], say: Callable[[str], None]) -> None:
+    """Runs run.py and passes on what it says, as it comes."""
+    last = ''
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors='replace'
+    ) as child:
+        try:
+            for line in child.stderr or ():
+                if line.startswith(SAID):
+                    last = line.removeprefix(SAID).strip()
+                else:
+                    say(line.rstrip('\n'))
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode:
+        error = ERRORS.get(child.returncode, errors.CheckFailed)
+        raise error(last or f'generation was not measured: its process left with {child.returncode}')
 
 
 def _device(model: ModelConfig, kind: str) -> Device:
@@ -122,13 +175,27 @@ def _best(writer: Device, batch: int, prompt: int, tokens: int) -> tuple[float, 
     return prefill, first, step
 
 
-def _bytes_read(writer: Device, batch: int, length: int) -> int:
-    """What one step takes from memory: weights that are multiplied with, and the cache of `length` tokens."""
+def _bytes_read(writer: Device, batch: int, length: int) -> float:
+    """What one step takes from memory: weights that are multiplied with, and the cache of `length` tokens.
+
+    Of a layer's E experts those that a token of the batch chose: with X choices of a token and none of the experts
+    favoured, E x (1 - (1 - X / E)^batch) of them on average; X for one token, and never more than there are choices.
+    """
     model = writer.model.config
     rows = {'position'} | ({'embedding'} if 'head' in writer.params else set())  # of which a row each is read
     read = {name: part for name, part in writer.params.items() if name not in rows}
     kept = jax.eval_shape(lambda: cache.empty(model, batch, length, 1).layers)
-    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves((read, kept)))
+    if model.feedforward != 'experts':
+        return _bytes((read, kept))
+    letters = weights.letters(assemble.declarations(model))['blocks']
+    layers = (read[f'block_{n}'] for n in range(model.layers))
+    experts = [jax.tree.map(lambda word, part: part if 'E' in word[:2] else (), letters, layer) for layer in layers]
+    idle = (1 - model.experts_per_token / model.experts) ** batch
+    return _bytes((read, kept)) - idle * _bytes(experts)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
 def _bandwidth() -> tuple[float, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gpt_jax import assemble, trees
+from gpt_jax import assemble, files, trees
 from gpt_jax.assemble import Settings
 from gpt_jax.data import tokenizer
 from gpt_jax.data.prepare import prepare
@@ -34,6 +34,7 @@ def export(run: Path, output: Path, defaults: Config, dtype: str, say: Say) -> d
     Raises:
       UserError: no checkpoint in `run`, or a model that no layout has.
     """
+    run = files.path(str(run), '--checkpoint')
     meta = manifest.newest_meta(run / 'checkpoints')
     if meta is None:
         raise UserError(f'--checkpoint={run}: holds no checkpoint; name the folder of a run')

@@ -13,7 +13,7 @@ from gpt_jax import assemble, files, identity, runtime, trees
 from gpt_jax.assemble import Settings
 from gpt_jax.data import tokenizer
 from gpt_jax.errors import UserError
-from gpt_jax.interop import config_file, huggingface, tokenizer_files
+from gpt_jax.interop import config_file, hub, huggingface, tokenizer_files
 from gpt_jax.observe.progress import count
 from gpt_jax.pretrained import CARRIED, letters_of
 from gpt_jax.train import checkpoint
@@ -24,8 +24,11 @@ Say = Callable[[str], None]
 
 
 def name(source: str) -> str:
-    """A run's name, made of the last part of the source's."""
-    last = Path(source.partition('@')[0]).expanduser().name
+    """A run's name, made of the last part of the source's; what stands after the @ of a hub's name is none."""
+    return _allowed(Path(source.partition('@')[0] if hub.named(source) else source).expanduser().name)
+
+
+def _allowed(last: str) -> str:
     return re.sub(r'[^A-Za-z0-9._-]', '_', last).lstrip('.')[:64] or 'imported'
 
 
@@ -73,7 +76,7 @@ def import_weights(source: str, defaults: Config, workdir: Path, say: Say) -> No
 
 def _config(found: huggingface.Source, defaults: Config, workdir: Path) -> Config:
     config = copy.deepcopy(defaults)
-    config['name'] = name(str(workdir))
+    config['name'] = _allowed(workdir.name)
     config['model'] |= found.model
     config['data']['tokenizer'] = str(workdir / CARRIED)
     return config

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
+from gpt_jax import files
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.errors import UserError
 from gpt_jax.modes.same_model import differences
@@ -17,7 +17,7 @@ def state(settings: Settings, program: Program, say: Callable[[str], None]) -> S
     Raises:
       UserError: there is no such run or no good checkpoint, or its model is another.
     """
-    folder = Path(settings.train.init_from).expanduser()
+    folder = files.path(settings.train.init_from, 'config.train.init_from')
     meta = manifest.newest_meta(folder / 'checkpoints')
     if meta is None:
         raise UserError(f'config.train.init_from: {folder} holds no checkpoint; name the folder of a run')

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from gpt_jax import schema
 
+WEIGHTS = ('float32', 'bfloat16', 'int8', 'int4')  # how matrices are kept while writing: gpt_jax/inference.py does it
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -108,3 +110,4 @@ class BenchmarkConfig:
         schema.require(bool(good), 'benchmark.batches', f'wants positive whole numbers, got {self.batches}')
         schema.require(self.steps > 0 or self.new_tokens > 0, 'benchmark', 'steps and new_tokens are both 0; set one')
         schema.require(self.peak_flops >= 0, 'benchmark.peak_flops', 'must be 0 (automatic) or positive')
+        schema.choice(self.weights, WEIGHTS, 'benchmark.weights')

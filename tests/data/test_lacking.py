@@ -28,6 +28,12 @@ def of_bytes():
     )
 
 
+def unigram_of_bytes():
+    """With ids for bytes, which are for what is unknown, and none for that: it takes none of them."""
+    of_bytes = [(f'<0x{byte:02X}>', -9.0) for byte in range(200)]
+    return made(models.Unigram([('a', -1.0), ('b', -2.0), *of_bytes], unk_id=None, byte_fallback=True))
+
+
 @pytest.mark.parametrize(
     ('make', 'text', 'character', 'place'),
     [
@@ -38,6 +44,7 @@ def of_bytes():
         (lambda: made(models.BPE(AB | {'<0x41>': 2}, [], byte_fallback=True)), 'aAB', 'B', 2),
         (lambda: made(models.BPE(AB, []), normalizer=normalizers.NFD()), 'aéa', 'é', 1),
         (lambda: made(models.Unigram([('a', -1.0), ('b', -2.0)])), 'abccb', 'cc', 2),
+        (unigram_of_bytes, 'abcb', 'c', 2),
         (lambda: made(models.WordLevel(AB), pre_tokenizer=pre_tokenizers.Whitespace()), 'a  cc b', 'cc', 3),
         (lambda: made(models.WordPiece(AB), pre_tokenizer=pre_tokenizers.Whitespace()), 'a c', 'c', 2),
         (of_bytes, 'a bé', 'é', 3),
@@ -62,6 +69,12 @@ def test_the_first_character_without_an_id_is_named(make, text, character, place
 )
 def test_what_it_has_ids_for_gets_them(make, text, ids):
     assert make().encode(text).tolist() == ids
+
+
+def test_what_is_refused_for_another_reason_is_one_line(monkeypatch):
+    monkeypatch.setattr(tokenizer.lacking, 'first', lambda *_: None)
+    with pytest.raises(UserError, match=r'^the tokenizer does not take the text \(.*unk_id.*\); mend the text'):
+        unigram_of_bytes().encode('c')
 
 
 def test_a_model_of_words_begins_texts_as_its_files_say():

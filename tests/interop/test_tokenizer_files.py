@@ -54,6 +54,22 @@ def test_ids_of_special_tokens():
     assert tokenizer_files.ends({}, Path('x'), 4) is None
 
 
+def test_a_vocabulary_is_the_same_whatever_file_it_stands_in():
+    plain, words = tokenizer.make('bytes', list), tokenizer.train(TEXT, 280)
+    exported = tokenizer._from_content(tokenizer_files.made(plain, 64)['tokenizer.json'], 'x')
+    assert exported.fingerprint != plain.fingerprint
+    assert tokenizer_files.vocabulary(exported) == tokenizer_files.vocabulary(plain)
+    again = tokenizer._from_content(json.dumps(json.loads(words.content), indent=1).encode(), 'x')
+    assert again.fingerprint != words.fingerprint
+    assert tokenizer_files.vocabulary(again) == tokenizer_files.vocabulary(words)
+    moved = json.loads(words.content)
+    ids = moved['model']['vocab']
+    ids['a'], ids['b'] = ids['b'], ids['a']
+    other = tokenizer._from_content(json.dumps(moved).encode(), 'x')
+    assert tokenizer_files.vocabulary(other) != tokenizer_files.vocabulary(words)
+    assert len(tokenizer_files.vocabulary(plain)) == 256
+
+
 def test_what_is_not_followed_is_said_where_it_changes_anything():
     def unfollowed(**said):
         return tokenizer_files.unfollowed({'generation_config.json': json.dumps(said).encode()})

@@ -140,13 +140,17 @@ def test_too_little_text_is_found_before_the_folder_is_made(tmp_path):
 
 
 def test_benchmark_prints_one_json_object(source, tmp_path):
+    """On a mesh of several devices, while writing is timed on one."""
     arguments = program.command(
         None, config__data__source=source, mode='benchmark', config__benchmark__steps=3,
+        config__mesh__data=1, config__mesh__fsdp=2, config__mesh__strategy='fsdp',
         config__benchmark__new_tokens=6, config__benchmark__prompt=4, config__benchmark__batches='(1, 2)',
         benchmark_output=tmp_path / 'speed.json',
     )  # fmt: skip
-    out, _ = program.run(arguments)
+    out, err = program.run(arguments)
+    assert 'gpt_tiny: batch 1: ' in err
     result = json.loads(out.splitlines()[-1])
+    assert result['devices'] == 2
     assert result == json.loads((tmp_path / 'speed.json').read_text())
     wanted = {
         'tokens_per_second', 'tokens_per_second_without_data', 'model_flops_utilization', 'compile_seconds',
@@ -217,6 +221,7 @@ BAD = [
     ({'config.model.widht': 3}, "config.model.widht: no such field; the nearest is 'model.width'"),
     ({'config.model.width': 'wide'}, "config.model.width: wants int, got 'wide'"),
     ({'config.optimizer.learning_rate': '1e-3x'}, "config.optimizer.learning_rate: wants float, got '1e-3x'"),
+    ({'mode': 'benchmark', 'config.benchmark.weights': 'int9'}, "config.benchmark.weights: no 'int9'; one of float32"),
     ({'config.train.evaluate_batch': 9, 'config.mesh.data': 2}, 'config.train.evaluate_batch: 9 sequences do not'),
     ({'mode': 'benchmark', 'benchmark_output': '/dev/null/speed.json'}, '--benchmark_output: /dev/null: /dev/null is'),
     ({'config.model.width': 1.5}, 'width'),

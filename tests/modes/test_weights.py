@@ -249,7 +249,16 @@ def test_flags_are_checked_before_any_work(arguments, message):
 
 
 @pytest.mark.parametrize(('source', 'name'), [
-    ('openai-community/gpt2', 'gpt2'), ('org/a b@main', 'a_b'), ('/x/.cache/m-1.5/', 'm-1.5'), ('x/..hidden', 'hidden'),
+    ('openai-community/gpt2', 'gpt2'), ('org/a-b@main', 'a-b'), ('/x/.cache/m-1.5/', 'm-1.5'), ('x/..hidden', 'hidden'),
 ])  # fmt: skip
 def test_a_run_is_named_after_its_source(source, name):
     assert import_weights.name(source) == name
+
+
+def test_a_folder_whose_name_has_an_at_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert import_weights.name('me@host/hf_gpt2') == 'me'  # as long as it can be a name of the hub alone
+    (tmp_path / 'me@host' / 'hf_gpt2').mkdir(parents=True)
+    (tmp_path / 'gpt2@old').mkdir()
+    assert import_weights.name('me@host/hf_gpt2') == 'hf_gpt2'
+    assert import_weights.name('gpt2@old') == 'gpt2_old'
