@@ -74,7 +74,7 @@ def step_of(workdir):
 
 
 def finished(cluster, workdir, job):
-    cluster.wait(f'{workdir} done', lambda: (workdir / 'summary.json').exists(), PATIENCE)
+    cluster.wait(f'{workdir} done', lambda: (workdir / 'summary.json').exists() or cluster.hurry(job), PATIENCE)
     cluster.wait(f'job {job} gone', lambda: cluster.state(job) in ('', 'COMPLETED'), 60)
     return program.summary(workdir)
 
@@ -119,11 +119,15 @@ def test_before_the_time_limit_it_saves_and_is_queued_again(cluster, tmp_path, s
     assert survived >= 2
 
 
+def progressed(cluster, workdir, job, seen):
+    return step_of(workdir) > seen or (workdir / 'summary.json').exists() or cluster.hurry(job)
+
+
 def terminated(cluster, workdir, job, times):
     survived, seen = 0, 0
     for _ in range(times):
         seen = cluster.wait(
-            'progress', lambda seen=seen: step_of(workdir) > seen or (workdir / 'summary.json').exists(), PATIENCE
+            'progress', lambda seen=seen: progressed(cluster, workdir, job, seen), PATIENCE
         ) and step_of(workdir)
         if (workdir / 'summary.json').exists():
             break
@@ -159,9 +163,7 @@ def test_processes_killed_at_random_moments_are_survived(cluster, tmp_path, sour
     job = number(launched(cluster, command(workdir, source, '--nodes=2')))
     for _ in range(3):
         seen = step_of(workdir)
-        cluster.wait(
-            'progress', lambda seen=seen: step_of(workdir) > seen or (workdir / 'summary.json').exists(), PATIENCE
-        )
+        cluster.wait('progress', lambda seen=seen: progressed(cluster, workdir, job, seen), PATIENCE)
         time.sleep(generator.uniform(0, 1))
         if (workdir / 'summary.json').exists():
             break
