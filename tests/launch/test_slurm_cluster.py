@@ -139,7 +139,6 @@ def terminated(cluster, workdir, job, times):
             if not (workdir / 'summary.json').exists():
                 raise
             break
-        cluster.hurry(job)
         survived += 1
     return survived
 
@@ -152,7 +151,6 @@ def test_a_node_that_dies_is_survived(cluster, tmp_path, source, whole):
     cluster.kill_node('n2')
     cluster.wait('queued again', lambda: cluster.restarts(job) >= 1, 90)
     cluster.start_node('n2')
-    cluster.hurry(job)
     finished(cluster, workdir, job)
     same(workdir, whole)
 
@@ -179,7 +177,6 @@ def test_processes_killed_at_random_moments_are_survived(cluster, tmp_path, sour
             'queued again',
             lambda before=before: (workdir / 'summary.json').exists() or cluster.restarts(job) > before, 120,
         )  # fmt: skip
-        cluster.hurry(job)
         survived += cluster.restarts(job) > before
     finished(cluster, workdir, job)
     same(workdir, whole)
