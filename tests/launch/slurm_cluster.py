@@ -119,9 +119,9 @@ class Cluster:
         return int(shown.partition('Restarts=')[2].split()[0])
 
     def hurry(self, job: str) -> None:
-        """Slurm lets a job that was queued again wait for two minutes; a test, for as long as the nodes need to forget it.
+        """Slurm lets a job that was queued again wait for two minutes; a test, until the nodes have forgotten it.
 
-        Earlier they refuse it ("Job credential revoked"), and Slurm gives it up.
+        Before that they refuse it ("Job credential revoked"), and Slurm gives it up.
         """
         if self.state(job) != 'PENDING':
             self._pending.pop(job, None)
