@@ -85,13 +85,14 @@ def main(_: list[str]) -> None:
     overrides.check_overrides(sys.argv, config)
     workdir = Path(_WORKDIR.value or Path('runs') / str(config['name'])).resolve()
     files.path(str(workdir), '--workdir')
-    if _MODE.value in ('train', 'coordinates'):
-        _check_folder('workdir', workdir)
+    launched = launching.check_flags()
+    if launched or _MODE.value in ('train', 'coordinates'):
+        _check_folder('workdir', launching.home(config, workdir) if launched else workdir)
     if _OUTPUT.value is not None:
         _check_folder('benchmark_output', Path(_OUTPUT.value).resolve().parent)
     if _ONLY.value is not None and (not trials or _MODE.value != 'train' or _TRIAL.value is not None):
         raise errors.UserError('--only: chooses trials of a sweep that trains; leave it out')
-    if launching.check_flags():
+    if launched:
         launching.launch(config, trials, workdir, say)
         return
     if trials and _DISTRIBUTED.value and _TRIAL.value is None:

@@ -12,4 +12,5 @@ LAUNCHERS = {
 }
 # Their processes are processes of this machine, and live as long as the command does.
 IN_FOREGROUND = {'local': local.processes, 'ssh': ssh.processes}
+FAR = ('tpu', 'gke')  # machines that come and go, on a file system of their own
 ELSEWHERE = ('ssh', 'tpu', 'gke')  # another file system, it may be: paths are theirs

@@ -19,6 +19,7 @@ OPTIONS = {
     **dict.fromkeys(SBATCH, 'as sbatch has it'),
     'grace': 'seconds before the time limit at which the run is told to save (120)',
     'restarts': 'how often a run is queued again before it is left as it is (50)',
+    'idle': 'how often in a row without a new checkpoint (5)',
     'at_once': 'tasks of a job array that may run at the same time (all)',
     'setup': 'a file that the batch script sources first, to load modules, say',
 }
@@ -48,6 +49,8 @@ id=$SLURM_JOB_ID
 [ -z "${{SLURM_ARRAY_JOB_ID:-}}" ] || id=${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
 {setup}
 cd {cwd} || exit 2
+folder={folder} idle={folder}/launch/idle-$id began={folder}/launch/began-$id
+: >"$began"
 {run} &
 child=$!
 trap 'kill -TERM "$child" 2>/dev/null' TERM
@@ -57,7 +60,15 @@ wait "$child"; code=$?  # of itself: a signal that came meanwhile ends the wait 
 # 75: saved, to go on; beyond 128: a process was killed. A job that was cancelled is no longer running.
 state=$(squeue --noheader --format=%T --jobs="$id" 2>/dev/null)
 if {{ [ "$code" -eq {resumable} ] || [ "$code" -gt 128 ]; }} && [ "$state" = RUNNING ]; then
-  if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
+  # One process may have failed for good while the others only say that they lost it: then nothing new is saved.
+  if [ -n "$(find "$folder" -newer "$began" '(' -name manifest.json -o -name summary.json ')' -print -quit)" ]; then
+    rm -f "$idle"
+  else
+    echo "$code" >>"$idle"
+  fi
+  if [ -e "$idle" ] && [ "$(wc -l <"$idle")" -ge {idle} ]; then
+    echo "job $id: exit code $code, {idle} times without a new checkpoint; left as it is" >&2
+  elif [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
     echo "job $id: exit code $code, queued again" >&2
     scontrol requeue "$id" && sleep 30
   else
@@ -90,6 +101,7 @@ def files(job: Job) -> dict[str, str]:
     body = BODY.format(
         setup='\n'.join(setup), cwd=quoting.words([str(job.cwd)]), run=_run(job), resumable=EXIT_RESUMABLE,
         restarts=job.number('restarts', 50),
+        folder=quoting.words([str(job.folder.parent)]), idle=job.number('idle', 5),
     )  # fmt: skip
     step = STEP_TEXT.format(nodes=job.nodes, tasks=job.tasks, wait=max(60, job.number('grace', 120)))
     return {SCRIPT: '\n'.join(head) + '\n' + body, STEP: step}

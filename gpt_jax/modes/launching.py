@@ -21,7 +21,7 @@ from gpt_jax.errors import EXIT_RESUMABLE, Preempted, UserError
 from gpt_jax.launch import job as jobs
 from gpt_jax.launch import processes
 from gpt_jax.launch.job import STARTED, Job, Launcher
-from gpt_jax.launch.launchers import ELSEWHERE, IN_FOREGROUND, LAUNCHERS
+from gpt_jax.launch.launchers import ELSEWHERE, FAR, IN_FOREGROUND, LAUNCHERS
 
 VERBS = ('start', 'status', 'logs', 'cancel')
 FLAGS = ('launch', 'nodes', 'processes', 'minutes', 'launch_option', 'job', 'dry_run')
@@ -69,11 +69,11 @@ def launch(config: dict[str, Any], trials: dict[str, dict[str, Any]], workdir: P
       SystemExit: the code of a job, or a command, that failed.
     """
     given, way = flags.FLAGS, flags.FLAGS.launch
-    folder = workdir / 'launch'
+    schema.name(config['name'], 'name')
+    folder = home(config, workdir) / 'launch'
     if given.job != 'start':
         _follow(given.job, folder, say)
         return
-    schema.name(config['name'], 'name')
     parts = _parts(config, trials) if trials and given.trial is None else ()
     job = _job(str(config['name']), workdir, folder, parts)
     launcher = LAUNCHERS[way]
@@ -90,6 +90,11 @@ def launch(config: dict[str, Any], trials: dict[str, dict[str, Any]], workdir: P
     _start(way, launcher, job, say)
 
 
+def home(config: dict[str, Any], workdir: Path) -> Path:
+    """Where the job's own files lie: with the run, or here where the run's folder is on machines far away."""
+    return (Path('runs') / str(config['name'])).resolve() if flags.FLAGS.launch in FAR else workdir
+
+
 def _job(name: str, workdir: Path, folder: Path, parts: tuple[str, ...]) -> Job:
     given = flags.FLAGS
     known = jobs.options(given.launch_option, LAUNCHERS[given.launch].options)
@@ -100,6 +105,8 @@ def _job(name: str, workdir: Path, folder: Path, parts: tuple[str, ...]) -> Job:
     if hosts and given.launch != 'ssh':
         raise UserError(f'--nodes={given.nodes}: --launch={given.launch} wants a number')
     elsewhere = given.launch in ELSEWHERE
+    if given.launch in FAR and not given.workdir:
+        raise UserError(f'--launch={given.launch}: wants --workdir=FOLDER, one that outlives the machines')
     python = [known.get('python', 'python3'), 'run.py'] if elsewhere else _here()
     # A folder that was named is the same everywhere; one that was not is runs/NAME where the program runs.
     where = [f'--workdir={given.workdir if elsewhere else workdir}'] if given.workdir or not elsewhere else []

@@ -111,10 +111,8 @@ def _run(
 ) -> dict[str, Any]:
     first = jax.process_index() == 0
     keep, keep_steps = settings.train.keep_checkpoints, settings.train.keep_steps
-    several = jax.process_count() > 1
-    who = f'process {jax.process_index()} of {jax.process_count()}'
     with (
-        Watchdog(60 * settings.train.stall_minutes if several else 0.0, who) as dog,
+        _watchdog(settings) as dog,
         Preemption() as preemption,  # outermost: a second signal must not end the last save
         checkpoint.Checkpoints(workdir / 'checkpoints', keep=keep, keep_steps=keep_steps, announce=say) as checkpoints,
         Metrics(workdir, tensorboard=settings.train.tensorboard, enabled=first) as metrics,
@@ -145,13 +143,7 @@ def _run(
                     checkpoints.wait()
 
         line.on_note = dog.beat
-
-        def stop() -> bool:
-            asked = preemption.requested_anywhere()  # from the second call on, all processes have come as far
-            dog.beat()
-            return asked
-
-        hooks = loop.Hooks(recorder.log, evaluate, save, stop)
+        hooks = loop.Hooks(recorder.log, evaluate, save, lambda: _stop(preemption, dog))
         every = loop.Every(
             settings.train.log_every, settings.train.evaluate_every, settings.train.checkpoint_every, keep_steps
         )
@@ -173,6 +165,18 @@ def _run(
         if first:
             done = finish(done, workdir)
         return done
+
+
+def _watchdog(settings: Settings) -> Watchdog:
+    """Alone, a process waits for nobody."""
+    who = f'process {jax.process_index()} of {jax.process_count()}'
+    return Watchdog(60 * settings.train.stall_minutes if jax.process_count() > 1 else 0.0, who)
+
+
+def _stop(preemption: Preemption, dog: Watchdog) -> bool:
+    asked = preemption.requested_anywhere()  # from the second call on, all processes have come as far
+    dog.beat()
+    return asked
 
 
 def finish(done: dict[str, Any], workdir: Path) -> dict[str, Any]:

@@ -15,14 +15,14 @@ from pathlib import Path
 
 PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'srun', 'scontrol', 'squeue', 'scancel')
 NODES = ('n1', 'n2')
-# cred_expire is also how long a job that is queued again has to wait. config_overrides: the CPUs are what is written.
+# config_overrides: the CPUs are what is written.
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket,cred_expire=2
+AuthInfo=socket={folder}/munge/socket
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -67,6 +67,7 @@ class Cluster:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self._pending: dict[str, float] = {}  # since when, by job
         self.env = {key: value for key, value in os.environ.items() if not key.startswith('SLURM')}
         self.env |= {'SLURM_CONF': str(folder / 'slurm.conf'), 'PATH': _path()}
 
@@ -116,6 +117,16 @@ class Cluster:
     def restarts(self, job: str) -> int:
         shown = self.run('scontrol', 'show', 'job', job)
         return int(shown.partition('Restarts=')[2].split()[0])
+
+    def hurry(self, job: str) -> None:
+        """Slurm lets a job that was queued again wait for two minutes; a test, until the nodes have forgotten it.
+
+        Before that they refuse it ("Job credential revoked"), and Slurm gives it up.
+        """
+        if self.state(job) != 'PENDING':
+            self._pending.pop(job, None)
+        elif time.monotonic() - self._pending.setdefault(job, time.monotonic()) > 5.0:
+            self.run('scontrol', 'update', f'JobId={job}', 'StartTime=now', check=False)
 
     def logs(self) -> str:
         texts = [path.read_text(errors='replace')[-1500:] for path in sorted(self.folder.glob('*.log'))]

@@ -48,8 +48,8 @@ def cluster(tmp_path_factory):
 def command(workdir, source, *more, **fields):
     """A run of some seconds on two processes of one device each."""
     fields = {
-        'config.data.source': source, 'config.train.steps': STEPS, 'config.train.checkpoint_every': 25,
-        'config.train.log_every': 25, 'config.train.evaluate_every': 0, 'config.mesh.cpu_devices': 1,
+        'config.data.source': source, 'config.train.steps': STEPS, 'config.train.checkpoint_every': 20,
+        'config.train.log_every': 20, 'config.train.evaluate_every': 0, 'config.mesh.cpu_devices': 1,
         'config.train.stall_minutes': 1.0,
     } | fields  # fmt: skip
     return [*program.command(workdir, **fields), '--launch=slurm', *more]
@@ -74,7 +74,7 @@ def step_of(workdir):
 
 
 def finished(cluster, workdir, job):
-    cluster.wait(f'{workdir} done', lambda: (workdir / 'summary.json').exists(), PATIENCE)
+    cluster.wait(f'{workdir} done', lambda: (workdir / 'summary.json').exists() or cluster.hurry(job), PATIENCE)
     cluster.wait(f'job {job} gone', lambda: cluster.state(job) in ('', 'COMPLETED'), 60)
     return program.summary(workdir)
 
@@ -100,15 +100,15 @@ def same(workdir, whole):
 
 
 def test_before_the_time_limit_it_saves_and_is_queued_again(cluster, tmp_path, source, whole):
-    """Three times SIGTERM as Slurm sends it before the limit, and the real limit once."""
+    """The real limit once; and three times SIGTERM as Slurm sends it before the limit."""
     workdir = tmp_path / 'run'
-    more = ('--nodes=2', '--minutes=2', '--launch_option=grace=90')
+    more = ('--nodes=2', '--minutes=2', '--launch_option=grace=60')
     job = number(launched(cluster, command(workdir, source, *more, **{'config.train.steps': 3000})))
-    cluster.wait('the time limit', lambda: cluster.restarts(job) >= 1, 200)
+    cluster.wait('the time limit', lambda: cluster.restarts(job) >= 1, 240)
     log = (workdir / 'launch' / f'{job}.log').read_text()
     assert 'exit code 75, queued again' in log
     assert 'stopped and saved at step' in log
-    assert 'no such job is running' in launched(cluster, command(workdir, source, '--job=cancel')) or True
+    launched(cluster, command(workdir, source, '--job=cancel'))
     # The same run, of the length of the whole one, with signals at chosen moments.
     workdir = tmp_path / 'short'
     job = number(launched(cluster, command(workdir, source, '--nodes=2')))
@@ -119,11 +119,15 @@ def test_before_the_time_limit_it_saves_and_is_queued_again(cluster, tmp_path, s
     assert survived >= 2
 
 
+def progressed(cluster, workdir, job, seen):
+    return step_of(workdir) > seen or (workdir / 'summary.json').exists() or cluster.hurry(job)
+
+
 def terminated(cluster, workdir, job, times):
     survived, seen = 0, 0
     for _ in range(times):
         seen = cluster.wait(
-            'progress', lambda seen=seen: step_of(workdir) > seen or (workdir / 'summary.json').exists(), PATIENCE
+            'progress', lambda seen=seen: progressed(cluster, workdir, job, seen), PATIENCE
         ) and step_of(workdir)
         if (workdir / 'summary.json').exists():
             break
@@ -157,9 +161,7 @@ def test_processes_killed_at_random_moments_are_survived(cluster, tmp_path, sour
     job = number(launched(cluster, command(workdir, source, '--nodes=2')))
     for _ in range(3):
         seen = step_of(workdir)
-        cluster.wait(
-            'progress', lambda seen=seen: step_of(workdir) > seen or (workdir / 'summary.json').exists(), PATIENCE
-        )
+        cluster.wait('progress', lambda seen=seen: progressed(cluster, workdir, job, seen), PATIENCE)
         time.sleep(generator.uniform(0, 1))
         if (workdir / 'summary.json').exists():
             break

@@ -19,7 +19,7 @@ from tests import program
 SERVER = shutil.which('sshd', path=f'{os.environ["PATH"]}:/usr/sbin')
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(SERVER is None or shutil.which('ssh') is None, reason='no sshd here: apt-get install openssh-server'),
+    pytest.mark.skipif(not SERVER or not shutil.which('ssh'), reason='no sshd here: apt-get install openssh-server'),
 ]  # fmt: skip
 
 

@@ -62,6 +62,7 @@ def test_dry_run_shows_all_and_does_nothing(tmp_path):
         (['--launch=slurm', '--nodes=a,b'], 'wants a number'),
         (['--launch=slurm', '--job=status'], 'nothing was started from here'),
         (['--launch=local', '--nodes=2'], '--launch=ssh'),
+        (['--launch=gke', '--workdir='], 'wants --workdir=FOLDER'),
         (['--only=a'], '--only: chooses trials of a sweep'),
     ],
 )

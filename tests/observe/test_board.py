@@ -79,3 +79,13 @@ def test_a_log_gets_a_line_when_something_happens_and_now_and_then(clock):
         'trial 2 of 2 · b · step 10/20 · loss 2.000',
         'trial 2 of 2 · b · failed: diverged; run.py: not finite',
     ]
+
+
+def test_what_others_have_in_hand_is_shown_and_then_done(clock):
+    out = io.StringIO()
+    board = Board(out, 'sweep', {'a': 1.0, 'b': 1.0}, clock=clock)
+    board.away(['a', 'b'])
+    board.begin(['b'])
+    assert board.lines()[1:] == ['  a  elsewhere', '  b  running  starting']
+    board.end('a', 'done', {'validation_loss': 2.5, 'seconds': 20.0})
+    assert out.getvalue() == 'trial 1 of 2 · a · done elsewhere\n'
