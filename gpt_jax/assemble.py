@@ -225,9 +225,11 @@ def form(config: ModelConfig) -> Form:
 
 def abstract_batch(s: Settings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes and shardings of what `on_devices` gives for the run's batches."""
-    names = ['inputs', 'targets', *(['segments', 'positions'] if s.data.packing == 'isolate' else [])]
-    made = jax.ShapeDtypeStruct((s.train.batch, s.model.context), jnp.int32, sharding=_batch_sharding(mesh))
-    return dict.fromkeys(names, made)
+    types = {'inputs': jnp.int32, 'targets': jnp.int32}
+    if s.data.packing == 'isolate':
+        types |= {'segments': jnp.int32, 'positions': jnp.int32, 'weights': jnp.float32}
+    shape, sharding = (s.train.batch, s.model.context), _batch_sharding(mesh)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in types.items()}
 
 
 def _batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -76,7 +76,9 @@ class _Player:
             began = now
             if one.opcode in ('while', 'call', 'conditional'):
                 now += self._inner(computation, one, count)
-            elif sending is not None and (one.opcode.endswith('-start') or 'async' in one.name and 'start' in one.name):
+            elif sending is not None and (
+                one.opcode.endswith('-start') or ('async' in one.name and 'start' in one.name)
+            ):
                 ends[one.name] = free = max(now, free) + sending
                 self.line.sending += sending * count
             elif one.opcode.endswith('-done') and one.operands and one.operands[0] in ends:

@@ -4,6 +4,7 @@ A kernel is `kernel(q_BLHK, k_BMGK, v_BMGK, sight, config) -> o_BLHK`: causal at
 see (model/mask.py), scaled by 1/sqrt(K), softmax in float32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,7 +50,7 @@ def multi_head(
         sight = sight._replace(sink_H=declare('sink', 'H', 'bias'))
     kept = None if room is None else cache.write(room, k_BMGK, v_BMGK)
     if room is None or room.fresh:
-        o_BLHK = KERNELS[config.attention_kernel](q_BLHK, k_BMGK, v_BMGK, sight, config)
+        o_BLHK = _local(config.attention_kernel, place)(q_BLHK, k_BMGK, v_BMGK, sight, config)
     else:
         assert kept is not None
         o_BLHK = cache.attend(q_BLHK, kept, room, sight, config)
@@ -57,6 +58,20 @@ def multi_head(
     if config.bias:
         y_BLD = y_BLD + spread(declare('output_bias', 'D', 'bias'), y_BLD.shape, y_BLD.dtype)
     return y_BLD, kept
+
+
+def _local(name: str, place: Any) -> Callable[..., jax.Array]:
+    """The kernel, on each device's own rows where the compiler could not cut it into them."""
+    if name not in OPAQUE:
+        return KERNELS[name]
+
+    def run(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight, config: ModelConfig) -> jax.Array:
+        def one(rows: tuple[Any, ...], sink_H: jax.Array | None) -> tuple[jax.Array, dict[str, jax.Array]]:
+            return KERNELS[name](*rows[:3], Sight(rows[3], sight.window, sink_H), config), {}
+
+        return place.apart(one)((q_BLHK, k_BMGK, v_BMGK, sight.segments_BL), sight.sink_H)[0]
+
+    return run
 
 
 def cudnn(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight, config: ModelConfig) -> jax.Array:
@@ -84,3 +99,4 @@ def cudnn(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight,
 
 ATTENTIONS = {'multi_head': multi_head}
 KERNELS = {'chunked': chunked, 'cudnn': cudnn, 'splash': splash}
+OPAQUE = ('splash',)  # kernels that the compiler cannot cut over devices

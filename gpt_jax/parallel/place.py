@@ -13,7 +13,7 @@ class Placement(NamedTuple):
     """How a model places its tensors without naming a mesh axis.
 
     activation, weight: (tensor, its letters) -> the tensor, placed.
-    apart: makes of a function (a tensor [B, ...], weights) -> (a tensor [B, ...], scalars) one that each device runs
+    apart: makes of a function (tensors [B, ...], weights) -> (a tensor [B, ...], scalars) one that each device runs
       on its own rows of the batch; the scalars are averaged.
     """
 
@@ -68,19 +68,19 @@ def placement(rules: Rules, mesh: Mesh, manual: frozenset[str]) -> Placement:
         return jax.lax.with_sharding_constraint(tensor, axes if manual else NamedSharding(mesh, axes))
 
     def apart(function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(rows: jax.Array, weights: Any) -> Any:
+        def run(rows: Any, weights: Any) -> Any:
             axes = tuple(axis for axis in rules.activations['B'] if axis not in manual and mesh.shape[axis] > 1)
-            if spec('B', {'B': axes}, rows.shape[:1], mesh) == PartitionSpec(None):
+            if spec('B', {'B': axes}, jax.tree.leaves(rows)[0].shape[:1], mesh) == PartitionSpec(None):
                 return function(rows, weights)
 
-            def local(rows: jax.Array, weights: Any) -> Any:
+            def local(rows: Any, weights: Any) -> Any:
                 activations, scalars = function(rows, weights)
                 return activations, jax.tree.map(lambda a: jax.lax.pmean(a, axes), scalars)
 
             cut, whole = PartitionSpec(axes), PartitionSpec()
             return jax.shard_map(
                 local, mesh=None if manual else mesh, in_specs=(cut, whole), out_specs=(cut, whole),
-                axis_names=set(axes), check_vma=False,
+                axis_names=set(mesh.shape) - manual, check_vma=False,
             )(rows, weights)  # fmt: skip
 
         return run

@@ -94,7 +94,8 @@ def _over_data_axis(gradients_of: Callable[..., Any], mesh: Mesh) -> Callable[..
         return jax.lax.psum(gradients_of(params, batch, key), 'data')
 
     everywhere, sliced = PartitionSpec(), PartitionSpec('data')
+    alone = {axis for axis, size in mesh.shape.items() if size == 1}  # a foreign kernel wants none left to the compiler
     return jax.shard_map(
         local, mesh=mesh, in_specs=(everywhere, sliced, everywhere), out_specs=everywhere,
-        axis_names={'data'}, check_vma=False,
+        axis_names={'data'} | alone, check_vma=False,
     )  # fmt: skip
