@@ -63,12 +63,14 @@ def _attend(
     side = (length, length)
     mask = masks.CausalMask(side) if window is None else masks.LocalMask(side, (window - 1, 0), 0)
     size = block(length, config.attention_chunk)
+    turned = kernels.QKVLayout.SEQ_MINOR  # positions along the lanes: heads of 64 would fill half of them
     attend = kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=1, interpret=interpret,
         attn_logits_soft_cap=config.attention_softcap or None, residual_checkpoint_name=PRODUCT,
         block_sizes=kernels.BlockSizes(
             block_q=size, block_kv=size, block_kv_compute=size, block_q_dkv=size, block_kv_dkv=size,
             block_kv_dkv_compute=size, block_q_dq=size, block_kv_dq=size,
+            q_layout=turned, k_layout=turned, v_layout=turned,
         ),
     )  # fmt: skip
 

@@ -72,9 +72,10 @@ def flops(computation: Computation, one: Instruction, config: ModelConfig) -> in
     return products * 2 * batch * heads * visible(config, length).blocks * size * size * width
 
 
-def _queries(computation: Computation, one: Instruction) -> tuple[int, ...]:
-    """[B, H, L, K], which no operand that is larger than a mask comes before."""
-    return next(shape.dims for operand in one.operands for shape in computation.shapes(operand) if len(shape.dims) == 4)
+def _queries(computation: Computation, one: Instruction) -> tuple[int, int, int, int]:
+    """(B, H, L, K) of the first operand with four dims; its last two may stand either way."""
+    dims = next(shape.dims for operand in one.operands for shape in computation.shapes(operand) if len(shape.dims) == 4)
+    return dims[0], dims[1], max(dims[2:]), min(dims[2:])
 
 
 def cycles(computation: Computation, one: Instruction, config: ModelConfig, code: dict[str, Code]) -> float | None:
