@@ -16,8 +16,8 @@ LANES = 128  # a block is so many positions, or a multiple of it
 
 
 def splash(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight, config: ModelConfig) -> jax.Array:
-    """jax.experimental.pallas.ops.tpu.splash_attention: blocks of `attention_chunk` queries and keys, in the chip's fast
-    memory (Dao et al. 2022); blocks that the mask hides are neither fetched nor computed.
+    """jax.experimental.pallas.ops.tpu.splash_attention: blocks of `attention_chunk` queries and keys, in the chip's
+    fast memory (Dao et al. 2022); blocks that the mask hides are neither fetched nor computed.
 
     Runs on arrays that this device holds wholly. Elsewhere than on a TPU it is interpreted, which is slow.
 

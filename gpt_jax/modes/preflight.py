@@ -6,12 +6,15 @@ from typing import Any
 
 from gpt_jax import assemble
 from gpt_jax.assemble import Settings
+from gpt_jax.errors import UserError
 from gpt_jax.preflight import kernels, program, topology
 from gpt_jax.preflight.estimate import estimate
 from gpt_jax.preflight.report import report
+from gpt_jax.preflight.search import candidates
 from gpt_jax.preflight.topology import Machine
-from gpt_jax.preflight.view import lines
+from gpt_jax.preflight.view import lines, size
 
+COMPILED = 8  # of a search's candidates, those that look fastest before
 VOCABULARY = 50_257  # GPT-2's, where neither model nor tokenizer names one: no text is read here
 
 
@@ -29,8 +32,8 @@ def told(config: dict[str, Any], one: Machine, say: Callable[[str], None]) -> Se
     if settings.model.vocab_size == 1:
         tokenizer = str(config['data']['tokenizer'])
         known = {'bytes': 256}.get(tokenizer, VOCABULARY)
-        size = int(tokenizer[4:]) if tokenizer.startswith('bpe:') else known
-        settings = assemble.settings(config, vocab_size=size)
+        words = int(tokenizer[4:]) if tokenizer.startswith('bpe:') else known
+        settings = assemble.settings(config, vocab_size=words)
     if not one.tpu and settings.model.attention_kernel != 'chunked':
         say(f'{settings.model.attention_kernel} attention runs on its own device only; chunked is counted instead')
         settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, attention_kernel='chunked'))
@@ -50,3 +53,35 @@ def measured(
     for line in lines(result):
         say(line)
     return result
+
+
+def search(config: dict[str, Any], word: str, price: float | None, say: Callable[[str], None]) -> dict[str, Any]:
+    """Compiles the candidates that look best, ranks what fits by the time of a step; returns the reports, best first.
+
+    Raises:
+      UserError: none fits, or none can.
+    """
+    one = topology.machine(word)
+    devices = topology.devices(one)
+    settings = told(config, one, say)
+    found, pruned = candidates(settings, one)
+    say(
+        f'{len(found)} of {len(found) + pruned} candidates may fit by the closed form; the best {COMPILED} are compiled'
+    )
+    ranked = []
+    for index, each in enumerate(found[:COMPILED]):
+        flags = ' '.join(f'--config.{name}={value}' for name, value in each.changes.items())
+        result = measured(each.settings, one, devices, price, lambda line: None) | {'flags': flags}
+        ranked.append(result)
+        fits = (
+            f'{result["seconds_per_step"] * 1e3:.4g} ms' if result['fits'] else f'lacks {size(result["short_bytes"])}'
+        )
+        say(f'{index + 1}/{min(COMPILED, len(found))}: {fits:>14}  {flags}')
+    ranked = sorted((each for each in ranked if each['fits']), key=lambda each: each['seconds_per_step'])
+    if not ranked:
+        raise UserError(f'--search: nothing tried fits {one.name}; take more chips, or a smaller model or train.batch')
+    say('the fastest that fits:')
+    for line in lines(ranked[0]):
+        say(line)
+    say(f'take it with: {ranked[0]["flags"]}')
+    return {'best': ranked[0], 'ranked': ranked, 'pruned': pruned, 'not_compiled': max(0, len(found) - COMPILED)}

@@ -21,9 +21,12 @@ CPU_WIDER = 2  # a CPU's compiler sends and keeps bfloat16 as float32
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one device and one step. seconds: by the compiler's cycles, or of GPUs by closed forms. floor: what the peak and
-    the bandwidth alone allow. exposed: seconds in which nothing but sending goes on. unknown: what was counted as
-    nothing. kernel: 'compiler' or 'closed form'."""
+    """Of one device and one step.
+
+    seconds: by the compiler's cycles, or of GPUs by closed forms. floor: what each instruction takes at the chip's peak
+    or bandwidth, added up. exposed: seconds in which nothing but sending goes on. sending: all of it, hidden or not.
+    flops, moved: executed, and bytes to and from main memory. unknown: what was counted as nothing.
+    """
 
     seconds: float
     floor: float

@@ -1,8 +1,8 @@
 """What does a kernel cost that XLA's compiler does not look into? Splash attention, by the instructions made of it.
 
-The compiler notes no cycles and no FLOPs at a Pallas kernel. But it can write out the machine code (bundles, one a cycle
-at best) of which the kernel is made: a loop over its grid, in it a large region for a visible pair of blocks and two
-small ones for the first and the last pair of a row. Waiting for memory is not in it.
+The compiler notes no cycles and no FLOPs at a Pallas kernel. But it can write out the machine code (bundles, one a
+cycle at best) of which the kernel is made: a loop over its grid, in it a large region for a visible pair of blocks and
+two small ones for the first and the last pair of a row. Waiting for memory is not in it.
 """
 
 import dataclasses

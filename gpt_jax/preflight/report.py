@@ -20,8 +20,8 @@ def report(settings: Settings, one: Machine, made: Made, found: Estimate | None,
       fits, short_bytes: whether, and by how many bytes of a device not. memory_bytes: of one device, by kind.
       flops_compiled, flops_model: of one step on all devices; flops_reasons: per step, adding up to flops_expected.
       seconds_per_step; seconds_floor: at the chip's peak and bandwidth, nothing hidden twice.
-      utilization_with_attention, utilization_causal: the model's FLOPs by that convention (accounting.py), recomputation
-        not counted, over the peak (MFU, Chowdhery et al. 2022, appendix B).
+      utilization_with_attention, utilization_causal: the model's FLOPs by that convention (accounting.py),
+        recomputation not counted, over the peak (MFU, Chowdhery et al. 2022, appendix B).
       collectives: by kind and source, of one device and step. parts: seconds of each part of the step.
       days, cost: of the whole run; cost None without a price.
     """
