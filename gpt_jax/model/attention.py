@@ -67,7 +67,8 @@ def _local(name: str, place: Any) -> Callable[..., jax.Array]:
 
     def run(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight, config: ModelConfig) -> jax.Array:
         def one(rows: tuple[Any, ...], sink_H: jax.Array | None) -> tuple[jax.Array, dict[str, jax.Array]]:
-            return KERNELS[name](*rows[:3], Sight(rows[3], sight.window, sink_H), config), {}
+            q_BLHK, k_BMGK, v_BMGK, segments_BL = rows
+            return KERNELS[name](q_BLHK, k_BMGK, v_BMGK, Sight(segments_BL, sight.window, sink_H), config), {}
 
         return place.apart(one)((q_BLHK, k_BMGK, v_BMGK, sight.segments_BL), sight.sink_H)[0]
 
@@ -98,5 +99,6 @@ def cudnn(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight,
 
 
 ATTENTIONS = {'multi_head': multi_head}
-KERNELS = {'chunked': chunked, 'cudnn': cudnn, 'splash': splash}
+Kernel = Callable[[jax.Array, jax.Array, jax.Array, Sight, ModelConfig], jax.Array]
+KERNELS: dict[str, Kernel] = {'chunked': chunked, 'cudnn': cudnn, 'splash': splash}
 OPAQUE = ('splash',)  # kernels that the compiler cannot cut over devices

@@ -41,7 +41,11 @@ def told(config: dict[str, Any], one: Machine, say: Callable[[str], None]) -> Se
 
 
 def measured(
-    settings: Settings, one: Machine, devices: list[Any], price: float | None, say: Callable[[str], None]
+    settings: Settings,
+    one: Machine,
+    devices: list[Any],
+    price: float | None,
+    say: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     made = program.make(settings, one, devices)
     code = {}
@@ -50,8 +54,9 @@ def measured(
         code = kernels.compiled(settings.model, one.generation, one.chip.cores, segments)
     found = estimate(made, settings, one, code) if made.text else None
     result = report(settings, one, made, found, price)
-    for line in lines(result):
-        say(line)
+    if say is not None:
+        for line in lines(result):
+            say(line)
     return result
 
 
@@ -65,13 +70,12 @@ def search(config: dict[str, Any], word: str, price: float | None, say: Callable
     devices = topology.devices(one)
     settings = told(config, one, say)
     found, pruned = candidates(settings, one)
-    say(
-        f'{len(found)} of {len(found) + pruned} candidates may fit by the closed form; the best {COMPILED} are compiled'
-    )
+    total = len(found) + pruned
+    say(f'{len(found)} of {total} candidates may fit by closed forms; the best {COMPILED} of them are compiled')
     ranked = []
     for index, each in enumerate(found[:COMPILED]):
         flags = ' '.join(f'--config.{name}={value}' for name, value in each.changes.items())
-        result = measured(each.settings, one, devices, price, lambda line: None) | {'flags': flags}
+        result = measured(each.settings, one, devices, price, None) | {'flags': flags}
         ranked.append(result)
         fits = (
             f'{result["seconds_per_step"] * 1e3:.4g} ms' if result['fits'] else f'lacks {size(result["short_bytes"])}'

@@ -74,12 +74,7 @@ def test_alibi_is_refused(model_config):
 def test_runs_on_each_devices_own_rows(settings):
     """Under both strategies, the program of a step exists and gathers no keys."""
     for mesh in ({'mesh.data': 4}, {'mesh.data': 1, 'mesh.fsdp': 4, 'mesh.strategy': 'fsdp'}):
-        words = {
-            'model.attention_kernel': 'splash',
-            'model.context': 128,
-            'model.scan_layers': True,
-            'model.remat': 'dots',
-        }
-        s = settings(words | mesh)
+        words = {'model.attention_kernel': 'splash', 'model.context': 128, 'model.scan_layers': True}
+        s = settings(words | mesh | {'model.remat': 'dots'})
         program = assemble.build(s)
         assert program.step.lower(program.abstract_state, assemble.abstract_batch(s, program.mesh)).as_text()
