@@ -1,7 +1,6 @@
 """How long does the compiled step take, and with what? From its text, the chip's numbers and the interconnect's."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from gpt_jax.assemble import Settings
 from gpt_jax.compiled import loops, text, work
@@ -9,7 +8,9 @@ from gpt_jax.compiled.collectives import Collective, collectives
 from gpt_jax.compiled.cycles import Timeline, timeline
 from gpt_jax.compiled.parts import Part, parts
 from gpt_jax.compiled.text import Computation, Instruction
+from gpt_jax.model.config import ModelConfig
 from gpt_jax.preflight import kernels
+from gpt_jax.preflight.chips import Chip
 from gpt_jax.preflight.links import seconds
 from gpt_jax.preflight.parts import PARTS, REST
 from gpt_jax.preflight.program import Made
@@ -48,7 +49,8 @@ def estimate(made: Made, settings: Settings, one: Machine, code: dict[str, kerne
     program = text.parse(made.text)
     runs = loops.times(program)
     chip, model = one.chip, settings.model
-    found = [(each, seconds(each, chip, made.places)) for each in collectives(program, runs)]
+    wider = 1 if one.tpu else CPU_WIDER
+    found = [(each, seconds(each, chip, made.places) / wider) for each in collectives(program, runs)]
     clock = chip.clock or 1.0
     by_name = {(each.computation, each.name): wanted * clock for each, wanted in found}
 
@@ -63,44 +65,49 @@ def estimate(made: Made, settings: Settings, one: Machine, code: dict[str, kerne
             guessed.append(instruction.name)
         return known or 0.0
 
-    flops, moved, floor = _counted(program, runs, chip, model)
-    line = timeline(program, sending, kernel, runs)
-    if one.tpu:
-        total, exposed = line.cycles / clock, line.exposed / clock
-    else:
-        exposed = sum(each.times * wanted for each, wanted in found) / CPU_WIDER
-        total = max(flops / (MATMUL * chip.peak), moved / CPU_WIDER / chip.bandwidth) + exposed
+    inside = {
+        name: sum(_flops(program.computations[name], each, model) for each in program.computations[name].instructions)
+        for name in runs.times
+    }
+
+    def closed(computation: Computation, instruction: Instruction) -> float:
+        size, products = _cost(program, computation, instruction, inside, model)
+        return max(size / CPU_WIDER / chip.bandwidth, products / (MATMUL * chip.peak))
+
+    flops, moved, floor = _counted(program, runs, inside, chip, model)
+    line = timeline(program, sending, kernel, runs, None if one.tpu else closed)
     return Estimate(
-        seconds=total, floor=floor, exposed=exposed, sending=sum(each.times * wanted for each, wanted in found),
+        seconds=line.cycles / clock, floor=floor, exposed=line.exposed / clock, sending=line.sending / clock,
         flops=flops, moved=moved, collectives=found, parts=_parts(program, line, clock),
         unknown=[*runs.unknown, *line.unknown, *guessed],
     )  # fmt: skip
 
 
-def _counted(program: text.Program, runs: loops.Times, chip: Any, model: Any) -> tuple[int, int, float]:
+def _counted(
+    program: text.Program, runs: loops.Times, inside: dict[str, int], chip: Chip, model: ModelConfig
+) -> tuple[int, int, float]:
     """FLOPs, bytes, and the seconds that each instruction takes at least, added up."""
     flops = moved = 0
     floor = 0.0
-    inside: dict[str, int] = {}
-    for name in runs.times:
-        computation = program.computations[name]
-        inside[name] = sum(_flops(computation, each, model) for each in computation.instructions)
     for name, count in runs.times.items():
         computation = program.computations[name]
         flops += count * inside[name]
-        if name in runs.fused:
-            continue
-        for each in computation.instructions:
-            size = work.moved(program, computation, each)
-            products = _flops(computation, each, model) + sum(
-                inside.get(called, 0) for called in each.called if each.opcode == 'fusion'
-            )
+        for each in computation.instructions if name not in runs.fused else ():
+            size, products = _cost(program, computation, each, inside, model)
             moved += count * size
             floor += count * max(size / chip.bandwidth, products / chip.peak)
     return flops, moved, floor
 
 
-def _flops(computation: Computation, one: Instruction, model: Any) -> int:
+def _cost(
+    program: text.Program, computation: Computation, one: Instruction, inside: dict[str, int], model: ModelConfig
+) -> tuple[int, int]:
+    """Bytes and FLOPs of an instruction, those inside a fusion included."""
+    fused = sum(inside.get(name, 0) for name in one.called) if one.opcode == 'fusion' else 0
+    return work.moved(program, computation, one), fused + _flops(computation, one, model)
+
+
+def _flops(computation: Computation, one: Instruction, model: ModelConfig) -> int:
     if kernels.is_splash(one):
         return kernels.flops(computation, one, model)
     return work.flops(computation, one)

@@ -1,4 +1,4 @@
-"""Is a kernel's machine code read as it runs: what at every step of its grid, what once a row, what on visible blocks?"""
+"""Is a kernel's machine code read as it runs: at every step of its grid, once a row, on visible blocks?"""
 
 import jax
 import pytest

@@ -31,8 +31,8 @@ def test_words(word, name, chips):
 @pytest.mark.parametrize(
     ('word', 'near'),
     [
-        ('v5x:4x4', 'v5'), ('v5p:4x4', 'v5p:2x2x4'), ('v5e-24', 'v5e:4x4'), ('v5e:4x4x4', 'v5e:8x8'), ('b300:8', 'h100:8'),
-        ('h100:2x4', 'h100:8'), ('', 'v5p'),
+        ('v5x:4x4', 'v5'), ('v5p:4x4', 'v5p:2x2x4'), ('v5e-24', 'v5e:4x4'), ('v5e:4x4x4', 'v5e:8x8'),
+        ('b300:8', 'h100:8'), ('h100:2x4', 'h100:8'), ('', 'v5p'),
     ],
 )  # fmt: skip
 def test_what_is_none_names_the_nearest(word, near):
