@@ -41,6 +41,7 @@ OWN = {
     'topology': ('preflight',),
     'price': ('preflight',),
     'search': ('preflight',),
+    'compiler_options': ('preflight',),
 }
 OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',)) | {'weights': ('generate', 'evaluate')}
 NEEDED = {
@@ -72,6 +73,7 @@ _DTYPE = flags.DEFINE_enum(
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'preflight: the machine, v5p:8x8x16, v5e-256, h100:8, ...')
 _PRICE = flags.DEFINE_float('price', None, 'preflight: of a chip for an hour, in US dollars; by default a list price.')
 _SEARCH = flags.DEFINE_bool('search', None, 'preflight: try meshes, rematerialization and microbatches, and rank them.')
+_OPTIONS = flags.DEFINE_string('compiler_options', None, 'preflight: of the compiler, xla_NAME=VALUE,...')
 generate.define_flags()
 _TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name; A,B,... at once.')
 _DISTRIBUTED = flags.DEFINE_string(
@@ -196,7 +198,7 @@ def _preflight(config: dict[str, Any]) -> None:
     from gpt_jax.modes import preflight
 
     act = preflight.search if _SEARCH.value else preflight.preflight
-    print(json.dumps(act(config, _TOPOLOGY.value, _PRICE.value, say)))
+    print(json.dumps(act(config, _TOPOLOGY.value, _PRICE.value, _OPTIONS.value, say)))
 
 
 def _together(configs: dict[str, dict[str, Any]], workdir: Path) -> None:

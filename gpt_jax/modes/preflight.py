@@ -18,12 +18,18 @@ COMPILED = 8  # of a search's candidates, those that look fastest before
 VOCABULARY = 50_257  # GPT-2's, where neither model nor tokenizer names one: no text is read here
 
 
-def preflight(config: dict[str, Any], word: str, price: float | None, say: Callable[[str], None]) -> dict[str, Any]:
-    """Compiles, reads, says; returns the report."""
+def preflight(
+    config: dict[str, Any], word: str, price: float | None, options: str | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Compiles, reads, says; returns the report.
+
+    Args:
+      word: the machine. price: of a chip for an hour; None: the list price. options: of the compiler, NAME=VALUE,...
+    """
     one = topology.machine(word)
     devices = topology.devices(one)
     settings = told(config, one, say)
-    return measured(settings, one, devices, price, say)
+    return measured(settings, one, devices, price, program.options(options), say)
 
 
 def told(config: dict[str, Any], one: Machine, say: Callable[[str], None]) -> Settings:
@@ -45,10 +51,11 @@ def measured(
     one: Machine,
     devices: list[Any],
     price: float | None,
+    options: dict[str, str],
     say: Callable[[str], None] | None,
 ) -> dict[str, Any]:
-    made = program.make(settings, one, devices)
-    code = {}
+    made = program.make(settings, one, devices, options)
+    code: dict[str, kernels.Code] = {}
     if made.text and one.tpu and settings.model.attention_kernel == 'splash':
         segments = settings.data.packing == 'isolate'
         code = kernels.compiled(settings.model, one.generation, one.chip.cores, segments)
@@ -60,7 +67,9 @@ def measured(
     return result
 
 
-def search(config: dict[str, Any], word: str, price: float | None, say: Callable[[str], None]) -> dict[str, Any]:
+def search(
+    config: dict[str, Any], word: str, price: float | None, options: str | None, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Compiles the candidates that look best, ranks what fits by the time of a step; returns the reports, best first.
 
     Raises:
@@ -75,7 +84,7 @@ def search(config: dict[str, Any], word: str, price: float | None, say: Callable
     ranked = []
     for index, each in enumerate(found[:COMPILED]):
         flags = ' '.join(f'--config.{name}={value}' for name, value in each.changes.items())
-        result = measured(each.settings, one, devices, price, None) | {'flags': flags}
+        result = measured(each.settings, one, devices, price, program.options(options), None) | {'flags': flags}
         ranked.append(result)
         fits = (
             f'{result["seconds_per_step"] * 1e3:.4g} ms' if result['fits'] else f'lacks {size(result["short_bytes"])}'

@@ -1,6 +1,5 @@
 """Does the step fit, and what becomes of it? The real step, compiled for devices that hold nothing."""
 
-import os
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,6 @@ from gpt_jax.assemble import Settings
 from gpt_jax.errors import UserError
 from gpt_jax.model import memory
 from gpt_jax.preflight.topology import Machine
-
-# What training on TPUs is compiled with: collectives that go on while the matrix units work.
-OPTIONS: Mapping[str, str | bool] = {}
 
 
 class Made(NamedTuple):
@@ -32,8 +28,11 @@ class Made(NamedTuple):
     seconds: float
 
 
-def make(settings: Settings, one: Machine, devices: Sequence[Any]) -> Made:
+def make(settings: Settings, one: Machine, devices: Sequence[Any], options: Mapping[str, str]) -> Made:
     """Compiles the run's step for the machine.
+
+    Args:
+      options: of the compiler, beside its own defaults; what the run would be given as LIBTPU_INIT_ARGS.
 
     Raises:
       UserError: the mesh does not suit the devices, or the kernel does not suit the machine.
@@ -44,7 +43,7 @@ def make(settings: Settings, one: Machine, devices: Sequence[Any]) -> Made:
     known, microbatches = _known(settings, program), settings.train.microbatches(program.mesh.size)
     text, stats, short, limit = '', None, 0, one.chip.memory
     try:
-        compiled = lowered.compile(compiler_options=dict(OPTIONS) if one.tpu else None)
+        compiled = lowered.compile(compiler_options=dict(options))
         text, stats = compiled.as_text(), compiled.memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
@@ -111,16 +110,10 @@ def exhausted(message: str) -> tuple[int, int]:
     raise UserError(f'preflight: the compiler ran out of memory, and says not by how much: {message[:200]}')
 
 
-def options(words: str) -> dict[str, str]:
+def options(words: str | None) -> dict[str, str]:
     """Of 'name=value,name=value', for the compiler."""
-    pairs = [word.partition('=') for word in words.split(',') if word]
+    pairs = [word.partition('=') for word in (words or '').split(',') if word]
     for name, sign, _ in pairs:
         if not name.startswith('xla_') or not sign:
             raise UserError(f'--compiler_options: {name}: wants xla_NAME=VALUE,...')
     return {name: value for name, _, value in pairs}
-
-
-def quiet() -> None:
-    """What the compiler writes to standard error is for its makers."""
-    os.environ.setdefault('TPU_STDERR_LOG_LEVEL', '3')
-    os.environ.setdefault('TPU_MIN_LOG_LEVEL', '3')
