@@ -1,5 +1,6 @@
 """What is to be told of a run on a machine that is not here? One flat, JSON-able dict."""
 
+import math
 from typing import Any
 
 from gpt_jax import runtime
@@ -17,6 +18,7 @@ def report(settings: Settings, one: Machine, made: Made, found: Estimate | None,
     """What `found` says, and what memory; without it, that the step does not fit.
 
     Returns:
+      chips_used: by the mesh; where the batch divides over no more, others stand idle, and are paid.
       fits, short_bytes: whether, and by how many bytes of a device not. memory_bytes: of one device, by kind.
       flops_compiled, flops_model: of one step on all devices; flops_reasons: per step, adding up to flops_expected.
       seconds_per_step; seconds_floor: at the chip's peak and bandwidth, nothing hidden twice.
@@ -26,10 +28,11 @@ def report(settings: Settings, one: Machine, made: Made, found: Estimate | None,
       days, cost: of the whole run; cost None without a price.
     """
     machine, steps = one.chip, settings.steps
+    used = math.prod(made.mesh.values())
     tokens = settings.tokens_per_step
     counts = accounting.flops_per_token(settings.model)
     result: dict[str, Any] = {
-        'name': settings.name, 'topology': one.name, 'chips': one.chips, 'kind': 'compiler' if one.tpu else 'estimate',
+        'name': settings.name, 'topology': one.name, 'chips': one.chips, 'chips_used': used, 'kind': 'compiler' if one.tpu else 'estimate',
         'mesh': made.mesh, 'strategy': settings.mesh.strategy, 'batch': settings.train.batch,
         'context': settings.model.context, 'microbatches': made.microbatches, 'remat': settings.model.remat,
         'attention_kernel': settings.model.attention_kernel, 'fits': made.short == 0, 'short_bytes': made.short,
@@ -39,7 +42,7 @@ def report(settings: Settings, one: Machine, made: Made, found: Estimate | None,
     if found is None:
         return result
     expected = {name: value * tokens for name, value in flops.explained(settings.model).items()}
-    total = found.flops * one.chips
+    total = found.flops * used
     peak = machine.peak * one.chips * found.seconds
     price = machine.price if price is None else price
     days = steps * found.seconds / 86400
