@@ -32,7 +32,8 @@ def report(settings: Settings, one: Machine, made: Made, found: Estimate | None,
     tokens = settings.tokens_per_step
     counts = accounting.flops_per_token(settings.model)
     result: dict[str, Any] = {
-        'name': settings.name, 'topology': one.name, 'chips': one.chips, 'chips_used': used, 'kind': 'compiler' if one.tpu else 'estimate',
+        'name': settings.name, 'topology': one.name, 'chips': one.chips, 'chips_used': used,
+        'kind': 'compiler' if one.tpu else 'estimate',
         'mesh': made.mesh, 'strategy': settings.mesh.strategy, 'batch': settings.train.batch,
         'context': settings.model.context, 'microbatches': made.microbatches, 'remat': settings.model.remat,
         'attention_kernel': settings.model.attention_kernel, 'fits': made.short == 0, 'short_bytes': made.short,
