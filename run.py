@@ -7,6 +7,7 @@
   python run.py --config=configs/gpt_tiny.py --mode=benchmark       the speed of the real step
   python run.py --config=configs/gpt_tiny.py --launch=slurm --nodes=2      elsewhere: slurm, ssh, tpu, gke, local
   python run.py --config=configs/gpt_tiny.py --mode=coordinates --config.model.parametrization=mup
+  python run.py --config=configs/gpt_175b.py --mode=preflight --topology=v5p:8x8x16     fits? how fast? at what cost?
   python run.py --mode=import --source=openai-community/gpt2        weights from a folder or the Hugging Face hub
   python run.py --mode=export --checkpoint=runs/gpt_tiny --output=exported      a run for transformers
   python run.py --mode=generate --checkpoint=runs/gpt_tiny --prompt="The weather today is" --max_length=50
@@ -30,7 +31,7 @@ from gpt_jax import errors, files, overrides, watchdog
 from gpt_jax.launch.trial import follow_parent
 from gpt_jax.modes import generate, launching
 
-MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'import', 'export', 'generate')
+MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'preflight', 'import', 'export', 'generate')
 BARE = ('import', 'export', 'generate')  # modes that take no --config
 # Flags that belong to some modes alone, and those that a mode cannot do without.
 OWN = {
@@ -38,9 +39,18 @@ OWN = {
     'checkpoint': ('export', 'generate'),
     'output': ('export', 'generate'),
     'dtype': ('export',),
+    'topology': ('preflight',),
+    'price': ('preflight',),
+    'search': ('preflight',),
+    'compiler_options': ('preflight',),
 }
 OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',)) | {'weights': ('generate', 'evaluate')}
-NEEDED = {'import': ('source',), 'export': ('checkpoint', 'output'), 'generate': ('checkpoint',)}
+NEEDED = {
+    'import': ('source',),
+    'export': ('checkpoint', 'output'),
+    'generate': ('checkpoint',),
+    'preflight': ('topology',),
+}
 
 _CONFIG = overrides.define_config_flag('config', 'Path of a config file in configs/.')
 flags.declare_key_flag('config')  # defined elsewhere, and yet the first to look for in --help
@@ -61,6 +71,10 @@ _FOLDER = flags.DEFINE_string(
 _DTYPE = flags.DEFINE_enum(
     'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'
 )
+_TOPOLOGY = flags.DEFINE_string('topology', None, 'preflight: the machine, v5p:8x8x16, v5e-256, h100:8, ...')
+_PRICE = flags.DEFINE_float('price', None, 'preflight: of a chip for an hour, in US dollars; by default a list price.')
+_SEARCH = flags.DEFINE_bool('search', None, 'preflight: try meshes, rematerialization and microbatches, and rank them.')
+_OPTIONS = flags.DEFINE_string('compiler_options', None, 'preflight: of the compiler, xla_NAME=VALUE,...')
 generate.define_flags()
 launching.define_flags()
 _TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name; A,B,... at once.')
@@ -170,6 +184,9 @@ def _check_folder(flag: str, folder: Path) -> None:
 
 def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None) -> None:
     """One model, in this process."""
+    if _MODE.value == 'preflight':
+        _preflight(config)
+        return
     from gpt_jax import assemble, runtime
     from gpt_jax.modes import benchmark, coordinates, evaluate, train
 
@@ -191,6 +208,17 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
         coordinates.coordinates(config, workdir, say)
     else:
         benchmark.benchmark(config, _OUTPUT.value, say)
+
+
+def _preflight(config: dict[str, Any]) -> None:
+    """One model, on a machine that is not here."""
+    from gpt_jax.preflight import topology
+
+    topology.prepare(topology.machine(_TOPOLOGY.value))
+    from gpt_jax.modes import preflight
+
+    act = preflight.search if _SEARCH.value else preflight.preflight
+    print(json.dumps(act(config, _TOPOLOGY.value, _PRICE.value, _OPTIONS.value, say)))
 
 
 def _together(configs: dict[str, dict[str, Any]], workdir: Path) -> None:

@@ -34,8 +34,8 @@ def get_config() -> ConfigDict:
     model.rotary_factor = 1.0  # how many times longer
     model.rotary_original_context = 0  # than this; 0: than the context
     model.attention = 'multi_head'
-    model.attention_kernel = 'chunked'  # chunked (XLA, any device), cudnn (NVIDIA, bfloat16)
-    model.attention_chunk = 64  # queries per chunk of the chunked kernel; 0: all at once
+    model.attention_kernel = 'chunked'  # chunked (XLA, any device), cudnn (NVIDIA, bfloat16), splash (TPU)
+    model.attention_chunk = 64  # queries per chunk of the chunked kernel, and per block of splash; 0: all at once
     model.attention_pattern = ('full',)  # full, window: the layers' kinds in turn, ('full', 'window') as in GPT-3
     model.window = 0  # keys that a window layer's query sees, its own included
     model.attention_softcap = 0.0  # scores are bent to stay within +-this; 0: off

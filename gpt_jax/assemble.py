@@ -95,7 +95,7 @@ class Program(NamedTuple):
     """An assembled run.
 
     why: the mesh is as it is, where it was chosen for this run; else ''.
-    microbatches: that a device takes its share of the batch in.
+    rows: how many devices have rows of their own of the batch. microbatches: that a device takes its share in.
     share: () -> (which part of the batch's rows this process reads, of how many parts).
     step: jitted (state, batch) -> (state, metrics); the state is donated.
     evaluate: jitted (params, batch) -> (summed loss in nats, summed weight).
@@ -107,6 +107,7 @@ class Program(NamedTuple):
 
     mesh: Mesh
     why: str
+    rows: int
     microbatches: int
     share: Callable[[], tuple[int, int]]
     step: Any
@@ -154,6 +155,7 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
     return Program(
         mesh=mesh,
         why=lie.why,
+        rows=lie.rows,
         microbatches=lie.microbatches,
         share=functools.partial(layout.share, mesh),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
@@ -200,12 +202,13 @@ def declarations(config: ModelConfig) -> Any:
 
 def abstract_batch(s: Settings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes and shardings of what `on_devices` gives for the run's batches."""
-    names = ['inputs', 'targets', *(['segments', 'positions'] if s.data.packing == 'isolate' else [])]
-    if mesh.shape['context'] > 1 and 'positions' not in names:
-        names.append('positions')
-    sharding = NamedSharding(mesh, layout.batch_spec(mesh))
-    made = jax.ShapeDtypeStruct((s.train.batch, s.model.context), jnp.int32, sharding=sharding)
-    return dict.fromkeys(names, made)
+    types = {'inputs': jnp.int32, 'targets': jnp.int32}
+    if s.data.packing == 'isolate':
+        types |= {'segments': jnp.int32, 'positions': jnp.int32, 'weights': jnp.float32}
+    if mesh.shape['context'] > 1:
+        types['positions'] = jnp.int32
+    shape, sharding = (s.train.batch, s.model.context), NamedSharding(mesh, layout.batch_spec(mesh))
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in types.items()}
 
 
 def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool) -> Loss:

@@ -49,22 +49,25 @@ def estimated(one: Instruction) -> int | None:
     return None if found is None else int(found)
 
 
-def timeline(program: Program, collective: Cost, kernel: Cost | None = None, runs: Times | None = None) -> Timeline:
+def timeline(
+    program: Program, collective: Cost, kernel: Cost | None = None, runs: Times | None = None, other: Cost | None = None
+) -> Timeline:
     """Plays the schedule through.
 
     Args:
       collective: what a collective takes, if nothing else goes on.
       kernel: what a custom call of a foreign kernel takes; None: nothing, and it is listed as unknown.
+      other: what any other instruction takes; None: what the compiler says.
     """
-    player = _Player(program, collective, kernel, runs or times(program))
+    player = _Player(program, collective, kernel, runs or times(program), other)
     line = player.line
     line.cycles = player.play(program.entry, 1)
     return line
 
 
 class _Player:
-    def __init__(self, program: Program, collective: Cost, kernel: Cost | None, runs: Times):
-        self.program, self.collective, self.kernel, self.runs = program, collective, kernel, runs
+    def __init__(self, program: Program, collective: Cost, kernel: Cost | None, runs: Times, other: Cost | None):
+        self.program, self.collective, self.kernel, self.runs, self.other = program, collective, kernel, runs, other
         self.line = Timeline()
 
     def play(self, computation: Computation, count: int) -> float:
@@ -76,7 +79,9 @@ class _Player:
             began = now
             if one.opcode in ('while', 'call', 'conditional'):
                 now += self._inner(computation, one, count)
-            elif sending is not None and (one.opcode.endswith('-start') or 'async' in one.name and 'start' in one.name):
+            elif sending is not None and (
+                one.opcode.endswith('-start') or ('async' in one.name and 'start' in one.name)
+            ):
                 ends[one.name] = free = max(now, free) + sending
                 self.line.sending += sending * count
             elif one.opcode.endswith('-done') and one.operands and one.operands[0] in ends:
@@ -123,6 +128,8 @@ class _Player:
         return sum(found) if found else None
 
     def _computing(self, computation: Computation, one: Instruction) -> float:
+        if self.other is not None:
+            return self.other(computation, one)
         cycles = estimated(one)
         if cycles is not None:
             return float(cycles)

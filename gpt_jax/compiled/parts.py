@@ -1,4 +1,4 @@
-"""Which parts of the source does the time go to? Instructions put together by the names of their source's operations."""
+"""Which parts of the source does the time go to? Instructions put together by their source's operations."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -132,16 +132,18 @@ def parse(text: str) -> Program:
     """
     computations: dict[str, Computation] = {}
     entry, name = None, None
-    lines: list[Instruction] = []
+    lines: list[str] = []
     for line in text.splitlines():
         if name is None:
             if head := _HEAD.match(line):
                 name, lines = head[2], []
                 entry = name if head[1] else entry
         elif line == '}':
-            computations[name], name = Computation(name, tuple(lines)), None
-        elif match := _LINE.match(line):
-            lines.append(_instruction(line, match))
+            computations[name], name = Computation(name, tuple(map(_instruction, lines))), None
+        elif _LINE.match(line):
+            lines.append(line)
+        elif lines:
+            lines[-1] += line  # what a foreign kernel notes may hold ends of lines
     if entry is None:
         raise ValueError('no compiled program: the text has no ENTRY')
     header = text[: text.find('\n')]
@@ -152,7 +154,9 @@ def parse(text: str) -> Program:
     return Program(computations, computations[entry], devices)
 
 
-def _instruction(line: str, match: re.Match[str]) -> Instruction:
+def _instruction(line: str) -> Instruction:
+    match = _LINE.match(line)
+    assert match is not None
     start = match.end()
     end = _close(line, start) if line[start] == '(' else line.index(' ', start)
     opcode = _OPCODE.match(line, end)

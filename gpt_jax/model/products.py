@@ -2,7 +2,8 @@
 
 Both have gradients of our own, for JAX's rules give a CPU the slowest forms: a weight's gradient with its first operand
 transposed in memory, and a vector's as a sum that XLA cuts into windows. Here the one is a product of two matrices as
-they lie, and the other a product with ones; experiments/cpu_speed/forms.py times them.
+they lie, and the other a product with ones; experiments/cpu_speed/forms.py times them. A TPU's compiler is given the
+dims as they are: it lays a product's result out as whoever comes next wants it, where a reshape would be a copy.
 """
 
 import functools
@@ -38,9 +39,8 @@ def _multiplied(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> 
         y = across(a.reshape(-1, math.prod(b.shape[:inner])), b.w_2d, config.matmul_dtype)
     else:
         b, scale = operand(b, config.matmul_dtype)
-        a_2d, b_2d = _matrices(terms, a, b, config)
-        y = _product(a_2d, b_2d, (((1,), (0,)), ((), ())))
-        y = y if scale is None else y * scale.reshape(-1)
+        y = _dims(terms, a, b, config)
+        y = y if scale is None else y * scale.reshape(y.shape[a.ndim - inner :])
     y = y.astype(config.activation_dtype).reshape(*a.shape[: a.ndim - inner], *b.shape[inner:])
     return checkpoint_name(y, PRODUCT)
 
@@ -56,11 +56,9 @@ def _einsum_backward(
     terms: str, config: ModelConfig, kept: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     a, b = kept
-    a_2d, b_2d = _matrices(terms, a, b, config)
-    dy_2d = dy.reshape(-1, b_2d.shape[1]).astype(config.matmul_dtype)
-    da = _product(dy_2d, b_2d, (((1,), (1,)), ((), ())))
-    db = _product(a_2d, dy_2d, (((0,), (0,)), ((), ())))
-    return da.reshape(a.shape).astype(a.dtype), db.reshape(b.shape).astype(b.dtype)
+    da = _dims(terms, dy, b, config, 'a')
+    db = _dims(terms, a, dy, config, 'b')
+    return da.astype(a.dtype), db.astype(b.dtype)
 
 
 einsum.defvjp(_einsum_forward, _einsum_backward)
@@ -76,9 +74,35 @@ def _summed(terms: str) -> int:
     return count
 
 
-def _matrices(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
-    b_2d = b.reshape(-1, math.prod(b.shape[_summed(terms) :]))
-    return a.reshape(-1, b_2d.shape[0]).astype(config.matmul_dtype), b_2d.astype(config.matmul_dtype)
+def _dims(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig, wanted: str = 'y') -> jax.Array:
+    """Of `terms` as for y = einsum(terms, a, b), float32: y, or the gradient 'a' from (dy, b), or 'b' from (a, dy)."""
+    inputs, y = terms.split('->')
+    left, right = inputs.split(',')
+    straight = {'y': terms, 'a': f'{y},{right}->{left}', 'b': f'{left},{y}->{right}'}[wanted]
+    return jax.lax.platform_dependent(
+        a.astype(config.matmul_dtype), b.astype(config.matmul_dtype),
+        tpu=functools.partial(jnp.einsum, straight, preferred_element_type=jnp.float32),
+        default=functools.partial(_by_matrices, summed=_summed(terms), wanted=wanted),
+    )  # fmt: skip
+
+
+def _by_matrices(a: jax.Array, b: jax.Array, *, summed: int, wanted: str) -> jax.Array:
+    """The same as one product of two matrices, as they lie."""
+    if wanted == 'y':
+        a_2d, b_2d = _matrix(a, a.ndim - summed), _matrix(b, summed)
+        return _product(a_2d, b_2d, (((1,), (0,)), ((), ()))).reshape(*a.shape[: a.ndim - summed], *b.shape[summed:])
+    if wanted == 'a':
+        rest = a.ndim - (b.ndim - summed)  # dy and b
+        a_2d, b_2d = _matrix(a, rest), _matrix(b, summed)
+        return _product(a_2d, b_2d, (((1,), (1,)), ((), ()))).reshape(*a.shape[:rest], *b.shape[:summed])
+    rest = a.ndim - summed  # a and dy
+    a_2d, b_2d = _matrix(a, rest), _matrix(b, rest)
+    return _product(a_2d, b_2d, (((0,), (0,)), ((), ()))).reshape(*a.shape[rest:], *b.shape[rest:])
+
+
+def _matrix(a: jax.Array, rows: int) -> jax.Array:
+    """The first `rows` dims become one, and the others."""
+    return a.reshape(math.prod(a.shape[:rows]), -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

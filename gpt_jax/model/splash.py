@@ -16,8 +16,8 @@ LANES = 128  # a block is so many positions, or a multiple of it
 
 
 def splash(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight, config: ModelConfig) -> jax.Array:
-    """jax.experimental.pallas.ops.tpu.splash_attention: blocks of `attention_chunk` queries and keys, in the chip's fast
-    memory (Dao et al. 2022); blocks that the mask hides are neither fetched nor computed.
+    """jax.experimental.pallas.ops.tpu.splash_attention: blocks of `attention_chunk` queries and keys, in the chip's
+    fast memory (Dao et al. 2022); blocks that the mask hides are neither fetched nor computed.
 
     Runs on arrays that this device holds wholly. Elsewhere than on a TPU it is interpreted, which is slow.
 
@@ -63,12 +63,14 @@ def _attend(
     side = (length, length)
     mask = masks.CausalMask(side) if window is None else masks.LocalMask(side, (window - 1, 0), 0)
     size = block(length, config.attention_chunk)
+    turned = kernels.QKVLayout.SEQ_MINOR  # positions along the lanes: heads of 64 would fill half of them
     attend = kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * heads), head_shards=1, q_seq_shards=1, interpret=interpret,
         attn_logits_soft_cap=config.attention_softcap or None, residual_checkpoint_name=PRODUCT,
         block_sizes=kernels.BlockSizes(
             block_q=size, block_kv=size, block_kv_compute=size, block_q_dkv=size, block_kv_dkv=size,
             block_kv_dkv_compute=size, block_q_dq=size, block_kv_dq=size,
+            q_layout=turned, k_layout=turned, v_layout=turned,
         ),
     )  # fmt: skip
 

@@ -147,9 +147,12 @@ def manual(strategy: Strategy, mesh: Mesh, long: str, rows: int) -> Placement:
         return whole(share, letters, shape, dtype, strategy, mesh)
 
     return ANYWHERE._replace(
-        weight=weight if gathers else _stays, team=lambda letters: team(letters, mesh), keeps=keeps if gathers else None, long=long,
+        weight=weight if gathers else _stays,
+        keeps=keeps if gathers else None,
+        team=lambda letters: team(letters, mesh),
+        long=long,
         rows=rows,
-    )  # fmt: skip
+    )
 
 
 def constrained(mesh: Mesh) -> Placement:

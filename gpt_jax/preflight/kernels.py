@@ -1,11 +1,17 @@
 """What does a kernel cost that XLA's compiler does not look into? Splash attention, by the instructions made of it.
 
-The compiler notes no cycles and no FLOPs at a Pallas kernel. But it can write out the machine code (bundles, one a cycle
-at best) of which the kernel is made: a loop over its grid, in it a large region for a visible pair of blocks and two
-small ones for the first and the last pair of a row. Waiting for memory is not in it.
+The compiler notes no cycles and no FLOPs at a Pallas kernel. But it can write out the machine code (bundles, one a
+cycle at best) of which the kernel is made: a loop over its grid, in it a large region for a visible pair of blocks and
+two small ones for the first and the last pair of a row. Waiting for memory is not in it.
 """
 
+import dataclasses
+import json
+import os
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +20,6 @@ from gpt_jax.compiled.text import Computation, Instruction
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.splash import block
 
-PIPELINE = 2  # rounds of the loop that only fetch or only write back
 LARGE = 64  # bundles; smaller regions move data
 PRODUCTS = {'fwd': 2, 'dkv': 4, 'dq': 3}  # matrix products on each pair of blocks
 
@@ -26,6 +31,16 @@ class Region(NamedTuple):
     @property
     def size(self) -> int:
         return self.end - self.start + 1
+
+
+class Code(NamedTuple):
+    """Bundles: of every step of the grid, of a row's first and last together, and of a visible pair of blocks besides.
+    cores: that share the steps."""
+
+    always: int
+    once: int
+    run: int
+    cores: int
 
 
 class Visible(NamedTuple):
@@ -57,39 +72,68 @@ def flops(computation: Computation, one: Instruction, config: ModelConfig) -> in
     return products * 2 * batch * heads * visible(config, length).blocks * size * size * width
 
 
-def _queries(computation: Computation, one: Instruction) -> tuple[int, ...]:
-    """[B, H, L, K], which no operand that is larger than a mask comes before."""
-    return next(shape.dims for operand in one.operands for shape in computation.shapes(operand) if len(shape.dims) == 4)
+def _queries(computation: Computation, one: Instruction) -> tuple[int, int, int, int]:
+    """(B, H, L, K) of the first operand with four dims; its last two may stand either way."""
+    dims = next(shape.dims for operand in one.operands for shape in computation.shapes(operand) if len(shape.dims) == 4)
+    return dims[0], dims[1], max(dims[2:]), min(dims[2:])
 
 
-def cycles(computation: Computation, one: Instruction, config: ModelConfig, folder: Path) -> float | None:
-    """Of one run, on all cores of a chip together; None where the machine code was not written or not understood."""
-    files = sorted(folder.glob(f'*-{one.name}-*-final_bundles.txt'))
-    files = [file for file in files if 'schedule-analysis' not in file.name]
-    if not files:
+def cycles(computation: Computation, one: Instruction, config: ModelConfig, code: dict[str, Code]) -> float | None:
+    """Of one run, on all cores of a chip together; None where the machine code was not understood.
+
+    Args:
+      code: of `compiled`, for the same config.
+    """
+    found = next((each for name, each in code.items() if f'_{name}_' in one.name), None)
+    if found is None or not is_splash(one):
         return None
-    loop, rounds, regions = _read(files[-1].read_text().splitlines())
-    if not regions or not rounds:
+    batch, heads, length, _ = _queries(computation, one)
+    seen = visible(config, length)
+    pairs = batch * heads * (seen.rows * (seen.width * found.always + found.once) + seen.blocks * found.run)
+    return pairs / found.cores
+
+
+def compiled(config: ModelConfig, generation: str, cores: int, segments: bool) -> dict[str, Code]:
+    """The machine code of the config's splash kernels by the names in PRODUCTS, from a process of its own, since the
+    compiler writes out all that it makes or nothing. Empty where that fails."""
+    with tempfile.TemporaryDirectory(prefix='gpt_jax_kernels_') as folder:
+        wanted = f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true'
+        arguments = {'config': dataclasses.asdict(config), 'generation': generation, 'segments': segments}
+        environment = os.environ | {
+            'LIBTPU_INIT_ARGS': f'{wanted} --xla_jf_dump_llo_pass_label_regex=.*final_bundles.*',
+            'PYTHONPATH': os.pathsep.join(sys.path),
+        }
+        subprocess.run(
+            [sys.executable, '-m', 'gpt_jax.preflight.kernel_job', json.dumps(arguments)],
+            env=environment, check=False, capture_output=True, timeout=300,
+        )  # fmt: skip
+        return {name: code for name in PRODUCTS if (code := _code(Path(folder), name, cores)) is not None}
+
+
+def _code(folder: Path, name: str, cores: int) -> Code | None:
+    files = [
+        file for file in folder.glob(f'*splash_*_{name}_*final_bundles.txt') if 'schedule-analysis' not in file.name
+    ]
+    loop, regions = _read(files[-1].read_text().splitlines()) if files else (Region(0, 0), [])
+    if not regions:
         return None
     run, *edges = sorted(regions, key=lambda region: -region.size)
-    seen = visible(config, _queries(computation, one)[2]) if is_splash(one) else Visible(1, 1, 1)
-    always = loop.size - sum(region.size for region in regions)
-    once = sum(region.size for region in edges) / seen.width
-    return rounds * (always + once + run.size * seen.blocks / (seen.rows * seen.width))
+    once = sum(region.size for region in edges)
+    return Code(always=loop.size - run.size - once, once=once, run=run.size, cores=cores)
 
 
-def _read(lines: list[str]) -> tuple[Region, int, list[Region]]:
-    """The loop over the grid, its rounds, and the large regions in it that hold no other large one."""
-    regions, exits = list(_regions(lines)), re.compile(r'^\s*(0x[0-9a-f]+).*scmp\.ge\.\S+ %\S+, (\d+) /\* loop exit')
+def _read(lines: list[str]) -> tuple[Region, list[Region]]:
+    """The loop over the grid, and the large regions in it that hold no other large one."""
+    regions, exits = list(_regions(lines)), re.compile(r'^\s*(0x[0-9a-f]+)\s.*/\* loop exit')
     found = [match for line in lines if (match := exits.match(line))]
     if not found:
-        return Region(0, 0), 0, []
-    at, rounds = int(found[-1][1], 16), int(found[-1][2]) - PIPELINE
+        return Region(0, 0), []
+    at = int(found[-1][1], 16)
     around = [region for region in regions if region.start < at - LARGE and region.end >= at] or [Region(0, at)]
     loop = min(around, key=lambda region: region.size)
     inside = [region for region in regions if loop.start < region.start and region.end <= at and region.size >= LARGE]
     leaves = [a for a in inside if not any(b != a and a.start <= b.start and b.end <= a.end for b in inside)]
-    return loop, rounds, leaves
+    return loop, leaves
 
 
 def _regions(lines: list[str]) -> Iterator[Region]:
@@ -99,7 +143,7 @@ def _regions(lines: list[str]) -> Iterator[Region]:
         if not address:
             continue
         at = int(address[1], 16)
-        begun |= {name: at for name in re.findall(r'Start region (\d+)', line)}
+        begun |= dict.fromkeys(re.findall(r'Start region (\d+)', line), at)
         for name in re.findall(r'End region (\d+)', line):
             if name in begun:
                 yield Region(begun[name], at)

@@ -5,8 +5,6 @@ import math
 import os
 import re
 import sys
-import tempfile
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt_jax.errors import UserError
@@ -86,21 +84,17 @@ def _nearest(generation: str, chips: int) -> str:
     return ', '.join(f'{generation}:{name}' for name in sorted(SLICES[generation], key=away)[:3])
 
 
-def prepare(one: Machine) -> Path:
-    """Sets the environment for compiling for the machine; before JAX is imported. Returns where kernels are dumped.
+def prepare(one: Machine) -> None:
+    """Sets the environment for compiling for the machine; before JAX is imported.
 
     Raises:
       RuntimeError: JAX is imported already and looks for devices of its own.
     """
-    folder = Path(tempfile.mkdtemp(prefix='gpt_jax_kernels_'))
     if 'jax' in sys.modules and os.environ.get('JAX_PLATFORMS') != 'cpu':
         raise RuntimeError('preflight: JAX is imported; set JAX_PLATFORMS=cpu before')
     os.environ |= {'JAX_PLATFORMS': 'cpu', 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1', 'TPU_SKIP_MDS_QUERY': '1'}
     os.environ |= {'TPU_WORKER_HOSTNAMES': 'localhost', 'TPU_ACCELERATOR_TYPE': f'{one.generation}-8'}
     os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
-    dump = f'--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=.*final_bundles.*'
-    os.environ['LIBTPU_INIT_ARGS'] = ' '.join([os.environ.get('LIBTPU_INIT_ARGS', ''), dump]).strip()
-    return folder
 
 
 def devices(one: Machine) -> list[Any]:

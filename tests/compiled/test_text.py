@@ -17,6 +17,9 @@ FileNames
 ENTRY %main.2_spmd (param: f32[2,3]) -> f32[] {
   %param = f32[2,3]{1,0} parameter(0), sharding={replicated}
   %c.2 = s32[] constant(-5)
+  %kernel = f32[2]{0} custom-call(%param), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"a":"{}"
+}}, metadata={op_name="jit(f)/kernel"}
   ROOT %while.1 = f32[] while(%t), condition=%cond, body=%body, backend_config={"known_trip_count":{"n":"7"}}
 }
 """
@@ -37,6 +40,7 @@ def test_computations_instructions_and_devices():
     loop = program.entry.root
     assert loop.called == ('body',)
     assert loop.operands == ('t',)
+    assert program.entry.by_name['kernel'].op_name == 'jit(f)/kernel'  # its line has ends of lines in it
     assert program.entry.by_name['c.2'].literal == '-5'
 
 

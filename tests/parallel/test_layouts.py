@@ -28,7 +28,9 @@ def written():
     return {}
 
 
-@pytest.mark.parametrize('origin', LAYOUTS)
+@pytest.mark.parametrize(
+    'origin', [pytest.param(name, marks=[] if name == '8' else pytest.mark.slow) for name in LAYOUTS]
+)
 def test_a_checkpoint_of_any_layout_goes_on_under_any_other(settings, written, tmp_path, origin):
     """The state is the same to the bit; the losses that follow, to what sums in another order give."""
     programs = written.setdefault(

@@ -40,6 +40,11 @@ MESHES = {
     'expert': {'data': 2, 'expert': 4},
     'expert_and_tensor': {'data': 1, 'expert': 2, 'tensor': 2, 'fsdp': 2, 'strategy': 'fsdp'},
 }  # fmt: skip
+# One of each kind; the others, over 20 steps, are `pytest -m slow -n 0 tests/parallel`.
+QUICK = {
+    ('dense', 'zero1'), ('dense', 'pipeline_and_tensor'), ('today', 'fsdp_and_tensor'), ('today', 'all_to_all'),
+    ('far', 'ring_and_tensor'), ('experts', 'expert_and_tensor'),
+}  # fmt: skip
 STEPS = 4
 
 
@@ -57,12 +62,22 @@ def fields_of(family, mesh):
 CASES = [(f, m) for f in FAMILIES for m in MESHES if 'expert' not in m or f == 'experts']
 
 
-@pytest.mark.parametrize(('family', 'mesh'), CASES, ids=[f'{f}-{m}' for f, m in CASES])
+@pytest.mark.parametrize(('family', 'mesh'), sorted(QUICK))
 def test_every_mesh_gives_the_losses_and_gradients_of_one_device(settings, references, family, mesh):
-    if family not in references:
-        references[family] = run(settings(FAMILIES[family]), STEPS)
-    losses, state = references[family]
-    spread_losses, spread = run(settings(fields_of(family, mesh)), STEPS)
+    check(settings, references, family, mesh, STEPS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('family', 'mesh'), CASES, ids=[f'{f}-{m}' for f, m in CASES])
+def test_every_mesh_goes_on_as_one_device(settings, references, family, mesh):
+    check(settings, references, family, mesh, 20)
+
+
+def check(settings, references, family, mesh, steps):
+    if (family, steps) not in references:
+        references[family, steps] = run(settings(FAMILIES[family]), steps)
+    losses, state = references[family, steps]
+    spread_losses, spread = run(settings(fields_of(family, mesh)), steps)
     np.testing.assert_allclose(spread_losses, losses, rtol=1e-5)
     # Adam divides a gradient by its size: its first moment is the gradients themselves.
     moments, spread_moments = (one.optimizer[1].mu for one in (state, spread))

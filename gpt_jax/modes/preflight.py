@@ -1,0 +1,100 @@
+"""What will this config need and cost on that machine? Its step compiled for it, without it."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from gpt_jax import assemble
+from gpt_jax.assemble import Settings
+from gpt_jax.errors import UserError
+from gpt_jax.preflight import kernels, program, topology
+from gpt_jax.preflight.estimate import estimate
+from gpt_jax.preflight.report import report
+from gpt_jax.preflight.search import candidates
+from gpt_jax.preflight.topology import Machine
+from gpt_jax.preflight.view import lines, size
+
+COMPILED = 8  # of a search's candidates, those that look fastest before
+VOCABULARY = 50_257  # GPT-2's, where neither model nor tokenizer names one: no text is read here
+
+
+def preflight(
+    config: dict[str, Any], word: str, price: float | None, options: str | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Compiles, reads, says; returns the report.
+
+    Args:
+      word: the machine. price: of a chip for an hour; None: the list price. options: of the compiler, NAME=VALUE,...
+    """
+    one = topology.machine(word)
+    devices = topology.devices(one)
+    settings = told(config, one, say)
+    return measured(settings, one, devices, price, program.options(options), say)
+
+
+def told(config: dict[str, Any], one: Machine, say: Callable[[str], None]) -> Settings:
+    """The config's settings, as far as this machine can compile them."""
+    settings = assemble.settings(config, vocab_size=1)
+    if settings.model.vocab_size == 1:
+        tokenizer = str(config['data']['tokenizer'])
+        known = {'bytes': 256}.get(tokenizer, VOCABULARY)
+        words = int(tokenizer[4:]) if tokenizer.startswith('bpe:') else known
+        settings = assemble.settings(config, vocab_size=words)
+    if not one.tpu and settings.model.attention_kernel != 'chunked':
+        say(f'{settings.model.attention_kernel} attention runs on its own device only; chunked is counted instead')
+        settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, attention_kernel='chunked'))
+    return settings
+
+
+def measured(
+    settings: Settings,
+    one: Machine,
+    devices: list[Any],
+    price: float | None,
+    options: dict[str, str],
+    say: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    made = program.make(settings, one, devices, options)
+    code: dict[str, kernels.Code] = {}
+    if made.text and one.tpu and settings.model.attention_kernel == 'splash':
+        segments = settings.data.packing == 'isolate'
+        code = kernels.compiled(settings.model, one.generation, one.chip.cores, segments)
+    found = estimate(made, settings, one, code) if made.text else None
+    result = report(settings, one, made, found, price)
+    if say is not None:
+        for line in lines(result):
+            say(line)
+    return result
+
+
+def search(
+    config: dict[str, Any], word: str, price: float | None, options: str | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Compiles the candidates that look best, ranks what fits by the time of a step; returns the reports, best first.
+
+    Raises:
+      UserError: none fits, or none can.
+    """
+    one = topology.machine(word)
+    devices = topology.devices(one)
+    settings = told(config, one, say)
+    found, pruned = candidates(settings, one)
+    total = len(found) + pruned
+    say(f'{len(found)} of {total} candidates may fit by closed forms; the best {COMPILED} of them are compiled')
+    ranked = []
+    for index, each in enumerate(found[:COMPILED]):
+        flags = ' '.join(f'--config.{name}={value}' for name, value in each.changes.items())
+        result = measured(each.settings, one, devices, price, program.options(options), None) | {'flags': flags}
+        ranked.append(result)
+        fits = (
+            f'{result["seconds_per_step"] * 1e3:.4g} ms' if result['fits'] else f'lacks {size(result["short_bytes"])}'
+        )
+        say(f'{index + 1}/{min(COMPILED, len(found))}: {fits:>14}  {flags}')
+    ranked = sorted((each for each in ranked if each['fits']), key=lambda each: each['seconds_per_step'])
+    if not ranked:
+        raise UserError(f'--search: nothing tried fits {one.name}; take more chips, or a smaller model or train.batch')
+    say('the fastest that fits:')
+    for line in lines(ranked[0]):
+        say(line)
+    say(f'take it with: {ranked[0]["flags"]}')
+    return {'best': ranked[0], 'ranked': ranked, 'pruned': pruned, 'not_compiled': max(0, len(found) - COMPILED)}
