@@ -91,20 +91,16 @@ class Home(NamedTuple):
     """The devices of a model.
 
     place: of its activations and weights while it computes. weights: the shardings they are stored in. rows: the
-    sharding of an array with a row per text; ways: the devices, `data` x `fsdp`, that share these. shared: of what is
-    the same for all.
+    sharding of an array with a row per text; ways: how many devices have rows of their own. shared: of what is the same
+    for all. axes: the sizes that `home` was asked for.
     """
 
     place: Placement
     weights: Any
     rows: NamedSharding
     shared: NamedSharding
-    data: int
-    fsdp: int
-
-    @property
-    def ways(self) -> int:
-        return self.data * self.fsdp
+    ways: int
+    axes: Mapping[str, int]
 
 
 def home(model: ModelConfig, *, data: int, fsdp: int, tensor: int = 1) -> Home:
@@ -115,17 +111,14 @@ def home(model: ModelConfig, *, data: int, fsdp: int, tensor: int = 1) -> Home:
     """
     strategy = 'fsdp' if fsdp > 1 else 'replicated'
     axes = {'data': data, 'fsdp': fsdp, 'tensor': tensor}
-    config = MeshConfig(
-        **dict.fromkeys(AXES, 1) | axes, strategy=strategy, long='ring', cpu_devices=0
-    )  # fmt: skip
-    heads = {'H': model.heads, 'G': model.kv_heads, 'F': model.mlp_width, 'V': model.dims['V']}
-    mesh = make_mesh(config, Demands(batches={}, dims=heads))
+    config = MeshConfig(**dict.fromkeys(AXES, 1) | axes, strategy=strategy, long='ring', cpu_devices=0)
+    mesh = make_mesh(config, Demands(batches={}, dims={'H': model.heads, 'G': model.kv_heads}))
     rules, boxed = STRATEGIES[strategy], assemble.declarations(model)
     return Home(
         place=place.constrained(mesh),
         weights=place.weight_shardings(weights.unbox(boxed), weights.letters(boxed), rules, mesh),
         rows=NamedSharding(mesh, PartitionSpec(('data', 'fsdp'))),
         shared=NamedSharding(mesh, PartitionSpec()),
-        data=data,
-        fsdp=fsdp,
+        ways=data * fsdp,
+        axes=axes,
     )

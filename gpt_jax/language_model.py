@@ -34,7 +34,8 @@ STREAMED = 4  # steps between two pieces of a stream
 
 def load(
     source: str | os.PathLike[str], *, step: int | None = None, draft: str | os.PathLike[str] | None = None,
-    weights: str = 'float32', data: int = 1, fsdp: int = 1, say: Callable[[str], None] = print,
+    weights: str = 'float32', data: int = 1, fsdp: int = 1, tensor: int = 1,
+    say: Callable[[str], None] = print,
 ) -> 'LanguageModel':  # fmt: skip
     """The trained model of a folder.
 
@@ -46,6 +47,7 @@ def load(
       weights: how matrices are kept: float32, bfloat16, int8 or int4 (gpt_jax/model/quantized.py); the draft's too.
       data: devices that share the texts.
       fsdp: devices that share the texts and the weights.
+      tensor: devices that share heads, widths and vocabulary.
       say: receives lines for the user.
 
     Raises:
@@ -53,7 +55,7 @@ def load(
         is none of these.
     """
     where, beside = _named('source', source, ''), None if draft is None else _named('draft', draft, f', or {LOOKUP!r}')
-    axes = {'data': data, 'fsdp': fsdp}
+    axes = {'data': data, 'fsdp': fsdp, 'tensor': tensor}
     for name, size in axes.items():
         _require(_whole(size) and size > 0, name, 'a number of devices, 1 or above', size)
     _require(step is None or (_whole(step) and step >= 0), 'step', 'the step of a checkpoint, or None', step)
@@ -103,7 +105,7 @@ def _drafter(
         raise UserError(
             f"draft: {source} has a context of {other.model.context}, less than the model's {found.model.context}"
         )
-    home = inference.home(other.model, data=beside.data, fsdp=beside.fsdp)
+    home = inference.home(other.model, **beside.axes)
     params = inference.for_writing(other.params(home.weights), other.model, weights)
     return Drafter(Model(other.model, home.place), params)
 

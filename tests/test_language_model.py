@@ -100,7 +100,7 @@ BAD = [
     ({'fsdp': -1}, 'fsdp: wants a number of devices, 1 or above, got -1'),
     ({'fsdp': '2'}, "fsdp: wants a number of devices, 1 or above, got '2'"),
     ({'data': True}, 'data: wants a number of devices, 1 or above, got True'),
-    ({'data': 3, 'fsdp': 3}, "data x fsdp makes 9 devices, but there are 8; load the model before JAX's first array"),
+    ({'data': 3, 'fsdp': 3}, "data x fsdp x tensor makes 9 devices, but there are 8; load the model before JAX's first array"),
     ({'weights': None}, 'weights: no None; one of float32, bfloat16, int8, int4'),
     ({'weights': []}, 'weights: no []; one of float32'),
     ({'weights': 'int5'}, "weights: no 'int5'; one of float32, bfloat16, int8, int4; the nearest is 'int"),
@@ -181,9 +181,9 @@ def test_a_run_and_its_export_draft_for_each_other(run, model, tmp_path):
     assert gpt_jax.load(tmp_path / 'exported', draft=run).tokenizer.fingerprint != model.tokenizer.fingerprint
 
 
-@pytest.mark.parametrize(('data', 'fsdp'), [(8, 1), (1, 8), (2, 4)])
-def test_texts_of_many_devices_are_those_of_one(run, model, data, fsdp):
-    spread = gpt_jax.load(run, data=data, fsdp=fsdp)
+@pytest.mark.parametrize(('data', 'fsdp', 'tensor'), [(8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 2), (1, 1, 4)])
+def test_texts_of_many_devices_are_those_of_one(run, model, data, fsdp, tensor):
+    spread = gpt_jax.load(run, data=data, fsdp=fsdp, tensor=tensor)
     prompts = ['a', 'The weather', 'of', 'many devices']
     for given in ({'max_length': 40}, {'max_length': 40, 'temperature': 0.8, 'top_p': 0.9}):
         one, many = model.generate(prompts, **given), spread.generate(prompts, **given)
@@ -195,5 +195,5 @@ def test_texts_of_many_devices_are_those_of_one(run, model, data, fsdp):
 
 
 def test_more_devices_than_there_are(run):
-    with pytest.raises(UserError, match=r'^data x fsdp makes 9 devices, but there are 8; [^-]* ask for fewer$'):
+    with pytest.raises(UserError, match=r'^data x fsdp x tensor makes 9 devices, but there are 8; [^-]* ask for fewer$'):
         gpt_jax.load(run, data=9)

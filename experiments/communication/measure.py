@@ -1,6 +1,6 @@
 """What does a training step send between devices, under each strategy? Counted in the compiled program.
 
-python experiments/communication/measure.py                 # half an hour's reading in two minutes; results.jsonl
+python experiments/communication/measure.py                 # some minutes on two cores; results.jsonl
 python experiments/communication/measure.py --table         # the table of results.jsonl
 
 Simulated devices of a CPU: bytes are those that real ones would send, time means nothing here.

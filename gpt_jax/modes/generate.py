@@ -21,7 +21,7 @@ FLAGS = {
     'interactive': 'Read prompts from the terminal.',
     'draft': "Speeds up: the folder of a smaller model with the same tokenizer, or 'lookup' for the text's own past.",
     'weights': 'How matrices are kept: float32 (the default), bfloat16, int8 or int4. Also for --mode=evaluate.',
-    'devices': 'DATA or DATAxFSDP: devices that share the texts, and those that share the weights; 1 by default.',
+    'devices': 'DATA[xFSDP[xTENSOR]]: devices that share the texts, also the weights, the heads; 1 by default.',
 }
 
 
@@ -60,14 +60,14 @@ def given_options() -> dict[str, Any]:
 
 class Job(NamedTuple):
     """What the command line asks for. prompts: None for those of the terminal. output: None for the terminal.
-    devices: (data, fsdp). options: those given, by name."""
+    devices: by axis. options: those given, by name."""
 
     checkpoint: str
     prompts: list[str] | None
     output: Path | None
     draft: str | None
     weights: str
-    devices: tuple[int, int]
+    devices: dict[str, int]
     options: dict[str, Any]
 
 
@@ -118,11 +118,10 @@ def _read(path: Path) -> list[str]:
     return found
 
 
-def _devices(text: str | None) -> tuple[int, int]:
-    match = re.fullmatch('([1-9][0-9]*)(x([1-9][0-9]*))?', text or '1')
-    if match is None:
-        raise UserError(f'--devices={text}: wants a number, or two as in 2x4')
-    return int(match[1]), int(match[3] or 1)
+def _devices(text: str | None) -> dict[str, int]:
+    if not re.fullmatch('[1-9][0-9]*(x[1-9][0-9]*){0,2}', text or '1'):
+        raise UserError(f'--devices={text}: wants a number, or two as in 2x4, or three')
+    return dict(zip(('data', 'fsdp', 'tensor'), map(int, (text or '1').split('x')), strict=False))
 
 
 def generate(job: Job, say: Say) -> None:
@@ -134,8 +133,7 @@ def generate(job: Job, say: Say) -> None:
     from gpt_jax import language_model
     from gpt_jax.modes import conversation, texts
 
-    data, fsdp = job.devices
-    model = language_model.load(job.checkpoint, draft=job.draft, weights=job.weights, data=data, fsdp=fsdp, say=say)
+    model = language_model.load(job.checkpoint, draft=job.draft, weights=job.weights, say=say, **job.devices)
     if job.prompts is None:
         conversation.converse(model, job.options, say)
     elif job.output is None:
