@@ -17,7 +17,7 @@ OPTIONS = {
     'version': 'of the runtime, --runtime-version, needed: v2-alpha-tpuv5, say',
     'project': "of Google Cloud (gcloud's own setting)",
     'spot': 'yes: cheap machines that may be taken away, and are asked for again',
-    'reservation': 'the one to use',
+    'reserved': 'yes: of what the project has reserved',
     'setup': 'a script of this machine that every worker runs first, to bring gpt_jax and the data, say',
     'folder': 'where run.py lies on the workers, from the home folder (gpt_jax)',
     'python': 'the interpreter there (python3)',
@@ -99,8 +99,9 @@ def files(job: Job) -> dict[str, str]:
 def _fits(job: Job) -> None:
     job.needs('type', 'v5p-32')
     job.needs('version', 'v2-alpha-tpuv5')
-    if job.option('spot', 'no') not in ('yes', 'no'):
-        raise UserError(f'--launch_option=spot={job.options["spot"]}: yes or no')
+    for option in ('spot', 'reserved'):
+        if job.option(option, 'no') not in ('yes', 'no'):
+            raise UserError(f'--launch_option={option}={job.options[option]}: yes or no')
     if job.processes != 1:
         raise UserError(f'--processes={job.processes}: a TPU VM takes one process, which has all of its chips')
     if job.nodes != 1:
@@ -126,7 +127,7 @@ def _create(job: Job) -> list[str]:
     create = [f'--node-id={_name(job)}', f'--accelerator-type={job.options["type"]}']
     create.append(f'--runtime-version={job.options["version"]}')
     create += ['--spot'] if job.option('spot') == 'yes' else []
-    return create + ([f'--reservation={job.options["reservation"]}'] if job.option('reservation') else [])
+    return create + (['--reserved'] if job.option('reserved') == 'yes' else [])
 
 
 def _remote(job: Job) -> str:

@@ -38,6 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string('launch_option', [], f'launch: KEY=VALUE, any number; env.NAME=VALUE everywhere; {ways}.')
     flags.DEFINE_enum('job', 'start', VERBS, 'launch: what to do; all but start of the job that was started last.')
     flags.DEFINE_boolean('dry_run', False, 'launch: show the files and commands, and do nothing.')
+    flags.DEFINE_alias('dry-run', 'dry_run')
 
 
 def check_flags() -> bool:
@@ -125,6 +126,7 @@ def rest(arguments: list[str]) -> list[str]:
     left, skip = [], False
     for argument in arguments:
         name, equals, _ = argument.removeprefix('-').removeprefix('-').partition('=')
+        name = name.replace('dry-run', 'dry_run')
         own = argument.startswith('-') and name.removeprefix('no') in (*FLAGS, 'workdir')
         if skip:
             skip = False

@@ -174,4 +174,7 @@ def cluster(folder: Path, ports: tuple[int, int, int]) -> Iterator[Cluster]:
                     os.kill(pid, signal.SIGKILL)
         for path in (*folder.glob('*.pid'), munge / 'pid'):
             with contextlib.suppress(OSError, ValueError):
-                os.kill(int(path.read_text()), signal.SIGKILL)
+                pid = int(path.read_text())
+                name = Path(f'/proc/{pid}/cmdline').read_bytes()
+                if b'slurm' in name or b'munged' in name:  # the number may be another's by now
+                    os.kill(pid, signal.SIGKILL)

@@ -28,7 +28,7 @@ def quick(workdir, *more, **fields):
 def test_the_rest_of_the_command_is_as_it_was():
     rest = ['--config=a b.py', '--config.train.steps=5', '--trial', 'x', '--nodata']
     own = ['--launch=slurm', '--nodes', '4', '-processes=2', '--minutes=3', '--launch_option=a=b', '--launch_option',
-           'mem=$x', '--dry_run', '--workdir', '/w', '--job', 'start', '--nodry_run']  # fmt: skip
+           'mem=$x', '--dry_run', '--dry-run', '--workdir', '/w', '--job', 'start', '--nodry_run']  # fmt: skip
     mixed = [word for pair in zip(own, [*rest, *[None] * len(own)], strict=False) for word in pair[:1]]
     assert launching.rest([*mixed, *rest]) == rest
     assert launching.rest([*rest, *own]) == rest
@@ -38,7 +38,7 @@ def test_dry_run_shows_all_and_does_nothing(tmp_path):
     nasty = 'files:it\'s "$HOME"; `id`.txt'
     workdir = tmp_path / 'a "run"; $x'
     out, _ = program.run(
-        quick(workdir, '--launch=slurm', '--nodes=2', '--minutes=90', '--dry_run', **{'config.data.source': nasty})
+        quick(workdir, '--launch=slurm', '--nodes=2', '--minutes=90', '--dry-run', **{'config.data.source': nasty})
     )
     assert not workdir.exists()
     script = out.partition('#!/bin/bash')[2].partition('\n# /')[0]
