@@ -91,12 +91,10 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
     return schema.from_dict(DataConfig, config['data'], 'data')
 
 
-# Of a step, by the device. A matrix product may take more of a TPU's fast memory than the compiler's default: larger
-# tiles, which makes a 354M step's feed-forward a fifth faster (experiments/preflight/).
-COMPILER_OPTIONS: Mapping[str, dict[str, Any]] = dict.fromkeys(
-    ('TPU v5', 'TPU v5p', 'TPU v5 lite', 'TPU v5e', 'TPU v6 lite', 'TPU v6e'),
-    {'xla_tpu_scoped_vmem_limit_kib': '65536'},
-)
+# A step's matrix products may take more of a TPU's fast memory than its compiler's default: larger tiles, which make a
+# 354M step's feed-forward a fifth faster (experiments/preflight/).
+TILES = {'xla_tpu_scoped_vmem_limit_kib': '65536'}
+COMPILER_OPTIONS: Mapping[str, dict[str, str]] = {'TPU v5': TILES, 'TPU v5 lite': TILES, 'TPU v6 lite': TILES}
 
 
 class Program(NamedTuple):
@@ -155,14 +153,10 @@ def build(s: Settings, given: Sequence[jax.Device] | None = None) -> Program:
         _, sums = evaluation_loss(params, batch, jax.random.key(0))
         return sums['loss'], sums['weight']
 
+    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind)
     return Program(
         mesh=mesh,
-        step=jax.jit(
-            step,
-            donate_argnums=0,
-            out_shardings=(shardings, replicated),
-            compiler_options=COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind),
-        ),  # fmt: skip
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated), compiler_options=options),
         evaluate=jax.jit(evaluate),
         init=jax.jit(init, out_shardings=shardings),
         begin=jax.jit(lambda params: create(params, transformation), donate_argnums=0, out_shardings=shardings),
