@@ -91,6 +91,12 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
     return schema.from_dict(DataConfig, config['data'], 'data')
 
 
+# A step's matrix products may take more of a TPU's fast memory than its compiler's default: larger tiles, which make a
+# 354M step's feed-forward a fifth faster (experiments/preflight/).
+TILES = {'xla_tpu_scoped_vmem_limit_kib': '65536'}
+COMPILER_OPTIONS: Mapping[str, dict[str, str]] = {'TPU v5': TILES, 'TPU v5 lite': TILES, 'TPU v6 lite': TILES}
+
+
 class Program(NamedTuple):
     """An assembled run.
 
@@ -152,13 +158,14 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
         key = jax.random.fold_in(jax.random.key(s.seed), 0)
         return create(weights.unbox(initial(s.model, key)), transformation)
 
+    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind)
     return Program(
         mesh=mesh,
         why=lie.why,
         rows=lie.rows,
         microbatches=lie.microbatches,
         share=functools.partial(layout.share, mesh),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated)),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated), compiler_options=options),
         evaluate=jax.jit(evaluate),
         init=jax.jit(init, out_shardings=shardings),
         begin=jax.jit(lambda params: create(params, transformation), donate_argnums=0, out_shardings=shardings),

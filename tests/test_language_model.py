@@ -100,7 +100,10 @@ BAD = [
     ({'fsdp': -1}, 'fsdp: wants a number of devices, 1 or above, got -1'),
     ({'fsdp': '2'}, "fsdp: wants a number of devices, 1 or above, got '2'"),
     ({'data': True}, 'data: wants a number of devices, 1 or above, got True'),
-    ({'data': 3, 'fsdp': 3}, "data x fsdp x tensor makes 9 devices, but there are 8; load the model before JAX's first array"),
+    (
+        {'data': 3, 'fsdp': 3},
+        "data x fsdp x tensor makes 9 devices, but there are 8; load the model before JAX's first array",
+    ),
     ({'weights': None}, 'weights: no None; one of float32, bfloat16, int8, int4'),
     ({'weights': []}, 'weights: no []; one of float32'),
     ({'weights': 'int5'}, "weights: no 'int5'; one of float32, bfloat16, int8, int4; the nearest is 'int"),
@@ -195,5 +198,7 @@ def test_texts_of_many_devices_are_those_of_one(run, model, data, fsdp, tensor):
 
 
 def test_more_devices_than_there_are(run):
-    with pytest.raises(UserError, match=r'^data x fsdp x tensor makes 9 devices, but there are 8; [^-]* ask for fewer$'):
+    with pytest.raises(
+        UserError, match=r'^data x fsdp x tensor makes 9 devices, but there are 8; [^-]* ask for fewer$'
+    ):
         gpt_jax.load(run, data=9)

@@ -31,7 +31,7 @@ PATH = {
     'splash attention': SPLASH,
     'products are kept': [*SPLASH, '--config.model.remat=dots'],
     'vocabulary padded, loss in one chunk': [
-        *SPLASH, '--config.model.remat=dots', '--config.model.vocab_multiple=128', '--config.model.loss_chunk=0',
+        *SPLASH, '--config.model.remat=dots', '--config.model.vocab_multiple=128', '--config.model.loss_chunk=1024',
     ],
 }  # fmt: skip
 # Sequences that a chip of so many gigabytes takes at one time, by size.

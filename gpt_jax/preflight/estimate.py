@@ -72,9 +72,9 @@ def estimate(made: Made, settings: Settings, one: Machine, code: dict[str, kerne
 
     def closed(computation: Computation, instruction: Instruction) -> float:
         size, products = _cost(program, computation, instruction, inside, model)
-        return max(size / CPU_WIDER / chip.bandwidth, products / (MATMUL * chip.peak))
+        return max(size / wider / chip.bandwidth, products / (MATMUL * chip.peak))
 
-    flops, moved, floor = _counted(program, runs, inside, chip, model)
+    flops, moved, floor = _counted(program, runs, inside, chip, model, wider)
     line = timeline(program, sending, kernel, runs, None if one.tpu else closed)
     return Estimate(
         seconds=line.cycles / clock, floor=floor, exposed=line.exposed / clock, sending=line.sending / clock,
@@ -84,7 +84,7 @@ def estimate(made: Made, settings: Settings, one: Machine, code: dict[str, kerne
 
 
 def _counted(
-    program: text.Program, runs: loops.Times, inside: dict[str, int], chip: Chip, model: ModelConfig
+    program: text.Program, runs: loops.Times, inside: dict[str, int], chip: Chip, model: ModelConfig, wider: int
 ) -> tuple[int, int, float]:
     """FLOPs, bytes, and the seconds that each instruction takes at least, added up."""
     flops = moved = 0
@@ -94,8 +94,8 @@ def _counted(
         flops += count * inside[name]
         for each in computation.instructions if name not in runs.fused else ():
             size, products = _cost(program, computation, each, inside, model)
-            moved += count * size
-            floor += count * max(size / chip.bandwidth, products / chip.peak)
+            moved += count * size // wider
+            floor += count * max(size / wider / chip.bandwidth, products / chip.peak)
     return flops, moved, floor
 
 

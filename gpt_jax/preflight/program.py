@@ -43,7 +43,7 @@ def make(settings: Settings, one: Machine, devices: Sequence[Any], options: Mapp
     known, microbatches = _known(settings, program), program.microbatches
     text, stats, short, limit = '', None, 0, one.chip.memory
     try:
-        compiled = lowered.compile(compiler_options=dict(options))
+        compiled = lowered.compile(compiler_options=dict(options) or None)
         text, stats = compiled.as_text(), compiled.memory_analysis()
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
