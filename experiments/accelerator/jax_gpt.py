@@ -59,8 +59,20 @@ TRAIN = {
     'microbatch': 0, 'steps': 1000, 'tokens': 0, 'flops': 0.0, 'log_every': 10, 'evaluate_every': 0,
     'evaluate_tokens': 0, 'evaluate_batch': 0, 'checkpoint_every': 500, 'keep_checkpoints': 1, 'keep_steps': (),
     'branch_from': '', 'branch_step': 0, 'init_from': '', 'max_skipped_in_row': 10, 'tensorboard': False,
+    'stall_minutes': 0.0,
 }  # fmt: skip
-MESH = {'data': 1, 'fsdp': 1, 'strategy': 'replicated', 'cpu_devices': 1}
+MESH = {
+    'strategy': 'replicated',
+    'slice': 1,
+    'data': 1,
+    'fsdp': 1,
+    'expert': 1,
+    'pipeline': 1,
+    'context': 1,
+    'tensor': 1,
+    'long': 'ring',
+    'cpu_devices': 0,
+}
 
 
 def settings(sizes: dict[str, int], model: dict[str, Any], batch: int, steps: int) -> assemble.Settings:
@@ -87,7 +99,7 @@ def settings(sizes: dict[str, int], model: dict[str, Any], batch: int, steps: in
             'batches': (1,),
             'weights': 'float32',
         },
-        'sweep': {'trials': (), 'together': 1, 'hang_minutes': 0.0, 'hours': 0.0, 'flops': 0.0},
+        'sweep': {'trials': (), 'together': 1, 'hang_minutes': 0.0, 'stale_minutes': 2.0, 'hours': 0.0, 'flops': 0.0},
     }
     return assemble.settings(config, vocab_size=1)
 
