@@ -51,7 +51,12 @@ def steps(group: str) -> dict[str, tuple[str, str, list[str]]]:
             # A batch that divides over the chips: the config's, rounded to it.
             batch = max(1, round({'gpt_350m': 240, 'gpt_1_3b': 496, 'gpt_13b': 976, 'gpt_175b': 1568}[size] / chips))
             rows = max(n for n in range(1, ROWS[size] + 1) if batch % n == 0)
-            flags = [*SPLASH, f'--config.train.batch={batch * chips}', f'--config.train.evaluate_batch={batch * chips}']
+            flags = [
+                *SPLASH,
+                '--config.model.vocab_multiple=128',
+                f'--config.train.batch={batch * chips}',
+                f'--config.train.evaluate_batch={batch * chips}',
+            ]
             made[f'{size} {slice_}'] = (size, slice_, [*flags, f'--config.train.microbatch={rows}'])
     return made
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from gpt_jax.compiled.cycles import Timeline
 from gpt_jax.compiled.text import Instruction, Program
 
+UNNAMED = 'made by the compiler'  # copies, joined collectives: what has no source
+
 
 class Part(NamedTuple):
     """cycles: of all its instructions, in one run of the program. examples: the costliest sources in it."""
@@ -21,13 +23,14 @@ def parts(program: Program, line: Timeline, patterns: Mapping[str, str], rest: s
 
     Args:
       patterns: part -> regular expression; the first that is found in an operation's name takes it.
-      rest: the name of the part of all that no pattern takes.
+      rest: the name of the part of all that no pattern takes; what has no source is UNNAMED.
     """
     cycles: dict[str, float] = {}
     sources: dict[str, dict[str, float]] = {}
     for spent in line.spent:
         source = source_of(program, spent.instruction)
         name = next((part for part, pattern in patterns.items() if re.search(pattern, source)), rest)
+        name = name if source else UNNAMED
         if spent.waiting:
             name = f'waiting for {name}'
         cycles[name] = cycles.get(name, 0.0) + spent.cycles

@@ -19,7 +19,7 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     made = 'compiled for it' if r['kind'] == 'compiler' else 'ESTIMATE: compiled for CPU, and closed forms'
     yield f'{r["name"]} on {r["topology"]} ({r["chips"]} chips, {mesh}), {made} in {r["compile_seconds"]:.0f} s'
     if r['chips_used'] < r['chips']:
-        yield f'ONLY {r["chips_used"]} of {r["chips"]} chips are used: train.batch={r["batch"]} divides over no more'
+        yield f'ONLY {r["chips_used"]} of {r["chips"]} chips are used: the batches divide over no more'
     memory = r['memory_bytes']
     kinds = ', '.join(f'{kind} {size(count)}' for kind, count in memory.items() if kind != 'total')
     if not r['fits']:

@@ -1,6 +1,7 @@
 """Do processes that share a mesh train as one process does, also where its axes lie between them?"""
 
 import json
+import shutil
 import socket
 
 import pytest
@@ -60,5 +61,5 @@ def test_processes_give_the_losses_of_one(source, tmp_path, mesh, processes):
     (begun / 'summary.json').unlink()
     for folder in (begun / 'checkpoints').glob('[0-9]*'):
         if int(folder.name) > 10:
-            __import__('shutil').rmtree(folder)
+            shutil.rmtree(folder)
     assert run(begun, source, {'data': 4}, 1)[10:] == pytest.approx(expected[10:], rel=1e-5)
