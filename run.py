@@ -42,6 +42,7 @@ OWN = {
     'topology': ('preflight',),
     'price': ('preflight',),
     'search': ('preflight',),
+    'candidates': ('preflight',),
     'compiler_options': ('preflight',),
 }
 OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',)) | {'weights': ('generate', 'evaluate')}
@@ -74,6 +75,7 @@ _DTYPE = flags.DEFINE_enum(
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'preflight: the machine, v5p:8x8x16, v5e-256, h100:8, ...')
 _PRICE = flags.DEFINE_float('price', None, 'preflight: of a chip for an hour, in US dollars; by default a list price.')
 _SEARCH = flags.DEFINE_bool('search', None, 'preflight: try meshes, rematerialization and microbatches, and rank them.')
+_CANDIDATES = flags.DEFINE_integer('candidates', None, 'preflight --search: compile until so many fit; 4 by default.')
 _OPTIONS = flags.DEFINE_string('compiler_options', None, 'preflight: of the compiler, xla_NAME=VALUE,...')
 generate.define_flags()
 launching.define_flags()
@@ -217,8 +219,9 @@ def _preflight(config: dict[str, Any]) -> None:
     topology.prepare(topology.machine(_TOPOLOGY.value))
     from gpt_jax.modes import preflight
 
-    act = preflight.search if _SEARCH.value else preflight.preflight
-    print(json.dumps(act(config, _TOPOLOGY.value, _PRICE.value, _OPTIONS.value, say)))
+    asked = (config, _TOPOLOGY.value, _PRICE.value, _OPTIONS.value, say)
+    found = preflight.search(*asked, _CANDIDATES.value) if _SEARCH.value else preflight.preflight(*asked)
+    print(json.dumps(found))
 
 
 def _together(configs: dict[str, dict[str, Any]], workdir: Path) -> None:

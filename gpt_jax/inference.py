@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gpt_jax import assemble, schema
+from gpt_jax import assemble, layout, schema
+from gpt_jax.assemble import Program, Settings
 from gpt_jax.errors import UserError
 from gpt_jax.model import weights
 from gpt_jax.model.config import ModelConfig, resolve
@@ -18,6 +19,7 @@ from gpt_jax.parallel import place
 from gpt_jax.parallel.mesh import Demands, MeshConfig, make_mesh
 from gpt_jax.parallel.place import Placement
 from gpt_jax.parallel.rules import AXES, STRATEGIES
+from gpt_jax.train.step import make_evaluation
 
 # What computes on any device, and leaves out what training alone needs.
 PLAIN = {'attention_kernel': 'chunked', 'scan_layers': False, 'remat': 'none', 'dropout': 0.0}
@@ -34,6 +36,7 @@ def model_config(section: Mapping[str, Any], vocab_size: int) -> ModelConfig:
     return model
 
 
+IN_ORDER = 'all_to_all'  # of the words of mesh.long, one that leaves a text in its order
 # How matrices are kept; vectors, positions and routers are as they were.
 WEIGHTS: Mapping[str, Callable[[jax.Array, str], Any]] = {
     'float32': lambda weight, _: weight,
@@ -79,6 +82,15 @@ def kept_as(params: Any, config: ModelConfig, kind: str, turn: bool = False) -> 
             layer.append(keep(leaf[n], word.replace('N', '')))
         leaf.delete()
     return made | {f'block_{n}': jax.tree.unflatten(structure, layer) for n, layer in enumerate(layers)}
+
+
+def reading(settings: Settings, program: Program) -> Program:
+    """The run's program with an evaluation of weights that are `kept_as` no step of training stores them."""
+    loss = assemble.summed_loss(settings.model, place.constrained(program.mesh), train=False)
+    return program._replace(
+        evaluate=jax.jit(make_evaluation(loss, layout=None)),
+        on_devices=lambda batches: layout.on_devices(batches, program.mesh, IN_ORDER),
+    )
 
 
 def check_kind(kind: Any) -> None:

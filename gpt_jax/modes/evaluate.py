@@ -67,6 +67,7 @@ def evaluate(config: dict[str, Any], workdir: Path, say: Any, weights: str = 'fl
     params = restored.state.params
     if weights != 'float32':
         params, scores['weights'] = inference.kept_as(params, settings.model, weights), weights
+        program = inference.reading(settings, program)
     line = Progress(sys.stderr, trial=None, name=settings.name, steps=restored.step)
     for split, tokens in (('validation', corpus.validation), ('test', corpus.test)):
         if tokens is not None:

@@ -10,11 +10,11 @@ from gpt_jax.errors import UserError
 from gpt_jax.preflight import kernels, program, topology
 from gpt_jax.preflight.estimate import estimate
 from gpt_jax.preflight.report import report
-from gpt_jax.preflight.search import candidates
+from gpt_jax.preflight.search import candidates, differing
 from gpt_jax.preflight.topology import Machine
 from gpt_jax.preflight.view import lines, size
 
-COMPILED = 8  # of a search's candidates, those that look fastest before
+COMPILED = 4  # of a search's candidates, those that look fastest before: the fits among them
 VOCABULARY = 50_257  # GPT-2's, where neither model nor tokenizer names one: no text is read here
 
 
@@ -68,28 +68,44 @@ def measured(
 
 
 def search(
-    config: dict[str, Any], word: str, price: float | None, options: str | None, say: Callable[[str], None]
-) -> dict[str, Any]:
+    config: dict[str, Any], word: str, price: float | None, options: str | None, say: Callable[[str], None],
+    most: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Compiles the candidates that look best, ranks what fits by the time of a step; returns the reports, best first.
+
+    Args:
+      most: candidates that are to fit; at most twice as many are compiled.
 
     Raises:
       UserError: none fits, or none can.
     """
+    most = COMPILED if most is None else most
+    if most < 1:
+        raise UserError(f'--candidates={most}: must be positive')
     one = topology.machine(word)
     devices = topology.devices(one)
     settings = told(config, one, say)
+    batch = settings.train.batch
+    if batch % one.chips:
+        near = max(1, round(batch / one.chips)) * one.chips
+        say(f'train.batch={batch} does not divide over {one.chips} chips; {near} would, and leave more to choose from')
     found, pruned = candidates(settings, one)
     total = len(found) + pruned
-    say(f'{len(found)} of {total} candidates may fit by closed forms; the best {COMPILED} of them are compiled')
-    ranked = []
-    for index, each in enumerate(found[:COMPILED]):
-        flags = ' '.join(f'--config.{name}={value}' for name, value in each.changes.items())
+    say(f'{len(found)} of {total} candidates may fit by closed forms; the best of them are compiled, until {most} fit')
+    ranked: list[dict[str, Any]] = []
+    tried = 0
+    for each in found:
+        fitting = sum(one['fits'] for one in ranked)
+        if fitting == most or tried == 2 * most:
+            break
+        tried += 1
+        flags = ' '.join(f'--config.{name}={value}' for name, value in differing(settings, each.changes).items())
         result = measured(each.settings, one, devices, price, program.options(options), None) | {'flags': flags}
         ranked.append(result)
         fits = (
             f'{result["seconds_per_step"] * 1e3:.4g} ms' if result['fits'] else f'lacks {size(result["short_bytes"])}'
         )
-        say(f'{index + 1}/{min(COMPILED, len(found))}: {fits:>14}  {flags}')
+        say(f'{tried}: {fits:>14}  {flags or "as the config is"}')
     ranked = sorted((each for each in ranked if each['fits']), key=lambda each: each['seconds_per_step'])
     if not ranked:
         raise UserError(f'--search: nothing tried fits {one.name}; take more chips, or a smaller model or train.batch')
@@ -97,4 +113,4 @@ def search(
     for line in lines(ranked[0]):
         say(line)
     say(f'take it with: {ranked[0]["flags"]}')
-    return {'best': ranked[0], 'ranked': ranked, 'pruned': pruned, 'not_compiled': max(0, len(found) - COMPILED)}
+    return {'best': ranked[0], 'ranked': ranked, 'pruned': pruned, 'not_compiled': len(found) - tried}

@@ -71,6 +71,31 @@ FIELDS = {
 }
 
 
+def sized(config: MeshConfig, demands: Demands, count: int, alone: bool = False) -> dict[str, int]:
+    """The sizes of the axes over `count` devices.
+
+    Args:
+      alone: whether an automatic axis may leave devices out so that the demands are met.
+
+    Raises:
+      UserError: the axes do not multiply to the devices, or do not divide what they cut; with the nearest mesh that
+        does.
+    """
+    sizes = _filled(config, demands, count, alone)
+    found = _problem(sizes, demands)
+    if found:
+        field, said = found
+        raise UserError(f'config.{field}: {said}{_nearest(sizes, demands)}')
+    total = math.prod(sizes.values())
+    schema.require(
+        config.strategy != 'fsdp' or sizes['fsdp'] > 1 or total == 1,
+        'mesh.fsdp',
+        f'1, so the strategy fsdp spreads no weights over the {total} devices; '
+        '--config.mesh.data=1 --config.mesh.fsdp=0 takes all of them',
+    )
+    return sizes
+
+
 def make_mesh(config: MeshConfig, demands: Demands, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh over this run's devices.
 
@@ -86,18 +111,8 @@ def make_mesh(config: MeshConfig, demands: Demands, devices: Sequence[Any] | Non
     """
     alone = devices is None and jax.process_count() == 1
     devices = jax.devices() if devices is None else list(devices)
-    sizes = _filled(config, demands, len(devices), alone)
-    found = _problem(sizes, demands)
-    if found:
-        field, said = found
-        raise UserError(f'config.{field}: {said}{_nearest(sizes, demands)}')
+    sizes = sized(config, demands, len(devices), alone)
     total = math.prod(sizes.values())
-    schema.require(
-        config.strategy != 'fsdp' or sizes['fsdp'] > 1 or total == 1,
-        'mesh.fsdp',
-        f'1, so the strategy fsdp spreads no weights over the {total} devices; '
-        '--config.mesh.data=1 --config.mesh.fsdp=0 takes all of them',
-    )
     return Mesh(_arranged(sizes, devices[:total]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 

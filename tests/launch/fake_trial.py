@@ -38,4 +38,6 @@ if kind in ('slow', 'short'):
 for name in names:
     (sweep / 'trials' / name).mkdir(parents=True, exist_ok=True)
     summary = {'status': 'done', 'config_hash': f'hash of {name}', 'validation_loss': 2.0, 'seconds': 0.1}
-    (sweep / 'trials' / name / 'summary.json').write_text(json.dumps(summary))
+    whole = sweep / 'trials' / name / 'summary.json.whole'
+    whole.write_text(json.dumps(summary))
+    whole.replace(whole.with_suffix(''))  # at once, as a real trial does

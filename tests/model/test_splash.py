@@ -47,14 +47,14 @@ def both(config, sight, length):
 def test_equals_the_chunked_kernel(model_config, fields, window, packed, length):
     config = model_config(context=LENGTH, width=64, attention_chunk=128, **fields)
     segments = jnp.cumsum(jax.random.bernoulli(jax.random.key(1), 0.02, (2, length)), axis=1) if packed else None
-    for a, b in zip(*both(config, Sight(segments, window, None), length), strict=True):
+    for a, b in zip(*both(config, Sight(segments, window, None, None), length), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.max(jnp.abs(b))))
 
 
 def test_a_window_hides_what_full_attention_sees(model_config):
     config = model_config(context=LENGTH, width=64, attention_chunk=128, attention_pattern=('window',), window=100)
     tensors, _ = given(config, LENGTH)
-    narrow, wide = (KERNELS['splash'](*tensors, Sight(None, w, None), config) for w in (100, None))
+    narrow, wide = (KERNELS['splash'](*tensors, Sight(None, w, None, None), config) for w in (100, None))
     np.testing.assert_allclose(narrow[:, :100], wide[:, :100], atol=1e-5)
     assert float(jnp.max(jnp.abs(narrow[:, 100:] - wide[:, 100:]))) > 0.01
 
@@ -68,7 +68,7 @@ def test_alibi_is_refused(model_config):
     config = model_config(position='alibi')
     tensors, _ = given(config, 128)
     with pytest.raises(UserError, match='ALiBi'):
-        KERNELS['splash'](*tensors, Sight(None, None, None), config)
+        KERNELS['splash'](*tensors, Sight(None, None, None, None), config)
 
 
 def test_runs_on_each_devices_own_rows(settings):

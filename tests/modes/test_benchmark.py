@@ -27,7 +27,7 @@ def test_every_axis_of_the_mesh_is_one_there():
     assert {alone['mesh'][name] for name, value in mesh.items() if isinstance(value, int)} == {1}
     del alone['mesh']['an axis of a later version']
     settings = assemble.settings(alone, vocab_size=97)
-    assert settings.train.microbatches(assemble.devices(settings).size) == 1
+    assert settings.train.microbatches(assemble.devices(settings).rows) == 1
     assert (settings.benchmark.steps, settings.benchmark.new_tokens) == (0, 128)
 
 

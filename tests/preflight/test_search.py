@@ -14,10 +14,11 @@ def tried(settings, word, **fields):
 
 def test_a_small_model_may_be_had_every_way(settings):
     found, pruned = tried(settings, 'v5e:4x4')
-    assert pruned == 0
-    assert {each.changes['mesh.strategy'] for each in found} == {'replicated', 'fsdp'}
+    assert {each.changes['mesh.strategy'] for each in found} == {'replicated', 'zero1', 'fsdp'}
+    assert {each.changes['mesh.tensor'] for each in found} == {1, 2, 4}  # it has four heads
+    assert pruned
     assert {each.changes['model.remat'] for each in found} == {'none', 'dots', 'block'}
-    assert {each.changes['train.microbatch'] for each in found} == {1, 2, 4}
+    assert {each.changes['train.microbatch'] for each in found if each.changes['mesh.tensor'] == 1} == {1, 2, 4}
     assert [each.seconds for each in found] == sorted(each.seconds for each in found)
     assert found[0].changes['model.remat'] == 'none'
 
@@ -27,10 +28,25 @@ def test_what_cannot_fit_is_not_compiled(settings):
     found, pruned = tried(settings, 'v5e:4x4', **{'model.width': 4096, 'model.layers': 8})
     assert found
     assert pruned
-    assert all(each.changes['mesh.fsdp'] >= 2 for each in found)
+    whole = {'mesh.strategy': 'replicated', 'mesh.tensor': 1}
+    assert not any(whole.items() <= each.changes.items() for each in found)
+    assert any(each.changes['mesh.tensor'] >= 2 for each in found)
     assert all(each.bytes < machine('v5e:4x4').chip.memory for each in found)
 
 
 def test_changes_are_checked(settings):
     with pytest.raises(UserError, match=r'model\.remat'):
         apply(settings(), {'model.remat': 'all'})
+
+
+def test_devices_that_share_tensors_hold_their_share_of_all(settings):
+    found, _ = tried(settings, 'v5e:4x4', **{'model.width': 1024})
+    one, four = (
+        next(
+            each for each in found
+            if each.changes['mesh.strategy'] == 'replicated' and each.changes['mesh.tensor'] == tensor
+            and each.changes['model.remat'] == 'none' and each.changes['train.microbatch'] == 4
+        )
+        for tensor in (1, 4)
+    )  # fmt: skip
+    assert four.bytes == pytest.approx(one.bytes / 4)
