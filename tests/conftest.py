@@ -22,7 +22,7 @@ from gpt_jax.model.config import ModelConfig, resolve
 
 runtime.avoid_known_faults(8)
 # Machine code that is not optimized is made in half the time, and nearly all of a test's time is that. What XLA makes
-# of a program before is as ever; programs that tests start are compiled as for a user.
+# of a program before is as ever.
 given = os.environ['XLA_FLAGS']
 os.environ['XLA_FLAGS'] = f'{given} --xla_backend_optimization_level=0'
 jax.config.update('jax_num_cpu_devices', 8)

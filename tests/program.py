@@ -46,7 +46,8 @@ def command(workdir: Path | None, **fields: Any) -> list[str]:
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
-    environment = os.environ | {'XLA_FLAGS': ''}
+    # Machine code that is not optimized is made sooner (conftest.py); what a run does and says is the same.
+    environment = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
     return subprocess.Popen(
         arguments, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

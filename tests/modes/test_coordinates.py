@@ -16,8 +16,9 @@ SMALL = {
     ('parametrization', 'passed'),
     [
         ('standard', {'width': False}),
-        pytest.param('mup', {'width': True}, marks=pytest.mark.slow),  # CompleteP's rules over width are the same
-        ('completep', {'width': True, 'layers': True}),
+        # CompleteP's rules over width are muP's
+        pytest.param('mup', {'width': True}, marks=pytest.mark.slow),
+        pytest.param('completep', {'width': True, 'layers': True}, marks=pytest.mark.slow),
     ],
 )
 def test_mup_passes_and_standard_fails(tmp_path, source, parametrization, passed):

@@ -40,10 +40,8 @@ def one_device(settings, reference):
 @pytest.mark.parametrize(
     'fields',
     [
-        {'mesh.data': 8},
         {'mesh.data': 2, 'train.microbatch': 2},
         {'train.microbatch': 2},
-        {'mesh.data': 1, 'mesh.fsdp': 8, 'mesh.strategy': 'fsdp'},
         {'mesh.data': 2, 'mesh.fsdp': 4, 'mesh.strategy': 'fsdp', 'model.scan_layers': True, 'model.remat': 'block'},
         {'mesh.data': 4, 'mesh.fsdp': 2, 'mesh.strategy': 'fsdp', 'train.microbatch': 1, 'model.loss_chunk': 4},
     ],
