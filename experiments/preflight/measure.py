@@ -9,6 +9,7 @@ A run takes half a minute to a few minutes. A row of the same name is replaced.
 """
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -21,21 +22,24 @@ RESULTS = HERE / 'results.jsonl'
 SLICES = ('v5e:4x4', 'v5e:16x16', 'v6e:16x16', 'v5p:8x8x8')
 SIZES = ('gpt_350m', 'gpt_1_3b', 'gpt_13b', 'gpt_175b')
 SPLASH = ['--config.model.attention_kernel=splash']
-# The 354M step of 1,024 tokens, 16 sequences a chip, every chip holding all weights.
+# The 354M step of 1,024 tokens, 16 sequences a chip.
 SHORT = [
-    '--config.model.context=1024', '--config.train.batch=256', '--config.train.microbatch=16',
-    '--config.mesh.strategy=replicated', '--config.mesh.data=16', '--config.mesh.fsdp=1',
+    '--config.model.context=1024', '--config.train.batch=256', '--config.train.microbatch=16', '--config.mesh.data=16',
+    '--config.mesh.fsdp=1',
 ]  # fmt: skip
+DOTS = [*SPLASH, '--config.model.remat=dots']
+HEAD = ['--config.model.vocab_multiple=128', '--config.model.loss_chunk=1024']
+WHOLE, ZERO = ['--config.mesh.strategy=replicated'], ['--config.mesh.strategy=zero1']
+WRITTEN_OUT = ['--config.model.remat=none', '--config.model.scan_layers=False']
 PATH = {
-    'as the config says': [],
-    'splash attention': SPLASH,
-    'products are kept': [*SPLASH, '--config.model.remat=dots'],
-    'vocabulary padded, loss in one chunk': [
-        *SPLASH, '--config.model.remat=dots', '--config.model.vocab_multiple=128', '--config.model.loss_chunk=1024',
-    ],
-}  # fmt: skip
-# Sequences that a chip of so many gigabytes takes at one time, by size.
-ROWS = {'gpt_350m': 4, 'gpt_1_3b': 2, 'gpt_13b': 1, 'gpt_175b': 1}
+    'as the config says, weights whole': WHOLE,
+    'splash attention': [*WHOLE, *SPLASH],
+    'products are kept': [*WHOLE, *DOTS],
+    'vocabulary padded, loss in one chunk': [*WHOLE, *DOTS, *HEAD],
+    'ZeRO-1': [*ZERO, *DOTS, *HEAD],
+    'nothing recomputed, layers written out': [*ZERO, *SPLASH, *WRITTEN_OUT, *HEAD],
+}
+BATCHES = {'gpt_350m': 240, 'gpt_1_3b': 496, 'gpt_13b': 976, 'gpt_175b': 1568}
 
 
 def steps(group: str) -> dict[str, tuple[str, str, list[str]]]:
@@ -45,19 +49,11 @@ def steps(group: str) -> dict[str, tuple[str, str, list[str]]]:
     made = {}
     for size in SIZES:
         for slice_ in SLICES:
-            chips = 1
-            for side in slice_.partition(':')[2].split('x'):
-                chips *= int(side)
+            chips = math.prod(int(side) for side in slice_.partition(':')[2].split('x'))
             # A batch that divides over the chips: the config's, rounded to it.
-            batch = max(1, round({'gpt_350m': 240, 'gpt_1_3b': 496, 'gpt_13b': 976, 'gpt_175b': 1568}[size] / chips))
-            rows = max(n for n in range(1, ROWS[size] + 1) if batch % n == 0)
-            flags = [
-                *SPLASH,
-                '--config.model.vocab_multiple=128',
-                f'--config.train.batch={batch * chips}',
-                f'--config.train.evaluate_batch={batch * chips}',
-            ]
-            made[f'{size} {slice_}'] = (size, slice_, [*flags, f'--config.train.microbatch={rows}'])
+            batch = max(1, round(BATCHES[size] / chips)) * chips
+            flags = [*SPLASH, HEAD[0], f'--config.train.batch={batch}', f'--config.train.evaluate_batch={batch}']
+            made[f'{size} {slice_}'] = (size, slice_, [*flags, '--search', '--candidates=1'])
     return made
 
 
@@ -67,9 +63,12 @@ def run(name: str, config: str, machine: str, flags: list[str]) -> dict[str, Any
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     sys.stderr.write(done.stderr)
     command = ' '.join(['python', *words])
+    if done.returncode and '--search' in flags:  # nothing fits: how much is lacking?
+        return run(name, config, machine, [flag for flag in flags if not flag.startswith(('--search', '--candidates'))])
     if done.returncode:
         return {'step': name, 'command': command, 'refused': done.stderr.strip().splitlines()[-1][:300]}
     report = json.loads(done.stdout.splitlines()[-1])
+    report = report.get('best', report)
     return {'step': name, 'command': command} | report | {'collectives': report.get('collectives', [])[:5]}
 
 

@@ -73,9 +73,12 @@ def flops(computation: Computation, one: Instruction, config: ModelConfig) -> in
 
 
 def _queries(computation: Computation, one: Instruction) -> tuple[int, int, int, int]:
-    """(B, H, L, K) of the first operand with four dims; its last two may stand either way."""
-    dims = next(shape.dims for operand in one.operands for shape in computation.shapes(operand) if len(shape.dims) == 4)
-    return dims[0], dims[1], max(dims[2:]), min(dims[2:])
+    """(B, H, L, K) of the first operand of numbers, the queries; its last two dims may stand either way, and where
+    there is one row, B may be missing."""
+    shapes = (shape for operand in one.operands for shape in computation.shapes(operand))
+    dims = next(shape.dims for shape in shapes if shape.dtype in ('bf16', 'f32') and len(shape.dims) in (3, 4))
+    batch, heads, *rest = dims if len(dims) == 4 else (1, *dims)
+    return batch, heads, max(rest), min(rest)
 
 
 def cycles(computation: Computation, one: Instruction, config: ModelConfig, code: dict[str, Code]) -> float | None:

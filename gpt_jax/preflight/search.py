@@ -19,6 +19,7 @@ from gpt_jax.preflight.topology import Machine
 
 ROOM = 0.95  # of a device's memory that the closed form may fill; it knows nothing of work in progress
 TENSOR = 16  # devices that share tensors, at most: beyond, what they send each other outweighs what they save
+COPY = 0.3  # of a chip's bandwidth that the TPU's compiler charges for what only moves (experiments/preflight/)
 MOMENTS = 3  # the weights and Adam's two moments, float32
 
 
@@ -51,7 +52,7 @@ def candidates(settings: Settings, one: Machine) -> tuple[list[Candidate], int]:
         if count > ROOM * one.chip.memory:
             pruned += 1
             continue
-        found.append(Candidate(changes, changed, count, _seconds(changed, one, stored)))
+        found.append(Candidate(changes, changed, count, _seconds(changed, one, stored, kept[key])))
     return sorted(found, key=lambda each: each.seconds), pruned
 
 
@@ -127,8 +128,9 @@ def _bytes(settings: Settings, stored: int, kept: int, rows: int) -> float:
     return weights + (kept + logits) / mesh.tensor
 
 
-def _seconds(settings: Settings, one: Machine, stored: int) -> float:
-    """Products at a usual share of the peak, and what is sent, not hidden."""
+def _seconds(settings: Settings, one: Machine, stored: int, kept: int) -> float:
+    """Products at a usual share of the peak, what a rolled loop copies in and out of what is kept, and what is sent,
+    not hidden."""
     chip, mesh, model = one.chip, settings.mesh, settings.model
     products = sum(flops.explained(model).values()) * settings.tokens_per_step
     rate = (chip.link * 2 * chip.dims) if chip.dims else (chip.link if one.chips <= chip.host else chip.beyond)
@@ -143,4 +145,5 @@ def _seconds(settings: Settings, one: Machine, stored: int) -> float:
         # Both halves of a layer gather what they read and scatter what they give, forward, backward and once more.
         passes = 3 if model.remat == 'block' else 2
         sent += 2 * model.layers * 2 * passes * settings.tokens_per_step / ways * model.width * 2
-    return products / (MATMUL * chip.peak * one.chips) + sent / rate
+    copied = 2 * parts * kept / mesh.tensor if model.scan_layers else 0
+    return products / (MATMUL * chip.peak * one.chips) + copied / (COPY * chip.bandwidth) + sent / rate

@@ -9,57 +9,61 @@ import pytest
 from tests import program
 
 MESHES = {
+    'data': {'data': 4},
     'fsdp': {'data': 1, 'fsdp': 4, 'strategy': 'fsdp'},
     'ring': {'data': 1, 'context': 2, 'tensor': 2},
     'pipeline': {'data': 2, 'pipeline': 2},
 }
+STEPS, HALF = 20, 10
 SMALL = {
-    'model__scan_layers': True, 'train__steps': 20, 'train__log_every': 1, 'train__evaluate_every': 0,
-    'train__checkpoint_every': 10,
+    'model__scan_layers': True, 'train__steps': STEPS, 'train__log_every': 1, 'train__evaluate_every': 0,
+    'train__checkpoint_every': HALF, 'train__keep_steps': f'({HALF},)',
 }  # fmt: skip
 
 
-def fields(mesh, cpu_devices):
-    given = {f'mesh__{axis}': size for axis, size in mesh.items()} | SMALL | {'mesh__cpu_devices': cpu_devices}
-    return {f'config__{name}': value for name, value in given.items()}
-
-
-def run(workdir, source, mesh, processes, **more):
+def run(workdir, source, mesh, processes):
     """The run's losses by step, of `processes` that have four devices together."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    flags = fields(mesh, 4 // processes) | {'config__data__source': source} | more
-    each = [
-        program.start(program.command(workdir, **flags, distributed=f'127.0.0.1:{port},{processes},{index}'))
-        if processes > 1
-        else program.start(program.command(workdir, **flags))
-        for index in range(processes)
-    ]
+    given = {f'mesh__{axis}': size for axis, size in MESHES[mesh].items()} | SMALL | {'data__source': source}
+    flags = {f'config__{name}': value for name, value in given.items()}
+    flags['config__mesh__cpu_devices'] = 4 // processes
+    join = [{'distributed': f'127.0.0.1:{port},{processes},{index}'} for index in range(processes)]
+    each = [program.start(program.command(workdir, **flags, **one)) for one in (join if processes > 1 else [{}])]
     for process in each:
         out, err = process.communicate(timeout=600)
         assert process.returncode == 0, out + err
     records = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-    return [record['loss'] for record in records if 'loss' in record]
+    losses = [record['loss'] for record in records if 'loss' in record]
+    assert len(losses) == STEPS
+    return losses
 
 
 @pytest.fixture(scope='module')
-def source(tmp_path_factory):
-    return f'files:{program.corpus(tmp_path_factory.mktemp("corpus"))}'
+def alone(tmp_path_factory, source):
+    """(the folder of a run of one process, its losses)."""
+    folder = tmp_path_factory.mktemp('alone') / 'run'
+    return folder, run(folder, source, 'data', 1)
+
+
+def half(folder, to):
+    """A copy of the run as it was after its first half."""
+    shutil.copytree(folder, to)
+    (to / 'summary.json').unlink()
+    (last,) = (one for one in (to / 'checkpoints').glob('[0-9]*') if int(one.name) == STEPS)
+    shutil.rmtree(last)
+    return to
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('processes', [2, 4])
-@pytest.mark.parametrize('mesh', MESHES)
-def test_processes_give_the_losses_of_one(source, tmp_path, mesh, processes):
-    """Same batches, so the same losses; and a run that many began goes on alone, under another mesh."""
-    expected = run(tmp_path / 'one', source, {'data': 4}, 1)
-    found = run(tmp_path / 'many', source, MESHES[mesh], processes)
-    assert found == pytest.approx(expected, rel=1e-5)
-    begun = tmp_path / 'begun'
-    run(begun, source, MESHES[mesh], processes, config__train__keep_steps='(10,)')
-    (begun / 'summary.json').unlink()
-    for folder in (begun / 'checkpoints').glob('[0-9]*'):
-        if int(folder.name) > 10:
-            shutil.rmtree(folder)
-    assert run(begun, source, {'data': 4}, 1)[10:] == pytest.approx(expected[10:], rel=1e-5)
+@pytest.mark.parametrize(('mesh', 'processes'), [('fsdp', 2), ('ring', 2), ('pipeline', 4), ('ring', 4)])
+def test_many_processes_give_the_losses_of_one_and_go_on_for_each_other(alone, source, tmp_path, mesh, processes):
+    folder, expected = alone
+    assert run(tmp_path / 'many', source, mesh, processes) == pytest.approx(expected, rel=1e-5)
+    there = half(tmp_path / 'many', tmp_path / 'goes on alone')
+    assert run(there, source, 'data', 1) == pytest.approx(expected, rel=1e-5)
+    back = half(folder, tmp_path / 'goes on together')
+    assert run(back, source, mesh, processes) == pytest.approx(expected, rel=1e-5)
+    between = half(tmp_path / 'many', tmp_path / 'goes on in another number')
+    assert run(between, source, 'fsdp', 6 - processes) == pytest.approx(expected, rel=1e-5)
