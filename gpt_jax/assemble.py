@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gpt_jax import layout, parametrization, schema
+from gpt_jax import compiler, layout, parametrization, schema
 from gpt_jax.data.config import DataConfig
 from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting, weights
@@ -91,12 +91,6 @@ def data_config(config: Mapping[str, Any]) -> DataConfig:
     return schema.from_dict(DataConfig, config['data'], 'data')
 
 
-# A step's matrix products may take more of a TPU's fast memory than its compiler's default: larger tiles, which make a
-# 354M step's feed-forward a fifth faster (experiments/preflight/).
-TILES = {'xla_tpu_scoped_vmem_limit_kib': '65536'}
-COMPILER_OPTIONS: Mapping[str, dict[str, str]] = {'TPU v5': TILES, 'TPU v5 lite': TILES, 'TPU v6 lite': TILES}
-
-
 class Program(NamedTuple):
     """An assembled run.
 
@@ -158,7 +152,7 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
         key = jax.random.fold_in(jax.random.key(s.seed), 0)
         return create(weights.unbox(initial(s.model, key)), transformation)
 
-    options = COMPILER_OPTIONS.get(mesh.devices.flat[0].device_kind)
+    options = compiler.options(mesh.devices.flat[0].device_kind)
     return Program(
         mesh=mesh,
         why=lie.why,

@@ -20,6 +20,7 @@ ROOT = HERE.parents[1]
 RESULTS = HERE / 'results.jsonl'
 
 SLICES = ('v5e:4x4', 'v5e:16x16', 'v6e:16x16', 'v5p:8x8x8')
+MORE = {'gpt_1_3b': ('v5p:4x4x4',)}  # for its batch, eight sequences a chip
 SIZES = ('gpt_350m', 'gpt_1_3b', 'gpt_13b', 'gpt_175b')
 SPLASH = ['--config.model.attention_kernel=splash']
 # The 354M step of 1,024 tokens, 16 sequences a chip.
@@ -48,7 +49,7 @@ def steps(group: str) -> dict[str, tuple[str, str, list[str]]]:
         return {f'path: {name}': ('gpt_350m', 'v5p:2x2x4', [*SHORT, *flags]) for name, flags in PATH.items()}
     made = {}
     for size in SIZES:
-        for slice_ in SLICES:
+        for slice_ in (*SLICES, *MORE.get(size, ())):
             chips = math.prod(int(side) for side in slice_.partition(':')[2].split('x'))
             # A batch that divides over the chips: the config's, rounded to it.
             batch = max(1, round(BATCHES[size] / chips)) * chips

@@ -14,6 +14,8 @@ KINDS = (
     'collective-broadcast',
 )  # fmt: skip
 
+START, MEANWHILE, DONE = 'AsyncCollectiveStart', 'meanwhile', 'AsyncCollectiveDone'
+
 Groups = tuple[tuple[int, ...], ...]
 
 
@@ -46,7 +48,7 @@ def collectives(program: Program, runs: Times | None = None) -> list[Collective]
     for name, count in runs.times.items():
         computation = program.computations[name]
         for one in computation.instructions:
-            if (kind := kind_of(one)) is not None:
+            if (kind := kind_of(one)) is not None and phase(computation) in (None, START):
                 found.append(_collective(program, computation, one, kind, count))
     return found
 
@@ -55,6 +57,24 @@ def kind_of(one: Instruction) -> str | None:
     """One of KINDS; None for any other instruction, and for the end of an asynchronous one."""
     kind = one.opcode.removesuffix('-start')
     return kind if kind in KINDS else None
+
+
+def phase(inside: Computation) -> str | None:
+    """Of the computation of a fusion, which part it has in an asynchronous collective; None: in none.
+
+    A TPU's compiler writes one as three fusions or more that hold the same collective, of the same channel: its start,
+    products during which it goes on, and its end.
+    """
+    for one in inside.instructions:
+        for part in (START, DONE):
+            if part in one.attributes:
+                return part
+    return MEANWHILE if inside.name.startswith('async_collective_fusion') else None
+
+
+def channel(one: Instruction) -> str | None:
+    """The number of a collective that its parts have in common."""
+    return one.attribute(r'\bchannel_id=(\d+)')
 
 
 def _collective(program: Program, computation: Computation, one: Instruction, kind: str, count: int) -> Collective:
@@ -71,7 +91,7 @@ def _collective(program: Program, computation: Computation, one: Instruction, ki
         name=one.name, computation=computation.name, kind=kind, bytes=size, wire_bytes=round(wire) if group > 1 else 0,
         group=group, groups=members, times=count, op_name=one.op_name,
         dtype='+'.join(dict.fromkeys(shape.dtype for shape in given)),
-        asynchronous=one.opcode.endswith('-start') or computation.name.startswith('async'),
+        asynchronous=one.opcode.endswith('-start') or computation.name.startswith('async') or bool(phase(computation)),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gpt_jax.compiled.collectives import kind_of
+from gpt_jax.compiled.collectives import DONE, START, channel, kind_of, phase
 from gpt_jax.compiled.loops import Times, times, trip_count
 from gpt_jax.compiled.text import Computation, Instruction, Program
 
@@ -76,18 +76,17 @@ class _Player:
         ends: dict[str, float] = {}
         for one in computation.instructions:
             sending = self._sending(computation, one)
+            part, name = self._part(one)
             began = now
             if one.opcode in ('while', 'call', 'conditional'):
                 now += self._inner(computation, one, count)
-            elif sending is not None and (
-                one.opcode.endswith('-start') or ('async' in one.name and 'start' in one.name)
-            ):
-                ends[one.name] = free = max(now, free) + sending
+            elif sending is not None and (one.opcode.endswith('-start') or part == START):
+                ends[name] = free = max(now, free) + sending
                 self.line.sending += sending * count
-            elif one.opcode.endswith('-done') and one.operands and one.operands[0] in ends:
-                now = max(now, ends[one.operands[0]])
+            elif (ended := self._ended(one, part, name)) in ends:
+                now = max(now, ends[ended])
                 self._note(computation, one, count, now - began, True)
-            elif sending is not None:
+            elif sending is not None and part is None:
                 computing = self._computing(computation, one)  # a fusion may compute while it sends
                 now = free = max(max(now, free) + sending, began + computing)
                 self.line.sending += sending * count
@@ -99,6 +98,20 @@ class _Player:
                 self.line.computing += cycles * count
                 self._note(computation, one, count, cycles, False)
         return now
+
+    def _part(self, one: Instruction) -> tuple[str | None, str]:
+        """(which part a fusion has in an asynchronous collective, by what name its parts know each other)."""
+        for name in one.called if one.opcode == 'fusion' else ():
+            inner = self.program.computations[name]
+            if (part := phase(inner)) is not None:
+                return part, next((f'channel {channel(each)}' for each in inner.instructions if kind_of(each)), '')
+        return None, one.name
+
+    def _ended(self, one: Instruction, part: str | None, name: str) -> str:
+        """What is waited for here; '' nothing."""
+        if part == DONE:
+            return name
+        return one.operands[0] if one.opcode.endswith('-done') and one.operands else ''
 
     def _note(self, computation: Computation, one: Instruction, count: int, cycles: float, waiting: bool) -> None:
         if cycles > 0:

@@ -93,19 +93,22 @@ def search(
     total = len(found) + pruned
     say(f'{len(found)} of {total} candidates may fit by closed forms; the best of them are compiled, until {most} fit')
     ranked: list[dict[str, Any]] = []
-    tried = 0
+    larger = 1.0  # than by closed forms, as those that did not fit have shown
     for each in found:
-        fitting = sum(one['fits'] for one in ranked)
-        if fitting == most or tried == 2 * most:
+        if sum(other['fits'] for other in ranked) == most or len(ranked) == 2 * most + 2:
             break
-        tried += 1
+        if each.bytes * larger > one.chip.memory:
+            continue
         flags = ' '.join(f'--config.{name}={value}' for name, value in differing(settings, each.changes).items())
         result = measured(each.settings, one, devices, price, program.options(options), None) | {'flags': flags}
         ranked.append(result)
-        fits = (
-            f'{result["seconds_per_step"] * 1e3:.4g} ms' if result['fits'] else f'lacks {size(result["short_bytes"])}'
-        )
-        say(f'{tried}: {fits:>14}  {flags or "as the config is"}')
+        if result['fits']:
+            shown = f'{result["seconds_per_step"] * 1e3:.4g} ms'
+        else:
+            shown = f'lacks {size(result["short_bytes"])}'
+            larger = max(larger, (one.chip.memory + result['short_bytes']) / each.bytes)
+        say(f'{len(ranked)}: {shown:>14}  {flags or "as the config is"}')
+    tried = len(ranked)
     ranked = sorted((each for each in ranked if each['fits']), key=lambda each: each['seconds_per_step'])
     if not ranked:
         raise UserError(f'--search: nothing tried fits {one.name}; take more chips, or a smaller model or train.batch')

@@ -48,6 +48,11 @@ def make(settings: Settings, one: Machine, devices: Sequence[Any], options: Mapp
     except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
+        if 'memory space vmem' in str(error):
+            raise UserError(
+                'preflight: a kernel of the step wants more of the fast memory than there is; other options of the '
+                'compiler, or a smaller train.microbatch'
+            ) from None
         short, limit = exhausted(str(error))
     if stats is not None:
         total = stats.argument_size_in_bytes + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes

@@ -1,6 +1,8 @@
 """Which mesh, rematerialization and microbatch are worth compiling? Closed forms prune and order them."""
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -20,6 +22,8 @@ from gpt_jax.preflight.topology import Machine
 ROOM = 0.95  # of a device's memory that the closed form may fill; it knows nothing of work in progress
 TENSOR = 16  # devices that share tensors, at most: beyond, what they send each other outweighs what they save
 COPY = 0.3  # of a chip's bandwidth that the TPU's compiler charges for what only moves (experiments/preflight/)
+HIDDEN = 0.9  # of the time in which weights are gathered, other work goes on (ibid.)
+NARROWER = 1.15  # so much longer products take on a share of the heads and of the width (ibid.)
 MOMENTS = 3  # the weights and Adam's two moments, float32
 
 
@@ -48,7 +52,8 @@ def candidates(settings: Settings, one: Machine) -> tuple[list[Candidate], int]:
         key = (changed.model.remat, rows)
         if key not in kept:
             kept[key] = memory.activation_bytes(changed.model, rows)
-        count = _bytes(changed, stored, kept[key], rows)
+        parts = changed.train.microbatches(one.chips // changed.mesh.tensor)
+        count = _bytes(changed, stored, kept[key], rows, parts)
         if count > ROOM * one.chip.memory:
             pruned += 1
             continue
@@ -113,37 +118,61 @@ def _stored(settings: Settings) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _bytes(settings: Settings, stored: int, kept: int, rows: int) -> float:
+def _bytes(settings: Settings, stored: int, kept: int, rows: int, parts: int) -> float:
     """Weights, moments and gradients as the mesh cuts them, what the backward pass keeps, and one chunk's logits."""
     mesh = settings.mesh
     own = stored / mesh.tensor  # all of them, as far as they are not spread
-    weights = {
-        'replicated': (MOMENTS + 1) * own,
-        # whole while they are used, and so are their gradients
-        'zero1': MOMENTS * own / (mesh.data * mesh.fsdp) + 2 * own,
-        'fsdp': (MOMENTS + 1) * own / mesh.fsdp + own / settings.model.layers,
-    }[mesh.strategy]
+    ways = {'replicated': 1, 'zero1': mesh.data * mesh.fsdp, 'fsdp': mesh.fsdp}[mesh.strategy]
+    # What is whole while it is used: weights and gradients under ZeRO-1, one layer's where they come layer by layer.
+    used = {'replicated': own, 'zero1': 2 * own, 'fsdp': own / ways + own / settings.model.layers}[mesh.strategy]
+    cast = 0 if mesh.strategy == 'fsdp' else own / 2  # weights in 16 bits
+    summed = used if parts > 1 else 0  # of gradients there are the sum so far, and what is to be added
     chunk = settings.model.loss_chunk or settings.model.context
     logits = 2 * 4 * rows * chunk * settings.model.dims['V']
-    return weights + (kept + logits) / mesh.tensor
+    return MOMENTS * own / ways + used + cast + summed + (kept + logits) / mesh.tensor
 
 
 def _seconds(settings: Settings, one: Machine, stored: int, kept: int) -> float:
-    """Products at a usual share of the peak, what a rolled loop copies in and out of what is kept, and what is sent,
-    not hidden."""
+    """Products at a usual share of the peak, what a rolled loop copies in and out of what is kept, and what is sent."""
     chip, mesh, model = one.chip, settings.mesh, settings.model
     products = sum(flops.explained(model).values()) * settings.tokens_per_step
-    rate = (chip.link * 2 * chip.dims) if chip.dims else (chip.link if one.chips <= chip.host else chip.beyond)
+    products *= NARROWER if mesh.tensor > 1 else 1
     ways = one.chips // mesh.tensor
     own, parts = stored / mesh.tensor, settings.train.microbatches(ways)
-    if mesh.strategy == 'fsdp':
-        # Weights in 16 bits there and back in every part, and gradients in 32 bits.
-        sent = parts * own * (2 * 0.5 + 1) + (2 * own / mesh.fsdp if mesh.data > 1 else 0)
-    else:
-        sent = 2 * own if ways > 1 else 0
-    if mesh.tensor > 1:
-        # Both halves of a layer gather what they read and scatter what they give, forward, backward and once more.
-        passes = 3 if model.remat == 'block' else 2
-        sent += 2 * model.layers * 2 * passes * settings.tokens_per_step / ways * model.width * 2
     copied = 2 * parts * kept / mesh.tensor if model.scan_layers else 0
-    return products / (MATMUL * chip.peak * one.chips) + copied / (COPY * chip.bandwidth) + sent / rate
+    return (
+        products / (MATMUL * chip.peak * one.chips)
+        + copied / (COPY * chip.bandwidth)
+        + (_weights_sent(settings, one, own, parts) + _activations_sent(settings, one, ways))
+    )
+
+
+def _weights_sent(settings: Settings, one: Machine, own: float, parts: int) -> float:
+    """Seconds in which weights and gradients are sent and nothing else goes on."""
+    mesh = settings.mesh
+    if mesh.strategy != 'fsdp':
+        ways = mesh.data * mesh.fsdp
+        return 2 * own / _rate(one, ways) if ways > 1 else 0
+    # Weights in 16 bits there and back in every part, while products go on, and gradients in 32 bits: scattered over
+    # whole sides of a TPU's torus; over all of them, its compiler sums gradients whole and slices.
+    sides = {math.prod(some) for count in range(1, len(one.size)) for some in itertools.combinations(one.size, count)}
+    scattered = 1 if not one.tpu or mesh.fsdp in sides else 2
+    each = own * ((1 - HIDDEN) * 2 * 0.5 + scattered)
+    return parts * each / _rate(one, mesh.fsdp) + (2 * own / mesh.fsdp / _rate(one, mesh.data) if mesh.data > 1 else 0)
+
+
+def _activations_sent(settings: Settings, one: Machine, ways: int) -> float:
+    """Both halves of a layer gather what they read and scatter what they give, forward, backward and once more."""
+    model = settings.model
+    passes = 3 if model.remat == 'block' else 2
+    sent = 2 * model.layers * 2 * passes * settings.tokens_per_step / ways * model.width * 2
+    tensor = settings.mesh.tensor
+    return sent / _rate(one, tensor) if tensor > 1 else 0
+
+
+def _rate(one: Machine, group: int) -> float:
+    """Bytes/s that a chip sends, to both neighbours along as many sides of the torus as `group` chips need."""
+    chip = one.chip
+    if one.tpu:
+        return chip.link * 2 * min(chip.dims, max(1, math.ceil(math.log(group, max(one.size)) - 1e-9)))
+    return chip.link if group <= chip.host else chip.beyond

@@ -49,4 +49,4 @@ def test_devices_that_share_tensors_hold_their_share_of_all(settings):
         )
         for tensor in (1, 4)
     )  # fmt: skip
-    assert four.bytes == pytest.approx(one.bytes / 4)
+    assert one.bytes / 4 <= four.bytes < one.bytes / 3  # with microbatches, the sum of gradients comes on top
