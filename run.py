@@ -216,6 +216,8 @@ def _preflight(config: dict[str, Any]) -> None:
     """One model, on a machine that is not here."""
     from gpt_jax.preflight import topology
 
+    if _PRICE.value is not None and not _PRICE.value >= 0:
+        raise errors.UserError(f'--price={_PRICE.value}: wants dollars for an hour of a chip, 0 or more')
     topology.prepare(topology.machine(_TOPOLOGY.value))
     from gpt_jax.modes import preflight
 

@@ -229,7 +229,9 @@ def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool)
         weights_BL = batch.get('weights', jnp.ones(batch['targets'].shape, jnp.float32))
         weight = jnp.sum(weights_BL)
         found = losses.summed_losses(x_BLD, features.w_VD, batch['targets'], weights_BL, config, team)
-        routing = {name: weight * jnp.mean(value_N) for name, value_N in features.statistics.items()}
+        # As means over the devices' own tokens they count alike, however many targets a device has.
+        even = placement.team('BL').mean(weight)
+        routing = {name: even * jnp.mean(value_N) for name, value_N in features.statistics.items()}
         # The devices that share an expert's width have routed the same tokens: each has its part of these losses.
         objective = found.objective + sum(
             getattr(config, name) * value / team.size for name, value in routing.items() if name in ROUTING_LOSSES

@@ -69,6 +69,13 @@ def lie(
         config, why = meshes.automatic(config, wanted, needs, len(devices))
     mesh = meshes.make_mesh(config, wanted, given)
     rows, pipeline = place.ways(CUT['B'], mesh), mesh.shape['pipeline']
+    if config.long == 'ring' and mesh.shape['context'] > 1:
+        schema.require(
+            model.attention_kernel == 'chunked',
+            'mesh.long',
+            f'ring attends with a kernel of its own, and would leave model.attention_kernel={model.attention_kernel} '
+            'out; all_to_all uses it, or take chunked',
+        )
     if config.long == 'all_to_all':
         context = mesh.shape['context']
         heads = model.heads // mesh.shape['tensor']

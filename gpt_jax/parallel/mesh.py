@@ -85,7 +85,7 @@ def sized(config: MeshConfig, demands: Demands, count: int, alone: bool = False)
     found = _problem(sizes, demands)
     if found:
         field, said = found
-        raise UserError(f'config.{field}: {said}{_nearest(sizes, demands)}')
+        raise UserError(f'config.{field}: {said}{_nearest(sizes, demands, count)}')
     total = math.prod(sizes.values())
     schema.require(
         config.strategy != 'fsdp' or sizes['fsdp'] > 1 or total == 1,
@@ -135,13 +135,6 @@ def _filled(config: MeshConfig, demands: Demands, count: int, alone: bool) -> di
 
 def _problem(sizes: Mapping[str, int], demands: Demands) -> tuple[str, str] | None:
     """(config field, what is wrong), of the first demand that is not met."""
-    rows = math.prod(sizes[axis] for axis in CUT['B'])
-    for field, batch in demands.batches.items():
-        if batch % rows:
-            return (
-                field,
-                f'{batch} sequences do not divide over {rows} devices; {max(1, round(batch / rows)) * rows} would',
-            )
     tensor = sizes['tensor']
     for letter, size in demands.dims.items():
         ways = math.prod(sizes[axis] for axis in CUT[letter])
@@ -151,6 +144,13 @@ def _problem(sizes: Mapping[str, int], demands: Demands) -> tuple[str, str] | No
         if size % ways and not (letter == 'G' and tensor % size == 0):
             axes = ' x '.join(f'mesh.{axis} {sizes[axis]}' for axis in CUT[letter] if sizes[axis] > 1)
             return f'mesh.{CUT[letter][-1]}', f'{axes or "mesh.tensor"} does not divide {FIELDS[letter]}, {size}'
+    rows = math.prod(sizes[axis] for axis in CUT['B'])
+    for field, batch in demands.batches.items():
+        if batch % rows:
+            return (
+                field,
+                f'{batch} sequences do not divide over {rows} devices; {max(1, round(batch / rows)) * rows} would',
+            )
     return None
 
 
@@ -202,7 +202,7 @@ class Needs(NamedTuple):
 
 
 def automatic(config: MeshConfig, demands: Demands, needs: Needs, count: int) -> tuple[MeshConfig, str]:
-    """A mesh for `count` devices where the strategy is 'auto': (the config with it, why).
+    """A mesh for `count` devices where the strategy is 'auto': (the config with it, why). What is given stays.
 
     The plainest that fits comes first: each further kind of parallelism talks more between devices. Weights are spread
     as little as lets the state take half of the memory; where the batch has fewer sequences than there are devices, the
@@ -211,8 +211,17 @@ def automatic(config: MeshConfig, demands: Demands, needs: Needs, count: int) ->
     Raises:
       UserError: nothing divides what must be.
     """
-    working = [sizes for sizes in _meshes(('data', 'fsdp', 'context', 'tensor'), count) if not _problem(sizes, demands)]
-    schema.require(bool(working), 'mesh.strategy', f'auto finds no mesh of {count} devices for this batch and model')
+    given = {axis: size for axis, size in config.sizes.items() if size > 1}
+    free = [axis for axis in ('data', 'fsdp', 'context', 'tensor') if axis not in given]
+    left, rest = divmod(count, math.prod(given.values()))
+    meshes = [] if rest else [sizes | given for sizes in _meshes(free, left)]
+    working = [sizes for sizes in meshes if not _problem(sizes, demands)]
+    named = ', '.join(f'{axis} {size}' for axis, size in given.items())
+    schema.require(
+        bool(working),
+        'mesh.strategy',
+        f'auto finds no mesh of {count} devices{named and f" with {named}"} for this batch and model',
+    )
     share = lambda sizes: needs.state / (sizes['fsdp'] * sizes['tensor'])  # noqa: E731
     fits = [sizes for sizes in working if not needs.memory or share(sizes) <= needs.memory / 2]
     key: Callable[[dict[str, int]], tuple[float, ...]] = lambda s: (s['context'], s['tensor'], s['fsdp'])  # noqa: E731

@@ -55,6 +55,7 @@ def test_a_tpu_is_compiled_for():
         ({'topology': 'v5p:4x4'}, 'v5p:2x2x4'),
         ({'topology': None}, '--topology'),
         ({'topology': 'h100:2', 'compiler_options': 'fast'}, 'xla_NAME=VALUE'),
+        ({'topology': 'h100:2', 'price': -3}, '--price'),
     ],
 )
 def test_what_is_wrong_is_one_line(fields, said):

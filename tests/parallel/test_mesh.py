@@ -25,6 +25,8 @@ def config(**fields):
         ({'data': 1, 'pipeline': 4, 'tensor': 2}, 'mesh.pipeline: mesh.pipeline 4 does not divide model.layers, 2; the '
          'nearest mesh that works: --config.mesh.data=2 --config.mesh.pipeline=2 --config.mesh.tensor=2'),
         ({'data': 1, 'context': 8, 'tensor': 1}, 'mesh.context: mesh.context 8 does not divide model.context, 24'),
+        ({'data': 0, 'tensor': 3}, 'mesh.tensor: mesh.tensor 3 does not divide model.heads, 4; the nearest mesh that '
+         'works: --config.mesh.data=2 --config.mesh.tensor=4'),
         ({'data': 2, 'expert': 4}, 'train.batch: 12 sequences do not divide over 8 devices'),
         ({'data': 1, 'pipeline': 1, 'tensor': 4, 'context': 2, 'long': 'all_to_all'},
          'mesh.long: all_to_all gives each of the 2 devices of mesh.context some of 1 heads'),
@@ -66,6 +68,19 @@ def test_auto_takes_the_plainest_mesh_that_fits(needs, count, batch, expected):
     assert chosen.strategy == ('fsdp' if expected.get('fsdp') else 'replicated')
     assert '\n' not in why
     assert all(f'{axis} {size}' in why for axis, size in expected.items())
+
+
+def test_auto_keeps_what_is_given():
+    given = config(strategy='auto', data=0, pipeline=2, tensor=2)
+    chosen, _ = automatic(given, DEMANDS, Needs(state=10, memory=100), 8)
+    assert {axis: size for axis, size in chosen.sizes.items() if size > 1} == {'data': 2, 'pipeline': 2, 'tensor': 2}
+    with pytest.raises(UserError, match='auto finds no mesh of 8 devices with tensor 3'):
+        automatic(config(strategy='auto', data=0, tensor=3), DEMANDS, Needs(state=10, memory=100), 8)
+
+
+def test_the_ring_leaves_no_kernel_out(settings):
+    with pytest.raises(UserError, match=r'mesh\.long: ring attends with a kernel of its own'):
+        assemble.devices(settings({'mesh.context': 2, 'model.attention_kernel': 'splash'}))
 
 
 def test_auto_builds_and_says_why(settings):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gpt_jax import trees
-from tests.train.test_step import run
+from tests.train.test_step import rows, run
 
 # The forms of attention and feed-forward that strategies cut in different ways.
 FAMILIES = {
@@ -73,11 +73,27 @@ def test_every_mesh_goes_on_as_one_device(settings, references, family, mesh):
     check(settings, references, family, mesh, 20)
 
 
+@pytest.mark.parametrize('mesh', ['data'])
+def test_devices_with_more_targets_have_no_greater_say_in_the_routing(settings, mesh):
+    """Documents that do not fill a row leave a device fewer targets than another."""
+
+    def uneven(s):
+        for batch in rows(s, STEPS):
+            weights = (np.arange(s.model.context) < 2 * np.arange(1, s.train.batch + 1)[:, None]).astype(np.float32)
+            yield batch | {'weights': weights}
+
+    alone, spread = (settings(fields) for fields in (FAMILIES['experts'], fields_of('experts', mesh)))
+    same(run(alone, batches=uneven(alone)), run(spread, batches=uneven(spread)))
+
+
 def check(settings, references, family, mesh, steps):
     if (family, steps) not in references:
         references[family, steps] = run(settings(FAMILIES[family]), steps)
-    losses, state = references[family, steps]
-    spread_losses, spread = run(settings(fields_of(family, mesh)), steps)
+    same(references[family, steps], run(settings(fields_of(family, mesh)), steps))
+
+
+def same(alone, on_many):
+    (losses, state), (spread_losses, spread) = alone, on_many
     np.testing.assert_allclose(spread_losses, losses, rtol=1e-5)
     # Adam divides a gradient by its size: its first moment is the gradients themselves.
     moments, spread_moments = (one.optimizer[1].mu for one in (state, spread))
