@@ -108,6 +108,9 @@ def main(_: list[str]) -> None:
         _check_folder('benchmark_output', Path(_OUTPUT.value).resolve().parent)
     if _ONLY.value is not None and (not trials or _MODE.value != 'train' or _TRIAL.value is not None):
         raise errors.UserError('--only: chooses trials of a sweep that trains; leave it out')
+    for named in (_TRIAL.value, _ONLY.value):
+        for name in named.split(',') if named is not None else ():
+            overrides.select(trials, name)
     if launched:
         launching.launch(config, trials, workdir, say)
         return
@@ -116,8 +119,6 @@ def main(_: list[str]) -> None:
     if trials and _MODE.value == 'train' and _TRIAL.value is None:
         from gpt_jax.modes.sweep import sweep
 
-        for name in (_ONLY.value or '').split(',') if _ONLY.value is not None else ():
-            overrides.select(trials, name)
         sweep(config, trials, launching.trial_command(workdir), workdir, say, _ONLY.value)
         return
     if trials and _TRIAL.value is None:

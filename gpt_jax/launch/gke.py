@@ -7,6 +7,7 @@ has to be a volume. Rendered and checked against the published schema; never run
 
 import math
 import re
+from pathlib import PurePosixPath
 from typing import Any
 
 from gpt_jax.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OUT_OF_MEMORY, UserError
@@ -21,8 +22,8 @@ OPTIONS = {
     'chips': 'of one machine (4)',
     'folder': 'where run.py lies in the container (/gpt_jax)',
     'python': 'the interpreter there (python3)',
-    'claim': 'a PersistentVolumeClaim for --workdir, mounted at --launch_option=mount',
-    'mount': 'where (/data)',
+    'claim': 'a PersistentVolumeClaim for --workdir, needed, mounted at --launch_option=mount',
+    'mount': 'where (/data); --workdir is a folder in it',
     'spot': 'yes: machines that may be taken away',
     'namespace': 'of Kubernetes (default)',
     'queue': 'of Kueue',
@@ -118,6 +119,11 @@ def jobset(job: Job) -> dict[str, Any]:
 
 def _pod(job: Job) -> dict[str, Any]:
     chips, mount = job.number('chips', 4), job.option('mount', '/data')
+    claim = job.needs('claim', 'data')
+    for word in job.command:
+        folder = PurePosixPath(word.removeprefix('--workdir='))
+        if word.startswith('--workdir=') and not folder.is_relative_to(mount):
+            raise UserError(f'{word}: goes with its pod; a folder in {mount}, where the claim is mounted, stays')
     selector = {
         'cloud.google.com/gke-tpu-accelerator': job.needs('accelerator', 'tpu-v5p-slice'),
         'cloud.google.com/gke-tpu-topology': job.options['topology'],
@@ -130,15 +136,14 @@ def _pod(job: Job) -> dict[str, Any]:
         'command': [quoting.kubernetes(word) for word in [*job.command, '--distributed=auto']],
         **({'env': _env(job)} if job.env else {}),
         'resources': {'limits': {'google.com/tpu': chips}},
-        **({'volumeMounts': [{'name': 'data', 'mountPath': mount}]} if job.option('claim') else {}),
+        'volumeMounts': [{'name': 'data', 'mountPath': mount}],
     }
-    volume = {'name': 'data', 'persistentVolumeClaim': {'claimName': job.option('claim')}}
     return {
         'restartPolicy': 'Never',
         'terminationGracePeriodSeconds': 120,  # in which a pod that is asked to leave saves
         'nodeSelector': selector,
         'containers': [container],
-        **({'volumes': [volume]} if job.option('claim') else {}),
+        'volumes': [{'name': 'data', 'persistentVolumeClaim': {'claimName': claim}}],
     }
 
 

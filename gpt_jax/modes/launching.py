@@ -75,6 +75,7 @@ def launch(config: dict[str, Any], trials: dict[str, dict[str, Any]], workdir: P
     if given.job != 'start':
         _follow(given.job, folder, say)
         return
+    _check(config, trials)
     parts = _parts(config, trials) if trials and given.trial is None else ()
     job = _job(str(config['name']), workdir, folder, parts)
     launcher = LAUNCHERS[way]
@@ -89,6 +90,16 @@ def launch(config: dict[str, Any], trials: dict[str, dict[str, Any]], workdir: P
         files.write_text(folder / name, text)
     folder.mkdir(parents=True, exist_ok=True)
     _start(way, launcher, job, say)
+
+
+def _check(config: dict[str, Any], trials: dict[str, dict[str, Any]]) -> None:
+    """Here, and not after hours in a queue: is it something that runs there, and is every model a valid one?"""
+    from gpt_jax import assemble
+
+    if flags.FLAGS.mode == 'preflight':
+        raise UserError('--launch: --mode=preflight needs no machine of its own; leave --launch out')
+    for one in trials.values() if trials else (config,):
+        assemble.settings(one, vocab_size=1)
 
 
 def home(config: dict[str, Any], workdir: Path) -> Path:

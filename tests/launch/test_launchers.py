@@ -208,6 +208,8 @@ REFUSED = [
     ('tpu', {'options': TPU, 'parts': ('a',)}, '--trial=NAME'),
     ('gke', {'options': GKE | {'topology': '2x2;id'}}, 'topology'),
     ('gke', {'options': GKE, 'nodes': 3}, 'has 4 machines'),
+    ('gke', {'options': {**GKE, 'claim': ''}}, 'claim'),
+    ('gke', {'options': GKE | {'mount': '/elsewhere'}}, 'goes with its pod'),
     ('gke', {'options': XPK, 'command': ('python3', 'run.py', '$HOME')}, 'via=jobset'),
     ('gke', {'options': GKE | {'via': 'helm'}}, 'jobset or xpk'),
 ]  # fmt: skip

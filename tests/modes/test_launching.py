@@ -63,6 +63,9 @@ def test_dry_run_shows_all_and_does_nothing(tmp_path):
         (['--launch=slurm', '--job=status'], 'nothing was started from here'),
         (['--launch=local', '--nodes=2'], '--launch=ssh'),
         (['--launch=gke', '--workdir='], 'wants --workdir=FOLDER'),
+        (['--launch=slurm', '--config.model.heads=3'], 'config.model.'),
+        (['--launch=slurm', '--trial=nope'], '--trial=nope: no such trial'),
+        (['--launch=slurm', '--mode=preflight', '--topology=v5e:2x2'], '--mode=preflight needs no machine'),
         (['--only=a'], '--only: chooses trials of a sweep'),
     ],
 )
