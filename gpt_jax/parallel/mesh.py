@@ -137,13 +137,14 @@ def _problem(sizes: Mapping[str, int], demands: Demands) -> tuple[str, str] | No
     """(config field, what is wrong), of the first demand that is not met."""
     tensor = sizes['tensor']
     for letter, size in demands.dims.items():
-        ways = math.prod(sizes[axis] for axis in CUT[letter])
-        if letter == 'L':
-            # The residual stream is cut by the tensor axis too, and the ring gives each device two parts of the text.
-            ways *= tensor * (2 if sizes['context'] > 1 else 1)
+        # The residual stream is cut by the tensor axis too, and the ring gives each device two parts of the text.
+        cut = [axis for axis in (*CUT[letter], *(['tensor'] if letter == 'L' else [])) if sizes[axis] > 1]
+        parts = 2 if letter == 'L' and 'context' in cut else 1
+        ways = parts * math.prod(sizes[axis] for axis in cut)
         if size % ways and not (letter == 'G' and tensor % size == 0):
-            axes = ' x '.join(f'mesh.{axis} {sizes[axis]}' for axis in CUT[letter] if sizes[axis] > 1)
-            return f'mesh.{CUT[letter][-1]}', f'{axes or "mesh.tensor"} does not divide {FIELDS[letter]}, {size}'
+            axes = ' x '.join(f'mesh.{axis} {sizes[axis]}' for axis in cut)
+            halves = ', two parts each,' if parts == 2 else ''
+            return f'mesh.{cut[0]}', f'{axes}{halves} does not divide {FIELDS[letter]}, {size}'
     rows = math.prod(sizes[axis] for axis in CUT['B'])
     for field, batch in demands.batches.items():
         if batch % rows:

@@ -24,7 +24,8 @@ def config(**fields):
          'works: --config.mesh.data=2 --config.mesh.tensor=4'),
         ({'data': 1, 'pipeline': 4, 'tensor': 2}, 'mesh.pipeline: mesh.pipeline 4 does not divide model.layers, 2; the '
          'nearest mesh that works: --config.mesh.data=2 --config.mesh.pipeline=2 --config.mesh.tensor=2'),
-        ({'data': 1, 'context': 8, 'tensor': 1}, 'mesh.context: mesh.context 8 does not divide model.context, 24'),
+        ({'data': 1, 'context': 8, 'tensor': 1}, 'mesh.context: mesh.context 8, two parts each, does not '
+         'divide model.context, 24'),
         ({'data': 0, 'tensor': 3}, 'mesh.tensor: mesh.tensor 3 does not divide model.heads, 4; the nearest mesh that '
          'works: --config.mesh.data=2 --config.mesh.tensor=4'),
         ({'data': 2, 'expert': 4}, 'train.batch: 12 sequences do not divide over 8 devices'),
