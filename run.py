@@ -197,7 +197,8 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
     if _MODE.value == 'train' and (done := train.finished(config, workdir)):
         say(f'{workdir}: already done, validation loss {done["validation_loss"]:.4f} nats/token; delete it to redo')
         return
-    runtime.start(checked.mesh.cpu_devices, _DISTRIBUTED.value, 60 * checked.train.stall_minutes)
+    mesh = checked.mesh
+    runtime.start(mesh.cpu_devices, _DISTRIBUTED.value, 60 * checked.train.stall_minutes, mesh.axes)
     assemble.devices(checked)  # raises where these devices do not suit, before any work
     if _MODE.value == 'train':
         done = train.train(config, workdir, say=say, trial=position)

@@ -26,7 +26,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get('GPT_JAX_COMPILATION_CACHE') or Path(user) / 'gpt_jax' / 'compilation')
 
 
-def start(cpu_devices: int, distributed: str, stall_seconds: float = 0.0) -> None:
+def start(cpu_devices: int, distributed: str, stall_seconds: float = 0.0, axes: int = 1) -> None:
     """Sets JAX up; call it once, before the first array.
 
     Args:
@@ -34,6 +34,7 @@ def start(cpu_devices: int, distributed: str, stall_seconds: float = 0.0) -> Non
       distributed: '' for one process, 'auto' for what the cluster tells (Slurm, TPU pods, Open MPI), or
         'COORDINATOR:PORT,PROCESSES,INDEX'.
       stall_seconds: after which a process that is frozen, or cannot be reached, counts as lost; 0: JAX's own times.
+      axes: of the mesh, along which devices wait for each other.
 
     Raises:
       UserError: `distributed` is none of these, or the processes did not meet.
@@ -41,7 +42,7 @@ def start(cpu_devices: int, distributed: str, stall_seconds: float = 0.0) -> Non
     devices = cpu_devices or (1 if distributed else cores())
     if 'xla_force_host_platform_device_count' not in os.environ.get('XLA_FLAGS', ''):
         jax.config.update('jax_num_cpu_devices', devices)
-    avoid_known_faults(devices)
+    avoid_known_faults(devices, axes)
     jax.config.update('jax_compilation_cache_dir', str(cache_folder()))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
     if distributed:
@@ -54,7 +55,7 @@ def start_unless_running(cpu_devices: int) -> None:
         start(cpu_devices, '')
 
 
-def avoid_known_faults(cpu_devices: int) -> None:
+def avoid_known_faults(cpu_devices: int, axes: int = 1) -> None:
     """Turns off what is known to be wrong in XLA's CPU compiler; before the first array.
 
     jaxlib 0.10's YNNPACK fusions of sums and elementwise operations return wrong numbers: the per-token gradients of
@@ -64,7 +65,9 @@ def avoid_known_faults(cpu_devices: int) -> None:
 
     Several CPU devices in one process share one pool of threads, as many as there are cores. Where an operation is cut
     over the pool, a collective may wait inside a thread of it, so two devices on two cores can wait for each other for
-    ever. With every operation on its device's own thread they cannot, and a step is faster too.
+    ever. With every operation on its device's own thread they cannot, and a step is faster too. Along several axes of
+    a mesh a device waits in several collectives at once, each in a thread: there must be enough of them, though with
+    more a step that needs them not is a third slower.
     """
     given = os.environ.get('XLA_FLAGS', '')
     wanted = []
@@ -74,7 +77,8 @@ def avoid_known_faults(cpu_devices: int) -> None:
         wanted.append('--xla_cpu_multi_thread_eigen=false')
     os.environ['XLA_FLAGS'] = ' '.join([given, *wanted]).strip()
     if cpu_devices > 1:
-        os.environ.setdefault('NPROC', '1')  # what XLA's CPU client cuts its operations by
+        # XLA's CPU client has so many threads, or as many as devices, and cuts its operations by their number.
+        os.environ.setdefault('NPROC', '1' if axes == 1 else str(4 * cpu_devices))
 
 
 def _join(distributed: str, patience: float) -> None:

@@ -46,6 +46,11 @@ class MeshConfig:
     def sizes(self) -> dict[str, int]:
         return {axis: getattr(self, axis) for axis in AXES}
 
+    @property
+    def axes(self) -> int:
+        """Those with more than one device, as far as is known before the devices are; an automatic one counts."""
+        return max(1, sum(size != 1 for size in self.sizes.values())) if self.strategy != AUTO else len(AXES)
+
 
 class Demands(NamedTuple):
     """What a mesh must divide.

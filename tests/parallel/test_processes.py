@@ -40,6 +40,14 @@ def run(workdir, source, mesh, processes):
     return losses
 
 
+def test_devices_that_wait_along_several_axes_have_threads_for_it(source, tmp_path):
+    """Two layers in a stage, whose weights and activations cross at once."""
+    mesh = {'data': 1, 'fsdp': 2, 'pipeline': 2, 'tensor': 2, 'strategy': 'fsdp', 'cpu_devices': 8}
+    fields = {f'config__mesh__{axis}': size for axis, size in mesh.items()} | {'config__data__source': source}
+    program.run(program.command(tmp_path / 'run', **fields, config__model__layers=4, config__train__steps=4))
+    assert program.summary(tmp_path / 'run')['status'] == 'done'
+
+
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory, source):
     """(the folder of a run of one process, its losses)."""
