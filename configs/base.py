@@ -119,7 +119,7 @@ def get_config() -> ConfigDict:
     mesh.strategy = 'replicated'  # replicated, zero1, fsdp: the table of parallel/rules.py; auto: chosen, with the mesh
     mesh.slice = 1  # parts of the machine with a slow network between them, each with its share of the batch
     mesh.data = 0  # devices that share the batch; 0 (of any axis): all that are left
-    mesh.fsdp = 1  # devices that share the batch and, with strategy fsdp or zero1, the weights
+    mesh.fsdp = 1  # with strategy fsdp or zero1: devices that share the batch and the weights
     mesh.expert = 1  # that share the batch and the experts
     mesh.pipeline = 1  # that share the batch and the layers; train.microbatch is what goes through them
     mesh.context = 1  # that share the length of a text

@@ -98,6 +98,12 @@ def sized(config: MeshConfig, demands: Demands, count: int, alone: bool = False)
         f'1, so the strategy fsdp spreads no weights over the {total} devices; '
         '--config.mesh.data=1 --config.mesh.fsdp=0 takes all of them',
     )
+    schema.require(
+        config.strategy != 'replicated' or sizes['fsdp'] == 1,
+        'mesh.fsdp',
+        f'{sizes["fsdp"]}, but the strategy replicated spreads no weights; --config.mesh.strategy=fsdp or zero1 does, '
+        'and mesh.data shares the batch alone',
+    )
     return sizes
 
 
@@ -235,7 +241,9 @@ def automatic(config: MeshConfig, demands: Demands, needs: Needs, count: int) ->
     strategy = 'fsdp' if best['fsdp'] > 1 else 'replicated'
     why = [f'{needs.state / 1e9:.3g} GB of weights and optimizer state']
     why.append(f'{needs.memory / 1e9:.3g} GB on a device' if needs.memory else 'a device of unknown memory')
-    why.append(f'{best["fsdp"] * best["tensor"]} devices share the state' if fits else 'spread as far as it goes')
+    sharing = best['fsdp'] * best['tensor']
+    shared = f'{sharing} devices share the state' if sharing > 1 else 'each holds all of it'
+    why.append(shared if fits else 'spread as far as it goes')
     if best['tensor'] * best['context'] > 1:
         why.append('fewer sequences than devices, or no other way to fit')
     changes: dict[str, Any] = {**best, 'strategy': strategy}

@@ -44,6 +44,11 @@ def test_a_mesh_that_does_not_fit_is_refused_with_the_nearest_that_does(settings
     assert '\n' not in str(error.value)
 
 
+def test_an_axis_that_would_spread_nothing_is_refused(settings):
+    with pytest.raises(UserError, match=r'mesh\.fsdp: 8, but the strategy replicated spreads no weights'):
+        assemble.devices(settings({'mesh.data': 1, 'mesh.fsdp': 8}))
+
+
 def test_two_automatic_axes_are_refused():
     with pytest.raises(UserError, match='only one of data and tensor can be 0'):
         config(data=0, tensor=0)
