@@ -6,7 +6,7 @@ from collections.abc import Mapping
 PARTS: Mapping[str, str] = {
     'attention, scores': r'splash|BG[SM][KM],BG[SM][KM]->|/attention/(reduce_max|exp|select_n)',
     'attention, projections': r'/attention/',
-    'feed-forward, routing': r'/feedforward/.*(sort|top_k|ragged|gather|scatter)',
+    'feed-forward, routing': r'/feedforward/.*(sort|top_k|ragged|(?<!all_)gather|(?<!reduce_)scatter)',
     'feed-forward': r'/feedforward/',
     'norms': r'/(norm_1|norm_2|norm)/',
     'embedding': r'/(embedding|position)/|jvp\(GPT\)+/(gather|scatter)',
