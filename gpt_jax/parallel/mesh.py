@@ -90,7 +90,7 @@ def sized(config: MeshConfig, demands: Demands, count: int, alone: bool = False)
     found = _problem(sizes, demands)
     if found:
         field, said = found
-        raise UserError(f'config.{field}: {said}{_nearest(sizes, demands, count)}')
+        raise UserError(f'config.{field}: {said}{_nearest(sizes, demands, count, alone)}')
     total = math.prod(sizes.values())
     schema.require(
         config.strategy != 'fsdp' or sizes['fsdp'] > 1 or total == 1,
@@ -135,7 +135,7 @@ def _filled(config: MeshConfig, demands: Demands, count: int, alone: bool) -> di
     fits = count >= fixed if alone else count % fixed == 0 if automatic else count == fixed
     if not fits:
         product = ' x '.join(f'{axis} {size}' for axis, size in sizes.items() if size > 1) or 'one'
-        near = _nearest({axis: max(size, 1) for axis, size in sizes.items()}, demands, count)
+        near = _nearest({axis: max(size, 1) for axis, size in sizes.items()}, demands, count, alone)
         raise UserError(f'config.mesh: {product} makes {fixed} devices, but there are {count}{near}')
     if automatic:
         most = count // fixed
@@ -166,9 +166,9 @@ def _problem(sizes: Mapping[str, int], demands: Demands) -> tuple[str, str] | No
     return None
 
 
-def _nearest(sizes: Mapping[str, int], demands: Demands, count: int | None = None) -> str:
-    """'; the nearest that works: flags', or '' where none does."""
-    count = count or math.prod(sizes.values())
+def _nearest(sizes: Mapping[str, int], demands: Demands, count: int, alone: bool) -> str:
+    """'; the nearest that works: flags', or '' where none does. Of all devices, or where there is none and some may be
+    left out, of as many as can be."""
 
     def distance(other: Mapping[str, int]) -> tuple[float, float]:
         changes = {axis: abs(math.log2(other[axis] / sizes[axis])) for axis in AXES}
@@ -176,7 +176,9 @@ def _nearest(sizes: Mapping[str, int], demands: Demands, count: int | None = Non
 
     # What is not asked for stays out, but for the data axis, which takes any devices that are left.
     used = [axis for axis in AXES if sizes[axis] > 1 or axis == 'data']
-    working = [other for other in _meshes(used, count) if not _problem(other, demands)]
+    working: list[dict[str, int]] = []
+    for some in range(count, 0 if alone else count - 1, -1):
+        working = working or [other for other in _meshes(used, some) if not _problem(other, demands)]
     if not working:
         return ''
     best = min(working, key=distance)

@@ -44,6 +44,11 @@ def test_a_mesh_that_does_not_fit_is_refused_with_the_nearest_that_does(settings
     assert '\n' not in str(error.value)
 
 
+def test_where_no_mesh_takes_all_devices_the_nearest_leaves_some_out(settings):
+    with pytest.raises(UserError, match=r'works: --config\.mesh\.data=7 --config\.mesh\.tensor=1$'):
+        assemble.devices(settings({'mesh.data': 0, 'mesh.tensor': 3, 'train.batch': 7}))
+
+
 def test_an_axis_that_would_spread_nothing_is_refused(settings):
     with pytest.raises(UserError, match=r'mesh\.fsdp: 8, but the strategy replicated spreads no weights'):
         assemble.devices(settings({'mesh.data': 1, 'mesh.fsdp': 8}))
