@@ -1,12 +1,15 @@
 """What will this config need and cost on that machine? Its step compiled for it, without it."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 from gpt_jax import assemble
 from gpt_jax.assemble import Settings
 from gpt_jax.errors import UserError
+from gpt_jax.parallel.mesh import AUTO
+from gpt_jax.parallel.rules import CUT
 from gpt_jax.preflight import kernels, program, topology
 from gpt_jax.preflight.estimate import estimate
 from gpt_jax.preflight.report import report
@@ -28,7 +31,7 @@ def preflight(
     """
     one = topology.machine(word)
     devices = topology.devices(one)
-    settings = told(config, one, say)
+    settings = divided(told(config, one, say), one, say)
     return measured(settings, one, devices, price, program.options(options), say)
 
 
@@ -44,6 +47,23 @@ def told(config: dict[str, Any], one: Machine, say: Callable[[str], None]) -> Se
         say(f'{settings.model.attention_kernel} attention runs on its own device only; chunked is counted instead')
         settings = dataclasses.replace(settings, model=dataclasses.replace(settings.model, attention_kernel='chunked'))
     return settings
+
+
+def divided(settings: Settings, one: Machine, say: Callable[[str], None]) -> Settings:
+    """With a batch that divides over the devices that share it, where an automatic axis makes more of them than it has
+    sequences for: the nearest."""
+    sizes = settings.mesh.sizes
+    if settings.mesh.strategy == AUTO or 0 not in (sizes[axis] for axis in CUT['B']):
+        return settings
+    rows = one.chips // math.prod(max(1, size) for axis, size in sizes.items() if axis not in CUT['B'])
+    if not rows:
+        return settings
+    batch, scored = (
+        max(1, round(one / rows)) * rows for one in (settings.train.batch, settings.train.evaluation_batch)
+    )
+    if batch != settings.train.batch:
+        say(f'train.batch={settings.train.batch} does not divide over {rows} devices; reported is {batch}')
+    return dataclasses.replace(settings, train=dataclasses.replace(settings.train, batch=batch, evaluate_batch=scored))
 
 
 def measured(

@@ -49,6 +49,13 @@ def test_a_tpu_is_compiled_for():
     assert not found['counted_as_nothing']
 
 
+def test_a_batch_that_does_not_divide_is_the_nearest_that_does():
+    fields = {'config.train.batch': 7, 'config.train.evaluate_batch': 7, 'config.mesh.cpu_devices': None}
+    found, err = report('h100:2', **fields)
+    assert found['fits']
+    assert 'train.batch=7 does not divide over 2 devices; reported is 8' in err
+
+
 @pytest.mark.parametrize(
     ('fields', 'said'),
     [
