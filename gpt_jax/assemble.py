@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax import compiler, layout, parametrization, schema
 from gpt_jax.data.config import DataConfig
+from gpt_jax.data.task import TaskConfig
 from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting, weights
 from gpt_jax.model import loss as losses
@@ -36,6 +37,7 @@ class Settings:
     seed: int
     model: ModelConfig
     data: DataConfig
+    task: TaskConfig
     optimizer: OptimizerConfig
     train: TrainConfig
     mesh: MeshConfig
@@ -53,6 +55,7 @@ class Settings:
 
 SECTIONS = {
     'data': DataConfig,
+    'task': TaskConfig,
     'optimizer': OptimizerConfig,
     'train': TrainConfig,
     'mesh': MeshConfig,
