@@ -11,14 +11,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax import compiler, layout, parametrization, schema
+from gpt_jax.data import packed
 from gpt_jax.data.config import DataConfig
 from gpt_jax.data.task import TaskConfig
+from gpt_jax.finetune import head
 from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting, weights
-from gpt_jax.model import loss as losses
 from gpt_jax.model.config import ModelConfig, resolve
-from gpt_jax.model.experts import ROUTING_LOSSES
 from gpt_jax.model.gpt import GPT, check_choices, stack, unstack
+from gpt_jax.objective import reading, summed_loss
 from gpt_jax.optim import updates
 from gpt_jax.optim.config import OptimizerConfig
 from gpt_jax.parallel import place
@@ -26,7 +27,7 @@ from gpt_jax.parallel.mesh import AUTO, MeshConfig
 from gpt_jax.train.config import BenchmarkConfig, TrainConfig
 from gpt_jax.train.many import Many, many
 from gpt_jax.train.state import State, create, like_params
-from gpt_jax.train.step import AS_STORED, Form, Loss, make_evaluation, make_step
+from gpt_jax.train.step import AS_STORED, Form, make_evaluation, make_reading, make_step
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Program(NamedTuple):
     share: () -> (which part of the batch's rows this process reads, of how many parts).
     step: jitted (state, batch) -> (state, metrics); the state is donated.
     evaluate: jitted (params, batch) -> (summed loss in nats, summed weight).
+    read: jitted (params, batch) -> what is read at every place (objective.py).
     init: () -> the state before the first update, on its devices.
     begin: params on their devices -> the state before the first update of them; they are donated.
     abstract_state: shapes, dtypes and shardings of the state.
@@ -115,6 +117,7 @@ class Program(NamedTuple):
     share: Callable[[], tuple[int, int]]
     step: Any
     evaluate: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
+    read: Callable[[Any, Any], jax.Array]
     init: Callable[[], State]
     begin: Callable[[Any], State]
     abstract_state: State
@@ -132,7 +135,7 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
     allocates nothing yet."""
     lie = devices(s, given)
     mesh = lie.mesh
-    boxed = declarations(s.model)
+    boxed = declarations(s.model, s.task)
     abstract_params, letters = weights.unbox(boxed), weights.letters(boxed)
     factors = parametrization.factors(weights.roles(boxed), s.model)
     transformation, rate = updates.make(s.optimizer, factors, s.steps)
@@ -146,14 +149,14 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
     lies = layout.of_step(lie, abstract_params, letters)
     placement = layout.placement(lie)
     step = make_step(
-        summed_loss(s.model, placement, train=True), transformation, rate, layout=lies,
+        summed_loss(s.model, placement, train=True, task=s.task), transformation, rate, layout=lies,
         microbatches=lie.microbatches, clip_norm=s.optimizer.clip, seed=s.seed, form=form(s.model, placement),
     )  # fmt: skip
-    evaluate = make_evaluation(summed_loss(s.model, placement, train=False), layout=lies)
+    evaluate = make_evaluation(summed_loss(s.model, placement, train=False, task=s.task), layout=lies)
 
     def init() -> State:
         key = jax.random.fold_in(jax.random.key(s.seed), 0)
-        return create(weights.unbox(initial(s.model, key)), transformation)
+        return create(weights.unbox(initial(s.model, key, s.task)), transformation)
 
     options = compiler.options(mesh.devices.flat[0].device_kind)
     return Program(
@@ -164,6 +167,7 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
         share=functools.partial(layout.share, mesh),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated), compiler_options=options),
         evaluate=jax.jit(evaluate),
+        read=jax.jit(make_reading(reading(s.model, placement, s.task), layout=lies)),
         init=jax.jit(init, out_shardings=shardings),
         begin=jax.jit(lambda params: create(params, transformation), donate_argnums=0, out_shardings=shardings),
         abstract_state=abstract,
@@ -193,56 +197,26 @@ def build_many(s: Settings, runs: int) -> Many:
     return many(init, step, runs)
 
 
-def initial(config: ModelConfig, key: jax.Array) -> Any:
-    """The declared weights with their first values, as stored."""
+def initial(config: ModelConfig, key: jax.Array, task: TaskConfig | None = None) -> Any:
+    """The declared weights with their first values, as stored; with a task, its head's too."""
     model = GPT(config, place.ANYWHERE, train=False)
-    return model.init(key, jnp.zeros((1, 1), jnp.int32))['params']  # no weight depends on the text's length
+    made = model.init(key, jnp.zeros((1, 1), jnp.int32))['params']  # no weight depends on the text's length
+    return made if task is None else {**made, **head.declared(task, config, jax.random.fold_in(key, 1))}
 
 
-def declarations(config: ModelConfig) -> Any:
+def declarations(config: ModelConfig, task: TaskConfig | None = None) -> Any:
     """The tree of declared weights, abstract: nothing is computed or allocated."""
-    return jax.eval_shape(lambda: initial(config, jax.random.key(0)))
+    return jax.eval_shape(lambda: initial(config, jax.random.key(0), task))
 
 
 def abstract_batch(s: Settings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes and shardings of what `on_devices` gives for the run's batches."""
-    types = {'inputs': jnp.int32, 'targets': jnp.int32}
-    if s.data.packing == 'isolate':
-        types |= {'segments': jnp.int32, 'positions': jnp.int32, 'weights': jnp.float32}
+    names = packed.FIELDS.get(s.task.kind) or (packed.TEXT if s.data.packing == 'isolate' else packed.TEXT[:2])
+    types = {name: packed.TYPES.get(name, jnp.int32) for name in names}
     if mesh.shape['context'] > 1:
         types['positions'] = jnp.int32
     shape, sharding = (s.train.batch, s.model.context), NamedSharding(mesh, layout.batch_spec(mesh))
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in types.items()}
-
-
-def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool) -> Loss:
-    """(params, batch, dropout key) -> (the summed objective, sums by name), as the step wants it.
-
-    'loss' is of the text alone, in nats; the objective also has the losses that keep logits and routing in order, where
-    the config has coefficients for them.
-    """
-    model = GPT(config, placement, train=train)
-
-    def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        features: Any = model.apply(
-            {'params': params}, batch['inputs'], batch.get('segments'), batch.get('positions'), rngs={'dropout': key}
-        )
-        team = placement.team('V')
-        x_BLD = team.gather(features.x_BLD, 1)
-        weights_BL = batch.get('weights', jnp.ones(batch['targets'].shape, jnp.float32))
-        weight = jnp.sum(weights_BL)
-        found = losses.summed_losses(x_BLD, features.w_VD, batch['targets'], weights_BL, config, team)
-        # As means over the devices' own tokens they count alike, however many targets a device has.
-        even = placement.team('BL').mean(weight)
-        routing = {name: even * jnp.mean(value_N) for name, value_N in features.statistics.items()}
-        # The devices that share an expert's width have routed the same tokens: each has its part of these losses.
-        objective = found.objective + sum(
-            getattr(config, name) * value / team.size for name, value in routing.items() if name in ROUTING_LOSSES
-        )
-        normalizer = {'z_loss': found.normalizer} if config.z_loss else {}
-        return objective, {'loss': found.text, 'weight': weight} | normalizer | routing
-
-    return loss
 
 
 def form(config: ModelConfig, placement: place.Placement) -> Form:

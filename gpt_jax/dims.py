@@ -22,5 +22,7 @@ LEGEND = {
     'J': 'beams of a prompt',
     'Q': 'what is proposed: continuations of beams, tokens of a draft',
     'W': 'window of the data: the L + 1 tokens that inputs and targets are cut from',
+    'O': 'questions of a row',
+    'Y': 'candidates of a question: classes, choices, texts',
     'A': 'microbatches accumulated in one step',
 }

@@ -171,3 +171,20 @@ def _backward(
 
 
 summed_losses.defvjp(_forward, _backward)
+
+
+def log_probabilities(
+    x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, config: ModelConfig, team: Team = ALONE
+) -> jax.Array:
+    """log p of every target, in nats: float32 [B, L]. `loss_chunk` positions at a time, whose logits are computed again
+    for the gradient; `team` as for `summed_losses`."""
+
+    @jax.checkpoint
+    def one(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        x, targets = inputs
+        _, total_BL, z_BL, _ = _measured(config, team, x, w_VD, targets)
+        return z_BL - total_BL
+
+    chunk = _chunk_size(config, x_BLD.shape[1])
+    found = jax.lax.map(one, (_chunks(x_BLD, chunk), _chunks(targets_BL, chunk)))
+    return jnp.moveaxis(found, 0, 1).reshape(targets_BL.shape)

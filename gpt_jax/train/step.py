@@ -101,6 +101,16 @@ def make_evaluation(loss: Loss, *, layout: Layout | None) -> Callable[[Any, Batc
     )
 
 
+def make_reading(read: Callable[[Any, Batch], jax.Array], *, layout: Layout | None) -> Callable[[Any, Batch], jax.Array]:
+    """(params, batch) -> what `read` finds at every place of the batch: [B, L, ...]."""
+    if layout is None:
+        return read
+    return jax.shard_map(
+        lambda shares, batch: read(layout.whole(shares), batch),
+        mesh=layout.mesh, in_specs=(layout.specs, layout.batch), out_specs=layout.batch, check_vma=False,
+    )  # fmt: skip
+
+
 def _summed_gradients(
     loss: Loss, microbatches: int, form: Form, params: Any, batch: Batch, key: jax.Array
 ) -> tuple[Metrics, Any]:

@@ -1,0 +1,1 @@
+"""How does a model that predicts text learn a task?"""
