@@ -12,6 +12,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.name = 'gpt'  # names the run and its default workdir, runs/NAME
     config.seed = 0  # decides initialization, batches and dropout
+    # A run's folder, imported ones too: begin with its weights, all else afresh. For a task also a folder or a name of
+    # Hugging Face's; the model's shape and the tokenizer are then those of the weights.
+    config.init_from = ''
 
     config.model = model = ConfigDict()
     model.layers = 4
@@ -132,10 +135,11 @@ def get_config() -> ConfigDict:
     train.evaluate_batch = 0  # sequences per validation batch; 0: train.batch
     train.checkpoint_every = 500  # steps; there is always one at the end and on SIGTERM
     train.keep_checkpoints = 2
+    train.patience = 0  # validations without a better score before the run ends; 0: it goes on to its last step
+    train.keep_best = False  # the checkpoint with the best validation score is kept, too, and used from then on
     train.keep_steps = ()  # steps whose checkpoints are saved and never removed: where branches begin
     train.branch_from = ''  # a run's folder, or another trial's name: begin with its checkpoint of `branch_step`
     train.branch_step = 0
-    train.init_from = ''  # a run's folder, imported ones too: begin with its newest weights, all else afresh
     train.max_skipped_in_row = 10  # non-finite steps in a row before the run stops
     train.tensorboard = True
     train.stall_minutes = 15.0  # of several processes: without a step for so long, or one lost, all leave with 75

@@ -36,6 +36,7 @@ class Settings:
 
     name: str
     seed: int
+    init_from: str
     model: ModelConfig
     data: DataConfig
     task: TaskConfig
@@ -75,17 +76,18 @@ def settings(config: Mapping[str, Any], vocab_size: int) -> Settings:
     Raises:
       UserError: names the field.
     """
-    known = ['name', 'seed', 'model', *SECTIONS]
+    known = ['name', 'seed', 'init_from', 'model', *SECTIONS]
     for key in config:
         schema.require(key in known, key, f'no such section{schema.nearest(key, known)}')
     for key in known:
         schema.require(key in config, key, 'missing')
     schema.require(isinstance(config['seed'], int) and 0 <= config['seed'] < 2**32, 'seed', 'must be in [0, 2^32)')
     schema.name(config['name'], 'name')
+    schema.require(isinstance(config['init_from'], str), 'init_from', 'wants the name of a folder')
     model = schema.from_dict(ModelConfig, resolve(config['model'], vocab_size), 'model')
     check_choices(model)
     sections: dict[str, Any] = {key: schema.from_dict(cls, config[key], key) for key, cls in SECTIONS.items()}
-    checked = Settings(name=config['name'], seed=config['seed'], model=model, **sections)
+    checked = Settings(name=config['name'], seed=config['seed'], init_from=config['init_from'], model=model, **sections)
     updates.make(checked.optimizer, parametrization.NO_FACTORS, checked.steps)
     return checked
 

@@ -15,6 +15,7 @@ from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.errors import UserError
 
 START, DELIMITER, EXTRACT = range(3)  # added to the tokenizer's vocab_size
+MARKS = 3
 MARKED = ('classify', 'choose')  # kinds whose stretches have these three
 SMALLEST = 8  # places that a text cannot do without
 

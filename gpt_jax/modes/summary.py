@@ -32,7 +32,7 @@ def summary(
         'role': _role(settings),
         'branch_from': settings.train.branch_from,
         'branch_step': settings.train.branch_step,
-        'init_from': settings.train.init_from,
+        'init_from': settings.init_from,
         'seconds': seconds,
         'train_loss': values.get('loss'),
         'validation_loss': values['validation_loss'],
@@ -67,6 +67,6 @@ def summary(
 def _role(settings: Settings) -> str:
     """What kind of run it was, for those who fit laws: only runs and branches lie on one."""
     train = settings.train
-    if train.init_from:
+    if settings.init_from:
         return 'tuned'
     return 'trunk' if train.keep_steps else 'branch' if train.branch_from else 'run'

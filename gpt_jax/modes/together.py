@@ -36,7 +36,8 @@ from gpt_jax.train.many import Many, many_states, pick
 from gpt_jax.train.preempt import Preemption
 
 OWN = ('seed', 'optimizer.learning_rate')  # what trials that train together may differ in
-ALONE = ('keep_steps', 'branch_from', 'init_from')  # of train; a run that sets one has a process of its own
+# A run that sets one of these has a process of its own.
+ALONE = ('train.keep_steps', 'train.branch_from', 'train.patience', 'init_from', 'task.source')
 Config = dict[str, Any]
 
 
@@ -45,11 +46,16 @@ def shared(config: Config) -> str:
     return json.dumps({key: value for key, value in identity.fixed(config).items() if key not in OWN})
 
 
+def _alone(config: Config) -> list[str]:
+    flat = dict(identity.flatten(config))
+    return [field for field in ALONE if flat[field]]
+
+
 def groups(trials: dict[str, Config], limit: int) -> list[list[str]]:
     """The names of the trials by process: at most `limit` that may train together, in the order they were given."""
     made: list[list[str]] = []
     for name, config in trials.items():
-        alone = any(config['train'][field] for field in ALONE)
+        alone = any(_alone(config))
         for group in [] if alone else made:
             if len(group) < limit and shared(trials[group[0]]) == shared(config):
                 group.append(name)
@@ -70,7 +76,7 @@ def train(configs: dict[str, Config], sweep: Path, say: Callable[[str], None]) -
     names = list(configs)
     if len({shared(config) for config in configs.values()}) > 1:
         raise UserError(f'--trial={",".join(names)}: these differ in more than {" and ".join(OWN)}; train them singly')
-    for name, field in ((name, field) for name in names for field in ALONE if configs[name]['train'][field]):
+    for name, field in ((name, field) for name in names for field in _alone(configs[name])):
         raise UserError(f'--trial={",".join(names)}: {field} ({name}) takes a process of its own; train it singly')
     corpus = prepare(assemble.data_config(configs[names[0]]), say)
     settings = [assemble.settings(config, corpus.vocab_size) for config in configs.values()]

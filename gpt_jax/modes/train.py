@@ -194,7 +194,7 @@ def _begin(
     restored = checkpoints.restore(program.abstract_state)
     if restored is None and settings.train.branch_from:
         return branch.state(config, settings, corpus, program, workdir, say), settings.train.branch_step, 0.0
-    if restored is None and settings.train.init_from:
+    if restored is None and settings.init_from:
         return warm_start.state(settings, program, say), 0, 0.0
     if restored is None:
         return program.init(), 0, 0.0

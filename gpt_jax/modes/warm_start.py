@@ -12,20 +12,20 @@ from gpt_jax.train.state import State
 
 
 def state(settings: Settings, program: Program, say: Callable[[str], None]) -> State:
-    """The state before the first update of the newest weights in `train.init_from`, placed as this run wants them.
+    """The state before the first update of the newest weights in `init_from`, placed as this run wants them.
 
     Raises:
       UserError: there is no such run or no good checkpoint, or its model is another.
     """
-    folder = files.path(settings.train.init_from, 'config.train.init_from')
+    folder = files.path(settings.init_from, 'config.init_from')
     meta = manifest.newest_meta(folder / 'checkpoints')
     if meta is None:
-        raise UserError(f'config.train.init_from: {folder} holds no checkpoint; name the folder of a run')
+        raise UserError(f'config.init_from: {folder} holds no checkpoint; name the folder of a run')
     wanted = program.abstract_state
     weights = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None)
     changes = differences(meta['config']['model'], asdict(settings.model))
     if changes:
-        raise UserError(f'config.train.init_from: {folder} holds another model ({"; ".join(changes)})')
+        raise UserError(f'config.init_from: {folder} holds another model ({"; ".join(changes)})')
     restored = checkpoint.load(folder / 'checkpoints', weights, announce=say)
     say(f'{settings.name}: begins with the weights of {folder} at step {restored.step}')
     return program.begin(restored.state.params)
