@@ -92,6 +92,11 @@ def settings(config: Mapping[str, Any], vocab_size: int) -> Settings:
     return checked
 
 
+def task_config(config: Mapping[str, Any]) -> TaskConfig:
+    """The part of a config that says what is learned."""
+    return schema.from_dict(TaskConfig, config['task'], 'task')
+
+
 def data_config(config: Mapping[str, Any]) -> DataConfig:
     """The part of a config that must be known before the tokenizer's vocabulary is."""
     return schema.from_dict(DataConfig, config['data'], 'data')

@@ -31,7 +31,7 @@ Say = Callable[[str], None]
 class Pretrained(NamedTuple):
     """A model that was found; its weights are not read yet.
 
-    ends: ids that end a text. beginning: ids that go before one.
+    ends: ids that end a text. beginning: ids that go before one. spec: the tokenizer as `data.tokenizer` names it.
     params: shardings of the weights -> the weights on their devices, as stored.
     """
 
@@ -40,6 +40,7 @@ class Pretrained(NamedTuple):
     ends: tuple[int, ...]
     beginning: tuple[int, ...]
     params: Callable[[Any], Any]
+    spec: str
 
 
 def find(source: str, *, step: int | None = None, asked: str = 'checkpoint', say: Say) -> Pretrained:
@@ -72,7 +73,7 @@ def _run(folder: Path, step: int | None, say: Say) -> Pretrained:
         raise UserError(f'{folder}: holds no checkpoint yet; train it, or name another')
     # What a run of an older version says nothing of is as it was: the default.
     defaults = overrides.defaults()
-    config = {key: defaults[key] | meta['config'][key] for key in ('data', 'model')}
+    config = {key: defaults[key] | meta['config'].get(key, {}) for key in ('data', 'model', 'task')}
     made = _tokenizer(folder, config)
     model = inference.model_config(config['model'], made.vocab_size)
     imported = folder / CARRIED
@@ -88,8 +89,19 @@ def _run(folder: Path, step: int | None, say: Say) -> Pretrained:
         wanted = State(step=nothing, params=abstract, optimizer=None, skipped=None, in_row=None)
         return checkpoint.load(folder / 'checkpoints', wanted, step=step, announce=say).state.params
 
-    untouched = imported.is_dir() and not meta['fingerprint']  # as it was published, and so are its prompts
-    return Pretrained(model, made, ends, tokenizer.beginning(made) if untouched else (), params)
+    # As it was published, and so are its prompts; or tuned, with the prompts of its task.
+    as_published = (imported.is_dir() and not meta['fingerprint']) or config['task']['kind'] != 'none'
+    return Pretrained(
+        model, made, ends, tokenizer.beginning(made) if as_published else (), params, _spec(folder, made, config)
+    )
+
+
+def _spec(folder: Path, made: Tokenizer, config: Mapping[str, Any]) -> str:
+    if made.content == tokenizer.BYTES_CONTENT:
+        return 'bytes'
+    if (folder / TOKENIZER).is_file():
+        return str(folder / TOKENIZER)
+    return str(folder / CARRIED) if (folder / CARRIED).is_dir() else str(config['data']['tokenizer'])
 
 
 def _tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -147,4 +159,4 @@ def _published(source: str, asked: str, say: Say) -> Pretrained:
         placed = [jax.device_put(load(path), at) for path, at in zip(letters, jax.tree.leaves(shardings), strict=True)]
         return jax.tree.unflatten(jax.tree.structure(shardings), placed)
 
-    return Pretrained(model, made, ends, tokenizer.beginning(made), params)
+    return Pretrained(model, made, ends, tokenizer.beginning(made), params, str(found.folder))

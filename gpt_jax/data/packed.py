@@ -1,8 +1,8 @@
 """How do examples become rows of a batch? Several in a row where they fit, none of which sees another."""
 
 import bisect
+import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,8 @@ FIELDS = {
 TYPES = {'weights': np.float32, 'reference': np.float32}  # of fields that are not int32
 
 
-class Packed(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Packed:
     """Encoded examples, and the rows that they lie in.
 
     examples: in their order. rows: of each row its examples' numbers. context: places of a row.
@@ -119,4 +120,4 @@ def pack(examples: Sequence[Encoded], task: TaskConfig, context: int) -> Packed:
     packed = Packed(examples, rows, context, task.kind, 1.0)
     if task.kind == 'answer':
         return packed
-    return packed._replace(text_weight=task.auxiliary * packed.questions / max(1, packed.learned))
+    return dataclasses.replace(packed, text_weight=task.auxiliary * packed.questions / max(1, packed.learned))

@@ -65,7 +65,7 @@ def make(
     }
     # What is beside a task's own loss is weighed by the training examples everywhere.
     weight = splits['train'].text_weight
-    splits = {split: rows._replace(text_weight=weight) for split, rows in splits.items()}
+    splits = {split: dataclasses.replace(rows, text_weight=weight) for split, rows in splits.items()}
     marks = encoded.MARKS if task.kind in encoded.MARKED else 0
     corpus = TaskCorpus(splits, examples, made, made.vocab_size + marks, _fingerprint(task, examples, coder))
     for split, count in corpus.cut().items():

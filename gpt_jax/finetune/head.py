@@ -13,11 +13,13 @@ from gpt_jax.parametrization import initial
 
 NAME = 'task'  # of the head, among the model's parts
 HEADED = ('classify', 'choose', 'label')
+MOST_CHOICES = 16
 
 
 def candidates(task: TaskConfig) -> int:
-    """Between how many a question of this task decides."""
-    return {'choose': len(task.choices), 'prefer': 2}.get(task.kind, len(task.labels))
+    """Between how many a question of this task decides, at most."""
+    choices = len(task.choices) if len(task.choices) > 1 else MOST_CHOICES  # one column may list any number
+    return {'choose': choices, 'prefer': 2}.get(task.kind, len(task.labels))
 
 
 def _outputs(task: TaskConfig) -> int:

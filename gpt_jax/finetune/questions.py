@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from gpt_jax.model.mask import HIDDEN
+
 Batch = dict[str, jax.Array]
 
 
@@ -34,16 +36,21 @@ def gathered(values_BLY: jax.Array, batch: Batch, count: int) -> jax.Array:
     """What the candidates of each question score: float32 [B, O, Y].
 
     Args:
-      values_BLY: what each place says to each candidate; of one (Y = 1), to that of the place's own slot.
+      values_BLY: what each place says to each candidate; of one (Y = 1), to that of the place's own slot. Then a
+        candidate for which no place speaks is none, and scores nothing that softmax would see.
       count: candidates of a question, Y.
     """
     number_BL = batch['questions']
-    if values_BLY.shape[-1] < count:
-        values_BLY = values_BLY * jax.nn.one_hot(batch['slots'], count, dtype=values_BLY.dtype)
-    values_BLY = jnp.where(number_BL[..., None] > 0, values_BLY, 0)
-    row = jnp.arange(number_BL.shape[0])[:, None]
-    nothing_BOY = jnp.zeros((number_BL.shape[0], number_BL.shape[1] + 1, values_BLY.shape[-1]), values_BLY.dtype)
-    return nothing_BOY.at[row, number_BL].add(values_BLY)[:, 1:]
+    row, asked_BL1 = jnp.arange(number_BL.shape[0])[:, None], number_BL[..., None] > 0
+    nothing_BOY = jnp.zeros((number_BL.shape[0], number_BL.shape[1] + 1, count), values_BLY.dtype)
+    if values_BLY.shape[-1] == count:
+        return nothing_BOY.at[row, number_BL].add(jnp.where(asked_BL1, values_BLY, 0))[:, 1:]
+    own_BLY = asked_BL1 & (batch['slots'][..., None] == jnp.arange(count))
+    scores_BOY = nothing_BOY.at[row, number_BL].add(jnp.where(own_BLY, values_BLY, 0))[:, 1:]
+    there_BOY = nothing_BOY.at[row, number_BL].max(own_BLY.astype(values_BLY.dtype))[:, 1:]
+    # Of a question that is none, all are left as they are: its loss counts 0 times, and must be a number.
+    none_BO1 = jnp.max(there_BOY, axis=-1, keepdims=True) == 0
+    return jnp.where((there_BOY > 0) | none_BO1, scores_BOY, HIDDEN)
 
 
 def decided(scores_BOY: jax.Array, asked: Questions) -> dict[str, jax.Array]:

@@ -6,7 +6,6 @@ from typing import Any
 
 from gpt_jax import files, identity
 from gpt_jax.assemble import Program, Settings
-from gpt_jax.data.prepare import Corpus
 from gpt_jax.errors import UserError
 from gpt_jax.train import checkpoint
 from gpt_jax.train.state import State
@@ -25,7 +24,7 @@ def parent(settings: Settings, workdir: Path) -> Path:
 
 
 def state(
-    config: dict[str, Any], settings: Settings, corpus: Corpus, program: Program, workdir: Path,
+    config: dict[str, Any], settings: Settings, fingerprint: str, program: Program, workdir: Path,
     say: Callable[[str], None],
 ) -> State:  # fmt: skip
     """The trunk's state after `train.branch_step` updates, verified.
@@ -46,7 +45,7 @@ def state(
     if changes:
         raise UserError(f'config.train.branch_from: {trunk} is another run ({"; ".join(changes)})')
     restored = checkpoint.load(trunk / 'checkpoints', program.abstract_state, step=step, announce=say)
-    if restored.meta['fingerprint'] != corpus.fingerprint:
+    if restored.meta['fingerprint'] != fingerprint:
         raise UserError(f'config.train.branch_from: {trunk} was trained on other data than {settings.data.source}')
     say(f'{settings.name}: branches off {trunk.name} at step {step}')
     return restored.state

@@ -106,7 +106,7 @@ class _Run:
         if single.finished(config, folder):
             raise UserError(f'{folder}: already done; leave it out of --trial')
         files.write_json(folder / 'config.json', config)
-        files.write_bytes(folder / TOKENIZER, (corpus.path / TOKENIZER).read_bytes())
+        files.write_bytes(folder / TOKENIZER, material.tokenizer_content(corpus))
         self.config, self.settings, self.corpus, self.program = config, settings, corpus, program
         self.folder, self.line, self.count, self.first = folder, line, count, first
         self.checkpoints = stack.enter_context(
@@ -118,22 +118,21 @@ class _Run:
     def begin(self, start: int, spent: float) -> None:
         self.metrics.resume(start)
         shown = self.line if self.first else None  # one of them speaks for all
-        self.recorder = Recorder(self.settings, self.corpus, self.metrics, shown, start, spent)
+        self.recorder = Recorder(self.settings, lambda loss: material.units(self.corpus, loss), self.metrics, shown, start, spent)
 
     def save(self, done: int, state: Any) -> None:
         self.recorder.commit()
         self.checkpoints.save(done, state, single.meta(self.config, self.corpus, done, self.recorder.seconds()))
 
     def evaluate(self, done: int, params: Any) -> None:
-        loss = validation_loss(self.settings, self.program, self.corpus.validation, params, self.line)
-        bits = bits_per_byte(loss, self.corpus.validation.bytes_per_token)
-        self.recorder.add(done, {'validation_loss': loss, 'validation_bits_per_byte': bits})
+        self.recorder.add(done, material.scores(self.settings, self.program, self.corpus, params, self.line))
 
     def finish(self, state: Any) -> None:
         self.recorder.commit()
         self.checkpoints.wait()
         seconds = self.recorder.seconds() / self.count  # its share: the clock ran for all of them
-        made = summary(self.config, self.settings, self.corpus, self.program, state, self.recorder.last, seconds)
+        known = material.counts(self.corpus) | {'fingerprint': self.corpus.fingerprint}
+        made = summary(self.config, self.settings, self.program, state, self.recorder.last, seconds, known)
         single.finish(made | {'together': self.count}, self.folder)
 
 
@@ -180,7 +179,7 @@ def _train(
     feed = _batches(runs, start)
     step = everything.step.lower(states, next(_batches(runs, 0)), seeds, rates).compile()
     say(f'{len(runs)} runs at once on {everything.mesh.size} devices; compiled in {time.monotonic() - began:.1f} s')
-    hooks = loop.Hooks(log, evaluate, save, preemption.requested_anywhere)
+    hooks = loop.Hooks(log, evaluate, save, preemption.requested_anywhere, lambda: False)
     every = loop.Every(train.log_every, train.evaluate_every, train.checkpoint_every, ())
     states = loop.train(
         lambda states, batch: step(states, batch, seeds, rates), states, feed, start=start, steps=settings.steps,

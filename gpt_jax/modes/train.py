@@ -1,10 +1,10 @@
 """How does a config become a trained model in a folder? From its last checkpoint on, to its summary."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,14 @@ import jax
 
 from gpt_jax import assemble, files, identity, runtime
 from gpt_jax.assemble import Program, Settings
-from gpt_jax.data.pipeline import batches, repeats
-from gpt_jax.data.prepare import Corpus, prepare
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
-from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.launch.trial import PROGRESS
 from gpt_jax.model import accounting
-from gpt_jax.modes import branch, warm_start
-from gpt_jax.modes.evaluate import validation_loss
+from gpt_jax.modes import branch, material, warm_start
+from gpt_jax.modes.adopt import adopt
+from gpt_jax.modes.best import Best
+from gpt_jax.modes.material import Material, batches_of
 from gpt_jax.modes.recorder import Recorder
 from gpt_jax.modes.summary import summary
 from gpt_jax.observe import writers
@@ -52,7 +51,8 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
       Diverged: too many non-finite steps in a row; the last checkpoint is as it was.
     """
     # Whatever can be wrong with the input is found before the folder is made.
-    corpus = prepare(assemble.data_config(config), say)
+    config = adopt(config, say)
+    corpus = material.material(config, say)
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)
     next(batches_of(settings, corpus, 0, program.share()))  # raises where there is too little text
@@ -64,7 +64,7 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
         _warn_of_repeats(settings, corpus, say)
         if jax.process_index() == 0:
             files.write_json(workdir / 'config.json', config)
-            files.write_bytes(workdir / TOKENIZER, (corpus.path / TOKENIZER).read_bytes())  # the folder needs no other
+            files.write_bytes(workdir / TOKENIZER, material.tokenizer_content(corpus))  # the folder needs no other
         line = Progress(sys.stderr, trial=trial, name=settings.name, steps=settings.steps, report=workdir / PROGRESS)
         return _run(config, settings, corpus, program, workdir, say, line)
 
@@ -86,7 +86,7 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
     return files.read_json(summary) if summary.exists() else None
 
 
-@contextmanager
+@contextlib.contextmanager
 def _sole_writer(workdir: Path) -> Iterator[None]:
     """The folder's lock, held by the first process for all."""
     if jax.process_index() > 0:
@@ -96,18 +96,17 @@ def _sole_writer(workdir: Path) -> Iterator[None]:
         yield
 
 
-def _warn_of_repeats(settings: Settings, corpus: Corpus, say: Say) -> None:
-    wanted = settings.steps * settings.tokens_per_step
-    epochs = repeats(corpus.train, wanted)
-    if epochs > MANY_REPEATS:
+def _warn_of_repeats(settings: Settings, corpus: Material, say: Say) -> None:
+    epochs = material.epochs(settings, corpus)
+    if epochs.times > MANY_REPEATS:
         say(
-            f'warning: {wanted:,} tokens repeat {len(corpus.train):,} of {settings.data.source} {epochs:.1f} times; '
-            f'beyond {MANY_REPEATS} times, repeated text is worth much less than new text'
+            f'warning: {settings.steps:,} steps repeat {epochs.unique:,} {epochs.unit} of {material.source(settings)} '
+            f'{epochs.times:.1f} times; beyond {MANY_REPEATS} times, repeated text is worth much less than new text'
         )
 
 
 def _run(
-    config: Config, settings: Settings, corpus: Corpus, program: Program, workdir: Path, say: Say, line: Progress
+    config: Config, settings: Settings, corpus: Material, program: Program, workdir: Path, say: Say, line: Progress
 ) -> dict[str, Any]:
     first = jax.process_index() == 0
     keep, keep_steps = settings.train.keep_checkpoints, settings.train.keep_steps
@@ -116,6 +115,7 @@ def _run(
         Preemption() as preemption,  # outermost: a second signal must not end the last save
         checkpoint.Checkpoints(workdir / 'checkpoints', keep=keep, keep_steps=keep_steps, announce=say) as checkpoints,
         Metrics(workdir, tensorboard=settings.train.tensorboard, enabled=first) as metrics,
+        contextlib.ExitStack() as stack,
     ):
         began = time.monotonic()
         with ThreadPoolExecutor(max_workers=1) as other:  # a first state takes a compiler too
@@ -123,7 +123,11 @@ def _run(
             step, compile_seconds = _compiled(program, settings, corpus)
             state, start, spent = begun.result()
         metrics.resume(start)
-        recorder = Recorder(settings, corpus, metrics, line, start, spent + time.monotonic() - began)
+        corpus = warm_start.compared(settings, corpus, program, workdir, line, say)
+        recorder = Recorder(
+            settings, lambda loss: material.units(corpus, loss), metrics, line, start, spent + time.monotonic() - began
+        )
+        best = stack.enter_context(Best(settings, workdir, material.tokenizer_content(corpus), start, say))
         feed = program.on_devices(batches_of(settings, corpus, start, program.share()))
         if program.why:
             say(f'{settings.name}: {program.why}')
@@ -131,9 +135,9 @@ def _run(
 
         def evaluate(done: int, state: State) -> None:
             with recorder.meter.paused():
-                loss = validation_loss(settings, program, corpus.validation, state.params, line)
-                bits = bits_per_byte(loss, corpus.validation.bytes_per_token)
-                recorder.add(done, {'validation_loss': loss, 'validation_bits_per_byte': bits})
+                found = material.scores(settings, program, corpus, state.params, line)
+                recorder.add(done, found)
+                best.see(done, found, state, meta(config, corpus, done, recorder.seconds()))
 
         def save(done: int, state: State, wait: bool) -> None:
             with recorder.meter.paused():
@@ -143,7 +147,7 @@ def _run(
                     checkpoints.wait()
 
         line.on_note = dog.beat
-        hooks = loop.Hooks(recorder.log, evaluate, save, lambda: _stop(preemption, dog))
+        hooks = loop.Hooks(recorder.log, evaluate, save, lambda: _stop(preemption, dog), best.enough)
         every = loop.Every(
             settings.train.log_every, settings.train.evaluate_every, settings.train.checkpoint_every, keep_steps
         )
@@ -152,7 +156,7 @@ def _run(
                 step, state, feed, start=start, steps=settings.steps, every=every,
                 max_skipped=settings.train.max_skipped_in_row, hooks=hooks,
             )  # fmt: skip
-            if settings.steps == start:  # killed between the last checkpoint and the summary
+            if int(state.step) == start:  # killed between the last checkpoint and the summary
                 recorder.last |= writers.read(workdir / 'metrics.jsonl')[-1] if first else {}
                 evaluate(start, state)
         except Diverged:
@@ -161,7 +165,8 @@ def _run(
         finally:
             line.close()
         checkpoints.wait()
-        done = summary(config, settings, corpus, program, state, recorder.last, recorder.seconds())
+        known = material.counts(corpus) | {'fingerprint': corpus.fingerprint} | best.known()
+        done = summary(config, settings, program, state, recorder.last, recorder.seconds(), known)
         if first:
             done = finish(done, workdir)
         return done
@@ -187,36 +192,27 @@ def finish(done: dict[str, Any], workdir: Path) -> dict[str, Any]:
 
 
 def _begin(
-    config: Config, settings: Settings, corpus: Corpus, program: Program, checkpoints: checkpoint.Checkpoints,
+    config: Config, settings: Settings, corpus: Material, program: Program, checkpoints: checkpoint.Checkpoints,
     workdir: Path, say: Say,
 ) -> tuple[State, int, float]:  # fmt: skip
     """The state to go on from, how many updates it has seen, and the seconds that were spent on them."""
     restored = checkpoints.restore(program.abstract_state)
     if restored is None and settings.train.branch_from:
-        return branch.state(config, settings, corpus, program, workdir, say), settings.train.branch_step, 0.0
+        return branch.state(config, settings, corpus.fingerprint, program, workdir, say), settings.train.branch_step, 0.0
     if restored is None and settings.init_from:
         return warm_start.state(settings, program, say), 0, 0.0
     if restored is None:
         return program.init(), 0, 0.0
     if restored.meta['fingerprint'] not in ('', corpus.fingerprint):  # '': imported, and not trained on here yet
         raise UserError(
-            f'data.source: {settings.data.source} is not the data that this run began with '
+            f'{material.source(settings)} is not the data that this run began with '
             f'({corpus.fingerprint[:12]}, not {restored.meta["fingerprint"][:12]}); restore it or change --workdir'
         )
     say(f'{settings.name}: going on from the checkpoint of step {restored.step}')
     return restored.state, restored.meta['next_batch'], restored.meta['seconds']
 
 
-def batches_of(settings: Settings, corpus: Corpus, start: int, share: tuple[int, int]) -> Iterator[Any]:
-    """This process's `share` (index, of how many) of the rows of the run's batches from number `start` on."""
-    return batches(
-        corpus.train, fingerprint=corpus.fingerprint, context=settings.model.context, batch=settings.train.batch,
-        seed=settings.seed, packing=settings.data.packing, start=start,
-        process_index=share[0], process_count=share[1],
-    )  # fmt: skip
-
-
-def _compiled(program: Program, settings: Settings, corpus: Corpus) -> tuple[Callable[..., Any], float]:
+def _compiled(program: Program, settings: Settings, corpus: Material) -> tuple[Callable[..., Any], float]:
     """The compiled step, and how long compiling took."""
     batch = next(program.on_devices(batches_of(settings, corpus, 0, program.share())))
     began = time.monotonic()
@@ -235,7 +231,7 @@ def _describe(settings: Settings, program: Program) -> str:
     )
 
 
-def meta(config: Config, corpus: Corpus, done: int, seconds: float) -> dict[str, Any]:
+def meta(config: Config, corpus: Material, done: int, seconds: float) -> dict[str, Any]:
     """What a checkpoint holds beside the state."""
     return {
         'next_batch': done,

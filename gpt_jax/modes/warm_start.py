@@ -1,31 +1,128 @@
 """Where does a run begin that goes on from another's weights? At its newest checkpoint; only the weights are taken."""
 
+import dataclasses
+import io
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-from gpt_jax import files
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt_jax import assemble, files, pretrained, trees
 from gpt_jax.assemble import Program, Settings
+from gpt_jax.data.task_corpus import TaskCorpus
 from gpt_jax.errors import UserError
+from gpt_jax.model import weights
+from gpt_jax.modes.material import Material
 from gpt_jax.modes.same_model import differences
+from gpt_jax.modes.task_scores import with_references
+from gpt_jax.observe.progress import Progress
 from gpt_jax.train import checkpoint, manifest
 from gpt_jax.train.state import State
 
+Say = Callable[[str], None]
+REFERENCES = 'references.npz'
 
-def state(settings: Settings, program: Program, say: Callable[[str], None]) -> State:
-    """The state before the first update of the newest weights in `init_from`, placed as this run wants them.
+
+def state(settings: Settings, program: Program, say: Say) -> State:
+    """The state before the first update of the weights of `init_from`, placed as this run wants them.
 
     Raises:
       UserError: there is no such run or no good checkpoint, or its model is another.
     """
+    if settings.task.kind != 'none':
+        say(f'{settings.name}: begins with the weights of {settings.init_from}')
+        return program.begin(_grown(settings, program, say))
     folder = files.path(settings.init_from, 'config.init_from')
     meta = manifest.newest_meta(folder / 'checkpoints')
     if meta is None:
         raise UserError(f'config.init_from: {folder} holds no checkpoint; name the folder of a run')
     wanted = program.abstract_state
-    weights = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None)
+    only = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None)
     changes = differences(meta['config']['model'], asdict(settings.model))
     if changes:
         raise UserError(f'config.init_from: {folder} holds another model ({"; ".join(changes)})')
-    restored = checkpoint.load(folder / 'checkpoints', weights, announce=say)
+    restored = checkpoint.load(folder / 'checkpoints', only, announce=say)
     say(f'{settings.name}: begins with the weights of {folder} at step {restored.step}')
     return program.begin(restored.state.params)
+
+
+def _grown(settings: Settings, program: Program, say: Say) -> Any:
+    """The weights, with rows for what their vocabulary has not, and with a head for the task."""
+    found = pretrained.find(settings.init_from, asked='config.init_from', say=say)
+    abstract, rows = program.abstract_state.params, found.model.vocab_size
+    before = weights.unbox(assemble.declarations(found.model))
+    wanted = dict(zip(trees.names(abstract), jax.tree.leaves(abstract), strict=True))
+    # Where the shape is the same, as this run wants it; a smaller vocabulary is small enough to lie anywhere whole.
+    whole = jax.sharding.NamedSharding(program.mesh, jax.sharding.PartitionSpec())
+    names = trees.names(before)
+    shardings = jax.tree.unflatten(
+        jax.tree.structure(before),
+        [
+            wanted[name].sharding if wanted[name].shape == leaf.shape else whole
+            for name, leaf in zip(names, jax.tree.leaves(before), strict=True)
+        ],
+    )
+    taken = found.params(shardings)
+
+    def grow(taken: Any) -> Any:
+        key = jax.random.fold_in(jax.random.key(settings.seed), 0)
+        fresh = weights.unbox(assemble.initial(settings.model, key, settings.task))
+        there = dict(zip(names, jax.tree.leaves(taken), strict=True))
+
+        def one(name: str, new: jax.Array) -> jax.Array:
+            old = there.get(name)
+            if old is None or old.shape == new.shape:
+                return new if old is None else old
+            return jnp.concatenate([old[:rows], new[rows:]])
+
+        made = [one(name, new) for name, new in zip(trees.names(fresh), jax.tree.leaves(fresh), strict=True)]
+        return jax.tree.unflatten(jax.tree.structure(fresh), made)
+
+    return jax.jit(grow, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))(taken)
+
+
+def compared(
+    settings: Settings, corpus: Material, program: Program, workdir: Path, line: Progress, say: Say
+) -> Material:
+    """For preferences, the corpus with what the model that training begins with makes of its texts. Found once: a run
+    that goes on reads it from its folder."""
+    if settings.task.kind != 'prefer' or not isinstance(corpus, TaskCorpus):
+        return corpus
+    path = workdir / REFERENCES
+    if not path.exists():
+        say(f'{settings.name}: reads the preferences with the model as it is')
+        params = _grown(settings, program, say) if settings.init_from else program.init().params
+        found = {
+            split: with_references(settings, program, rows, params, line).references
+            for split, rows in corpus.splits.items()
+        }
+        if jax.process_index() == 0:
+            _write(path, found)
+        return _with(corpus, found)
+    return _with(corpus, _read(path, corpus))
+
+
+def _with(corpus: TaskCorpus, found: Any) -> TaskCorpus:
+    splits = {split: dataclasses.replace(rows, references=found[split]) for split, rows in corpus.splits.items()}
+    return dataclasses.replace(corpus, splits=splits)
+
+
+def _write(path: Path, found: Any) -> None:
+    flat = {split: np.concatenate([part for one in parts for part in one]) for split, parts in found.items()}
+    content = io.BytesIO()
+    np.savez(content, **flat)
+    files.write_bytes(path, content.getvalue())
+
+
+def _read(path: Path, corpus: TaskCorpus) -> Any:
+    found: dict[str, Any] = {}
+    with np.load(path) as flat:
+        for split, rows in corpus.splits.items():
+            lengths = [one.inputs for example in rows.examples for one in example.stretches]
+            parts = iter(np.split(flat[split], np.cumsum(lengths)[:-1]))
+            found[split] = [[next(parts) for _ in example.stretches] for example in rows.examples]
+    return found

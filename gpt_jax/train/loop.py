@@ -26,12 +26,14 @@ class Hooks(NamedTuple):
     evaluate: (step, state), while nothing else is under way.
     save: (step, state, wait); has copied the state when it returns, and with `wait` it is on the disk by then.
     stop: whether to save and leave now; asked once a step.
+    enough: whether the run is to end here; asked after a validation.
     """
 
     log: Callable[[int, dict[str, Any]], None]
     evaluate: Callable[[int, State], None]
     save: Callable[[int, State, bool], None]
     stop: Callable[[], bool]
+    enough: Callable[[], bool]
 
 
 def train(
@@ -72,10 +74,14 @@ def train(
         evaluate, save = due(done, every.evaluate), due(done, every.save) or done in every.save_at
         if evaluate or save or stop:
             read()
+        enough = False
         if evaluate:
             hooks.evaluate(done, state)
-        if save or stop:
+            enough = done < steps and hooks.enough()
+        if save or stop or enough:
             hooks.save(done, state, stop)
+        if enough:
+            break
         if stop:
             raise Preempted(f'stopped and saved at step {done} of {steps}')
     return state
