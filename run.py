@@ -191,21 +191,21 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
         _preflight(config)
         return
     from gpt_jax import assemble, runtime
-    from gpt_jax.modes import benchmark, coordinates, evaluate, train
+    from gpt_jax.modes import adopt, benchmark, coordinates, evaluate, material, train
 
+    config = adopt.adopt(config, say)
+    if _MODE.value in ('coordinates', 'benchmark'):
+        material.text_only(config, _MODE.value)
     checked = assemble.settings(config, vocab_size=1)
     if _MODE.value == 'train' and (done := train.finished(config, workdir)):
-        say(f'{workdir}: already done, validation loss {done["validation_loss"]:.4f} nats/token; delete it to redo')
+        say(f'{workdir}: already done, {train.outcome(done)}; delete it to redo')
         return
     mesh = checked.mesh
     runtime.start(mesh.cpu_devices, _DISTRIBUTED.value, 60 * checked.train.stall_minutes, mesh.axes)
     assemble.devices(checked)  # raises where these devices do not suit, before any work
     if _MODE.value == 'train':
         done = train.train(config, workdir, say=say, trial=position)
-        say(
-            f'{done["name"]}: validation loss {done["validation_loss"]:.4f} nats/token, '
-            f'{done["bits_per_byte"]:.4f} bits/byte after {done["seconds"]:.0f} s; {workdir / "summary.json"}'
-        )
+        say(f'{done["name"]}: {train.outcome(done)} after {done["seconds"]:.0f} s; {workdir / "summary.json"}')
     elif _MODE.value == 'evaluate':
         print(json.dumps(evaluate.evaluate(config, workdir, say, flags.FLAGS.weights or 'float32')))
     elif _MODE.value == 'coordinates':
@@ -221,9 +221,9 @@ def _preflight(config: dict[str, Any]) -> None:
     if _PRICE.value is not None and not _PRICE.value >= 0:
         raise errors.UserError(f'--price={_PRICE.value}: wants dollars for an hour of a chip, 0 or more')
     topology.prepare(topology.machine(_TOPOLOGY.value))
-    from gpt_jax.modes import preflight
+    from gpt_jax.modes import adopt, preflight
 
-    asked = (config, _TOPOLOGY.value, _PRICE.value, _OPTIONS.value, say)
+    asked = (adopt.adopt(config, say), _TOPOLOGY.value, _PRICE.value, _OPTIONS.value, say)
     found = preflight.search(*asked, _CANDIDATES.value) if _SEARCH.value else preflight.preflight(*asked)
     print(json.dumps(found))
 

@@ -25,6 +25,7 @@ from gpt_jax.train import checkpoint, manifest
 from gpt_jax.train.state import State
 
 CARRIED = 'tokenizer'  # the folder of an import's tokenizer, in its run's
+BEST = 'best'  # the folder of a run's best checkpoint
 Say = Callable[[str], None]
 
 
@@ -68,6 +69,8 @@ def find(source: str, *, step: int | None = None, asked: str = 'checkpoint', say
 
 
 def _run(folder: Path, step: int | None, say: Say) -> Pretrained:
+    if step is None and (folder / BEST / 'checkpoints').is_dir():
+        folder = folder / BEST
     meta = manifest.newest_meta(folder / 'checkpoints')
     if meta is None:
         raise UserError(f'{folder}: holds no checkpoint yet; train it, or name another')

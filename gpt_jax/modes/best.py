@@ -16,10 +16,9 @@ from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.modes.material import judge
 from gpt_jax.observe import writers
 from gpt_jax.observe.writers import METRICS
+from gpt_jax.pretrained import BEST
 from gpt_jax.train import checkpoint
 from gpt_jax.train.state import State
-
-FOLDER = 'best'
 
 
 class Best:
@@ -31,9 +30,9 @@ class Best:
         self._step, self._score, self._since = 0, None, 0
         self._checkpoints: Any = None
         if self._keeps:
-            self._checkpoints = checkpoint.Checkpoints(workdir / FOLDER / 'checkpoints', keep=1, announce=say)
+            self._checkpoints = checkpoint.Checkpoints(workdir / BEST / 'checkpoints', keep=1, announce=say)
             if jax.process_index() == 0:
-                files.write_bytes(workdir / FOLDER / TOKENIZER, tokenizer)
+                files.write_bytes(workdir / BEST / TOKENIZER, tokenizer)
         for row in writers.read(workdir / METRICS) if (workdir / METRICS).exists() else []:
             if self._judge.name in row and row['step'] <= start:
                 self._note(int(row['step']), float(row[self._judge.name]))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from gpt_jax import assemble
 from gpt_jax.assemble import Program, Settings
-from gpt_jax.data import task_corpus, task_examples, tokenizer
+from gpt_jax.data import task_corpus, task_set, tokenizer
 from gpt_jax.data.pipeline import batches, repeats, shuffled
 from gpt_jax.data.prepare import Corpus, prepare
 from gpt_jax.data.task_corpus import TaskCorpus
@@ -13,8 +13,7 @@ from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.finetune.head import HEADED
-from gpt_jax.modes import task_scores
-from gpt_jax.modes.evaluate import validation_loss
+from gpt_jax.modes import task_scores, text_scores
 from gpt_jax.observe.progress import Progress
 
 Say = Callable[[str], None]
@@ -87,14 +86,27 @@ def units(corpus: Material, loss: float) -> dict[str, float]:
     return {} if isinstance(corpus, TaskCorpus) else {'bits_per_byte': bits_per_byte(loss, corpus.train.bytes_per_token)}
 
 
-def scores(settings: Settings, program: Program, corpus: Material, params: Any, line: Progress) -> dict[str, float]:
-    """'validation_loss' in nats per target or question, and what else is known of the validation split."""
+def held_out(corpus: Material) -> list[str]:
+    """The splits that a model is scored on."""
+    there = corpus.splits if isinstance(corpus, TaskCorpus) else {'validation': corpus.validation, 'test': corpus.test}
+    return [split for split in ('validation', 'test') if there.get(split) is not None]
+
+
+def scores(
+    settings: Settings, program: Program, corpus: Material, split: str, params: Any, line: Progress
+) -> dict[str, float]:
+    """'loss' in nats per target or question, and what else is known of a split."""
     if isinstance(corpus, TaskCorpus):
-        found = task_scores.scores(settings, program, corpus, 'validation', params, line)
-        return {f'validation_{name}': value for name, value in found.items()}
-    loss = validation_loss(settings, program, corpus.validation, params, line)
-    bits = bits_per_byte(loss, corpus.validation.bytes_per_token)
-    return {'validation_loss': loss, 'validation_bits_per_byte': bits}
+        return task_scores.scores(settings, program, corpus, split, params, line)
+    tokens = corpus.test if split == 'test' else corpus.validation
+    assert tokens is not None  # of held_out
+    return text_scores.scores(settings, program, tokens, params, line)
+
+
+def validation(settings: Settings, program: Program, corpus: Material, params: Any, line: Progress) -> dict[str, float]:
+    """The validation split's scores, as a run's records name them."""
+    found = scores(settings, program, corpus, 'validation', params, line)
+    return {f'validation_{name}': value for name, value in found.items()}
 
 
 class Judge(NamedTuple):

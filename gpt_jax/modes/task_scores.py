@@ -14,6 +14,7 @@ from gpt_jax.data.pipeline import in_order
 from gpt_jax.data.task_corpus import TaskCorpus
 from gpt_jax.evaluate.perplexity import mean_loss
 from gpt_jax.finetune.head import HEADED, candidates
+from gpt_jax.modes.text_scores import watched
 from gpt_jax.observe.progress import Progress
 
 
@@ -34,7 +35,7 @@ def scores(
     if settings.task.kind not in (*HEADED, 'prefer'):
         index, parts = program.share()
         local = in_order(len(rows), rows.take, batch=batch, process_index=index, process_count=parts)
-        watched = _watched(program.on_devices(local), -(-len(rows) // batch), line)
+        watched = watched(program.on_devices(local), -(-len(rows) // batch), line)
         return {'loss': mean_loss(program.evaluate, params, watched)}
     found = decide(settings, program, rows, params, line)
     log_p = found.scores - np.logaddexp.reduce(found.scores, axis=-1, keepdims=True)
@@ -87,7 +88,7 @@ def read(
     batch, (index, parts) = settings.train.evaluation_batch, program.share()
     local = in_order(len(rows), rows.take, batch=batch, process_index=index, process_count=parts)
     total = -(-len(rows) // batch)
-    for number, fields in enumerate(_watched(program.on_devices(local), total, line)):
+    for number, fields in enumerate(watched(program.on_devices(local), total, line)):
         values = program.read(params, fields)
         if jax.process_count() > 1:
             values = multihost_utils.process_allgather(values, tiled=True)
@@ -108,9 +109,3 @@ def with_references(settings: Settings, program: Program, rows: Packed, params: 
                     made[number].append(log_p_L[place : place + one.inputs].astype(np.float32))
                     place += one.inputs
     return dataclasses.replace(rows, references=made)
-
-
-def _watched(batches: Iterator[Any], total: int, line: Progress) -> Iterator[Any]:
-    for number, batch in enumerate(batches, 1):
-        line.note(f'evaluating, batch {number}/{total}')
-        yield batch

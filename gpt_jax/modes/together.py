@@ -125,7 +125,7 @@ class _Run:
         self.checkpoints.save(done, state, single.meta(self.config, self.corpus, done, self.recorder.seconds()))
 
     def evaluate(self, done: int, params: Any) -> None:
-        self.recorder.add(done, material.scores(self.settings, self.program, self.corpus, params, self.line))
+        self.recorder.add(done, material.validation(self.settings, self.program, self.corpus, params, self.line))
 
     def finish(self, state: Any) -> None:
         self.recorder.commit()

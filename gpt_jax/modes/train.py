@@ -17,7 +17,6 @@ from gpt_jax.errors import Diverged, UserError
 from gpt_jax.launch.trial import PROGRESS
 from gpt_jax.model import accounting
 from gpt_jax.modes import branch, material, warm_start
-from gpt_jax.modes.adopt import adopt
 from gpt_jax.modes.best import Best
 from gpt_jax.modes.material import Material, batches_of
 from gpt_jax.modes.recorder import Recorder
@@ -51,7 +50,6 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
       Diverged: too many non-finite steps in a row; the last checkpoint is as it was.
     """
     # Whatever can be wrong with the input is found before the folder is made.
-    config = adopt(config, say)
     corpus = material.material(config, say)
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)
@@ -84,6 +82,16 @@ def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
                 f'{workdir}: holds a run of another config ({"; ".join(changes)}); choose another --workdir'
             )
     return files.read_json(summary) if summary.exists() else None
+
+
+def outcome(done: dict[str, Any]) -> str:
+    """What a summary says of the validation, in a few words."""
+    loss = f'validation loss {done["validation_loss"]:.4f} nats/'
+    if 'bits_per_byte' in done:
+        return f'{loss}token, {done["bits_per_byte"]:.4f} bits/byte'
+    if 'validation_accuracy' in done:
+        return f'{loss}question, accuracy {done["validation_accuracy"]:.2%}'
+    return f'{loss}token of the answers'
 
 
 @contextlib.contextmanager
@@ -135,7 +143,7 @@ def _run(
 
         def evaluate(done: int, state: State) -> None:
             with recorder.meter.paused():
-                found = material.scores(settings, program, corpus, state.params, line)
+                found = material.validation(settings, program, corpus, state.params, line)
                 recorder.add(done, found)
                 best.see(done, found, state, meta(config, corpus, done, recorder.seconds()))
 
