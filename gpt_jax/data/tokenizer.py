@@ -77,6 +77,12 @@ def identity(spec: str) -> list[str]:
     return ['given', *(files.sha256_file(path) for path in _given_files(files.path(spec, 'config.data.tokenizer')))]
 
 
+def folder(spec: str) -> Path:
+    """The folder of a tokenizer that is given by its path: what else it carries lies there."""
+    path = files.path(spec, 'config.data.tokenizer')
+    return path if path.is_dir() else path.parent
+
+
 def save(tokenizer: Tokenizer, path: Path) -> None:
     files.write_bytes(path, tokenizer.content)
 

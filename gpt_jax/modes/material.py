@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from gpt_jax import assemble
 from gpt_jax.assemble import Program, Settings
-from gpt_jax.data import task_corpus, task_set, tokenizer
+from gpt_jax.data import chat, task_corpus, task_set, tokenizer
 from gpt_jax.data.pipeline import batches, repeats, shuffled
 from gpt_jax.data.prepare import Corpus, prepare
 from gpt_jax.data.task_corpus import TaskCorpus
@@ -30,8 +30,11 @@ def material(config: dict[str, Any], say: Say) -> Material:
     if task.kind == 'none':
         return prepare(assemble.data_config(config), say)
     data = assemble.data_config(config)
-    examples = task_examples.read(task, data.cache, say)
-    made = tokenizer.make(data.tokenizer, lambda: task_corpus.texts(examples['train']))
+    spec = data.tokenizer
+    how = None if spec == 'bytes' or spec.startswith('bpe:') else chat.load(tokenizer.folder(spec))
+    found = task_set.load(task, data.cache, how, say)
+    examples = {split: list(found.examples(split)) for split in found.counts}
+    made = tokenizer.make(spec, lambda: task_corpus.texts(examples['train']))
     return task_corpus.make(task, examples, made, config['model']['context'], say)
 
 
