@@ -85,7 +85,7 @@ def get_config() -> ConfigDict:
     data.cache = ''  # folder of tokenized text; '': the user's cache folder
 
     config.task = task = ConfigDict()
-    task.kind = 'none'  # none (text alone: pre-training), answer, classify, choose (one of several), label (words), prefer
+    task.kind = 'none'  # none (text alone: pre-training), answer, classify, choose (one of several), label, prefer
     task.source = ''  # tfds:NAME[/CONFIG], made:NAME (gpt_jax/data/made/), files:GLOB[,GLOB] (.jsonl .jsonl.gz .csv)
     task.validation_source = ''  # like source; '': the source's own validation split, or carved from it
     task.validation_fraction = 0.1  # how much is carved, by a hash of the rows
@@ -94,7 +94,7 @@ def get_config() -> ConfigDict:
     task.references = ''  # answer: a column that lists all right answers; '': the answer alone
     task.second = ''  # classify: the second text of a pair
     task.symmetric = False  # classify: the pair is read both ways round (similarity)
-    task.choices = ()  # choose: a template each
+    task.choices = ()  # choose: a template each; or a single one, of a column that lists them
     task.label = ''  # classify, choose, answer: the column with the class or the right choice, by number or by word
     task.labels = ()  # words of the labels, number 0 first; label: of the tags
     task.words = ''  # label: the column that lists the words
@@ -105,7 +105,7 @@ def get_config() -> ConfigDict:
     task.chat = False  # prompts and answers are put into the chat template of the tokenizer
     task.cut = 'left'  # left, right: the side from which a prompt is cut that leaves no room in the context
     task.limit = 0  # training examples used; 0: all
-    task.metrics = ()  # of gpt_jax/evaluate/metrics.py, the one that decides which checkpoint is best first; (): usual ones
+    task.metrics = ()  # of gpt_jax/evaluate/metrics.py; the first decides which checkpoint is best; (): the usual ones
     task.auxiliary = 0.0  # coefficient of the loss of the text itself beside the task's (GPT-1: 0.5)
     task.beta = 0.1  # prefer: how far the model is held to where it began (DPO)
 

@@ -1,4 +1,4 @@
-"""Which documents does a TensorFlow Datasets set hold? Read from array_record files, so without TensorFlow."""
+"""What does a TensorFlow Datasets set hold? Read from array_record files, so without TensorFlow."""
 
 import contextlib
 import hashlib
@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gpt_jax import files
 from gpt_jax.data.holdout import Reading
@@ -35,6 +37,23 @@ def readings(of: str, name: str, column: str, cache: Path, stdlib: Path) -> dict
       UserError: no such set, it cannot be prepared here, or it has no feature `column`.
     """
     where = f'data.{of}: tfds:{name}'
+    builder = opened(where, name, cache, stdlib)
+    columns = list(builder.info.features or {})
+    if column not in columns:
+        raise UserError(missing(where, column, columns))
+    return {split: _reading(where, builder, split, column) for split in builder.info.splits}
+
+
+def opened(where: str, name: str, cache: Path, stdlib: Path) -> Any:
+    """The builder of the set `name`, prepared first where it is not.
+
+    Args:
+      where: begins messages.
+      cache, stdlib: as in `readings`.
+
+    Raises:
+      UserError: no such set, or it cannot be prepared here.
+    """
     with files.lock(cache / 'tfds' / f'{name.replace("/", "-")}.lock', wait=True), _quiet():
         builder = _stdlib_builder(cache, stdlib) if name == STDLIB else _registered_builder(where, name)
         try:
@@ -45,10 +64,7 @@ def readings(of: str, name: str, column: str, cache: Path, stdlib: Path) -> dict
                 f"{where} cannot be prepared here ({_line(error)}); pip install '.[tf]', or prepare it "
                 f'as {FORMAT} where there is a network and set TFDS_DATA_DIR to its folder'
             ) from error
-    columns = list(builder.info.features or {})
-    if column not in columns:
-        raise UserError(missing(where, column, columns))
-    return {split: _reading(where, builder, split, column) for split in builder.info.splits}
+    return builder
 
 
 def _stdlib_builder(cache: Path, stdlib: Path) -> Any:
@@ -81,20 +97,65 @@ def _registered_builder(where: str, name: str) -> Any:
 
 def _reading(where: str, builder: Any, split: str, column: str) -> Reading:
     def read() -> Iterator[Piece]:
-        try:
-            source = builder.as_data_source(split)
-            for first in range(0, len(source), RECORDS):
-                records = source.__getitems__(range(first, min(first + RECORDS, len(source))))
-                for number, record in enumerate(records, first):
-                    yield Piece(checked_text(f'{where} {split}[{number}]', column, record[column]), True)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f'{where} cannot be read ({_line(error)}); delete {builder.data_path} to prepare it anew'
-            ) from error
+        for at, record in records(where, builder, split):
+            yield Piece(checked_text(at, column, record[column]), True)
 
     return read
+
+
+def records(where: str, builder: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a split in order, as TFDS gives them (bytes, NumPy), each with its place, 'WHERE SPLIT[NUMBER]'.
+
+    Raises (while iterating):
+      UserError: the files are damaged.
+    """
+    try:
+        source = builder.as_data_source(split)
+        for first in range(0, len(source), RECORDS):
+            several = source.__getitems__(range(first, min(first + RECORDS, len(source))))
+            for number, record in enumerate(several, first):
+                yield f'{where} {split}[{number}]', record
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f'{where} cannot be read ({_line(error)}); delete {builder.data_path} to prepare it anew'
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """What TFDS gives as JSON's types: bytes as text, arrays and ragged tensors as lists, a float32 as its digits say.
+
+    Raises:
+      UnicodeDecodeError: bytes that are not UTF-8.
+    """
+    if isinstance(value, bytes):
+        return value.decode('utf-8')
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim):
+        return [plain(one) for one in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.item())
+    if isinstance(value, np.floating):
+        return float(str(value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def label_words(features: Any, at: str = '') -> dict[str, tuple[str, ...]]:
+    """The words of every ClassLabel among a set's features, by its path, 'label' or 'choices[label]'."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(features, tfds.features.ClassLabel):
+        return {at: tuple(features.names)}
+    inner = getattr(features, 'feature', features)  # a Sequence's members are reached through the same path
+    found: dict[str, tuple[str, ...]] = {}
+    if inner is not features:
+        return label_words(inner, at)
+    if isinstance(features, tfds.features.FeaturesDict):
+        for key, one in features.items():
+            found |= label_words(one, f'{at}[{key}]' if at else key)
+    return found
 
 
 @contextlib.contextmanager
