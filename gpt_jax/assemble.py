@@ -144,7 +144,7 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
     mesh = lie.mesh
     schema.require(
         mesh.shape['context'] == 1 or s.task.kind in ('none', 'answer'), 'mesh.context',
-        f'{mesh.shape["context"]} devices share each text, which task.kind {s.task.kind} reads whole; take another axis',
+        f'{mesh.shape["context"]} devices share a text, which task.kind {s.task.kind} reads whole; take another axis',
     )  # fmt: skip
     boxed = declarations(s.model, s.task)
     abstract_params, letters = weights.unbox(boxed), weights.letters(boxed)

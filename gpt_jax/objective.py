@@ -52,6 +52,11 @@ def _features(model: GPT, params: Any, batch: Batch, key: jax.Array) -> Features
     return features
 
 
+def _table(features: Features) -> jax.Array:
+    assert features.w_VD is not None  # these params have a head
+    return features.w_VD
+
+
 def _text(
     _: Any, features: Features, x_BLD: jax.Array, batch: Batch, config: ModelConfig, place: Placement, __: Any
 ) -> tuple[jax.Array, Sums]:
@@ -74,7 +79,7 @@ def _preferring(
     _: Any, features: Features, x_BLD: jax.Array, batch: Batch, config: ModelConfig, place: Placement,
     task: TaskConfig,
 ) -> tuple[jax.Array, Sums]:  # fmt: skip
-    log_p_BL = losses.log_probabilities(x_BLD, features.w_VD, batch['targets'], config, place.team('V'))
+    log_p_BL = losses.log_probabilities(x_BLD, _table(features), batch['targets'], config, place.team('V'))
     gained_BLY = (log_p_BL - batch['reference'])[..., None]
     sums = preferred(gathered(gained_BLY, batch, head.candidates(task)), questions(batch), task.beta)
     return _with_text(sums, features, x_BLD, batch, config, place, task)
@@ -108,6 +113,6 @@ def reading(config: ModelConfig, placement: Placement, task: TaskConfig) -> Call
         x_BLD = team.gather(features.x_BLD, 1)
         if task.kind in head.HEADED:
             return head.scores(params, x_BLD, task, config, placement)
-        return losses.log_probabilities(x_BLD, features.w_VD, batch['targets'], config, team)[..., None]
+        return losses.log_probabilities(x_BLD, _table(features), batch['targets'], config, team)[..., None]
 
     return read

@@ -72,7 +72,12 @@ MESHES = {
     'pipeline': {'mesh.data': 2, 'mesh.pipeline': 2, 'mesh.tensor': 2},
     'microbatches': {'mesh.data': 2, 'train.microbatch': 2},
 }
-CASES = [('classify', 'fsdp_and_tensor'), ('choose', 'pipeline'), ('label', 'microbatches'), ('prefer', 'fsdp_and_tensor')]
+CASES = [
+    ('classify', 'fsdp_and_tensor'),
+    ('choose', 'pipeline'),
+    ('label', 'microbatches'),
+    ('prefer', 'fsdp_and_tensor'),
+]
 
 
 @pytest.mark.parametrize(('kind', 'mesh'), CASES)

@@ -5,7 +5,7 @@ one between two texts, one after, where the task's head reads. They are three id
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -103,12 +103,16 @@ def _fitted(parts: Sequence[np.ndarray], keep: Sequence[bool], room: int, side: 
             # Down to the second longest, so that two long texts are cut alike.
             gone = min(over, max(1, len(parts[which]) - max(others, default=0)))
             # What is kept at all costs loses its end, for its beginning is what the prompt leads to.
-            parts[which] = parts[which][gone:] if side == 'left' and not kept else parts[which][: len(parts[which]) - gone]
+            parts[which] = (
+                parts[which][gone:] if side == 'left' and not kept else parts[which][: len(parts[which]) - gone]
+            )
             over -= gone
     return parts, cut
 
 
-def _stretch(parts: Sequence[np.ndarray], learned: Sequence[bool], slot: int = 0, answers: tuple[int, ...] = ()) -> Stretch:
+def _stretch(
+    parts: Sequence[np.ndarray], learned: Sequence[bool], slot: int = 0, answers: tuple[int, ...] = ()
+) -> Stretch:
     """Nothing is read in it yet; its last id is a target alone."""
     ids = np.concatenate([np.asarray(part, np.int32) for part in parts])
     marks = np.concatenate([np.full(len(part), mark, bool) for part, mark in zip(parts, learned, strict=True)])
@@ -181,6 +185,10 @@ def _preference(coder: Coder, example: Preference) -> Encoded:
     return Encoded(tuple(stretches), cut)
 
 
-CODERS: Mapping[str, Callable[[Coder, Example], Encoded]] = {
-    'answer': _answer, 'classify': _classified, 'choose': _choice, 'label': _labelled, 'prefer': _preference,
-}  # type: ignore[dict-item]  # fmt: skip
+CODERS: Mapping[str, Callable[[Coder, Any], Encoded]] = {
+    'answer': _answer,
+    'classify': _classified,
+    'choose': _choice,
+    'label': _labelled,
+    'prefer': _preference,
+}

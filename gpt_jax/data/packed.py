@@ -25,9 +25,9 @@ TYPES = {'weights': np.float32, 'reference': np.float32}  # of fields that are n
 class Packed:
     """Encoded examples, and the rows that they lie in.
 
-    examples: in their order. rows: of each row its examples' numbers. context: places of a row.
-    text_weight: of a target in the loss of the text itself. references: for 'prefer', of each example its stretches' log p of each target under the
-    model that training began with; else None.
+    examples: in their order. rows: of each row its examples' numbers. context: places of a row. text_weight: of a
+    target in the loss of the text itself. references: for 'prefer', of each example its stretches' log p of each
+    target under the model that training began with; else None.
     """
 
     examples: Sequence[Encoded]
@@ -55,7 +55,7 @@ class Packed:
         """Examples that did not fit whole."""
         return sum(one.cut > 0 for one in self.examples)
 
-    def take(self, numbers: Sequence[int]) -> Batch:
+    def take(self, numbers: Sequence[int] | np.ndarray) -> Batch:
         """The rows of these numbers; a number that is no row's is an empty row. Fields as in FIELDS."""
         shape = (len(numbers), self.context)
         batch = {name: np.zeros(shape, TYPES.get(name, np.int32)) for name in FIELDS[self.kind]}

@@ -61,7 +61,9 @@ def make(
             raise UserError(f'task.source: {task.source} gives no example for {split}')
     coder = encoded.Coder(made, task, context, tokenizer.beginning(made))
     splits = {
-        split: packed.pack(encoded.encode(coder, examples[split]), task, context) for split in SPLITS if split in examples
+        split: packed.pack(encoded.encode(coder, examples[split]), task, context)
+        for split in SPLITS
+        if split in examples
     }
     # What is beside a task's own loss is weighed by the training examples everywhere.
     weight = splits['train'].text_weight
@@ -82,7 +84,7 @@ def _fingerprint(task: TaskConfig, examples: Mapping[str, Sequence[Example]], co
     ways = {'kind': task.kind, 'cut': task.cut, 'auxiliary': task.auxiliary, 'choices': len(task.choices)}
     digest.update(json.dumps([ways, coder.tokenizer.fingerprint, coder.room, coder.before]).encode())
     for split in SPLITS:
-        for example in examples.get(split, ()):  # type: ignore[call-overload]
+        for example in examples.get(split, ()):
             digest.update(json.dumps([split, example]).encode())
     return digest.hexdigest()
 

@@ -3,12 +3,10 @@
 import copy
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from gpt_jax import files, pretrained
-from gpt_jax.data.tokenizer import BYTES_CONTENT
-from gpt_jax.data.tokens import TOKENIZER
+from gpt_jax import pretrained
+from gpt_jax.data.encoded import MARKED, MARKS
 from gpt_jax.modes.same_model import FREE
 
 Config = dict[str, Any]
@@ -17,7 +15,7 @@ Config = dict[str, Any]
 def adopt(config: Config, say: Callable[[str], None]) -> Config:
     """The config with the model and the tokenizer of `init_from`, where it is a task's; else as it is.
 
-    How the model is computed and what is dropped stays the config's.
+    How the model is computed and what is dropped stays the config's, and its context where it is the shorter.
 
     Raises:
       UserError: there is no such model.
@@ -26,9 +24,13 @@ def adopt(config: Config, say: Callable[[str], None]) -> Config:
         return config
     found = pretrained.find(config['init_from'], asked='config.init_from', say=say)
     shape = {field: value for field, value in dataclasses.asdict(found.model).items() if field not in FREE}
+    # Room for the marks between a task's texts, which the weights may not have.
+    marks = MARKS if config['task']['kind'] in MARKED else 0
+    shape['vocab_size'] = max(found.model.vocab_size, found.tokenizer.vocab_size + marks)
+    shape['context'] = min(found.model.context, config['model']['context'])
+    if shape['context'] < config['model']['context']:
+        say(f'{config["name"]}: the weights have a context of {shape["context"]}, and so has this run')
     config = copy.deepcopy(config)
     config['model'] |= {field: list(value) if isinstance(value, tuple) else value for field, value in shape.items()}
-    # Room for the marks between a task's texts, which the weights may not have.
-    config['model']['vocab_size'] = 0
     config['data']['tokenizer'] = found.spec
     return config

@@ -27,7 +27,8 @@ class Best:
     def __init__(self, settings: Settings, workdir: Path, tokenizer: bytes, start: int, say: Callable[[str], None]):
         self._judge, self._patience, self._keeps = judge(settings), settings.train.patience, settings.train.keep_best
         self._name, self._say, self._steps = settings.name, say, settings.steps
-        self._step, self._score, self._since = 0, None, 0
+        self._score: float | None = None
+        self._step, self._since = 0, 0
         self._checkpoints: Any = None
         if self._keeps:
             self._checkpoints = checkpoint.Checkpoints(workdir / BEST / 'checkpoints', keep=1, announce=say)

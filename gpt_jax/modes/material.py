@@ -86,7 +86,9 @@ def epochs(settings: Settings, corpus: Material) -> Epochs:
 
 def units(corpus: Material, loss: float) -> dict[str, float]:
     """A training loss in a unit that does not depend on the tokenizer, where it is one of text."""
-    return {} if isinstance(corpus, TaskCorpus) else {'bits_per_byte': bits_per_byte(loss, corpus.train.bytes_per_token)}
+    return (
+        {} if isinstance(corpus, TaskCorpus) else {'bits_per_byte': bits_per_byte(loss, corpus.train.bytes_per_token)}
+    )
 
 
 def held_out(corpus: Material) -> list[str]:

@@ -35,8 +35,8 @@ def scores(
     if settings.task.kind not in (*HEADED, 'prefer'):
         index, parts = program.share()
         local = in_order(len(rows), rows.take, batch=batch, process_index=index, process_count=parts)
-        watched = watched(program.on_devices(local), -(-len(rows) // batch), line)
-        return {'loss': mean_loss(program.evaluate, params, watched)}
+        batches = watched(program.on_devices(local), -(-len(rows) // batch), line)
+        return {'loss': mean_loss(program.evaluate, params, batches)}
     found = decide(settings, program, rows, params, line)
     log_p = found.scores - np.logaddexp.reduce(found.scores, axis=-1, keepdims=True)
     if settings.task.kind == 'prefer':

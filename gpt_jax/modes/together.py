@@ -22,10 +22,9 @@ from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.prepare import Corpus, prepare
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
-from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.launch.trial import PROGRESS
+from gpt_jax.modes import material
 from gpt_jax.modes import train as single
-from gpt_jax.modes.evaluate import validation_loss
 from gpt_jax.modes.recorder import Recorder
 from gpt_jax.modes.summary import summary
 from gpt_jax.observe import writers
@@ -76,7 +75,7 @@ def train(configs: dict[str, Config], sweep: Path, say: Callable[[str], None]) -
     names = list(configs)
     if len({shared(config) for config in configs.values()}) > 1:
         raise UserError(f'--trial={",".join(names)}: these differ in more than {" and ".join(OWN)}; train them singly')
-    for name, field in ((name, field) for name in names for field in _alone(configs[name])):
+    for field, name in ((field, one) for one in names for field in _alone(configs[one])):
         raise UserError(f'--trial={",".join(names)}: {field} ({name}) takes a process of its own; train it singly')
     corpus = prepare(assemble.data_config(configs[names[0]]), say)
     settings = [assemble.settings(config, corpus.vocab_size) for config in configs.values()]
@@ -118,7 +117,9 @@ class _Run:
     def begin(self, start: int, spent: float) -> None:
         self.metrics.resume(start)
         shown = self.line if self.first else None  # one of them speaks for all
-        self.recorder = Recorder(self.settings, lambda loss: material.units(self.corpus, loss), self.metrics, shown, start, spent)
+        self.recorder = Recorder(
+            self.settings, lambda loss: material.units(self.corpus, loss), self.metrics, shown, start, spent
+        )
 
     def save(self, done: int, state: Any) -> None:
         self.recorder.commit()

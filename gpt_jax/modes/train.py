@@ -206,7 +206,11 @@ def _begin(
     """The state to go on from, how many updates it has seen, and the seconds that were spent on them."""
     restored = checkpoints.restore(program.abstract_state)
     if restored is None and settings.train.branch_from:
-        return branch.state(config, settings, corpus.fingerprint, program, workdir, say), settings.train.branch_step, 0.0
+        return (
+            branch.state(config, settings, corpus.fingerprint, program, workdir, say),
+            settings.train.branch_step,
+            0.0,
+        )
     if restored is None and settings.init_from:
         return warm_start.state(settings, program, say), 0, 0.0
     if restored is None:

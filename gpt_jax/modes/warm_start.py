@@ -77,6 +77,8 @@ def _grown(settings: Settings, program: Program, say: Say) -> Any:
             old = there.get(name)
             if old is None or old.shape == new.shape:
                 return new if old is None else old
+            if len(new) < len(old):  # positions of a longer context
+                return old[: len(new)]
             return jnp.concatenate([old[:rows], new[rows:]])
 
         made = [one(name, new) for name, new in zip(trees.names(fresh), jax.tree.leaves(fresh), strict=True)]
@@ -114,7 +116,7 @@ def _with(corpus: TaskCorpus, found: Any) -> TaskCorpus:
 def _write(path: Path, found: Any) -> None:
     flat = {split: np.concatenate([part for one in parts for part in one]) for split, parts in found.items()}
     content = io.BytesIO()
-    np.savez(content, **flat)
+    np.savez(content, **flat)  # type: ignore[arg-type]  # its stubs take the names for flags
     files.write_bytes(path, content.getvalue())
 
 

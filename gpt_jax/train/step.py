@@ -101,7 +101,9 @@ def make_evaluation(loss: Loss, *, layout: Layout | None) -> Callable[[Any, Batc
     )
 
 
-def make_reading(read: Callable[[Any, Batch], jax.Array], *, layout: Layout | None) -> Callable[[Any, Batch], jax.Array]:
+def make_reading(
+    read: Callable[[Any, Batch], jax.Array], *, layout: Layout | None
+) -> Callable[[Any, Batch], jax.Array]:
     """(params, batch) -> what `read` finds at every place of the batch: [B, L, ...]."""
     if layout is None:
         return read
