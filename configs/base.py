@@ -105,6 +105,7 @@ def get_config() -> ConfigDict:
     task.chat = False  # prompts and answers are put into the chat template of the tokenizer
     task.cut = 'left'  # left, right: the side from which a prompt is cut that leaves no room in the context
     task.limit = 0  # training examples used; 0: all
+    task.written = 200  # answer: validation examples whose answers are written and scored at the end; 0: none
     task.metrics = ()  # of gpt_jax/evaluate/metrics.py; the first decides which checkpoint is best; (): the usual ones
     task.auxiliary = 0.0  # coefficient of the loss of the text itself beside the task's (GPT-1: 0.5)
     task.beta = 0.1  # prefer: how far the model is held to where it began (DPO)

@@ -161,17 +161,23 @@ class LanguageModel:
             raise UserError('num_return_sequences: one text can be streamed; generate writes several')
         return (update.piece for update in self.write(prompt, chosen, block=STREAMED) if update.piece)
 
-    def write(self, prompts: str | Sequence[str], chosen: Options, *, block: int = writer.AT_ONCE) -> Iterator[Update]:
+    def write(
+        self, prompts: str | Sequence[str | Prompt], chosen: Options, *, block: int = writer.AT_ONCE
+    ) -> Iterator[Update]:
         """What `generate` and `stream` are made of: every text's pieces, and the text once it is done.
 
         Args:
+          prompts: one, or several; also as ids.
           block: steps between two looks at the texts.
         """
         several = [prompts] if isinstance(prompts, str | bytes) else prompts
         if not isinstance(several, Iterable):
             raise UserError(f'prompts: wants a string or several, got {prompts!r}')
         several = list(several)
-        made = [self._prompt(text, f'prompt {k}: ' if len(several) > 1 else '') for k, text in enumerate(several, 1)]
+        made = [
+            text if isinstance(text, Prompt) else self._prompt(text, f'prompt {k}: ' if len(several) > 1 else '')
+            for k, text in enumerate(several, 1)
+        ]
         return writer.write(self._device, self._words, made, chosen, ways=self._home.ways, block=block)
 
     def encode(self, text: str) -> np.ndarray:

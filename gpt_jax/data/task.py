@@ -26,7 +26,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     'prefer': ('chat',),
 }
 SOURCED = ('source', 'validation_source', 'limit', 'metrics')  # that every kind but 'none' uses
-ALWAYS = ('kind', 'validation_fraction', 'cut', 'beta')  # they have a value whether or not anything reads it
+ALWAYS = ('kind', 'validation_fraction', 'cut', 'beta', 'written')  # they have a value whether or not anything reads it
 TEMPLATES = ('prompt', 'answer', 'second', 'chosen', 'rejected')
 COLUMNS = ('references', 'label', 'words', 'tags', 'messages')
 _SOURCE = re.compile(r'tfds:[a-z0-9_]+(/[A-Za-z0-9_.:-]+)?|made:[a-z0-9_]+|files:.+', re.DOTALL)
@@ -59,6 +59,7 @@ class TaskConfig:
     chat: bool
     cut: str
     limit: int
+    written: int
     metrics: tuple[str, ...]
     auxiliary: float
     beta: float
@@ -68,6 +69,7 @@ class TaskConfig:
         schema.choice(self.cut, CUTS, 'task.cut')
         schema.require(0 < self.validation_fraction < 1, 'task.validation_fraction', 'must be above 0 and below 1')
         schema.require(self.limit >= 0, 'task.limit', 'must be 0 (all) or positive')
+        schema.require(self.written >= 0, 'task.written', 'must be 0 (none) or positive')
         schema.require(self.auxiliary >= 0, 'task.auxiliary', 'must not be negative')
         schema.require(self.beta > 0, 'task.beta', 'must be positive')
         self._check_use()

@@ -18,7 +18,7 @@ from gpt_jax.data.task import TEMPLATES, TaskConfig
 from gpt_jax.errors import UserError
 
 # Fields that do not change what the examples are: how they are scored, weighed and cut to the context.
-APART = ('metrics', 'auxiliary', 'beta', 'cut')
+APART = ('metrics', 'written', 'auxiliary', 'beta', 'cut')
 Rank = tuple[bytes, int]  # a hash of what a row is about, and its number: `limit` takes the lowest
 
 
