@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -84,15 +85,26 @@ def _registered_builder(where: str, name: str) -> Any:
     try:
         with contextlib.suppress(tfds.core.DatasetNotFoundError):
             return tfds.builder(name, data_dir=folder, file_format=FORMAT)
-        # Some text sets (c4, wikipedia) register themselves only when their module is imported.
-        module = f'tensorflow_datasets.text.{name.split("/")[0]}'
-        with contextlib.suppress(ModuleNotFoundError):
+        # Without TensorFlow, many sets (c4, cnn_dailymail) register themselves only when their module is imported.
+        for module in _modules(tfds, name.split('/')[0]):
             importlib.import_module(module)
         return tfds.builder(name, data_dir=folder, file_format=FORMAT)
     except tfds.core.DatasetNotFoundError:
         raise UserError(f'{where}: TensorFlow Datasets knows no set of this name') from None
     except Exception as error:
         raise UserError(f'{where} cannot be opened ({_line(error)})') from error
+
+
+def _modules(tfds: Any, name: str) -> list[str]:
+    """The modules of TFDS that define a class of which TFDS makes the set's name, 'cnn_dailymail' of 'CnnDailymail'."""
+    root = Path(tfds.__file__).parent
+    found = []
+    for path in sorted(root.glob('*/**/*.py')):
+        classes = re.findall(r'^class (\w+)\(', path.read_text('utf-8'), re.MULTILINE)
+        named = any(tfds.core.naming.camelcase_to_snakecase(word) == name for word in classes)
+        if named and not path.name.endswith('_test.py'):
+            found.append('.'.join([root.name, *path.relative_to(root).with_suffix('').parts]))
+    return found
 
 
 def _reading(where: str, builder: Any, split: str, column: str) -> Reading:
