@@ -23,6 +23,7 @@ from gpt_jax.errors import UserError
 STDLIB = 'python_stdlib'
 FORMAT = 'array_record'
 RECORDS = 64  # read at once
+LARGEST = 3e38  # about a float32's
 
 
 def readings(of: str, name: str, column: str, cache: Path, stdlib: Path) -> dict[str, Reading]:
@@ -149,9 +150,15 @@ def plain(value: Any) -> Any:
         return [plain(one) for one in value]
     if isinstance(value, np.ndarray):
         return plain(value.item())
-    if isinstance(value, np.floating):
-        return float(str(value))
+    if isinstance(value, float | np.floating):
+        return _digits(float(value))
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _digits(value: float) -> float:
+    """3.8 for the float32 nearest to it, which as a float is 3.799999952316284."""
+    short = np.float32(value) if abs(value) < LARGEST else value
+    return float(str(short)) if short == value else value
 
 
 def label_words(features: Any, at: str = '') -> dict[str, tuple[str, ...]]:

@@ -14,13 +14,13 @@ TEXT = tfds.features.Text()
 CONLL = tfds.features.ClassLabel(names=['O', 'B-PER'])
 RECORD = {
     'text': 'Ünder\n', 'label': 1, 'score': 3.8, 'flag': True, 'tokens': ['Ada', 'ran'], 'tags': [1, 0],
-    'answers': {'text': ['a', 'b'], 'start': [3, 4]}, 'ragged': [['x'], [], ['y', 'z']], 'empty': [],
+    'answers': {'text': ['a', 'b'], 'start': [3, 4]}, 'empty': [],
     'translation': {'de': 'Hund', 'en': 'dog'}, 'inner': {'names': ['n']},
 }  # fmt: skip
 
 
 class TinyRows(tfds.core.GeneratorBasedBuilder):
-    """Features of every shape that text sets have, and conll2003's splits."""
+    """Features as text sets have them (but no ragged ones: TFDS writes them by TensorFlow), and conll2003's splits."""
 
     VERSION = tfds.core.Version('1.0.0')
 
@@ -33,7 +33,6 @@ class TinyRows(tfds.core.GeneratorBasedBuilder):
             'tokens': tfds.features.Sequence(TEXT),
             'tags': tfds.features.Sequence(CONLL),
             'answers': tfds.features.Sequence({'text': TEXT, 'start': tfds.features.Scalar(np.int32)}),
-            'ragged': tfds.features.Sequence(tfds.features.Sequence(TEXT)),
             'empty': tfds.features.Sequence(TEXT),
             'translation': tfds.features.Translation(languages=['de', 'en']),
             'inner': {'names': tfds.features.Sequence(TEXT)},

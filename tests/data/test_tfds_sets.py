@@ -11,6 +11,7 @@ from gpt_jax.data import tfds_sets
 from gpt_jax.errors import UserError
 
 TEXT = tfds.features.Text()
+RAGGED = [np.array([b'x'], object), np.array([], object)]  # as TFDS gives a Sequence of Sequences
 
 
 class TinyLm1b(tfds.core.GeneratorBasedBuilder):
@@ -121,9 +122,21 @@ def test_plain_values_and_the_words_of_classes():
         'choices[label]': ('0', '1'),
         'inner[deep]': ('x',),
     }
-    record = {'a': 'é'.encode(), 'b': np.array([b'x', b'y'], object), 'c': np.float32(3.8), 'd': np.array(7), 'e': [[]]}
-    assert tfds_sets.plain(record) == {'a': 'é', 'b': ['x', 'y'], 'c': 3.8, 'd': 7, 'e': [[]]}
+    record = {
+        'a': 'é'.encode(),
+        'b': np.array([b'x', b'y'], object),
+        'c': np.float32(3.8),
+        'd': np.array(7),
+        'e': RAGGED,
+    }
+    assert tfds_sets.plain(record) == {'a': 'é', 'b': ['x', 'y'], 'c': 3.8, 'd': 7, 'e': [['x'], []]}
     assert type(tfds_sets.plain(np.bool_(True))) is bool
+    assert [tfds_sets.plain(one) for one in (3.799999952316284, 3.79, 1e300, np.float64(0.1))] == [
+        3.8,
+        3.79,
+        1e300,
+        0.1,
+    ]
 
 
 def test_damaged_set_says_what_to_do(tmp_path):

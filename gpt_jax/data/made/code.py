@@ -38,7 +38,7 @@ PATIENCE = 20.0  # seconds without an answer after which a child is given up
 MOST_ARGUMENTS = 3
 
 
-def code(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'prompt', 'body', 'test', 'module', 'name' and 'origin'."""
     made, wanted = empty(), []
     modules = {module.path: module for module in library.modules(stdlib)}
@@ -71,7 +71,7 @@ def _imports(function: Function, bound: tuple[tuple[str, str, str], ...]) -> str
     missing = {name for name in names - {function.name} if name in UNSAFE or not hasattr(builtins, name)}
     if missing - plain.keys():
         return None
-    lines = ''.join(f'{plain[name]}\n' for name in sorted(missing))
+    lines = ''.join(f'{line}\n' for line in sorted(plain[name] for name in missing))
     return f'{lines}\n' if lines else ''
 
 

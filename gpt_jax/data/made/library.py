@@ -2,7 +2,6 @@
 
 import ast
 import functools
-import inspect
 import io
 import textwrap
 from collections.abc import Iterator
@@ -99,7 +98,7 @@ def _functions(path: str, module: str, lines: list[str], tree: ast.Module) -> It
                 head = textwrap.dedent(''.join(lines[node.lineno - 1 : text.lineno - 1]))
                 body = textwrap.dedent(''.join(lines[text.end_lineno : node.end_lineno])).strip('\n')
                 arguments = tuple(one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs))
-                yield Function(path, module, owner, node.name, arguments, head.rstrip() + '\n', inspect.cleandoc(doc),
+                yield Function(path, module, owner, node.name, arguments, head.rstrip() + '\n', doc,
                                textwrap.indent(body, '    ') + '\n', split_of(path))  # fmt: skip
 
 

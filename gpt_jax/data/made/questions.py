@@ -41,7 +41,7 @@ _CHANGED = re.compile(
 )
 
 
-def questions(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'context', 'question' and 'answers' ({'text': [...], 'answer_start': [...]}), 'title' and 'id'."""
     made = empty()
     for function in library.functions(stdlib):

@@ -13,7 +13,7 @@ LONGEST = 1200  # characters of a function
 SHORTEST_SUMMARY, LONGEST_SUMMARY = 15, 160
 
 
-def summaries(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'source' (the function without its docstring), 'summary', 'module', 'name'."""
     made = empty()
     for function in library.functions(stdlib):
