@@ -75,9 +75,8 @@ def _takes(function: Function) -> str:
 
 def _returns(function: Function) -> str:
     source = _source(function)
-    segments = [
-        ast.get_source_segment(source, node.value) for node in _own(source, ast.Return) if node.value is not None
-    ]
+    returned = [one.value for one in _own(ast.parse(source).body[0], ast.Return) if one.value is not None]
+    segments = [ast.get_source_segment(source, value) for value in returned]
     found = list(dict.fromkeys(' '.join(segment.split()) for segment in segments if segment))
     return f'It returns {" or ".join(found)}.' if found else 'It returns nothing.'
 
