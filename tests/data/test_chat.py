@@ -38,6 +38,7 @@ MARKED = """{% for message in messages %}
 <bot>{% generation %}{{ message.content }}</bot>{% endgeneration %}
 {% else %}
 <{{ message.role }}>{{ message | tojson }}{{ tools is none }}{{ pad_token }}
+{{ message.name is defined }}{{ strftime_now('%Y') }}
 {% endif %}
 {% endfor %}
 {% if add_generation_prompt %}
@@ -68,10 +69,11 @@ def theirs():
 @pytest.mark.parametrize('turns', [1, 2, 3, 4])
 @pytest.mark.parametrize('opened', [False, True])
 def test_as_transformers_renders(theirs, name, turns, opened):
+    dialogue = [{'name': None, **turn} for turn in DIALOGUE[:turns]]
     expected = theirs.apply_chat_template(
-        DIALOGUE[:turns], chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=opened
+        dialogue, chat_template=TEMPLATES[name], tokenize=False, add_generation_prompt=opened
     )
-    assert of(TEMPLATES[name], **TOKENS).render(DIALOGUE[:turns], opened) == expected
+    assert of(TEMPLATES[name], **TOKENS).render(dialogue, opened) == expected
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def test_limit_counts_copies(load):
     assert len(texts(found, 'train')) == found.counts['train'] == 7
 
 
-def test_fingerprint(load):
+def test_fingerprint(load, tmp_path):
     one = load(made(50)).fingerprint
     assert one == load(made(50)).fingerprint
     assert len(one) == 64
@@ -88,6 +88,9 @@ def test_fingerprint(load):
         load(made(50), validation=made(2)),
     ]  # fmt: skip
     assert len({one, *(other.fingerprint for other in others)}) == 9
+    load(made(50))
+    (tmp_path / 'copy.jsonl').write_text((tmp_path / 'train.jsonl').read_text())
+    assert load(made(50), source=f'files:{tmp_path}/copy.jsonl').fingerprint == one  # the same rows elsewhere
     assert load(made(50), auxiliary=0.5, cut='right').fingerprint == one  # how it is learned is not what is learned
 
 

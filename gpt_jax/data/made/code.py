@@ -28,7 +28,7 @@ from gpt_jax.data.made.exercises import exercises
 from gpt_jax.data.made.library import Function
 from gpt_jax.data.made.splits import Row, Splits, empty, split_of
 
-LONGEST, LONGEST_PROMPT = 600, 800  # characters
+LONGEST = 500  # characters of a function
 # Modules that change nothing outside; and built-ins that do, or whose value is another at every start.
 PLAIN = ('math', 're', 'string', 'itertools', 'functools', 'operator', 'collections', 'bisect', 'heapq', 'textwrap')
 UNSAFE = ('open', 'exec', 'eval', 'compile', 'input', 'print', '__import__', 'breakpoint', 'globals', 'locals', 'vars',
@@ -44,7 +44,7 @@ def rows(stdlib: Path) -> Splits:
     modules = {module.path: module for module in library.modules(stdlib)}
     for function in library.functions(stdlib):
         prompt = function.head + library.docstring(function.doc)
-        if len(prompt) > LONGEST_PROMPT or len(function.body) > LONGEST:
+        if len(prompt) + len(function.body) > LONGEST:
             continue
         imports = _imports(function, modules[function.path].bound)
         row = {'prompt': (imports or '') + prompt, 'body': function.body, 'test': '', 'module': function.module,

@@ -9,7 +9,7 @@ from pathlib import Path
 from gpt_jax.data.made import library
 from gpt_jax.data.made.splits import Splits, empty
 
-LONGEST = 1200  # characters of a function
+LONGEST = 440  # characters of a function
 SHORTEST_SUMMARY, LONGEST_SUMMARY = 15, 160
 
 

@@ -30,6 +30,11 @@ class Egg:
             return "\f"
         return inner
 
+def long():
+    """Hold a text of several lines."""
+    return \'\'\'
+  which begins further left\'\'\'
+
 def fourth():
     """Nothing but this."""
 
@@ -47,7 +52,7 @@ def test_modules(tmp_path):
     module = of(tmp_path)
     assert (module.name, module.doc) == ('egg', 'A module. It does little.')
     assert module.classes == (('Egg', ''),)
-    assert module.defined == ('first', 'fourth', 'fifth', 'second', 'third', 'inner')
+    assert module.defined == ('first', 'long', 'fourth', 'fifth', 'second', 'third', 'inner')
     assert module.imported == ('math', 'os')
     assert module.bound == (('math', 'import math', 'math'), ('way', 'from os import path as way', 'os'))
 
@@ -78,11 +83,11 @@ def test_put_together_they_are_what_they_were(small_stdlib):
 
 
 def _told(node):
-    """All of a function but its decorators and the indentation of texts that go over several lines."""
+    """All of a function but its decorators and its docstring's indentation."""
     node.decorator_list = []
-    for one in ast.walk(node):
-        if isinstance(one, ast.Constant) and isinstance(one.value, str):
-            one.value = inspect.cleandoc(one.value).strip()
+    text = node.body[0].value if isinstance(node.body[0], ast.Expr) else None
+    if isinstance(text, ast.Constant) and isinstance(text.value, str):
+        text.value = inspect.cleandoc(text.value).strip()
     return ast.dump(node)
 
 

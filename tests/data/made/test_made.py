@@ -35,7 +35,7 @@ def test_the_same_each_time_and_apart(small_stdlib, name):
 @pytest.mark.parametrize('name', made.SETS)
 def test_some_thousand_rows_of_the_whole_library(name):
     rows = made.SETS[name](Path(sysconfig.get_path('stdlib')))
-    assert len(rows['train']) >= 2000
+    assert len(rows['train']) >= 1500
     assert min(len(rows['validation']), len(rows['test'])) >= 50
 
 

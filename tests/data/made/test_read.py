@@ -38,7 +38,7 @@ def test_answers_stand_where_they_are_said_to(small_stdlib):
         'the square root of the sample variance',
         'square root of the sample variance',
     ]
-    assert asked['What is the default of width in wrap?'] == ['70']
+    assert asked['What is the default of sigma in NormalDist.__init__?'] == ['1.0']
     assert len({re.match(r'\w+ \w+', row['question'])[0] for row in rows}) >= 5  # several rules found something
 
 
