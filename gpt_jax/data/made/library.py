@@ -4,6 +4,7 @@ import ast
 import functools
 import io
 import textwrap
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +55,8 @@ def modules(root: Path) -> tuple[Module, ...]:
         if path == TOPICS:
             continue
         try:
-            tree = ast.parse(text)
+            with warnings.catch_warnings(action='ignore'):  # of what a later Python will no longer take
+                tree = ast.parse(text)
         except (SyntaxError, ValueError):  # of templates that are no Python yet
             continue
         found.append(_module(path, text, tree))
