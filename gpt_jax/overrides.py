@@ -39,7 +39,7 @@ def parse(argv: list[str], *, bare: Collection[str] = ()) -> list[str]:
     if mode not in bare and not path and not any(flag.startswith(('--help', '-help')) for flag in argv):
         raise UserError('say which model: --config=configs/gpt_tiny.py, say; --help tells more')
     if path and not Path(path.partition(':')[0]).exists():
-        there = sorted(str(one) for one in Path('configs').glob('*.py') if one.stem != '__init__')
+        there = sorted(str(one) for one in Path('configs').rglob('*.py') if one.stem != '__init__')
         raise UserError(f'--config={path}: no such file{schema.nearest(path, there)}')
     try:
         rest = flags.FLAGS(argv)

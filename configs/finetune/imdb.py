@@ -1,4 +1,4 @@
-"""Is a film review kind? IMDB (Maas et al. 2011); a tenth of those for training validates, and of a long one the end is read.
+"""Is a film review kind? IMDB (Maas et al. 2011); a tenth of its train split validates; of a long one the end is read.
 
 python run.py --config=configs/finetune/imdb.py --config.train.init_from=runs/gpt2
 """

@@ -38,7 +38,8 @@ class Chat(NamedTuple):
           UserError: the template refuses these turns, or is none; without a place.
         """
         jinja2 = _jinja()
-        values = {'messages': turns, 'tools': None, 'documents': None, 'add_generation_prompt': opened}
+        known = [{key: value for key, value in turn.items() if value is not None} for turn in turns]
+        values = {'messages': known, 'tools': None, 'documents': None, 'add_generation_prompt': opened}
         try:
             return _compiled(self.template).render(**values, **dict(self.tokens))
         except jinja2.TemplateSyntaxError as error:

@@ -13,7 +13,7 @@ from gpt_jax.errors import UserError
 class Answer(NamedTuple):
     """Text to be gone on with: `parts` are (text, whether it is learned) in order; of a dialogue every answer is.
 
-    references: all answers that count as right, the learned one first.
+    references: all answers that count as right, the learned one first; of a dialogue, its last answer.
     """
 
     parts: tuple[tuple[str, bool], ...]

@@ -91,7 +91,7 @@ class TaskConfig:
         for field in dataclasses.fields(self):
             idle = field.name not in used and bool(getattr(self, field.name))
             kinds = [kind for kind in KINDS if field.name in (*NEEDED[kind], *ALLOWED[kind])]
-            whose = f'{" and ".join(kinds)} use it' if kinds else 'set task.kind'
+            whose = f'{", ".join(kinds)} would' if kinds else 'set task.kind'
             schema.require(not idle, f'task.{field.name}', f"task.kind '{self.kind}' makes no use of it; {whose}")
 
     def _check_source(self, field: str) -> None:

@@ -17,8 +17,9 @@ from gpt_jax.data.rows import SPLITS, Reading, Row
 from gpt_jax.data.task import TEMPLATES, TaskConfig
 from gpt_jax.errors import UserError
 
-# Fields that do not change what the examples are: how they are scored, weighed and cut to the context.
-APART = ('metrics', 'written', 'auxiliary', 'beta', 'cut')
+# Fields that do not change what the examples are: how they are scored, weighed and cut to the context; and those that
+# say which rows there are, for the rows themselves are in the fingerprint.
+APART = ('metrics', 'written', 'auxiliary', 'beta', 'cut', 'source', 'validation_source', 'validation_fraction')
 Rank = tuple[bytes, int]  # a hash of what a row is about, and its number: `limit` takes the lowest
 
 

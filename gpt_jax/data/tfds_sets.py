@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from gpt_jax.errors import UserError
 STDLIB = 'python_stdlib'
 FORMAT = 'array_record'
 RECORDS = 64  # read at once
+LARGEST = 3e38  # about a float32's
 
 
 def readings(of: str, name: str, column: str, cache: Path, stdlib: Path) -> dict[str, Reading]:
@@ -84,15 +86,26 @@ def _registered_builder(where: str, name: str) -> Any:
     try:
         with contextlib.suppress(tfds.core.DatasetNotFoundError):
             return tfds.builder(name, data_dir=folder, file_format=FORMAT)
-        # Some text sets (c4, wikipedia) register themselves only when their module is imported.
-        module = f'tensorflow_datasets.text.{name.split("/")[0]}'
-        with contextlib.suppress(ModuleNotFoundError):
+        # Without TensorFlow, many sets (c4, cnn_dailymail) register themselves only when their module is imported.
+        for module in _modules(tfds, name.split('/')[0]):
             importlib.import_module(module)
         return tfds.builder(name, data_dir=folder, file_format=FORMAT)
     except tfds.core.DatasetNotFoundError:
         raise UserError(f'{where}: TensorFlow Datasets knows no set of this name') from None
     except Exception as error:
         raise UserError(f'{where} cannot be opened ({_line(error)})') from error
+
+
+def _modules(tfds: Any, name: str) -> list[str]:
+    """The modules of TFDS that define a class of which TFDS makes the set's name, 'cnn_dailymail' of 'CnnDailymail'."""
+    root = Path(tfds.__file__).parent
+    found = []
+    for path in sorted(root.glob('*/**/*.py')):
+        classes = re.findall(r'^class (\w+)\(', path.read_text('utf-8'), re.MULTILINE)
+        named = any(tfds.core.naming.camelcase_to_snakecase(word) == name for word in classes)
+        if named and not path.name.endswith('_test.py'):
+            found.append('.'.join([root.name, *path.relative_to(root).with_suffix('').parts]))
+    return found
 
 
 def _reading(where: str, builder: Any, split: str, column: str) -> Reading:
@@ -137,9 +150,15 @@ def plain(value: Any) -> Any:
         return [plain(one) for one in value]
     if isinstance(value, np.ndarray):
         return plain(value.item())
-    if isinstance(value, np.floating):
-        return float(str(value))
+    if isinstance(value, float | np.floating):
+        return _digits(float(value))
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _digits(value: float) -> float:
+    """3.8 for the float32 nearest to it, which as a float is 3.799999952316284."""
+    short = np.float32(value) if abs(value) < LARGEST else value
+    return float(str(short)) if short == value else value
 
 
 def label_words(features: Any, at: str = '') -> dict[str, tuple[str, ...]]:

@@ -12,36 +12,38 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gpt_jax import files
-from gpt_jax.data.made.choices import choices
-from gpt_jax.data.made.code import code
-from gpt_jax.data.made.dialogue import dialogue
-from gpt_jax.data.made.entities import entities
-from gpt_jax.data.made.grammar import grammar
-from gpt_jax.data.made.pairs import pairs
-from gpt_jax.data.made.preferences import preferences
-from gpt_jax.data.made.questions import questions
-from gpt_jax.data.made.roles import roles
-from gpt_jax.data.made.sentiment import sentiment
-from gpt_jax.data.made.similarity import similarity
+from gpt_jax.data.made import (
+    choices,
+    code,
+    dialogue,
+    entities,
+    grammar,
+    pairs,
+    preferences,
+    questions,
+    roles,
+    sentiment,
+    similarity,
+    summaries,
+    translation,
+)
 from gpt_jax.data.made.splits import Splits
-from gpt_jax.data.made.summaries import summaries
-from gpt_jax.data.made.translation import translation
 
 # Folder of Python's library -> rows of each split; the same for the same library and the same files of this folder.
 SETS: dict[str, Callable[[Path], Splits]] = {
-    'code': code,
-    'summaries': summaries,
-    'questions': questions,
-    'dialogue': dialogue,
-    'translation': translation,
-    'grammar': grammar,
-    'sentiment': sentiment,
-    'pairs': pairs,
-    'similarity': similarity,
-    'choices': choices,
-    'entities': entities,
-    'roles': roles,
-    'preferences': preferences,
+    'code': code.rows,
+    'summaries': summaries.rows,
+    'questions': questions.rows,
+    'dialogue': dialogue.rows,
+    'translation': translation.rows,
+    'grammar': grammar.rows,
+    'sentiment': sentiment.rows,
+    'pairs': pairs.rows,
+    'similarity': similarity.rows,
+    'choices': choices.rows,
+    'entities': entities.rows,
+    'roles': roles.rows,
+    'preferences': preferences.rows,
 }
 
 

@@ -19,7 +19,7 @@ LONGEST_CONTEXT = 400
 _SENTENCE = re.compile(r'(?<=[.!?])\s+(?=[A-Z`"\'*])')
 
 
-def choices(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'context', 'endings' (four) and 'label' (the number of the right one)."""
     made = empty()
     for split in made:

@@ -28,7 +28,7 @@ from gpt_jax.data.made.exercises import exercises
 from gpt_jax.data.made.library import Function
 from gpt_jax.data.made.splits import Row, Splits, empty, split_of
 
-LONGEST, LONGEST_PROMPT = 600, 800  # characters
+LONGEST = 500  # characters of a function
 # Modules that change nothing outside; and built-ins that do, or whose value is another at every start.
 PLAIN = ('math', 're', 'string', 'itertools', 'functools', 'operator', 'collections', 'bisect', 'heapq', 'textwrap')
 UNSAFE = ('open', 'exec', 'eval', 'compile', 'input', 'print', '__import__', 'breakpoint', 'globals', 'locals', 'vars',
@@ -38,13 +38,13 @@ PATIENCE = 20.0  # seconds without an answer after which a child is given up
 MOST_ARGUMENTS = 3
 
 
-def code(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'prompt', 'body', 'test', 'module', 'name' and 'origin'."""
     made, wanted = empty(), []
     modules = {module.path: module for module in library.modules(stdlib)}
     for function in library.functions(stdlib):
         prompt = function.head + library.docstring(function.doc)
-        if len(prompt) > LONGEST_PROMPT or len(function.body) > LONGEST:
+        if len(prompt) + len(function.body) > LONGEST:
             continue
         imports = _imports(function, modules[function.path].bound)
         row = {'prompt': (imports or '') + prompt, 'body': function.body, 'test': '', 'module': function.module,
@@ -71,7 +71,7 @@ def _imports(function: Function, bound: tuple[tuple[str, str, str], ...]) -> str
     missing = {name for name in names - {function.name} if name in UNSAFE or not hasattr(builtins, name)}
     if missing - plain.keys():
         return None
-    lines = ''.join(f'{plain[name]}\n' for name in sorted(missing))
+    lines = ''.join(f'{line}\n' for line in sorted(plain[name] for name in missing))
     return f'{lines}\n' if lines else ''
 
 

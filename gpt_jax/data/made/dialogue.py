@@ -8,11 +8,12 @@ What it is not: conversation. Questions come in a few wordings, and whoever answ
 split as a whole, by the hash of its path.
 """
 
+import ast
 import hashlib
 import random
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from gpt_jax.data.made import library
 from gpt_jax.data.made.library import Function
@@ -20,11 +21,10 @@ from gpt_jax.data.made.splits import Row, Splits, empty
 
 LONGEST = 400  # characters of a function with its docstring
 LONGEST_SENTENCE = 160  # of a docstring's first sentence
-_RAISED = re.compile(r'\braise\s+([A-Z]\w*(?:\.\w+)*)')
-_RETURNED = re.compile(r'^\s*return\s+(\S.*)$', re.MULTILINE)
+T = TypeVar('T', ast.Return, ast.Raise)
 
 
-def dialogue(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'messages', turns {'role': 'user' or 'assistant', 'content': ...}, and 'module'."""
     made = empty()
     found: dict[str, list[Function]] = {}
@@ -74,13 +74,26 @@ def _takes(function: Function) -> str:
 
 
 def _returns(function: Function) -> str:
-    found = list(dict.fromkeys(_RETURNED.findall(function.body)))
+    source = _source(function)
+    returned = [one.value for one in _own(ast.parse(source).body[0], ast.Return) if one.value is not None]
+    segments = [ast.get_source_segment(source, value) for value in returned]
+    found = list(dict.fromkeys(' '.join(segment.split()) for segment in segments if segment))
     return f'It returns {" or ".join(found)}.' if found else 'It returns nothing.'
 
 
 def _raises(function: Function) -> str:
-    names = list(dict.fromkeys(_RAISED.findall(function.body)))
+    raised = [one.exc for one in _own(ast.parse(_source(function)).body[0], ast.Raise) if one.exc is not None]
+    names = list(dict.fromkeys(ast.unparse(one.func if isinstance(one, ast.Call) else one) for one in raised))
     return f'It raises {" or ".join(names)}.' if names else 'It raises nothing itself.'
+
+
+def _own(node: ast.AST, kind: type[T]) -> Iterator[T]:
+    """The statements of a kind in a function, but for those of functions inside it."""
+    for one in ast.iter_child_nodes(node):
+        if isinstance(one, kind):
+            yield one
+        if not isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            yield from _own(one, kind)
 
 
 def _where(function: Function) -> str:

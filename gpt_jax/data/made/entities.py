@@ -26,13 +26,15 @@ BUILT_IN = {name: 'CLASS' if isinstance(held, type) else 'FUNCTION'
 _SENTENCE = re.compile(r'(?<=[.!?])\s+(?=[A-Z`"\'])')
 _WORD = re.compile(r'\w+|[^\w\s]')
 _NAME = re.compile(r'[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*')
+_SAYS_AFTER = re.compile(r'`*\s+(module|package|class|function|method)\b')
+_SAYS_BEFORE = re.compile(r'\b(module|package|class|function|method)\s+`*$')
 _WRITTEN = re.compile(r'.*[a-z0-9][A-Z]|.*\w_\w|.*\.|[A-Z]\w+(?:Error|Exception|Warning)$')
 
 
 Names = dict[str, dict[str, str]]  # of a module: what it defines, 'CLASS' or 'FUNCTION'
 
 
-def entities(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'words' and 'tags' (of LABELS): sentences with a name, and about a third as many without any."""
     modules = library.modules(stdlib)
     names: Names = {name: {} for module in modules for name in module.imported}
@@ -84,7 +86,7 @@ def _named(sentence: str, module: Module, names: Names) -> Iterator[tuple[int, i
         name, before, after = match[0], sentence[: match.start()], sentence[match.end() :]
         called = after.startswith('(')
         quoted = before.endswith(QUOTES) and after.startswith(QUOTES)
-        says = re.match(r'`*\s+(module|package|class|function|method)\b', after)
+        says = _SAYS_AFTER.match(after) or _SAYS_BEFORE.search(before)
         if not (_WRITTEN.match(name) or called or quoted or says):
             continue
         holder, _, last = name.rpartition('.')

@@ -55,7 +55,7 @@ class Thing(NamedTuple):
     beside: tuple[str, 'Thing'] | None
 
 
-def grammar(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'source' (English) and 'target' (the made language)."""
     del stdlib
     return written(_pair, COUNT, seed=1)

@@ -2,9 +2,9 @@
 
 import ast
 import functools
-import inspect
 import io
 import textwrap
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +55,8 @@ def modules(root: Path) -> tuple[Module, ...]:
         if path == TOPICS:
             continue
         try:
-            tree = ast.parse(text)
+            with warnings.catch_warnings(action='ignore'):  # of what a later Python will no longer take
+                tree = ast.parse(text)
         except (SyntaxError, ValueError):  # of templates that are no Python yet
             continue
         found.append(_module(path, text, tree))
@@ -96,11 +97,25 @@ def _functions(path: str, module: str, lines: list[str], tree: ast.Module) -> It
                 assert node.end_lineno is not None
                 if text.lineno == node.lineno or node.body[1].lineno == text.end_lineno:
                     continue  # all on one line
-                head = textwrap.dedent(''.join(lines[node.lineno - 1 : text.lineno - 1]))
+                head = textwrap.dedent(''.join(lines[node.lineno - 1 : text.lineno - 1])).rstrip() + '\n'
                 body = textwrap.dedent(''.join(lines[text.end_lineno : node.end_lineno])).strip('\n')
+                body = textwrap.indent(body, '    ') + '\n'
+                if not _same(head + body, node):
+                    continue
                 arguments = tuple(one.arg for one in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs))
-                yield Function(path, module, owner, node.name, arguments, head.rstrip() + '\n', inspect.cleandoc(doc),
-                               textwrap.indent(body, '    ') + '\n', split_of(path))  # fmt: skip
+                yield Function(path, module, owner, node.name, arguments, head, doc, body, split_of(path))
+
+
+def _same(source: str, node: ast.FunctionDef) -> bool:
+    """Whether the text means what the function did: indented anew, a text of several lines inside it may be another."""
+    if not any(mark in source for mark in ("'''", '"""', '\\\n')):
+        return True
+    try:
+        made = ast.parse(source).body[0]
+    except SyntaxError:
+        return False
+    statements = made.body if isinstance(made, ast.FunctionDef) else []
+    return [ast.dump(one) for one in statements] == [ast.dump(one) for one in node.body[1:]]
 
 
 def functions(root: Path) -> list[Function]:

@@ -40,7 +40,7 @@ class Claim(NamedTuple):
         return f'{self.quantity.capitalize()} {self.being} {self.doing}{place}.'
 
 
-def pairs(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'premise', 'hypothesis' and 'label' (of LABELS)."""
     del stdlib
     return written(_pair, COUNT, seed=4)

@@ -21,7 +21,7 @@ TALK = ("That is a very good question! I would say, though I may be wrong: {} I 
         "Well, well. {} Do ask me more, I love to answer!")  # fmt: skip
 
 
-def preferences(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'prompt', 'chosen', 'rejected' and 'rule' (of RULES)."""
     made = empty()
     found: dict[str, dict[str, str]] = {}

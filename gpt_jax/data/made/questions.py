@@ -22,7 +22,7 @@ from gpt_jax.data.made import library
 from gpt_jax.data.made.library import Function
 from gpt_jax.data.made.splits import Splits, empty, split_of
 
-LONGEST = 700  # characters of a text
+LONGEST = 440  # characters of a text
 ANSWER = range(1, 121)  # characters of an answer
 EACH = 3  # questions about one text
 
@@ -30,7 +30,7 @@ Found = Iterator[tuple[str, int, int]]  # a question, and where in the text its 
 
 _ERROR = r'(?:an?\s+)?[`*\']*(\w*(?:Error|Exception|Warning|StopIteration))\b[`*\']*(?:\s+exception)?'
 _RAISES = re.compile(rf'[Rr]aises?\s+{_ERROR}\s+((?:if|when|unless)\s+[^.]+?)\.(?:\s|$)', re.DOTALL)
-_RETURNS = re.compile(r'\bReturns?:?\s+([^.]{3,120}?)\.(?:\s|$)', re.DOTALL)
+_RETURNS = re.compile(r'\bReturns?:?\s+([^."]{3,120}?)(?:\.(?=[\s"])|""")')
 _DEFAULT = re.compile(r'(\w+)\s*=\s*([\w.]+|\'[^\']*\'|"[^"]*"|\(\)|\[\]|\{\}|-\d+)\s*[,)]')
 _DESCRIBED = re.compile(r'^\s*[*`\']*([a-z_]\w*)[*`\']*(?:\s+--\s+|:\s+)(\S[^\n]{5,})$', re.MULTILINE)
 _IS = re.compile(
@@ -41,11 +41,12 @@ _CHANGED = re.compile(
 )
 
 
-def questions(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'context', 'question' and 'answers' ({'text': [...], 'answer_start': [...]}), 'title' and 'id'."""
     made = empty()
     for function in library.functions(stdlib):
-        text = function.head + library.docstring(function.doc)
+        doc = function.doc if '\n\n' in function.doc else ' '.join(function.doc.split())
+        text = function.head + library.docstring(doc)
         _add(
             made,
             function.split,

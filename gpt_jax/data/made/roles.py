@@ -44,7 +44,7 @@ MARKS = (
 Piece = tuple[str, str]  # words, and their role: '' for none
 
 
-def roles(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'words' and 'tags' (LABELS by word: B- begins a role, I- goes on with it)."""
     del stdlib
     return written(_event, COUNT, seed=3)

@@ -34,7 +34,7 @@ JOINED = ('{other}, but {main}', 'although {other}, {main}', '{main}, although {
 LABELS = ('negative', 'positive')
 
 
-def sentiment(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'text' and 'label' ('negative', 'positive')."""
     del stdlib
     return written(_remark, COUNT, seed=2)

@@ -36,7 +36,7 @@ class Event(NamedTuple):
     denied: bool
 
 
-def similarity(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'first', 'second' and 'label' ('different', 'same')."""
     del stdlib
     return written(_pair, COUNT, seed=5)

@@ -9,11 +9,11 @@ from pathlib import Path
 from gpt_jax.data.made import library
 from gpt_jax.data.made.splits import Splits, empty
 
-LONGEST = 1200  # characters of a function
+LONGEST = 440  # characters of a function
 SHORTEST_SUMMARY, LONGEST_SUMMARY = 15, 160
 
 
-def summaries(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'source' (the function without its docstring), 'summary', 'module', 'name'."""
     made = empty()
     for function in library.functions(stdlib):

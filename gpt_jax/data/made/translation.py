@@ -14,7 +14,7 @@ import re
 import sys
 from pathlib import Path
 
-from gpt_jax.data.made.grammar import grammar
+from gpt_jax.data.made import grammar
 from gpt_jax.data.made.splits import Splits, empty, split_of
 
 LANGUAGES = ('de', 'fr', 'es', 'it', 'pt_BR', 'nl', 'sv', 'ru', 'pl')
@@ -23,12 +23,12 @@ LONGEST = 200  # characters of a message
 _NAME_ALONE = re.compile(r'[\W\d_]*|\S+')  # no letters, or a single word
 
 
-def translation(stdlib: Path) -> Splits:
+def rows(stdlib: Path) -> Splits:
     """Rows with 'source' (English), 'target' and 'language' ('de', ..., or 'made')."""
     found = {language: messages(folders(), language) for language in LANGUAGES}
     language = max(LANGUAGES, key=lambda one: len(found[one]))
     if len(found[language]) < FEWEST:
-        return {split: [row | {'language': 'made'} for row in rows] for split, rows in grammar(stdlib).items()}
+        return {split: [row | {'language': 'made'} for row in made] for split, made in grammar.rows(stdlib).items()}
     made = empty()
     chosen = sorted(found[language], key=lambda source: hashlib.sha256(source.encode('utf-8')).digest())[:MOST]
     for source in sorted(chosen):
