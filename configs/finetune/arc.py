@@ -1,6 +1,6 @@
 """Which answer is right? Questions of science tests, ARC-Challenge (Clark et al. 2018), with three to five answers.
 
-python run.py --config=configs/finetune/arc.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/arc.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """What does the assistant say next? Dialogues in files of yours, in the chat template of the weights' tokenizer.
 
-python run.py --config=configs/finetune/chat_files.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/chat_files.py --config.init_from=runs/gpt2
 
 A line is {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello!"}]}. `rows`, of
 which the steps are reckoned, are to be yours.

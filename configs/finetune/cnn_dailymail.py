@@ -1,6 +1,6 @@
 """What are the highlights of an article? CNN/DailyMail (Hermann et al. 2015, See et al. 2017).
 
-python run.py --config=configs/finetune/cnn_dailymail.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/cnn_dailymail.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

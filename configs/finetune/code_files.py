@@ -1,6 +1,6 @@
 """How does a function go on? Programs in files of yours, laid out as in HumanEval (Chen et al. 2021).
 
-python run.py --config=configs/finetune/code_files.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/code_files.py --config.init_from=runs/gpt2
 
 A line is {"prompt": "def f(x):\\n", "canonical_solution": "    return x\\n", "test": "def check(candidate): ...",
 "entry_point": "f"}, as HumanEval's own, which TFDS has not. `rows`, of which the steps are reckoned, are to be yours.

@@ -1,6 +1,6 @@
 """Which words name a person, a place, a body or something else? CoNLL-2003 (Tjong Kim Sang and De Meulder 2003).
 
-python run.py --config=configs/finetune/conll2003.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/conll2003.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """What is the answer to an instruction? Dolly 15k (Conover et al. 2023), with what it refers to, if anything.
 
-python run.py --config=configs/finetune/dolly.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/dolly.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Which of four endings goes on from what was told? HellaSwag (Zellers et al. 2019).
 
-python run.py --config=configs/finetune/hellaswag.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/hellaswag.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Is a film review kind? IMDB (Maas et al. 2011); a tenth of its train split validates; of a long one the end is read.
 
-python run.py --config=configs/finetune/imdb.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/imdb.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Does the second sentence follow from the first, is it open, or cannot be? MNLI (Williams et al. 2018), matched.
 
-python run.py --config=configs/finetune/mnli.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/mnli.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

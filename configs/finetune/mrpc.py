@@ -1,6 +1,6 @@
 """Do two sentences say the same? MRPC (Dolan and Brockett 2005), as in GLUE; read both ways round.
 
-python run.py --config=configs/finetune/mrpc.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/mrpc.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Which of two ways reaches the goal? PIQA (Bisk et al. 2020).
 
-python run.py --config=configs/finetune/piqa.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/piqa.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

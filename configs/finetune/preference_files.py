@@ -1,6 +1,6 @@
 """Which of two answers is better? Preferences in files of yours, as in HH-RLHF (Bai et al. 2022), told apart.
 
-python run.py --config=configs/finetune/preference_files.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/preference_files.py --config.init_from=runs/gpt2
 
 A line is {"prompt": "\\n\\nHuman: Hi\\n\\nAssistant:", "chosen": " Hello!", "rejected": " Go away."}: what both
 dialogues share, and what they do not; TFDS has it not. `rows`, of which the steps are reckoned, are to be yours.

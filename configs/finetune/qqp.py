@@ -1,6 +1,6 @@
 """Do two questions ask the same? Quora question pairs, as in GLUE; read both ways round.
 
-python run.py --config=configs/finetune/qqp.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/qqp.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

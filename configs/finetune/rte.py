@@ -1,6 +1,6 @@
 """Does the second text follow from the first? RTE (Bentivogli et al. 2009 and before), as in GLUE.
 
-python run.py --config=configs/finetune/rte.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/rte.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

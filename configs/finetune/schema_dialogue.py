@@ -1,6 +1,6 @@
 """What does the assistant say next? Schema-guided dialogue (Rastogi et al. 2020), user and assistant in turn.
 
-python run.py --config=configs/finetune/schema_dialogue.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/schema_dialogue.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Who did what to whom? Semantic roles in files of yours, for PropBank (Palmer et al. 2005) cannot be passed on.
 
-python run.py --config=configs/finetune/semantic_roles.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/semantic_roles.py --config.init_from=runs/gpt2
 
 A line is {"words": ["gave", "|", "She", "gave", "him", "it"], "tags": ["O", "O", "B-ARG0", "B-V", "B-ARG2", "B-ARG1"]}:
 one predicate of a sentence, named in front. `rows`, of which the steps are reckoned, are to be yours.

@@ -1,6 +1,6 @@
 """Which stretch of a paragraph answers a question? SQuAD 1.1 (Rajpurkar et al. 2016), as text that goes on.
 
-python run.py --config=configs/finetune/squad.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/squad.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """Is a sentence of a film review kind? SST-2 (Socher et al. 2013), as in GLUE.
 
-python run.py --config=configs/finetune/sst2.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/sst2.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

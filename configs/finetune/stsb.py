@@ -1,6 +1,6 @@
 """How alike are two sentences, from 0 to 5? STS-B (Cer et al. 2017), as in GLUE; a score goes to the nearest class.
 
-python run.py --config=configs/finetune/stsb.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/stsb.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

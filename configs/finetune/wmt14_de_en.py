@@ -1,6 +1,6 @@
 """How is a German sentence said in English? WMT 2014 (Bojar et al. 2014).
 
-python run.py --config=configs/finetune/wmt14_de_en.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/wmt14_de_en.py --config.init_from=runs/gpt2
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """What is an article about, in one sentence? XSum (Narayan et al. 2018).
 
-python run.py --config=configs/finetune/xsum.py --config.train.init_from=runs/gpt2
+python run.py --config=configs/finetune/xsum.py --config.init_from=runs/gpt2
 
 TFDS wants its texts in its manual folder first; what it says on preparing tells where they come from.
 """

@@ -175,7 +175,7 @@ def test_each_is_looked_at():
 @pytest.mark.parametrize('name', NAMES)
 def test_the_command_is_the_files_own(name):
     said = importlib.import_module(f'configs.finetune.{name}').__doc__
-    assert f'python run.py --config=configs/finetune/{name}.py --config.train.init_from=runs/' in said
+    assert f'python run.py --config=configs/finetune/{name}.py --config.init_from=runs/' in said
     assert config_of(name)['name'] == name
     pretrained = re.search(r'--config\.model\.context=(\d+) --workdir=(\S+)\n.*init_from=(\S+)\n', said)
     if pretrained:
