@@ -131,7 +131,7 @@ def _run(
 
         def evaluate(done: int, state: State) -> None:
             with recorder.meter.paused():
-                loss = validation_loss(settings, program, corpus.validation, state.params, line)
+                loss = validation_loss(settings, program, corpus.validation, program.whole(state), line)
                 bits = bits_per_byte(loss, corpus.validation.bytes_per_token)
                 recorder.add(done, {'validation_loss': loss, 'validation_bits_per_byte': bits})
 

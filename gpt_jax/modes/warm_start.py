@@ -22,7 +22,7 @@ def state(settings: Settings, program: Program, say: Callable[[str], None]) -> S
     if meta is None:
         raise UserError(f'config.train.init_from: {folder} holds no checkpoint; name the folder of a run')
     wanted = program.abstract_state
-    weights = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None)
+    weights = State(step=wanted.step, params=program.abstract_params, optimizer=None, skipped=None, in_row=None)
     changes = differences(meta['config']['model'], asdict(settings.model))
     if changes:
         raise UserError(f'config.train.init_from: {folder} holds another model ({"; ".join(changes)})')
