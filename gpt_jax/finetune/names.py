@@ -1,9 +1,10 @@
 """Which weights does a name mean?
 
 A weight's path is 'blocks/attention/query' or 'embedding/table_VD'. A name is one part of it or several that follow
-each other, with the wildcards * and ? inside a part: 'query', 'attention', 'blocks/attention', 'blocks/*/*bias',
-'embedding', 'norm' (the last one; those of the layers are 'norm_1' and 'norm_2'), '*' (all). 'blocks[0:6]' means some
-layers alone, counted from 0 as Python counts; 'blocks[-1]/feedforward' is that of the last one.
+each other, with the wildcards * and ? inside a part: 'query', 'attention/*bias', 'embedding', 'norm' (the last one, for
+those of the layers are 'norm_1' and 'norm_2'), '*' (all). After 'blocks/' it means what it means in the layers, and
+after 'blocks[0:6]/' in some of them alone, counted from 0 as Python counts: 'blocks[-1]/up' is that of the last one,
+'blocks[:6]' all of the first six.
 """
 
 import fnmatch
@@ -29,17 +30,27 @@ def chosen(letters: Mapping[str, str], names: Iterable[str], layers: int, field:
     """
     found: dict[str, set[int] | None] = {}
     for name in names:
-        parts, numbers = _read(name, layers, field)
-        matching = [path for path in letters if _means(parts, path.split('/'))]
+        inside, parts, numbers = _read(name, layers, field)
+        matching = [
+            path for path in letters
+            if (path.startswith('blocks/') or not inside) and _means(parts, path.split('/')[inside:])
+        ]  # fmt: skip
         if not matching:
-            known = sorted({part for path in letters for part in path.split('/')} | set(letters))
-            raise UserError(f'config.{field}: {name!r} is no weight of this model{schema.nearest(name, known)}')
+            raise UserError(
+                f'config.{field}: {name!r} is no weight of this model{schema.nearest(name, _known(letters))}'
+            )
         for path in matching:
-            if not letters[path].startswith('N'):
-                found[path] = None
-            else:
-                found[path] = (found.get(path) or set()) | set(range(layers) if numbers is None else numbers)
+            stacked = letters[path].startswith('N')
+            found[path] = (found.get(path) or set()) | set(numbers) if stacked else None
     return {path: _sorted(found[path]) for path in letters if path in found}
+
+
+def _known(paths: Iterable[str]) -> set[str]:
+    """Every path, what it begins with, and its parts."""
+    split = [path.split('/') for path in paths]
+    return {'/'.join(parts[:n]) for parts in split for n in range(1, len(parts) + 1)} | {
+        p for parts in split for p in parts
+    }
 
 
 def without(one: Chosen, other: Chosen) -> Chosen:
@@ -58,24 +69,25 @@ def _sorted(numbers: set[int] | None) -> tuple[int, ...] | None:
     return None if numbers is None else tuple(sorted(numbers))
 
 
-def _read(name: str, layers: int, field: str) -> tuple[list[str], range | None]:
-    """The parts of a name, and the layers it means, where it says so."""
-    match = re.fullmatch(r'blocks\[([^\]]*)\](/.*)?', name)
+def _read(name: str, layers: int, field: str) -> tuple[bool, list[str], range]:
+    """(whether it means layers alone, the parts of what it means, which layers)."""
+    match = re.fullmatch(r'blocks(?:\[([^\]]*)\])?(?:/(.+))?', name)
     if match is None:
-        return name.strip('/').split('/'), None
-    inside, rest = match[1], match[2] or ''
+        return False, name.split('/'), range(layers)
+    inside, rest = match[1], (match[2] or '*').split('/')
+    if inside is None:
+        return True, rest, range(layers)
     numbers = re.fullmatch(r'(-?\d+)|(-?\d*):(-?\d*)', inside)
     if numbers is None:
         raise UserError(f"config.{field}: {name!r}: wants layers as 'blocks[3]' or 'blocks[0:6]'")
-    every = range(layers)
     if numbers[1] is not None:
         at = int(numbers[1])
-        meant = every[at : at + 1 or None] if -layers <= at < layers else range(0)
+        meant = range(layers)[at : at + 1 or None] if -layers <= at < layers else range(0)
     else:
-        meant = every[slice(*(int(end) if end else None for end in (numbers[2], numbers[3])))]
+        meant = range(layers)[slice(*(int(end) if end else None for end in (numbers[2], numbers[3])))]
     if not meant:
         raise UserError(f'config.{field}: {name!r} means none of the {layers} layers')
-    return ['blocks', *rest.strip('/').split('/')] if rest.strip('/') else ['blocks'], meant
+    return True, rest, meant
 
 
 def _means(wanted: list[str], path: list[str]) -> bool:

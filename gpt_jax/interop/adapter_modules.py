@@ -72,13 +72,11 @@ def sides(letters: str, dims: Mapping[str, int]) -> tuple[int, int]:
 
 
 def targets(adapted: Collection[str], names: Collection[str]) -> list[str]:
-    """The shortest ends of names, from a dot on, that mean the adapted modules and no others."""
+    """What means the adapted modules and no others: the shortest ends of names that say no layer, or whole names."""
     found: set[str] = set()
     for name in adapted:
         parts = name.split('.')
-        for count in range(1, len(parts) + 1):
-            end = '.'.join(parts[-count:])
-            if all(other in adapted for other in names if other == end or other.endswith(f'.{end}')):
-                found.add(end)
-                break
+        ends = ['.'.join(parts[n:]) for n in range(len(parts) - 1, 0, -1) if not any(p.isdigit() for p in parts[n:])]
+        meant = {end: [other for other in names if other == end or other.endswith(f'.{end}')] for end in ends}
+        found.add(next((end for end in ends if all(other in adapted for other in meant[end])), name))
     return sorted(found)

@@ -10,7 +10,22 @@ from gpt_jax.model.lowrank import FACTORS, Adapted, change, factors
 from gpt_jax.model.products import einsum, grouped
 from gpt_jax.model.quantized import SUMMED, quantize
 
-SIZES = {'B': 2, 'L': 3, 'D': 4, 'H': 5, 'G': 2, 'K': 6, 'F': 7, 'E': 3, 'U': 8, 'V': 11, 'N': 2, 'I': 2, 'P': 4, 'C': 5}
+SIZES = {
+    'B': 2,
+    'L': 3,
+    'D': 4,
+    'H': 5,
+    'G': 2,
+    'K': 6,
+    'F': 7,
+    'E': 3,
+    'U': 8,
+    'V': 11,
+    'N': 2,
+    'I': 2,
+    'P': 4,
+    'C': 5,
+}
 SCALE = 0.7
 
 
