@@ -27,7 +27,11 @@ transformers.logging.disable_progress_bar()
 # What PEFT says of transformers' names, and of its own decisions.
 pytestmark = [
     pytest.mark.filterwarnings(f'ignore:{text}')
-    for text in ('`is_gradient_checkpointing` is deprecated', 'Setting `save_embedding_layers`', 'Could not find a config')
+    for text in (
+        '`is_gradient_checkpointing` is deprecated',
+        'Setting `save_embedding_layers`',
+        'Could not find a config',
+    )
 ]
 SHARE = 2e-6  # of the largest logit: what transformers itself differs by from its float64
 GPT2, LLAMA = ['c_attn', 'attn.c_proj', 'mlp.c_proj', 'c_fc'], ['q_proj', 'k_proj', 'v_proj', 'o_proj']
