@@ -110,6 +110,16 @@ def get_config() -> ConfigDict:
     task.auxiliary = 0.0  # coefficient of the loss of the text itself beside the task's (GPT-1: 0.5)
     task.beta = 0.1  # prefer: how far the model is held to where it began (DPO)
 
+    config.tune = tune = ConfigDict()
+    tune.train = ()  # weights that are trained, by name: 'norm', 'blocks[6:12]' (gpt_jax/finetune/names.py); (): all
+    tune.freeze = ()  # and what of them is not
+    tune.layer_decay = 1.0  # the rate of a layer over that of the layer above it
+    tune.rank = 0  # of adapters (LoRA), beside which () above is none; 0: without
+    tune.alpha = 16.0  # an adapter's product is multiplied with alpha / rank
+    tune.targets = ('query', 'value')  # matrices that have adapters and stay as they are, by name; 'all-linear'
+    tune.dropout = 0.0  # of what goes into the adapters
+    tune.rank_stabilized = False  # alpha / sqrt(rank) instead (rsLoRA)
+
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = 'adamw'  # adamw, sgd
     optimizer.learning_rate = 1e-3  # the peak

@@ -10,15 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gpt_jax import compiler, layout, parametrization, schema
+from gpt_jax import compiler, layout, parametrization, schema, tuning
 from gpt_jax.data import packed
 from gpt_jax.data.config import DataConfig
 from gpt_jax.data.task import TaskConfig
-from gpt_jax.finetune import head
+from gpt_jax.finetune import head, split
+from gpt_jax.finetune.config import TuneConfig
 from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting, weights
 from gpt_jax.model.config import ModelConfig, resolve
-from gpt_jax.model.gpt import GPT, check_choices, stack, unstack
+from gpt_jax.model.gpt import GPT, check_choices
 from gpt_jax.objective import reading, summed_loss
 from gpt_jax.optim import updates
 from gpt_jax.optim.config import OptimizerConfig
@@ -26,7 +27,7 @@ from gpt_jax.parallel import place
 from gpt_jax.parallel.mesh import AUTO, MeshConfig
 from gpt_jax.train.config import BenchmarkConfig, TrainConfig
 from gpt_jax.train.many import Many, many
-from gpt_jax.train.state import State, create, like_params
+from gpt_jax.train.state import State, Weights, create, like_params
 from gpt_jax.train.step import AS_STORED, Form, make_evaluation, make_reading, make_step
 
 
@@ -40,6 +41,7 @@ class Settings:
     model: ModelConfig
     data: DataConfig
     task: TaskConfig
+    tune: TuneConfig
     optimizer: OptimizerConfig
     train: TrainConfig
     mesh: MeshConfig
@@ -58,6 +60,7 @@ class Settings:
 SECTIONS = {
     'data': DataConfig,
     'task': TaskConfig,
+    'tune': TuneConfig,
     'optimizer': OptimizerConfig,
     'train': TrainConfig,
     'mesh': MeshConfig,
@@ -111,9 +114,11 @@ class Program(NamedTuple):
     step: jitted (state, batch) -> (state, metrics); the state is donated.
     evaluate: jitted (params, batch) -> (summed loss in nats, summed weight).
     read: jitted (params, batch) -> what is read at every place (objective.py).
+    whole: state -> the params as the model, `evaluate` and `read` take them; its own where all are trained.
     init: () -> the state before the first update, on its devices.
     begin: params on their devices -> the state before the first update of them; they are donated.
-    abstract_state: shapes, dtypes and shardings of the state.
+    kept: params on their devices -> what no update changes of them, for a state that was saved without it.
+    abstract_state: shapes, dtypes and shardings of the state. abstract_params: of all the weights of the model.
     on_devices: iterator of this process's rows -> iterator of global arrays.
     """
 
@@ -125,9 +130,12 @@ class Program(NamedTuple):
     step: Any
     evaluate: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
     read: Callable[[Any, Any], jax.Array]
+    whole: Callable[[State], Any]
     init: Callable[[], State]
     begin: Callable[[Any], State]
+    kept: Callable[[Any], Any]
     abstract_state: State
+    abstract_params: Any
     on_devices: Callable[[Iterable[dict[str, np.ndarray]]], Iterator[dict[str, jax.Array]]]
 
 
@@ -147,28 +155,29 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
         f'{mesh.shape["context"]} devices share a text, which task.kind {s.task.kind} reads whole; take another axis',
     )  # fmt: skip
     boxed = declarations(s.model, s.task)
-    abstract_params, letters = weights.unbox(boxed), weights.letters(boxed)
-    factors = parametrization.factors(weights.roles(boxed), s.model)
-    transformation, rate = updates.make(s.optimizer, factors, s.steps)
-
-    abstract = jax.eval_shape(lambda params: create(params, transformation), abstract_params)
+    tuned = tuning.tuning(s.tune, s.optimizer, s.model, boxed, steps=s.steps, seed=s.seed)
+    tuning.check(tuned, mesh.shape['pipeline'])
+    transformation, rate = tuned.optimizer(None)
     replicated = NamedSharding(mesh, PartitionSpec())
-    stored = place.weight_shardings(abstract_params, letters, lie.strategy, mesh)
-    shardings = like_params(abstract, stored, replicated)
-    abstract = jax.tree.map(lambda a, d: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=d), abstract, shardings)
+    stored = place.weight_shardings(tuned.abstract, tuned.letters, lie.strategy, mesh)
+    abstract = jax.eval_shape(lambda given: create(given, transformation), tuned.abstract)
+    shardings = like_params(abstract, stored.trained, replicated).replace(kept=stored.kept)
 
-    lies = layout.of_step(lie, abstract_params, letters)
     placement = layout.placement(lie)
     step = make_step(
-        summed_loss(s.model, placement, train=True, task=s.task), transformation, rate, layout=lies,
-        microbatches=lie.microbatches, clip_norm=s.optimizer.clip, seed=s.seed, form=form(s.model, placement),
+        summed_loss(s.model, placement, train=True, task=s.task), transformation, rate,
+        layout=layout.of_step(lie, tuned.abstract, tuned.letters), microbatches=lie.microbatches,
+        clip_norm=s.optimizer.clip, seed=s.seed, form=form(s.model, placement, tuned.abstract.trained),
+        whole=tuned.whole,
     )  # fmt: skip
-    evaluate = make_evaluation(summed_loss(s.model, placement, train=False, task=s.task), layout=lies)
+    read_lies = layout.of_step(lie, *(Weights(whole, None) for whole in tuned.reading))
+    evaluate = make_evaluation(summed_loss(s.model, placement, train=False, task=s.task), layout=read_lies)
 
     def init() -> State:
         key = jax.random.fold_in(jax.random.key(s.seed), 0)
-        return create(weights.unbox(initial(s.model, key, s.task)), transformation)
+        return create(tuned.divide(weights.unbox(initial(s.model, key, s.task))), transformation)
 
+    begin = lambda params: create(tuned.divide(params), transformation)  # noqa: E731
     options = compiler.options(mesh.devices.flat[0].device_kind)
     return Program(
         mesh=mesh,
@@ -178,30 +187,38 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
         share=functools.partial(layout.share, mesh),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated), compiler_options=options),
         evaluate=jax.jit(evaluate),
-        read=jax.jit(make_reading(reading(s.model, placement, s.task), layout=lies)),
+        read=jax.jit(make_reading(reading(s.model, placement, s.task), layout=read_lies)),
+        whole=lambda state: tuning.read(state.weights),
         init=jax.jit(init, out_shardings=shardings),
-        begin=jax.jit(lambda params: create(params, transformation), donate_argnums=0, out_shardings=shardings),
-        abstract_state=abstract,
+        begin=jax.jit(begin, donate_argnums=0, out_shardings=shardings),
+        kept=jax.jit(lambda params: tuned.divide(params).kept, donate_argnums=0, out_shardings=stored.kept),
+        abstract_state=_placed(abstract, shardings),
+        abstract_params=_placed(
+            weights.unbox(boxed),
+            place.weight_shardings(weights.unbox(boxed), weights.letters(boxed), lie.strategy, mesh),
+        ),
         on_devices=lambda batches: layout.on_devices(batches, mesh, lie.long),
     )
 
 
+def _placed(abstract: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda a, d: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=d), abstract, shardings)
+
+
 def build_many(s: Settings, runs: int) -> Many:
     """The same run `runs` times side by side, which differ in seed and learning rate."""
-    boxed = declarations(s.model)
-    factors = parametrization.factors(weights.roles(boxed), s.model)
+    tuned = tuning.tuning(s.tune, s.optimizer, s.model, declarations(s.model), steps=s.steps, seed=s.seed)
 
     def init(seed: jax.Array) -> State:
         key = jax.random.fold_in(jax.random.key(seed), 0)
-        transformation, _ = updates.make(s.optimizer, factors, s.steps)
-        return create(weights.unbox(initial(s.model, key)), transformation)
+        return create(tuned.divide(weights.unbox(initial(s.model, key))), tuned.optimizer(None)[0])
 
     def step(state: State, batch: Any, seed: jax.Array, peak: jax.Array) -> Any:
-        transformation, rate = updates.make(s.optimizer, factors, s.steps, peak)
+        transformation, rate = tuned.optimizer(peak)
         one = make_step(
             summed_loss(s.model, place.ANYWHERE, train=True), transformation, rate, layout=None,
             microbatches=s.train.microbatches(1), clip_norm=s.optimizer.clip, seed=seed,
-            form=form(s.model, place.ANYWHERE),
+            form=form(s.model, place.ANYWHERE, tuned.abstract.trained), whole=tuned.whole,
         )  # fmt: skip
         return one(state, batch)
 
@@ -230,8 +247,13 @@ def abstract_batch(s: Settings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in types.items()}
 
 
-def form(config: ModelConfig, placement: place.Placement) -> Form:
-    """Stacked layers for a loop that is rolled up, each by itself for one that is written out."""
+def form(config: ModelConfig, placement: place.Placement, like: Any = None) -> Form:
+    """Stacked layers for a loop that is rolled up, each by itself for one that is written out.
+
+    Args:
+      like: what is trained, or its shapes; None: all.
+    """
     if config.scan_layers or placement.team('N').size > 1:
         return AS_STORED
-    return Form(enter=lambda params: unstack(params, config.layers), leave=lambda grads: stack(grads, config.layers))
+    layers = config.layers
+    return Form(enter=lambda tree: split.apart(tree, layers), leave=lambda grads: split.together(grads, layers, like))

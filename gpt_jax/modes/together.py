@@ -167,7 +167,7 @@ def _train(
     def evaluate(done: int, states: Any) -> None:
         with paused():
             for index, run in enumerate(runs):
-                run.evaluate(done, one(states, index).params)
+                run.evaluate(done, program.whole(one(states, index)))
 
     def save(done: int, states: Any, wait: bool) -> None:
         with paused():

@@ -143,7 +143,7 @@ def _run(
 
         def evaluate(done: int, state: State) -> None:
             with recorder.meter.paused():
-                found = material.validation(settings, program, corpus, state.params, line)
+                found = material.validation(settings, program, corpus, program.whole(state), line)
                 recorder.add(done, found)
                 best.see(done, found, state, meta(config, corpus, done, recorder.seconds()))
 

@@ -41,7 +41,7 @@ def state(settings: Settings, program: Program, say: Say) -> State:
     if meta is None:
         raise UserError(f'config.init_from: {folder} holds no checkpoint; name the folder of a run')
     wanted = program.abstract_state
-    only = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None)
+    only = State(step=wanted.step, params=program.abstract_params, optimizer=None, skipped=None, in_row=None)
     changes = differences(meta['config']['model'], asdict(settings.model))
     if changes:
         raise UserError(f'config.init_from: {folder} holds another model ({"; ".join(changes)})')
