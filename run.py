@@ -39,6 +39,7 @@ OWN = {
     'checkpoint': ('export', 'generate'),
     'output': ('export', 'generate'),
     'dtype': ('export',),
+    'adapters': ('export',),
     'topology': ('preflight',),
     'price': ('preflight',),
     'search': ('preflight',),
@@ -72,6 +73,7 @@ _FOLDER = flags.DEFINE_string(
 _DTYPE = flags.DEFINE_enum(
     'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'
 )
+_ADAPTERS = flags.DEFINE_bool('adapters', None, "export: the run's adapters alone, as a folder of PEFT's.")
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'preflight: the machine, v5p:8x8x16, v5e-256, h100:8, ...')
 _PRICE = flags.DEFINE_float('price', None, 'preflight: of a chip for an hour, in US dollars; by default a list price.')
 _SEARCH = flags.DEFINE_bool('search', None, 'preflight: try meshes, rematerialization and microbatches, and rank them.')
@@ -162,7 +164,7 @@ def _weights() -> None:
     os.environ['JAX_PLATFORMS'] = 'cpu'
     from configs import base
     from gpt_jax import runtime
-    from gpt_jax.modes import export_weights, import_weights
+    from gpt_jax.modes import export_adapters, export_weights, import_weights
 
     runtime.start(1, '')
     defaults = overrides.plain(base.get_config())
@@ -173,7 +175,11 @@ def _weights() -> None:
         return
     output = Path(_FOLDER.value).resolve()
     _check_folder('output', output)
-    done = export_weights.export(Path(_CHECKPOINT.value), output, defaults, _DTYPE.value or 'float32', say)
+    run, dtype = Path(_CHECKPOINT.value), _DTYPE.value or 'float32'
+    if _ADAPTERS.value:
+        done = export_adapters.export(run, output, dtype, say)
+    else:
+        done = export_weights.export(run, output, defaults, dtype, say)
     print(json.dumps(done))
 
 

@@ -16,7 +16,7 @@ from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from gpt_jax import schema
-from gpt_jax.finetune import lora
+from gpt_jax.finetune import head, lora
 from gpt_jax.finetune.config import TuneConfig
 from gpt_jax.finetune.names import Chosen, chosen, without
 from gpt_jax.model.lowrank import Adapted, Adapter, Base, factors
@@ -65,7 +65,9 @@ def plan(config: TuneConfig, letters: Mapping[str, str], layers: int) -> Split:
       UserError: a name means nothing, or nothing would be trained.
     """
     adapted = lora.targets(letters, config.targets, layers) if config.rank else {}
-    wanted = config.train or (() if config.rank else ('*',))
+    # A task's head has learned nothing yet: it is trained whatever else is.
+    heads = [head.NAME] if any(path.startswith(f'{head.NAME}/') for path in letters) else []
+    wanted = [*config.train, *heads] if config.train or config.rank else ['*']
     frozen = chosen(letters, config.freeze, layers, 'tune.freeze')
     trained = without(chosen(letters, wanted, layers, 'tune.train'), frozen)
     trained = {path: numbers for path, numbers in trained.items() if path not in adapted}

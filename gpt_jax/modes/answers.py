@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gpt_jax import inference
+from gpt_jax import inference, tuned
 from gpt_jax.assemble import Settings
 from gpt_jax.data.encoded import Encoded
 from gpt_jax.data.examples import Answer
@@ -60,14 +60,20 @@ def _model(settings: Settings, corpus: TaskCorpus, params: Any) -> LanguageModel
     model = inference.model_config(dict(vars(settings.model)), settings.model.vocab_size)
     end = corpus.tokenizer.end_of_document
     found = Pretrained(
-        model, corpus.tokenizer, () if end is None else (end,), (), lambda shardings: _placed(params, shardings), ''
+        model,
+        corpus.tokenizer,
+        () if end is None else (end,),
+        (),
+        lambda shardings: _placed(params, shardings),
+        '',
+        None,
     )
     return LanguageModel(found, inference.home(model, data=1, fsdp=1), None, 'float32')
 
 
 def _placed(params: Any, shardings: Any) -> Any:
     """The model's own part of the params: a task's head writes nothing."""
-    own = {name: params[name] for name in shardings}
+    own = tuned.merged({name: params[name] for name in shardings})
     return jax.tree.map(jax.device_put, own, shardings)
 
 

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gpt_jax import assemble, inference, pretrained
+from gpt_jax import assemble, inference, pretrained, tuned
 from gpt_jax.errors import UserError
-from gpt_jax.modes import material
+from gpt_jax.modes import material, warm_start
 from gpt_jax.modes.same_model import differences
 from gpt_jax.observe.progress import Progress
 from gpt_jax.train import checkpoint
@@ -26,18 +26,19 @@ def evaluate(config: dict[str, Any], workdir: Path, say: Any, weights: str = 'fl
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)
     wanted = program.abstract_state
-    nothing = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None)
+    nothing = State(step=wanted.step, params=wanted.params, optimizer=None, skipped=None, in_row=None, kept=wanted.kept)
     best = workdir / pretrained.BEST / 'checkpoints'
-    restored = checkpoint.load(best if best.is_dir() else workdir / 'checkpoints', nothing, announce=say)
+    where = best if best.is_dir() else workdir / 'checkpoints'
+    restored = checkpoint.load(where, tuned.saved(nothing, settings.init_from), announce=say)
     if restored.meta['fingerprint'] not in ('', corpus.fingerprint):
         say(f'warning: {material.source(settings)} as tokenized here is not what {workdir} was trained on')
     changes = differences(restored.meta['config']['model'], config['model'])
     if changes:
         raise UserError(f'{workdir}: holds another model ({"; ".join(changes)})')
     scores: dict[str, Any] = {'name': settings.name, 'step': restored.step, 'fingerprint': corpus.fingerprint}
-    params = restored.state.params
+    params = program.whole(warm_start.with_kept(settings, program, restored, say))
     if weights != 'float32':
-        params, scores['weights'] = inference.kept_as(params, settings.model, weights), weights
+        params, scores['weights'] = inference.kept_as(tuned.merged(params), settings.model, weights), weights
         program = inference.reading(settings, program)
     line = Progress(sys.stderr, trial=None, name=settings.name, steps=restored.step)
     for split in material.held_out(corpus):

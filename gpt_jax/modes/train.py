@@ -1,6 +1,7 @@
 """How does a config become a trained model in a folder? From its last checkpoint on, to its summary."""
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import jax
 
-from gpt_jax import assemble, files, identity, runtime
+from gpt_jax import assemble, files, identity, runtime, tuned
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
@@ -141,16 +142,22 @@ def _run(
             say(f'{settings.name}: {program.why}')
         say(f'{settings.name}: {_describe(settings, program)}; compiled in {compile_seconds:.1f} s')
 
+        saved = functools.partial(tuned.saved, init_from=settings.init_from)
+        kept = tuned.sum_of(state, settings.init_from)
+
+        def about(done: int) -> dict[str, Any]:
+            return meta(config, corpus, done, recorder.seconds()) | ({tuned.KEPT: kept} if kept else {})
+
         def evaluate(done: int, state: State) -> None:
             with recorder.meter.paused():
                 found = material.validation(settings, program, corpus, program.whole(state), line)
                 recorder.add(done, found)
-                best.see(done, found, state, meta(config, corpus, done, recorder.seconds()))
+                best.see(done, found, saved(state), about(done))
 
         def save(done: int, state: State, wait: bool) -> None:
             with recorder.meter.paused():
                 recorder.commit()
-                checkpoints.save(done, state, meta(config, corpus, done, recorder.seconds()))
+                checkpoints.save(done, saved(state), about(done))
                 if wait:
                     checkpoints.wait()
 
@@ -204,7 +211,7 @@ def _begin(
     workdir: Path, say: Say,
 ) -> tuple[State, int, float]:  # fmt: skip
     """The state to go on from, how many updates it has seen, and the seconds that were spent on them."""
-    restored = checkpoints.restore(program.abstract_state)
+    restored = checkpoints.restore(tuned.saved(program.abstract_state, settings.init_from))
     if restored is None and settings.train.branch_from:
         return (
             branch.state(config, settings, corpus.fingerprint, program, workdir, say),
@@ -221,7 +228,7 @@ def _begin(
             f'({corpus.fingerprint[:12]}, not {restored.meta["fingerprint"][:12]}); restore it or change --workdir'
         )
     say(f'{settings.name}: going on from the checkpoint of step {restored.step}')
-    return restored.state, restored.meta['next_batch'], restored.meta['seconds']
+    return warm_start.with_kept(settings, program, restored, say), restored.meta['next_batch'], restored.meta['seconds']
 
 
 def _compiled(program: Program, settings: Settings, corpus: Material) -> tuple[Callable[..., Any], float]:

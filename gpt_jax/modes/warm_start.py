@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from gpt_jax import assemble, files, pretrained, trees
+from gpt_jax import files, pretrained, tuned
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.task_corpus import TaskCorpus
 from gpt_jax.errors import UserError
-from gpt_jax.model import weights
+from gpt_jax.grown import grown
 from gpt_jax.modes.material import Material
 from gpt_jax.modes.same_model import differences
 from gpt_jax.modes.task_scores import with_references
 from gpt_jax.observe.progress import Progress
 from gpt_jax.train import checkpoint, manifest
+from gpt_jax.train.checkpoint import Restored
 from gpt_jax.train.state import State
 
 Say = Callable[[str], None]
@@ -53,38 +53,23 @@ def state(settings: Settings, program: Program, say: Say) -> State:
 def _grown(settings: Settings, program: Program, say: Say) -> Any:
     """The weights, with rows for what their vocabulary has not, and with a head for the task."""
     found = pretrained.find(settings.init_from, asked='config.init_from', say=say)
-    abstract, rows = program.abstract_state.params, found.model.vocab_size
-    before = weights.unbox(assemble.declarations(found.model))
-    wanted = dict(zip(trees.names(abstract), jax.tree.leaves(abstract), strict=True))
-    # Where the shape is the same, as this run wants it; a smaller vocabulary is small enough to lie anywhere whole.
-    whole = jax.sharding.NamedSharding(program.mesh, jax.sharding.PartitionSpec())
-    names = trees.names(before)
-    shardings = jax.tree.unflatten(
-        jax.tree.structure(before),
-        [
-            wanted[name].sharding if wanted[name].shape == leaf.shape else whole
-            for name, leaf in zip(names, jax.tree.leaves(before), strict=True)
-        ],
-    )
-    taken = found.params(shardings)
+    return grown(
+        found.params, found.model, settings.model, settings.task, settings.seed, program.abstract_params
+    )  # fmt: skip
 
-    def grow(taken: Any) -> Any:
-        key = jax.random.fold_in(jax.random.key(settings.seed), 0)
-        fresh = weights.unbox(assemble.initial(settings.model, key, settings.task))
-        there = dict(zip(names, jax.tree.leaves(taken), strict=True))
 
-        def one(name: str, new: jax.Array) -> jax.Array:
-            old = there.get(name)
-            if old is None or old.shape == new.shape:
-                return new if old is None else old
-            if len(new) < len(old):  # positions of a longer context
-                return old[: len(new)]
-            return jnp.concatenate([old[:rows], new[rows:]])
+def with_kept(settings: Settings, program: Program, restored: Restored, say: Say) -> State:
+    """The state of a checkpoint, with what the run keeps of the weights that it began with.
 
-        made = [one(name, new) for name, new in zip(trees.names(fresh), jax.tree.leaves(fresh), strict=True)]
-        return jax.tree.unflatten(jax.tree.structure(fresh), made)
-
-    return jax.jit(grow, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))(taken)
+    Raises:
+      UserError: they are no longer what they were.
+    """
+    state: State = restored.state
+    if not settings.init_from or program.abstract_state.kept is None:
+        return state
+    kept = program.kept(_grown(settings, program, say))
+    tuned.check(restored.meta, kept, settings.init_from)
+    return state.replace(kept=kept)
 
 
 def compared(
@@ -97,7 +82,8 @@ def compared(
     path = workdir / REFERENCES
     if not path.exists():
         say(f'{settings.name}: reads the preferences with the model as it is')
-        params = _grown(settings, program, say) if settings.init_from else program.init().params
+        begun = program.begin(_grown(settings, program, say)) if settings.init_from else program.init()
+        params = program.whole(begun)
         found = {
             split: with_references(settings, program, rows, params, line).references
             for split, rows in corpus.splits.items()
