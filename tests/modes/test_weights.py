@@ -54,8 +54,8 @@ def config_of(workdir, source, **fields):
     """The config of the file that the import left, with this text and small numbers."""
     config = overrides.plain(runpy.run_path(str(workdir / 'config.py'))['get_config']())
     for key, value in (RUN | {'data.source': source} | fields).items():
-        section, field = key.split('.')
-        config[section][field] = value
+        section, _, field = key.rpartition('.')
+        (config[section] if section else config)[field] = value
     return config
 
 
@@ -63,7 +63,7 @@ def weights_of(run, vocab=256):
     """The newest weights of a run by path."""
     meta = manifest.newest_meta(run / 'checkpoints')
     settings = assemble.settings(meta['config'], vocab)
-    return export_weights._params(run, settings, ignore)[1]
+    return export_weights._params(run, meta['config'], settings, export_weights._newest(run / 'checkpoints', ignore), ignore)
 
 
 def test_the_folder_is_a_runs(imported):
