@@ -59,7 +59,10 @@ def make(
     for split in SPLITS[:2]:
         if not examples[split]:
             raise UserError(f'task.source: {task.source} gives no example for {split}')
-    coder = encoded.Coder(made, task, context, tokenizer.beginning(made))
+    if task.chat:  # the template spells the special tokens, and what goes before a text
+        coder = encoded.Coder(tokenizer.spelled(made), task, context, ())
+    else:
+        coder = encoded.Coder(made, task, context, tokenizer.beginning(made))
     splits = {
         split: packed.pack(encoded.encode(coder, examples[split]), task, context)
         for split in SPLITS

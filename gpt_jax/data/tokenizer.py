@@ -100,6 +100,13 @@ def load(path: Path) -> Tokenizer:
     return _bytes() if content == BYTES_CONTENT else _from_content(content, str(path))
 
 
+def spelled(tokenizer: Tokenizer) -> Tokenizer:
+    """The same, but text that spells a special token ('<|im_end|>') is read as that token: for chat templates."""
+    if tokenizer.content == BYTES_CONTENT:
+        return tokenizer
+    return _from_content(tokenizer.content, 'the tokenizer', spelled=True)
+
+
 def beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
     """The ids that its own files put before every text, as Llama's do; `encode` never does."""
     if tokenizer.content == BYTES_CONTENT:
@@ -207,7 +214,7 @@ def _words_in_lower_case(vocabulary: str, merges: str, words: Any) -> Any:
     return bpe
 
 
-def _from_content(content: bytes, where: str) -> Tokenizer:
+def _from_content(content: bytes, where: str, spelled: bool = False) -> Tokenizer:
     import tokenizers
 
     try:
@@ -216,7 +223,7 @@ def _from_content(content: bytes, where: str) -> Tokenizer:
         raise UserError(f'data.tokenizer: {where} is no tokenizer.json ({_line(error)})') from None
     inner.no_truncation()
     inner.no_padding()
-    inner.encode_special_tokens = True  # text that spells a special token stays text
+    inner.encode_special_tokens = not spelled  # text that spells a special token stays text
     lacking.refuse(inner)
     vocabulary = inner.get_vocab(with_added_tokens=True)
     if not vocabulary:
