@@ -188,3 +188,25 @@ def log_probabilities(
     chunk = _chunk_size(config, x_BLD.shape[1])
     found = jax.lax.map(one, (_chunks(x_BLD, chunk), _chunks(targets_BL, chunk)))
     return jnp.moveaxis(found, 0, 1).reshape(targets_BL.shape)
+
+
+def predictions(
+    x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, config: ModelConfig, team: Team = ALONE
+) -> tuple[jax.Array, jax.Array]:
+    """(log p of every target in nats, whether no other id is likelier): float32 and bool, [B, L]. Without a gradient;
+    of equally likely ids the first is the likeliest. Chunks and `team` as for `log_probabilities`."""
+
+    def one(inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x, targets = inputs
+        z_BLV, total_BL, z_BL, _ = _measured(config, team, x, w_VD, targets)
+        top_BL, first = jnp.max(z_BLV, axis=-1), team.index() * w_VD.shape[0]
+        # Of several devices' likeliest ids the first that is as likely as any.
+        likeliest_BL = jnp.where(
+            top_BL == team.max(top_BL), first + jnp.argmax(z_BLV, axis=-1), jnp.iinfo(jnp.int32).max
+        )
+        return z_BL - total_BL, -team.max(-likeliest_BL) == targets
+
+    chunk = _chunk_size(config, x_BLD.shape[1])
+    found = jax.lax.map(one, (_chunks(x_BLD, chunk), _chunks(targets_BL, chunk)))
+    log_p_BL, hit_BL = (jnp.moveaxis(a, 0, 1).reshape(targets_BL.shape) for a in found)
+    return log_p_BL, hit_BL

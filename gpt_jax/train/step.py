@@ -101,10 +101,8 @@ def make_evaluation(loss: Loss, *, layout: Layout | None) -> Callable[[Any, Batc
     )
 
 
-def make_reading(
-    read: Callable[[Any, Batch], jax.Array], *, layout: Layout | None
-) -> Callable[[Any, Batch], jax.Array]:
-    """(params, batch) -> what `read` finds at every place of the batch: [B, L, ...]."""
+def make_reading(read: Callable[[Any, Batch], Any], *, layout: Layout | None) -> Callable[[Any, Batch], Any]:
+    """(params, batch) -> what `read` finds at every place of the batch: [B, L, ...], one array or several."""
     if layout is None:
         return read
     return jax.shard_map(
