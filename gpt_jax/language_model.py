@@ -118,6 +118,7 @@ class LanguageModel:
     """A trained model on its devices.
 
     Attributes:
+      found: what was loaded, and from where.
       config: of the model.
       tokenizer: text to ids and back.
       tally: how drafts have fared so far.
@@ -127,7 +128,7 @@ class LanguageModel:
     def __init__(self, found: Pretrained, home: inference.Home, drafter: Drafter | None, weights: str):
         self.config: ModelConfig = found.model
         self.tokenizer: Tokenizer = found.tokenizer
-        self._found, self._home = found, home
+        self.found, self._home = found, home
         self._words = Words(found.tokenizer.decode, found.ends)
         self._params = inference.for_writing(found.params(home.weights), found.model, weights)
         model = Model(found.model, home.place)
@@ -250,7 +251,7 @@ class LanguageModel:
             ids = np.asarray(self.tokenizer.encode(text), np.int32) if text else np.zeros(0, np.int32)
         except UserError as error:
             raise UserError(f'{which}{error}') from None
-        return Prompt(text, np.concatenate([np.array(self._found.beginning, np.int32), ids]) if text else ids)
+        return Prompt(text, np.concatenate([np.array(self.found.beginning, np.int32), ids]) if text else ids)
 
     def _forward(self, params: Any, tokens_BL: jax.Array) -> jax.Array:
         features: Any = GPT(self.config, self._home.place, train=False).apply({'params': params}, tokens_BL)
