@@ -20,7 +20,7 @@ from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting, weights
 from gpt_jax.model.config import ModelConfig, resolve
 from gpt_jax.model.gpt import GPT, check_choices
-from gpt_jax.objective import reading, summed_loss
+from gpt_jax.objective import reading, scoring, summed_loss
 from gpt_jax.optim import updates
 from gpt_jax.optim.config import OptimizerConfig
 from gpt_jax.parallel import place
@@ -114,7 +114,8 @@ class Program(NamedTuple):
     step: jitted (state, batch) -> (state, metrics); the state is donated.
     evaluate: jitted (params, batch) -> (summed loss in nats, summed weight).
     read: jitted (params, batch) -> what is read at every place (objective.py).
-    whole: state -> the params as the model, `evaluate` and `read` take them; its own where all are trained.
+    score: jitted (params, batch) -> (log p of what is asked, whether it is the likeliest) (objective.py).
+    whole: state -> the params as the model, `evaluate`, `read` and `score` take them; its own where all are trained.
     init: () -> the state before the first update, on its devices.
     begin: params on their devices -> the state before the first update of them; they are donated.
     kept: params on their devices -> what no update changes of them, for a state that was saved without it.
@@ -130,6 +131,7 @@ class Program(NamedTuple):
     step: Any
     evaluate: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
     read: Callable[[Any, Any], jax.Array]
+    score: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
     whole: Callable[[State], Any]
     init: Callable[[], State]
     begin: Callable[[Any], State]
@@ -188,6 +190,7 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated), compiler_options=options),
         evaluate=jax.jit(evaluate),
         read=jax.jit(make_reading(reading(s.model, placement, s.task), layout=read_lies)),
+        score=jax.jit(make_reading(scoring(s.model, placement), layout=read_lies)),
         whole=lambda state: tuning.read(state.weights),
         init=jax.jit(init, out_shardings=shardings),
         begin=jax.jit(begin, donate_argnums=0, out_shardings=shardings),

@@ -186,6 +186,9 @@ def part_of(mesh: Mesh, process: int) -> tuple[int, int]:
     return first, parts
 
 
+ASKED = ('places', 'asked')  # of a batch that is scored: places of the text, and what is asked there
+
+
 def on_devices(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, long: str) -> Iterator[dict[str, jax.Array]]:
     """This process's rows -> global arrays, each text in the order in which the devices hold it."""
     sharding, context = NamedSharding(mesh, batch_spec(mesh)), mesh.shape['context']
@@ -195,8 +198,11 @@ def on_devices(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, long: str) 
         if context > 1:
             ordered = order(length, context, long)
             positions = np.broadcast_to(np.arange(length, dtype=np.int32), batch['inputs'].shape)
-            batch = {name: rows[:, ordered] for name, rows in ({'positions': positions} | batch).items()}
+            batch = {'positions': positions} | batch
+            batch = {name: rows if name in ASKED else rows[:, ordered] for name, rows in batch.items()}
+            if 'places' in batch:
+                batch['places'] = np.argsort(ordered).astype(np.int32)[batch['places']]
         yield {
-            name: jax.make_array_from_process_local_data(sharding, rows, (count * parts, length))
+            name: jax.make_array_from_process_local_data(sharding, rows, (count * parts, rows.shape[1]))
             for name, rows in batch.items()
         }

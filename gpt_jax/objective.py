@@ -1,5 +1,6 @@
 """What is minimized? The loss of the text, and for a task what its questions lose."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from gpt_jax.parallel.place import Placement
 from gpt_jax.train.step import Batch, Loss
 
 Sums = dict[str, jax.Array]
+LOGITS = 2**25  # that scoring holds at a time, where the config does not ask for fewer
 
 
 def summed_loss(config: ModelConfig, placement: Placement, *, train: bool, task: TaskConfig | None = None) -> Loss:
@@ -114,5 +116,21 @@ def reading(config: ModelConfig, placement: Placement, task: TaskConfig) -> Call
         if task.kind in head.HEADED:
             return head.scores(params, x_BLD, task, config, placement)
         return losses.log_probabilities(x_BLD, _table(features), batch['targets'], config, team)[..., None]
+
+    return read
+
+
+def scoring(config: ModelConfig, placement: Placement) -> Callable[[Any, Batch], tuple[jax.Array, jax.Array]]:
+    """(params, batch) -> (log p in nats, whether no id is likelier), float32 and bool [B, O], of the ids 'asked' after
+    the inputs at 'places', int32 [B, O] both: logits are made of these places alone."""
+    model = GPT(config, placement, train=False)
+
+    def read(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        features, team = _features(model, params, batch, jax.random.key(0)), placement.team('V')
+        x_BLD = placement.team('L').gather(team.gather(features.x_BLD, 1), 1)  # a place may be on another device
+        x_BOD, table = jnp.take_along_axis(x_BLD, batch['places'][..., None], axis=1), _table(features)
+        rows, places = batch['asked'].shape
+        chunk = min(config.loss_chunk or places, max(1, LOGITS // (rows * len(table))))
+        return losses.predictions(x_BOD, table, batch['asked'], dataclasses.replace(config, loss_chunk=chunk), team)
 
     return read

@@ -60,7 +60,7 @@ def load(folder: Path) -> Chat | None:
 
 def of(found: Mapping[str, bytes], where: str) -> Chat | None:
     """What `load` gives, of contents by the files' names. where: begins messages."""
-    about, special = (_object(found, name, where) for name in (ABOUT, SPECIAL))
+    about = _object(found, ABOUT, where)
     template = found[TEMPLATE] if TEMPLATE in found else about.get('chat_template')
     if isinstance(template, list):  # several by name
         named = {str(one.get('name')): one.get('template') for one in template if isinstance(one, dict)}
@@ -76,8 +76,13 @@ def of(found: Mapping[str, bytes], where: str) -> Chat | None:
         raise UserError(f'{where}/{TEMPLATE}: not UTF-8 at byte {error.start}') from None
     if not isinstance(text, str):
         raise UserError(f'{where}/{ABOUT}: chat_template: wants a text, got {type(text).__name__}')
-    tokens = {key: _token(source[key]) for source in (special, about) for key in NAMED if source.get(key)}
-    return Chat(text, tuple(sorted(tokens.items())))
+    return Chat(text, tuple(sorted(special_tokens(found, where).items())))
+
+
+def special_tokens(found: Mapping[str, bytes], where: str) -> dict[str, str]:
+    """The special tokens that a tokenizer's files name, as 'bos_token': '<s>'."""
+    about, special = (_object(found, name, where) for name in (ABOUT, SPECIAL))
+    return {key: _token(source[key]) for source in (special, about) for key in NAMED if source.get(key)}
 
 
 def _object(found: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:

@@ -99,24 +99,29 @@ def _ask(row: Batch, part: slice, one: Stretch, before: int, kind: str) -> None:
     row['answers'][part][: len(read)] = np.where(asked, np.array([0, *one.answers], np.int32)[read], 0)
 
 
+def best_fit(sizes: Sequence[int], room: int) -> list[list[int]]:
+    """Which of the sizes lie together in rows of `room` places: of each row their numbers, the longest first."""
+    free: list[tuple[int, int]] = []  # (free places, row), sorted
+    rows: list[list[int]] = []
+    for number in sorted(range(len(sizes)), key=lambda n: (-sizes[n], n)):
+        found = bisect.bisect_left(free, (sizes[number], -1))
+        if found == len(free):
+            rows.append([number])
+            left, row = room, len(rows) - 1
+        else:
+            left, row = free.pop(found)
+            rows[row].append(number)
+        bisect.insort(free, (left - sizes[number], row))
+    return rows
+
+
 def pack(examples: Sequence[Encoded], task: TaskConfig, context: int) -> Packed:
     """Best fit, the longest first: rows are few, and which examples share one depends on nothing but the examples.
 
     The loss of the text beside a task's own is weighed by the mean number of its targets, so that
     `task.auxiliary` is what it is in GPT-1 (section 3.2) with both losses as means.
     """
-    room: list[tuple[int, int]] = []  # (free places, row), sorted
-    rows: list[list[int]] = []
-    for number in sorted(range(len(examples)), key=lambda n: (-examples[n].inputs, n)):
-        size = examples[number].inputs
-        found = bisect.bisect_left(room, (size, -1))
-        if found == len(room):
-            rows.append([number])
-            free, row = context, len(rows) - 1
-        else:
-            free, row = room.pop(found)
-            rows[row].append(number)
-        bisect.insort(room, (free - size, row))
+    rows = best_fit([one.inputs for one in examples], context)
     packed = Packed(examples, rows, context, task.kind, 1.0)
     if task.kind == 'answer':
         return packed

@@ -247,3 +247,26 @@ def log_probabilities(
     chunk = _chunk_size(config, x_BLD.shape[1])
     found = jax.lax.map(one, jax.tree.map(lambda a: _chunks(a, chunk), (xs, targets_BL)))
     return jnp.moveaxis(found, 0, 1).reshape(targets_BL.shape)
+
+
+def predictions(
+    x_BLD: jax.Array, w_VD: Any, targets_BL: jax.Array, config: ModelConfig, team: Team = ALONE
+) -> tuple[jax.Array, jax.Array]:
+    """(log p of every target in nats, whether no other id is likelier): float32 and bool, [B, L]. Without a gradient;
+    of equally likely ids the first is the likeliest. Chunks, `w_VD` and `team` as for `log_probabilities`."""
+    xs, ws = _terms(x_BLD, w_VD, config)
+
+    def one(inputs: tuple[Terms, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x_chunks, targets = inputs
+        z_BLV, total_BL, z_BL, _ = _measured(config, team, x_chunks, ws, targets)
+        top_BL, first = jnp.max(z_BLV, axis=-1), team.index() * ws[0].shape[0]
+        # Of several devices' likeliest ids the first that is as likely as any.
+        likeliest_BL = jnp.where(
+            top_BL == team.max(top_BL), first + jnp.argmax(z_BLV, axis=-1), jnp.iinfo(jnp.int32).max
+        )
+        return z_BL - total_BL, -team.max(-likeliest_BL) == targets
+
+    chunk = _chunk_size(config, x_BLD.shape[1])
+    found = jax.lax.map(one, jax.tree.map(lambda a: _chunks(a, chunk), (xs, targets_BL)))
+    log_p_BL, hit_BL = (jnp.moveaxis(a, 0, 1).reshape(targets_BL.shape) for a in found)
+    return log_p_BL, hit_BL

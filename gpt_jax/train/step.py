@@ -103,10 +103,8 @@ def make_evaluation(loss: Loss, *, layout: Layout | None) -> Callable[[Any, Batc
     return jax.shard_map(local, mesh=layout.mesh, in_specs=(specs, layout.batch), out_specs=everywhere, check_vma=False)
 
 
-def make_reading(
-    read: Callable[[Any, Batch], jax.Array], *, layout: Layout | None
-) -> Callable[[Any, Batch], jax.Array]:
-    """(params, batch) -> what `read` finds at every place of the batch: [B, L, ...]."""
+def make_reading(read: Callable[[Any, Batch], Any], *, layout: Layout | None) -> Callable[[Any, Batch], Any]:
+    """(params, batch) -> what `read` finds at every place of the batch: [B, L, ...], one array or several."""
     if layout is None:
         return read
     return jax.shard_map(

@@ -63,7 +63,8 @@ def weights_of(run, vocab=256):
     """The newest weights of a run by path."""
     meta = manifest.newest_meta(run / 'checkpoints')
     settings = assemble.settings(meta['config'], vocab)
-    return export_weights._params(run, meta['config'], settings, export_weights._newest(run / 'checkpoints', ignore), ignore)
+    step = export_weights._newest(run / 'checkpoints', ignore)
+    return export_weights._params(run, meta['config'], settings, step, ignore)
 
 
 def test_the_folder_is_a_runs(imported):
