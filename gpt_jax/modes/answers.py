@@ -44,8 +44,7 @@ def write(settings: Settings, corpus: TaskCorpus, split: str, params: Any, line:
             texts[update.number] = update.done.continuation
             line.note(f'answering, {update.number + 1}/{len(asked)}')
     return [
-        Written(prompt.text, text, one.references)
-        for prompt, text, one in zip(prompts, texts, examples, strict=True)
+        Written(prompt.text, text, one.references) for prompt, text, one in zip(prompts, texts, examples, strict=True)
     ]
 
 
