@@ -43,8 +43,8 @@ def test_only_where_it_is_asked_for():
 def test_layouts():
     (_, made), *_ = exercises()
     programs = [code.layout(row)(row, written) for row, written in (
-        (HUMAN_EVAL, '    return n + n\n'), (HUMAN_EVAL, '    return n * n\n'), (MBPP, 'def double(n):\n  return n + n'),
-        (MBPP, 'def double(n): return 4'), (made, made['body']), (made, '    return 12345\n'),
+        (HUMAN_EVAL, '    return n + n\n'), (HUMAN_EVAL, '    return n * n\n'),
+        (MBPP, 'def double(n):\n  return n + n'), (MBPP, 'def double(n): return 4'), (made, made['body']), (made, '    return 12345\n'),
     )]  # fmt: skip
     assert [outcome.passed for outcome in code.run(programs, allowed=True)] == [True, False] * 3
     assert code.layout(made | {'test': ''}) is None
@@ -75,7 +75,7 @@ def test_what_is_written_after_the_function_is_left_out():
         ('x = [bytearray(1 << 24) for _ in range(200)]', 'MemoryError'),
         ('def f(): return f()\nf()', 'RecursionError'),
         ('raise KeyboardInterrupt', 'KeyboardInterrupt'),
-        ('import os\nassert os.environ', 'AssertionError'),
+        ('import os\nassert set(os.environ) - {"LC_CTYPE"}', 'AssertionError'),
         ('import os\nassert os.listdir()', 'AssertionError'),
         ('open("big", "wb").write(bytes(2 << 20))', 'OSError'),
         ('open("../escaped", "w")', 'PermissionError'),
@@ -87,7 +87,6 @@ def test_what_is_written_after_the_function_is_left_out():
         ('import subprocess\nsubprocess.run(["true"])', 'PermissionError'),
         ('import os\nos.system("true")', 'PermissionError'),
         ('import os\nos.kill(os.getppid(), 9)', 'PermissionError'),
-        ('import threading\nthreading.Thread(target=print).start()', 'PermissionError'),
         ('import resource\nresource.setrlimit(resource.RLIMIT_AS, (-1, -1))', 'PermissionError'),
         ('class E(Exception): pass\nE.__name__ = "passed now"\nraise E', 'left early'),
     ],
@@ -110,7 +109,7 @@ def test_a_program_may_print_write_and_read_a_file_of_its_own():
 
 
 @pytest.mark.parametrize('loop', ['while True: pass', 'import time\ntime.sleep(60)',
-                                  'while True:\n    try: raise ValueError\n    except BaseException: pass'])  # fmt: skip
+                                  'while True:\n  try: raise ValueError\n  except BaseException: pass'])  # fmt: skip
 def test_endless(loop):
     began = time.monotonic()
     assert why(loop, seconds=0.7) == 'timed out'
@@ -127,10 +126,9 @@ def test_processor_time_is_bounded_where_the_clock_is_not():
     assert child.stdout == ''
 
 
-def test_forks_are_refused(tmp_path):
+def test_forks_are_refused():
     """A bomb that ends of itself after a few, should it go off."""
-    mark = tmp_path / 'forked'
-    program = f"""
+    program = """
         import os
         went = 0
         for _ in range(3):
@@ -139,7 +137,7 @@ def test_forks_are_refused(tmp_path):
                 went = 1
             except OSError:
                 pass
-        assert not went, {str(mark)!r}
+        assert not went
     """
     assert run(program).passed
     assert why('import multiprocessing\nmultiprocessing.Process(target=print).start()') == 'PermissionError'
