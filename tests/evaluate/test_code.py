@@ -42,10 +42,15 @@ def test_only_where_it_is_asked_for():
 
 def test_layouts():
     (_, made), *_ = exercises()
-    programs = [code.layout(row)(row, written) for row, written in (
-        (HUMAN_EVAL, '    return n + n\n'), (HUMAN_EVAL, '    return n * n\n'),
-        (MBPP, 'def double(n):\n  return n + n'), (MBPP, 'def double(n): return 4'), (made, made['body']), (made, '    return 12345\n'),
-    )]  # fmt: skip
+    answers = [
+        (HUMAN_EVAL, '    return n + n\n'),
+        (HUMAN_EVAL, '    return n * n\n'),
+        (MBPP, 'def double(n):\n  return n + n'),
+        (MBPP, 'def double(n): return 4'),
+        (made, made['body']),
+        (made, '    return 12345\n'),
+    ]
+    programs = [code.layout(row)(row, written) for row, written in answers]
     assert [outcome.passed for outcome in code.run(programs, allowed=True)] == [True, False] * 3
     assert code.layout(made | {'test': ''}) is None
     assert code.layout(HUMAN_EVAL)(HUMAN_EVAL, '    return 0').endswith('\ncheck(double)\n')
