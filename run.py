@@ -40,6 +40,7 @@ OWN = {
     'output': ('export', 'generate'),
     'dtype': ('export',),
     'adapters': ('export',),
+    'run_code': ('evaluate',),
     'topology': ('preflight',),
     'price': ('preflight',),
     'search': ('preflight',),
@@ -74,6 +75,9 @@ _DTYPE = flags.DEFINE_enum(
     'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'
 )
 _ADAPTERS = flags.DEFINE_bool('adapters', None, "export: the run's adapters alone, as a folder of PEFT's.")
+_RUN_CODE = flags.DEFINE_bool(
+    'run_code', None, 'evaluate: run the programs that a model writes, for pass@k; with your rights, and in no jail.'
+)
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'preflight: the machine, v5p:8x8x16, v5e-256, h100:8, ...')
 _PRICE = flags.DEFINE_float('price', None, 'preflight: of a chip for an hour, in US dollars; by default a list price.')
 _SEARCH = flags.DEFINE_bool('search', None, 'preflight: try meshes, rematerialization and microbatches, and rank them.')
@@ -213,7 +217,8 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
         done = train.train(config, workdir, say=say, trial=position)
         say(f'{done["name"]}: {train.outcome(done)} after {done["seconds"]:.0f} s; {workdir / "summary.json"}')
     elif _MODE.value == 'evaluate':
-        print(json.dumps(evaluate.evaluate(config, workdir, say, flags.FLAGS.weights or 'float32')))
+        weights = flags.FLAGS.weights or 'float32'
+        print(json.dumps(evaluate.evaluate(config, workdir, say, weights, bool(_RUN_CODE.value))))
     elif _MODE.value == 'coordinates':
         coordinates.coordinates(config, workdir, say)
     else:

@@ -104,6 +104,7 @@ def get_config() -> ConfigDict:
     task.messages = ''  # answer: a column of turns, {'role': 'user', 'content': ...}; the assistant's are learned
     task.chat = False  # prompts and answers are put into the chat template of the tokenizer
     task.cut = 'left'  # left, right: the side from which a prompt is cut that leaves no room in the context
+    task.program = ''  # answer: a whole program around what is {written}, which passes or not (pass@k)
     task.limit = 0  # training examples used; 0: all
     task.written = 200  # answer: validation examples whose answers are written and scored at the end; 0: none
     task.metrics = ()  # of gpt_jax/evaluate/metrics.py; the first decides which checkpoint is best; (): the usual ones

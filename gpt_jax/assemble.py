@@ -14,6 +14,7 @@ from gpt_jax import compiler, layout, parametrization, schema, tuning
 from gpt_jax.data import packed
 from gpt_jax.data.config import DataConfig
 from gpt_jax.data.task import TaskConfig
+from gpt_jax.evaluate import metrics
 from gpt_jax.finetune import head, split
 from gpt_jax.finetune.config import TuneConfig
 from gpt_jax.launch.config import SweepConfig
@@ -91,6 +92,7 @@ def settings(config: Mapping[str, Any], vocab_size: int) -> Settings:
     check_choices(model)
     sections: dict[str, Any] = {key: schema.from_dict(cls, config[key], key) for key, cls in SECTIONS.items()}
     checked = Settings(name=config['name'], seed=config['seed'], init_from=config['init_from'], model=model, **sections)
+    metrics.check(checked.task.metrics, checked.task.kind)
     updates.make(checked.optimizer, parametrization.NO_FACTORS, checked.steps)
     return checked
 

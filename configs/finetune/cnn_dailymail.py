@@ -12,4 +12,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('cnn_dailymail', rows=287_113, context=1024, epochs=1)
     config.task.update(kind='answer', source='tfds:cnn_dailymail', cut='right')
     config.task.update(prompt='{article}\n\nTL;DR:', answer=' {highlights}')
+    config.task.metrics = ('rougeL', 'rouge1', 'rouge2')
     return config

@@ -12,4 +12,6 @@ from configs.finetune import local
 def get_config() -> ConfigDict:
     config = local.get_config('code', context=512, steps=400)
     config.task.update(kind='answer', source='made:code', prompt='{prompt}', answer='{body}')
+    config.task.program = '{prompt}{written}\n{test}'
+    config.task.metrics = ('pass@1', 'exact_match')
     return config

@@ -15,4 +15,6 @@ def get_config() -> ConfigDict:
     config = published.get_config('code_files', rows=10_000, context=1024)
     config.task.update(kind='answer', source='files:code/*.jsonl', prompt='{prompt}')
     config.task.answer = '{canonical_solution}'
+    config.task.program = '{prompt}{written}\n{test}\ncheck({entry_point})\n'
+    config.task.metrics = ('pass@1', 'exact_match')
     return config

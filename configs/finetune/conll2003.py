@@ -12,4 +12,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('conll2003', rows=14_041, context=256)
     config.task.update(kind='label', source='tfds:conll2003', words='tokens', tags='ner')
     config.task.labels = ('O', 'B-PER', 'I-PER', 'B-ORG', 'I-ORG', 'B-LOC', 'I-LOC', 'B-MISC', 'I-MISC')
+    config.task.metrics = ('entity_f1', 'accuracy')
     return config

@@ -13,4 +13,5 @@ def get_config() -> ConfigDict:
     config = local.get_config('dialogue', context=1024, steps=300)
     config.task.update(kind='answer', source='made:dialogue', messages='messages')
     config.train.update(batch=16, microbatch=2)
+    config.task.metrics = ('f1', 'exact_match')
     return config

@@ -12,4 +12,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('dolly', rows=13_500, context=512)
     config.task.update(kind='answer', source='tfds:databricks_dolly', answer=' {response}')
     config.task.prompt = '{context}\n\nInstruction: {instruction}\nResponse:'
+    config.task.metrics = ('rougeL', 'f1')
     return config

@@ -13,4 +13,5 @@ def get_config() -> ConfigDict:
     config = local.get_config('entities', context=256, steps=400)
     config.task.update(kind='label', source='made:entities', words='words', tags='tags')
     config.task.labels = ('O', *(f'{side}-{kind}' for kind in ('MODULE', 'CLASS', 'FUNCTION') for side in 'BI'))
+    config.task.metrics = ('entity_f1', 'accuracy')
     return config

@@ -12,4 +12,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('imdb', rows=22_500, context=512)
     config.task.update(kind='classify', source='tfds:imdb_reviews', prompt='{text}', label='label', auxiliary=0.5)
     config.task.update(labels=('neg', 'pos'))
+    config.task.metrics = ('accuracy',)
     return config

@@ -13,4 +13,5 @@ def get_config() -> ConfigDict:
     config.task.update(kind='classify', source='tfds:glue/mnli', validation_source='tfds:glue/mnli_matched')
     config.task.update(prompt='{premise}', second='{hypothesis}', label='label', auxiliary=0.5)
     config.task.update(labels=('entailment', 'neutral', 'contradiction'))
+    config.task.metrics = ('accuracy', 'macro_f1')
     return config

@@ -12,4 +12,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('mrpc', rows=3_668, context=256)
     config.task.update(kind='classify', source='tfds:glue/mrpc', prompt='{sentence1}', second='{sentence2}')
     config.task.update(symmetric=True, label='label', labels=('not_equivalent', 'equivalent'), auxiliary=0.5)
+    config.task.metrics = ('macro_f1', 'accuracy')
     return config

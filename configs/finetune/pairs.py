@@ -13,4 +13,5 @@ def get_config() -> ConfigDict:
     config = local.get_config('pairs', context=128, steps=600)
     config.task.update(kind='classify', source='made:pairs', prompt='{premise}', second='{hypothesis}', label='label')
     config.task.update(labels=('entailment', 'neutral', 'contradiction'), auxiliary=0.5)
+    config.task.metrics = ('accuracy', 'macro_f1')
     return config

@@ -13,4 +13,5 @@ def get_config() -> ConfigDict:
     config = local.get_config('questions', context=512, steps=400)
     config.task.update(kind='answer', source='made:questions', references='answers[text]')
     config.task.update(prompt='{context}\n\nQuestion: {question}\nAnswer:', answer=' {answers[text][0]}')
+    config.task.metrics = ('f1', 'exact_match')
     return config

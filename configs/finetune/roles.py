@@ -15,4 +15,5 @@ def get_config() -> ConfigDict:
     config = local.get_config('roles', context=192, steps=400)
     config.task.update(kind='label', source='made:roles', words='words', tags='tags')
     config.task.labels = ('O', *(f'{side}-{role}' for role in ROLES for side in 'BI'))
+    config.task.metrics = ('entity_f1', 'accuracy')
     return config

@@ -12,4 +12,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('rte', rows=2_490, context=512)
     config.task.update(kind='classify', source='tfds:glue/rte', prompt='{sentence1}', second='{sentence2}')
     config.task.update(label='label', labels=('entailment', 'not_entailment'), auxiliary=0.5)
+    config.task.metrics = ('accuracy',)
     return config

@@ -11,4 +11,5 @@ from configs.finetune import published
 def get_config() -> ConfigDict:
     config = published.get_config('schema_dialogue', rows=16_142, context=512)
     config.task.update(kind='answer', source='tfds:schema_guided_dialogue', messages='utterances')
+    config.task.metrics = ('bleu', 'f1')
     return config

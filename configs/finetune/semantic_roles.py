@@ -17,4 +17,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('semantic_roles', rows=90_000, context=256)
     config.task.update(kind='label', source='files:roles/*.jsonl', words='words', tags='tags')
     config.task.labels = ('O', *(f'{side}-{role}' for role in ROLES for side in 'BI'))
+    config.task.metrics = ('entity_f1', 'accuracy')
     return config

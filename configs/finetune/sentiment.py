@@ -13,4 +13,5 @@ def get_config() -> ConfigDict:
     config = local.get_config('sentiment', context=192, steps=400)
     config.task.update(kind='classify', source='made:sentiment', prompt='{text}', label='label', auxiliary=0.5)
     config.task.update(labels=('negative', 'positive'))
+    config.task.metrics = ('accuracy', 'macro_f1')
     return config

@@ -13,4 +13,5 @@ def get_config() -> ConfigDict:
     config = local.get_config('similarity', context=192, steps=600)
     config.task.update(kind='classify', source='made:similarity', prompt='{first}', second='{second}', symmetric=True)
     config.task.update(label='label', labels=('different', 'same'), auxiliary=0.5)
+    config.task.metrics = ('accuracy', 'macro_f1', 'matthews')
     return config

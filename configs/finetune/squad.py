@@ -12,4 +12,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('squad', rows=87_599, context=512, epochs=2)
     config.task.update(kind='answer', source='tfds:squad/v1.1', references='answers[text]')
     config.task.update(prompt='{context}\n\nQuestion: {question}\nAnswer:', answer=' {answers[text][0]}')
+    config.task.metrics = ('f1', 'exact_match')
     return config

@@ -12,4 +12,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('sst2', rows=67_349, context=128)
     config.task.update(kind='classify', source='tfds:glue/sst2', prompt='{sentence}', label='label', auxiliary=0.5)
     config.task.update(labels=('negative', 'positive'))
+    config.task.metrics = ('accuracy',)
     return config

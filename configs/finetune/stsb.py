@@ -12,4 +12,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('stsb', rows=5_749, context=256)
     config.task.update(kind='classify', source='tfds:glue/stsb', prompt='{sentence1}', second='{sentence2}')
     config.task.update(symmetric=True, label='label', labels=('0', '1', '2', '3', '4', '5'), auxiliary=0.5)
+    config.task.metrics = ('pearson', 'spearman')
     return config

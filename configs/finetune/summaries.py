@@ -13,4 +13,5 @@ def get_config() -> ConfigDict:
     config = local.get_config('summaries', context=512, steps=400)
     config.task.update(kind='answer', source='made:summaries')
     config.task.update(prompt='{source}\nTL;DR:', answer=' {summary}')
+    config.task.metrics = ('rougeL', 'rouge1', 'rouge2')
     return config

@@ -15,4 +15,5 @@ def get_config() -> ConfigDict:
     config = local.get_config('translation', context=256, steps=600)
     config.task.update(kind='answer', source='made:translation')
     config.task.update(prompt='English: {source}\nTranslation:', answer=' {target}')
+    config.task.metrics = ('bleu', 'chrf')
     return config

@@ -12,4 +12,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('wmt14_de_en', rows=4_592_289, context=256, epochs=1)
     config.task.update(kind='answer', source='tfds:wmt14_translate/de-en')
     config.task.update(prompt='German: {de}\nEnglish:', answer=' {en}')
+    config.task.metrics = ('bleu', 'chrf')
     return config

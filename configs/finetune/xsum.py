@@ -14,4 +14,5 @@ def get_config() -> ConfigDict:
     config = published.get_config('xsum', rows=203_577, context=1024, epochs=1)
     config.task.update(kind='answer', source='tfds:xsum', cut='right')
     config.task.update(prompt='{document}\n\nTL;DR:', answer=' {summary}')
+    config.task.metrics = ('rougeL', 'rouge1', 'rouge2')
     return config

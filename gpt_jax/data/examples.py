@@ -6,7 +6,7 @@ from typing import NamedTuple
 from gpt_jax.data import chat, labels, template
 from gpt_jax.data.chat import Chat
 from gpt_jax.data.rows import Row
-from gpt_jax.data.task import TaskConfig
+from gpt_jax.data.task import WRITTEN, TaskConfig
 from gpt_jax.errors import UserError
 
 
@@ -14,10 +14,12 @@ class Answer(NamedTuple):
     """Text to be gone on with: `parts` are (text, whether it is learned) in order; of a dialogue every answer is.
 
     references: all answers that count as right, the learned one first; of a dialogue, its last answer.
+    program: what stands before and after the written answer in a program that tests it; () without one.
     """
 
     parts: tuple[tuple[str, bool], ...]
     references: tuple[str, ...]
+    program: tuple[str, ...] = ()
 
 
 class Classified(NamedTuple):
@@ -96,7 +98,15 @@ def _answer(row: Row, task: TaskConfig, words: Words, how: Chat | None) -> Answe
     kept: dict[str, str] = {}
     for text in references:
         kept.setdefault(text.strip(), text)
-    return Answer(parts, tuple(kept.values()))
+    return Answer(parts, tuple(kept.values()), _program(row, task))
+
+
+def _program(row: Row, task: TaskConfig) -> tuple[str, ...]:
+    if not task.program:
+        return ()
+    gap = '\0'  # that no source of Python holds
+    around = _text(row._replace(columns={**row.columns, WRITTEN: gap}), task, 'program')
+    return tuple(around.split(gap))
 
 
 def _classify(row: Row, task: TaskConfig, words: Words, how: Chat | None) -> Classified | None:

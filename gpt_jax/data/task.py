@@ -19,7 +19,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
 }
 ALLOWED: dict[str, tuple[str, ...]] = {
     'none': (),
-    'answer': ('prompt', 'answer', 'references', 'label', 'labels', 'messages', 'chat'),
+    'answer': ('prompt', 'answer', 'references', 'label', 'labels', 'messages', 'chat', 'program'),
     'classify': ('second', 'symmetric', 'auxiliary'),
     'choose': ('labels', 'auxiliary'),
     'label': ('auxiliary',),
@@ -27,7 +27,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 SOURCED = ('source', 'validation_source', 'limit', 'metrics')  # that every kind but 'none' uses
 ALWAYS = ('kind', 'validation_fraction', 'cut', 'beta', 'written')  # they have a value whether or not anything reads it
-TEMPLATES = ('prompt', 'answer', 'second', 'chosen', 'rejected')
+TEMPLATES = ('prompt', 'answer', 'second', 'chosen', 'rejected', 'program')
+WRITTEN = 'written'  # in task.program, what the model wrote
 COLUMNS = ('references', 'label', 'words', 'tags', 'messages')
 _SOURCE = re.compile(r'tfds:[a-z0-9_]+(/[A-Za-z0-9_.:-]+)?|made:[a-z0-9_]+|files:.+', re.DOTALL)
 
@@ -58,6 +59,7 @@ class TaskConfig:
     messages: str
     chat: bool
     cut: str
+    program: str
     limit: int
     written: int
     metrics: tuple[str, ...]
@@ -81,6 +83,7 @@ class TaskConfig:
         self._check_labels()
         if self.kind == 'answer':
             self._check_answer()
+            self._check_program()
         schema.require(not self.symmetric or self.second != '', 'task.symmetric', 'wants task.second, the other text')
 
     def _check_use(self) -> None:
@@ -117,6 +120,15 @@ class TaskConfig:
             schema.require(isinstance(word, str) and word != '', 'task.labels', f'wants words, got {word!r}')
         schema.require(len(set(self.labels)) == len(self.labels), 'task.labels', 'a word stands there twice')
         schema.require(len(self.labels) != 1, 'task.labels', 'wants two words or more')
+
+    def _check_program(self) -> None:
+        columns = template.parse(self.program, 'task.program').columns
+        there = not self.program or self.program.count(f'{{{WRITTEN}}}') == 1
+        schema.require(there, 'task.program', f'wants {{{WRITTEN}}} once, for what the model wrote; has {columns}')
+        runs = [name for name in self.metrics if name.startswith('pass@')]
+        schema.require(
+            bool(self.program) or not runs, 'task.metrics', f'{runs[:1]} runs a program; config.task.program says which'
+        )
 
     def _check_answer(self) -> None:
         """Either a column of turns or an answer's template; a label's word only in the latter."""

@@ -19,7 +19,9 @@ from gpt_jax.errors import UserError
 
 # Fields that do not change what the examples are: how they are scored, weighed and cut to the context; and those that
 # say which rows there are, for the rows themselves are in the fingerprint.
-APART = ('metrics', 'written', 'auxiliary', 'beta', 'cut', 'source', 'validation_source', 'validation_fraction')
+APART = (
+    'metrics', 'program', 'written', 'auxiliary', 'beta', 'cut', 'source', 'validation_source', 'validation_fraction',
+)  # fmt: skip
 Rank = tuple[bytes, int]  # a hash of what a row is about, and its number: `limit` takes the lowest
 
 

@@ -20,10 +20,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from gpt_jax.errors import UserError
 
@@ -51,7 +51,7 @@ def run(
     """What becomes of each program, in their order.
 
     Args:
-      programs: whole programs, tests included (see `layout`); one passes that raises nothing to its last line.
+      programs: whole programs, tests included; one passes that raises nothing to its last line.
       allowed: whether the user asked for it by --run_code.
       seconds: by the clock, for each.
       memory: bytes of address space, for each.
@@ -96,41 +96,7 @@ def _run(program: str, seconds: float, memory: int) -> Outcome:
     return Outcome(False, said if child.returncode == 1 and said.isidentifier() else 'left early')
 
 
-def _made(row: Mapping[str, Any], written: str) -> str:
-    return f'{row["prompt"]}{_body(written)}\n{row["test"]}'
-
-
-def _human_eval(row: Mapping[str, Any], written: str) -> str:
-    return f'{row["prompt"]}{_body(written)}\n{row["test"]}\ncheck({row["entry_point"]})\n'
-
-
-def _mbpp(row: Mapping[str, Any], written: str) -> str:
-    before = row.get('test_imports') or [row.get('test_setup_code') or '']
-    return '\n'.join([*before, written, *row['test_list'], ''])
-
-
-# Columns by which a published layout is known -> (row, what the model wrote) -> the whole program.
-LAYOUTS: dict[tuple[str, ...], Callable[[Mapping[str, Any], str], str]] = {
-    ('prompt', 'test', 'entry_point'): _human_eval,
-    ('test_list',): _mbpp,  # the model writes the whole function
-    ('prompt', 'test', 'body'): _made,  # made:code
-}
-
-
-def layout(row: Mapping[str, Any]) -> Callable[[Mapping[str, Any], str], str] | None:
-    """How a row of HumanEval, of MBPP or of made:code becomes a program; None: it has no test.
-
-    Raises:
-      UserError: none of these layouts.
-    """
-    for columns, program in LAYOUTS.items():
-        if all(column in row for column in columns):
-            return program if row[columns[1 if len(columns) > 1 else 0]] else None
-    wanted = '; '.join(', '.join(columns) for columns in LAYOUTS)
-    raise UserError(f'pass@k wants rows with tests, in columns {wanted}; these have {", ".join(row) or "none"}')
-
-
-def _body(written: str) -> str:
+def body(written: str) -> str:
     """Of what goes on from a function's first lines, that function: to the first line that is not set in.
 
     A line that closes a bracket, or stands in a string of several lines, may begin at the margin; the former is kept.

@@ -5,19 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from gpt_jax import assemble, inference, pretrained, tuned
+from gpt_jax.data.task_corpus import TaskCorpus
 from gpt_jax.errors import UserError
-from gpt_jax.modes import material, warm_start
+from gpt_jax.modes import answers, material, warm_start
 from gpt_jax.modes.same_model import differences
 from gpt_jax.observe.progress import Progress
 from gpt_jax.train import checkpoint
 from gpt_jax.train.state import State
 
 
-def evaluate(config: dict[str, Any], workdir: Path, say: Any, weights: str = 'float32') -> dict[str, Any]:
+def evaluate(
+    config: dict[str, Any], workdir: Path, say: Any, weights: str = 'float32', run_code: bool = False
+) -> dict[str, Any]:
     """Scores the run in `workdir`; returns losses by split, the step and the data's fingerprint.
 
     Args:
       weights: how the model's matrices are kept meanwhile (gpt_jax/inference.py): what fewer bits lose.
+      run_code: whether programs that the model writes may be run (pass@k).
 
     Raises:
       UserError: there is no good checkpoint in `workdir`, or it does not fit the config.
@@ -45,4 +49,7 @@ def evaluate(config: dict[str, Any], workdir: Path, say: Any, weights: str = 'fl
         found = material.scores(settings, program, corpus, split, params, line)
         scores |= {f'{split}_{name}': value for name, value in found.items()}
     line.close()
+    if isinstance(corpus, TaskCorpus) and settings.task.kind == 'answer' and settings.task.written:
+        held = material.held_out(corpus)
+        scores |= answers.scores(settings, corpus, held, workdir, say, run_code=run_code, weights=weights)
     return scores

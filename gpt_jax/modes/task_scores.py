@@ -11,7 +11,9 @@ from jax.experimental import multihost_utils
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.packed import Packed
 from gpt_jax.data.pipeline import in_order
+from gpt_jax.data.task import TaskConfig
 from gpt_jax.data.task_corpus import TaskCorpus
+from gpt_jax.evaluate import metrics
 from gpt_jax.evaluate.perplexity import mean_loss
 from gpt_jax.finetune.head import HEADED, candidates
 from gpt_jax.modes.text_scores import watched
@@ -44,7 +46,18 @@ def scores(
         return {'loss': float(np.mean(np.logaddexp(0, -margin))), 'accuracy': float(np.mean(margin > 0))}
     taken = np.argmax(found.scores, axis=-1)
     loss = -float(np.mean(log_p[np.arange(len(taken)), found.answers]))
-    return {'loss': loss, 'accuracy': float(np.mean(taken == found.answers))}
+    accuracy = {'loss': loss, 'accuracy': float(np.mean(taken == found.answers))}
+    return accuracy | {name: _named(settings.task, name, found, taken) for name in settings.task.metrics}
+
+
+def _named(task: TaskConfig, name: str, found: Decided, taken: np.ndarray) -> float:
+    if task.kind != 'label':
+        return metrics.LABEL_METRICS[name].function(taken.tolist(), found.answers.tolist())
+    ends = np.nonzero(np.diff(found.example))[0] + 1  # of the sentences but the last
+    words = [
+        [[task.labels[n] for n in sentence] for sentence in np.split(side, ends)] for side in (taken, found.answers)
+    ]
+    return metrics.TAG_METRICS[name].function(*words)
 
 
 def decide(settings: Settings, program: Program, rows: Packed, params: Any, line: Progress) -> Decided:

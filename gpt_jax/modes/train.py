@@ -13,11 +13,12 @@ import jax
 
 from gpt_jax import assemble, files, identity, runtime, tuned
 from gpt_jax.assemble import Program, Settings
+from gpt_jax.data.task_corpus import TaskCorpus
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
 from gpt_jax.launch.trial import PROGRESS
 from gpt_jax.model import accounting
-from gpt_jax.modes import branch, material, warm_start
+from gpt_jax.modes import answers, branch, material, warm_start
 from gpt_jax.modes.best import Best
 from gpt_jax.modes.material import Material, batches_of
 from gpt_jax.modes.recorder import Recorder
@@ -92,7 +93,8 @@ def outcome(done: dict[str, Any]) -> str:
         return f'{loss}token, {done["bits_per_byte"]:.4f} bits/byte'
     if 'validation_accuracy' in done:
         return f'{loss}question, accuracy {done["validation_accuracy"]:.2%}'
-    return f'{loss}token of the answers'
+    named = [f'{name.removeprefix("validation_")} {done[name]:.4g}' for name in done if name.startswith('validation_')]
+    return ', '.join([f'{loss}token of the answers', *named[1:]])
 
 
 @contextlib.contextmanager
@@ -181,6 +183,9 @@ def _run(
             line.close()
         checkpoints.wait()
         known = material.counts(corpus) | {'fingerprint': corpus.fingerprint} | best.known()
+        if first and jax.process_count() == 1 and settings.task.kind == 'answer' and settings.task.written:
+            assert isinstance(corpus, TaskCorpus)
+            known |= answers.scores(settings, corpus, ['validation'], workdir, say)
         done = summary(config, settings, program, state, recorder.last, recorder.seconds(), known)
         if first:
             done = finish(done, workdir)

@@ -9,7 +9,13 @@ import time
 
 import pytest
 
+from configs.finetune import code as made_code
+from configs.finetune import code_files
+from gpt_jax import overrides, schema
+from gpt_jax.data import examples
 from gpt_jax.data.made.exercises import exercises
+from gpt_jax.data.rows import Row
+from gpt_jax.data.task import TaskConfig
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import code
 
@@ -20,8 +26,6 @@ HUMAN_EVAL = {
     'canonical_solution': '    return 2 * n\n',
     'test': 'def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(-1) == -2\n',
 }
-MBPP = {'text': 'Write a function to double.', 'code': 'def double(n): return 2 * n', 'test_setup_code': 'two = 2',
-        'test_list': ['assert double(two) == 4', 'assert double(0) == 0']}  # fmt: skip
 
 
 def run(program, **options):
@@ -40,27 +44,31 @@ def test_only_where_it_is_asked_for():
         code.run(['x = 1'], allowed=False)
 
 
-def test_layouts():
+def program_of(config, row, written):
+    """As the config of a task puts it around what was written."""
+    task = schema.from_dict(TaskConfig, config['task'], 'task')
+    one = examples.make(Row('train[0]', row), task, {}, None)
+    return code.body(written).join(one.program)
+
+
+def test_programs_of_configs():
     (_, made), *_ = exercises()
+    made_config, files_config = (overrides.plain(one.get_config()) for one in (made_code, code_files))
     answers = [
-        (HUMAN_EVAL, '    return n + n\n'),
-        (HUMAN_EVAL, '    return n * n\n'),
-        (MBPP, 'def double(n):\n  return n + n'),
-        (MBPP, 'def double(n): return 4'),
-        (made, made['body']),
-        (made, '    return 12345\n'),
+        (files_config, HUMAN_EVAL, '    return n + n\n'),
+        (files_config, HUMAN_EVAL, '    return n * n\n'),
+        (made_config, made, made['body']),
+        (made_config, made, '    return 12345\n'),
     ]
-    programs = [code.layout(row)(row, written) for row, written in answers]
-    assert [outcome.passed for outcome in code.run(programs, allowed=True)] == [True, False] * 3
-    assert code.layout(made | {'test': ''}) is None
-    assert code.layout(HUMAN_EVAL)(HUMAN_EVAL, '    return 0').endswith('\ncheck(double)\n')
-    with pytest.raises(UserError, match=r'pass@k wants rows with tests, .*; these have question$'):
-        code.layout({'question': 'x'})
+    programs = [program_of(*one) for one in answers]
+    assert [outcome.passed for outcome in code.run(programs, allowed=True)] == [True, False] * 2
+    assert programs[0].endswith('\ncheck(double)\n')
 
 
 def test_what_is_written_after_the_function_is_left_out():
     written = '    return (\n        2 * n\n)\n\nprint(nonsense)\ndef double(n):\n    return 0\n'
-    assert code.run([code.layout(HUMAN_EVAL)(HUMAN_EVAL, written)], allowed=True)[0].passed
+    program = program_of(overrides.plain(code_files.get_config()), HUMAN_EVAL, written)
+    assert code.run([program], allowed=True)[0].passed
 
 
 @pytest.mark.parametrize(
