@@ -1,0 +1,22 @@
+"""How sure is a share of so many cases? Wilson's interval."""
+
+from typing import NamedTuple
+
+
+class Share(NamedTuple):
+    """hits of count cases, and the interval that holds the true share in 95 of 100 such samples (Wilson 1927)."""
+
+    share: float
+    low: float
+    high: float
+    count: int
+
+
+def wilson(hits: int, count: int) -> Share:
+    """Of no case at all nothing is known: 0 to 1, and 0.5 for the share."""
+    import scipy.stats
+
+    if count == 0:
+        return Share(0.5, 0.0, 1.0, 0)
+    interval = scipy.stats.binomtest(hits, count).proportion_ci(confidence_level=0.95, method='wilson')
+    return Share(hits / count, float(interval.low), float(interval.high), count)
