@@ -1,0 +1,152 @@
+"""What does the suite ask of a task, and what do the answers say? For any model that predicts text, tuned or not.
+
+A task is named by its config: 'sentiment' is configs/finetune/sentiment.py, and a path is a config file anywhere. Of
+its validation examples some are chosen, the same ones for every model. What is classified, chosen or preferred is
+decided by the log-probabilities of the answers; of an answer that is written, that of the right one is taken here
+(modes/suite.py writes them too).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from gpt_jax import assemble, overrides, schema
+from gpt_jax.data import chat, shots, task_set
+from gpt_jax.data.examples import Answer, Example
+from gpt_jax.data.task import TaskConfig
+from gpt_jax.errors import UserError
+from gpt_jax.evaluate import calibration, choices
+from gpt_jax.evaluate.config import SuiteConfig
+from gpt_jax.evaluate.scoring import Scored
+
+Score = Callable[[Sequence[tuple[str, str]]], list[Scored]]
+BLANK = 'Answer:'  # a context that asks nothing
+
+
+class Question(NamedTuple):
+    """choices: what may go on from the context, of which number `right` is right; the right answer alone, and None."""
+
+    context: str
+    choices: tuple[str, ...]
+    right: int | None
+    example: Example
+
+
+class Asked(NamedTuple):
+    """A task with its questions."""
+
+    name: str
+    task: TaskConfig
+    questions: list[Question]
+
+    @property
+    def texts(self) -> list[str]:
+        """What must not stand in a training text: each question with its right answer."""
+        return [shots.text(one.example, self.task.labels) for one in self.questions]
+
+
+def folder() -> Path:
+    """Where the configs of tasks lie."""
+    return Path(overrides.__file__).parents[1] / 'configs' / 'finetune'
+
+
+def load(name: str, suite: SuiteConfig, cache: str, say: Callable[[str], None], how: Any = None) -> Asked:
+    """The questions of a task.
+
+    Args:
+      name: of its config.
+      cache: `data.cache`.
+      how: the tokenizer's chat template, for tasks that use it.
+
+    Raises:
+      UserError: no such task, one that no text can ask, or what its source says.
+    """
+    task = _config(name)
+    if task.kind in ('none', 'label'):
+        why = 'is none' if task.kind == 'none' else 'tags words, which takes a head; tune a model on it'
+        raise UserError(f'config.suite.tasks: {name} {why}')
+    found = task_set.load(task, cache, how if task.chat else chat.Chat('', ()), say)
+    pool = list(found.examples('validation'))
+    numbers = np.arange(len(pool))
+    if 0 < suite.examples < len(pool):
+        numbers = np.sort(np.random.default_rng(suite.seed).permutation(len(pool))[: suite.examples])
+    before = list(found.examples('train')) if suite.shots else []
+    made = []
+    for number in numbers:
+        context, answers, right = shots.as_prompt(pool[number], task.labels)
+        shown = shots.chosen(before, pool[number], suite.shots, suite.seed)
+        made.append(Question(shots.joined(shown, context, task.labels), tuple(answers), right, pool[number]))
+    return Asked(Path(name).stem, task, made)
+
+
+def _config(name: str) -> TaskConfig:
+    path = Path(name) if name.endswith('.py') else folder() / f'{name}.py'
+    if not path.is_file():
+        there = sorted(one.stem for one in folder().glob('*.py') if one.stem not in ('local', 'published'))
+        raise UserError(f'config.suite.tasks: no task {name!r}{schema.nearest(name, there)}; there are {", ".join(there)}')
+    return assemble.task_config(overrides.read(path))
+
+
+def scores(asked: Asked, score: Score, *, blank: bool = False) -> dict[str, float]:
+    """What a model makes of the questions.
+
+    Of written answers: 'loss' of the right one in nats per token, 'bits_per_byte' of it, and 'exact', how often it is
+    what the model writes itself, token by token the likeliest. Of the others: 'accuracy' by log p as it is, and by each
+    other way to weigh it (evaluate/choices.py) 'accuracy_WAY'; 'chance', the accuracy of guessing; 'loss' in nats per
+    question and 'calibration_error' (ECE), both of the probabilities that the answers have among themselves.
+
+    Args:
+      score: the model.
+      blank: whether to ask for the answers without a question, too ('accuracy_normalized').
+    """
+    pairs = [(one.context, answer) for one in asked.questions for answer in one.choices]
+    alone = [(BLANK, answer) for _, answer in pairs] if blank and asked.questions[0].right is not None else []
+    found = score([*pairs, *alone])
+    if asked.questions[0].right is None:
+        return _written(asked, found)
+    return _chosen(asked, found[: len(pairs)], found[len(pairs) :])
+
+
+def _written(asked: Asked, found: Sequence[Scored]) -> dict[str, float]:
+    nats = -sum(one.log_p for one in found)
+    size = sum(len(one.choices[0].encode('utf-8')) for one in asked.questions)
+    return {
+        'loss': nats / max(1, sum(one.tokens for one in found)),
+        'bits_per_byte': nats / np.log(2) / max(1, size),
+        'exact': float(np.mean([one.greedy for one in found])),
+    }
+
+
+def _chosen(asked: Asked, found: Sequence[Scored], blank: Sequence[Scored]) -> dict[str, float]:
+    made, at = [], 0
+    for one in asked.questions:
+        part = slice(at, at + len(one.choices))
+        without = [other.log_p for other in blank[part]] if blank else None
+        texts = [answer.lstrip() for answer in one.choices]
+        scored = found[part]
+        made.append(choices.of([s.log_p for s in scored], [s.tokens for s in scored], texts, without))
+        at += len(one.choices)
+    right = [int(one.right or 0) for one in asked.questions]
+    accuracy = choices.accuracy(made, right)
+    sure = [choices.probabilities(one) for one in made]
+    confidences = np.array([p_Y.max() for p_Y in sure])
+    hits = np.array([int(np.argmax(p_Y)) == answer for p_Y, answer in zip(sure, right, strict=True)])
+    return {
+        'accuracy': accuracy['raw'],
+        **{f'accuracy_{way}': share for way, share in accuracy.items() if way != 'raw'},
+        'chance': float(np.mean([1 / len(one.choices) for one in asked.questions])),
+        'loss': float(np.mean([-np.log(max(p_Y[answer], 1e-300)) for p_Y, answer in zip(sure, right, strict=True)])),
+        'calibration_error': calibration.expected_calibration_error(calibration.reliability(confidences, hits)),
+    }
+
+
+def error(found: dict[str, float]) -> float:
+    """How much of a task is wrong: what a law of downstream error is fitted to."""
+    return 1 - found.get('accuracy', found.get('exact', 0.0))
+
+
+def answers(asked: Asked) -> list[tuple[str, ...]]:
+    """The right answers of questions that are written."""
+    return [one.example.references for one in asked.questions if isinstance(one.example, Answer)]
