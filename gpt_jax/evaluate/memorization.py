@@ -1,8 +1,8 @@
 """How much of its training text does a model write down again? Windows of it, and strings planted there for this.
 
 As Carlini et al. 2023: a model is given a window's first tokens (there 50) and writes, greedily, as many as follow
-(50); a window is memorized where all are as they stood. Of text that many others repeat, this says how common it is rather
-than that it was kept: planted strings, which stand nowhere else, answer that, by how often each was repeated.
+(50); a window is memorized where all are as they stood. Of text that many others repeat, this says how common it is
+rather than that it was kept: planted strings, which stand nowhere else, answer that, by how often each was repeated.
 """
 
 import random
@@ -31,7 +31,7 @@ class Canary(NamedTuple):
     """A planted string, and how often it stands in the documents."""
 
     text: str
-    count: int
+    times: int
 
 
 def windows(lengths: Sequence[int], count: int, size: int, seed: int) -> list[Window]:
