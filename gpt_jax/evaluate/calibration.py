@@ -10,10 +10,10 @@ BINS = 15  # as Guo et al. 2017
 class Bins(NamedTuple):
     """Of each of N bins of the same width, from 0 to 1, for a reliability plot.
 
-    count: int [N]. confidence, accuracy: float64 [N], means over what fell into the bin, NaN where nothing did.
+    answers: int [N], how many. confidence, accuracy: float64 [N], means over what fell into the bin, NaN where nothing did.
     """
 
-    count: np.ndarray
+    answers: np.ndarray
     confidence: np.ndarray
     accuracy: np.ndarray
 
@@ -43,9 +43,9 @@ def reliability(confidences: np.ndarray, hits: np.ndarray, bins: int = BINS) -> 
 def expected_calibration_error(found: Bins) -> float:
     """How far confidence is from accuracy, the mean over all answers of their bin's distance (Guo et al. 2017,
     equation 3); 0..1, 0 is best. It depends on the number of bins, and is above 0 by chance where answers are few."""
-    there = found.count > 0
+    there = found.answers > 0
     distance = np.abs(found.confidence[there] - found.accuracy[there])
-    return float(np.average(distance, weights=found.count[there]))
+    return float(np.average(distance, weights=found.answers[there]))
 
 
 def brier(probabilities_QY: np.ndarray, answers_Q: np.ndarray) -> float:

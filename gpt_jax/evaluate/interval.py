@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 
 class Share(NamedTuple):
-    """hits of count cases, and the interval that holds the true share in 95 of 100 such samples (Wilson 1927)."""
+    """Of so many cases the share that are hits, and the interval that holds the true share in 95 of 100 such samples (Wilson 1927)."""
 
     share: float
     low: float
     high: float
-    count: int
+    cases: int
 
 
 def wilson(hits: int, count: int) -> Share:

@@ -31,12 +31,12 @@ def test_expected_calibration_error(bins):
     found = reliability(said / 1009, hits, bins)
     expected = by_hand([Fraction(int(one), 1009) for one in said], [int(hit) for hit in hits], bins)
     assert expected_calibration_error(found) == pytest.approx(expected, rel=1e-9)
-    assert found.count.sum() == 200
+    assert found.answers.sum() == 200
 
 
 def test_edges():
     found = reliability(np.array([0, 0.25, 0.5, 0.75, 1]), np.array([0, 1, 1, 1, 1]), 4)
-    assert found.count.tolist() == [2, 1, 1, 1]
+    assert found.answers.tolist() == [2, 1, 1, 1]
     np.testing.assert_allclose(found.confidence, [0.125, 0.5, 0.75, 1])
     np.testing.assert_allclose(found.accuracy, [0.5, 1, 1, 1])
 
