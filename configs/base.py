@@ -111,6 +111,13 @@ def get_config() -> ConfigDict:
     task.auxiliary = 0.0  # coefficient of the loss of the text itself beside the task's (GPT-1: 0.5)
     task.beta = 0.1  # prefer: how far the model is held to where it began (DPO)
 
+    config.suite = suite = ConfigDict()
+    suite.tasks = ()  # asked while a model is trained: configs/finetune/NAME.py by NAME, or a config file's path
+    suite.every = 0  # steps between two times; 0: at the end alone
+    suite.examples = 200  # validation examples of each that are asked, always the same; 0: all
+    suite.shots = 0  # training examples with their answers that are shown before each
+    suite.seed = 0  # decides which
+
     config.tune = tune = ConfigDict()
     tune.train = ()  # weights that are trained, by name: 'norm', 'blocks[6:12]' (gpt_jax/finetune/names.py); (): all
     tune.freeze = ()  # and what of them is not

@@ -15,6 +15,7 @@ from gpt_jax.data import packed
 from gpt_jax.data.config import DataConfig
 from gpt_jax.data.task import TaskConfig
 from gpt_jax.evaluate import metrics
+from gpt_jax.evaluate.config import SuiteConfig
 from gpt_jax.finetune import head, split
 from gpt_jax.finetune.config import TuneConfig
 from gpt_jax.launch.config import SweepConfig
@@ -42,6 +43,7 @@ class Settings:
     model: ModelConfig
     data: DataConfig
     task: TaskConfig
+    suite: SuiteConfig
     tune: TuneConfig
     optimizer: OptimizerConfig
     train: TrainConfig
@@ -61,6 +63,7 @@ class Settings:
 SECTIONS = {
     'data': DataConfig,
     'task': TaskConfig,
+    'suite': SuiteConfig,
     'tune': TuneConfig,
     'optimizer': OptimizerConfig,
     'train': TrainConfig,

@@ -10,7 +10,8 @@ BINS = 15  # as Guo et al. 2017
 class Bins(NamedTuple):
     """Of each of N bins of the same width, from 0 to 1, for a reliability plot.
 
-    answers: int [N], how many. confidence, accuracy: float64 [N], means over what fell into the bin, NaN where nothing did.
+    answers: int [N], how many. confidence, accuracy: float64 [N], means over what fell into the bin; NaN where nothing
+    did.
     """
 
     answers: np.ndarray

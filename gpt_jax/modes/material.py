@@ -9,6 +9,7 @@ from gpt_jax.data import chat, task_corpus, task_set, tokenizer
 from gpt_jax.data.pipeline import batches, repeats, shuffled
 from gpt_jax.data.prepare import Corpus, prepare
 from gpt_jax.data.task_corpus import TaskCorpus
+from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate.perplexity import bits_per_byte
@@ -49,6 +50,10 @@ def text_only(config: dict[str, Any], mode: str) -> None:
     """Raises UserError for a mode that knows no tasks."""
     if config['task']['kind'] != 'none':
         raise UserError(f'--mode={mode}: reads plain text; leave config.task.kind at none')
+
+
+def tokenizer_of(corpus: Material) -> Tokenizer:
+    return corpus.tokenizer if isinstance(corpus, TaskCorpus) else corpus.tokenizer()
 
 
 def tokenizer_content(corpus: Material) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax import assemble, overrides, schema
-from gpt_jax.data import chat, shots, task_set
+from gpt_jax.data import shots, task_set
 from gpt_jax.data.examples import Answer, Example
 from gpt_jax.data.task import TaskConfig
 from gpt_jax.errors import UserError
@@ -22,6 +22,7 @@ from gpt_jax.evaluate.config import SuiteConfig
 from gpt_jax.evaluate.scoring import Scored
 
 Score = Callable[[Sequence[tuple[str, str]]], list[Scored]]
+TASKS = overrides.CONFIGS / 'finetune'
 BLANK = 'Answer:'  # a context that asks nothing
 
 
@@ -44,12 +45,8 @@ class Asked(NamedTuple):
     @property
     def texts(self) -> list[str]:
         """What must not stand in a training text: each question with its right answer."""
-        return [shots.text(one.example, self.task.labels) for one in self.questions]
-
-
-def folder() -> Path:
-    """Where the configs of tasks lie."""
-    return Path(overrides.__file__).parents[1] / 'configs' / 'finetune'
+        asked = [shots.as_prompt(one.example, self.task.labels) for one in self.questions]
+        return [one.context + one.continuations[one.right or 0] for one in asked]
 
 
 def load(name: str, suite: SuiteConfig, cache: str, say: Callable[[str], None], how: Any = None) -> Asked:
@@ -67,7 +64,7 @@ def load(name: str, suite: SuiteConfig, cache: str, say: Callable[[str], None], 
     if task.kind in ('none', 'label'):
         why = 'is none' if task.kind == 'none' else 'tags words, which takes a head; tune a model on it'
         raise UserError(f'config.suite.tasks: {name} {why}')
-    found = task_set.load(task, cache, how if task.chat else chat.Chat('', ()), say)
+    found = task_set.load(task, cache, how, say)
     pool = list(found.examples('validation'))
     numbers = np.arange(len(pool))
     if 0 < suite.examples < len(pool):
@@ -75,17 +72,38 @@ def load(name: str, suite: SuiteConfig, cache: str, say: Callable[[str], None], 
     before = list(found.examples('train')) if suite.shots else []
     made = []
     for number in numbers:
-        context, answers, right = shots.as_prompt(pool[number], task.labels)
-        shown = shots.chosen(before, pool[number], suite.shots, suite.seed)
-        made.append(Question(shots.joined(shown, context, task.labels), tuple(answers), right, pool[number]))
+        shown = shots.draw(before, pool[number], int(number), suite.shots, suite.seed)
+        made.append(Question(*shots.few_shot(shown, pool[number], task.labels), pool[number]))
     return Asked(Path(name).stem, task, made)
 
 
+def fitting(asked: Asked, encode: Callable[[list[str]], Any], context: int, say: Callable[[str], None]) -> Asked:
+    """The questions whose answers the context has room for, the rest being counted; a question itself loses its
+    beginning where it is too long.
+
+    Args:
+      encode: texts to ids.
+      context: tokens.
+
+    Raises:
+      UserError: none is left.
+    """
+    texts = [answer for one in asked.questions for answer in one.choices]
+    sizes = iter([len(ids) for ids in encode(texts)])
+    kept = [one for one in asked.questions if max([next(sizes) for _ in one.choices]) < context]
+    if not kept:
+        raise UserError(f'config.suite.tasks: {asked.name}: no question has answers of less than {context} tokens')
+    if gone := len(asked.questions) - len(kept):
+        say(f'{asked.name}: {gone} of {len(asked.questions)} questions are left out: an answer longer than the context')
+    return asked._replace(questions=kept)
+
+
 def _config(name: str) -> TaskConfig:
-    path = Path(name) if name.endswith('.py') else folder() / f'{name}.py'
+    path = Path(name) if name.endswith('.py') else TASKS / f'{name}.py'
     if not path.is_file():
-        there = sorted(one.stem for one in folder().glob('*.py') if one.stem not in ('local', 'published'))
-        raise UserError(f'config.suite.tasks: no task {name!r}{schema.nearest(name, there)}; there are {", ".join(there)}')
+        there = sorted(one.stem for one in TASKS.glob('*.py') if one.stem not in ('local', 'published'))
+        near = schema.nearest(name, there)
+        raise UserError(f'config.suite.tasks: no task {name!r}{near}; there are {", ".join(there)}')
     return assemble.task_config(overrides.read(path))
 
 
@@ -95,7 +113,8 @@ def scores(asked: Asked, score: Score, *, blank: bool = False) -> dict[str, floa
     Of written answers: 'loss' of the right one in nats per token, 'bits_per_byte' of it, and 'exact', how often it is
     what the model writes itself, token by token the likeliest. Of the others: 'accuracy' by log p as it is, and by each
     other way to weigh it (evaluate/choices.py) 'accuracy_WAY'; 'chance', the accuracy of guessing; 'loss' in nats per
-    question and 'calibration_error' (ECE), both of the probabilities that the answers have among themselves.
+    question and 'ece', the expected calibration error, both of the probabilities that the answers have among each
+    other.
 
     Args:
       score: the model.
@@ -138,7 +157,7 @@ def _chosen(asked: Asked, found: Sequence[Scored], blank: Sequence[Scored]) -> d
         **{f'accuracy_{way}': share for way, share in accuracy.items() if way != 'raw'},
         'chance': float(np.mean([1 / len(one.choices) for one in asked.questions])),
         'loss': float(np.mean([-np.log(max(p_Y[answer], 1e-300)) for p_Y, answer in zip(sure, right, strict=True)])),
-        'calibration_error': calibration.expected_calibration_error(calibration.reliability(confidences, hits)),
+        'ece': calibration.expected_calibration_error(calibration.reliability(confidences, hits)),
     }
 
 

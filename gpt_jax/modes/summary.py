@@ -7,6 +7,7 @@ import jax
 from gpt_jax import identity, runtime, trees
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.model import accounting
+from gpt_jax.modes.suite import SUITE, downstream
 from gpt_jax.train.state import State
 
 BITS = 'validation_bits_per_byte'
@@ -40,6 +41,8 @@ def summary(
         'train_loss': values.get('loss'),
         **{name: value for name, value in values.items() if name.startswith('validation_') and name != BITS},
         **({'bits_per_byte': values[BITS]} if BITS in values else {}),
+        **{name: value for name, value in values.items() if name.startswith(SUITE)},
+        **downstream(values),
         'skipped_steps': int(state.skipped),
         **{f'params_{name}': number for name, number in accounting.parameters(settings.model).items()},
         **{f'flops_per_token_{name}': number for name, number in flops.items()},

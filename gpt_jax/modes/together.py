@@ -36,7 +36,7 @@ from gpt_jax.train.preempt import Preemption
 
 OWN = ('seed', 'optimizer.learning_rate')  # what trials that train together may differ in
 # A run that sets one of these has a process of its own.
-ALONE = ('train.keep_steps', 'train.branch_from', 'train.patience', 'init_from', 'task.source')
+ALONE = ('train.keep_steps', 'train.branch_from', 'train.patience', 'init_from', 'task.source', 'suite.tasks')
 Config = dict[str, Any]
 
 
@@ -180,8 +180,8 @@ def _train(
     feed = _batches(runs, start)
     step = everything.step.lower(states, next(_batches(runs, 0)), seeds, rates).compile()
     say(f'{len(runs)} runs at once on {everything.mesh.size} devices; compiled in {time.monotonic() - began:.1f} s')
-    hooks = loop.Hooks(log, evaluate, save, preemption.requested_anywhere, lambda: False)
-    every = loop.Every(train.log_every, train.evaluate_every, train.checkpoint_every, ())
+    hooks = loop.Hooks(log, evaluate, lambda *_: None, save, preemption.requested_anywhere, lambda: False)
+    every = loop.Every(train.log_every, train.evaluate_every, 0, train.checkpoint_every, ())
     states = loop.train(
         lambda states, batch: step(states, batch, seeds, rates), states, feed, start=start, steps=settings.steps,
         every=every, max_skipped=train.max_skipped_in_row, hooks=hooks,

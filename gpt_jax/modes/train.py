@@ -18,7 +18,7 @@ from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
 from gpt_jax.launch.trial import PROGRESS
 from gpt_jax.model import accounting
-from gpt_jax.modes import answers, branch, material, warm_start
+from gpt_jax.modes import answers, branch, material, suite, warm_start
 from gpt_jax.modes.best import Best
 from gpt_jax.modes.material import Material, batches_of
 from gpt_jax.modes.recorder import Recorder
@@ -56,6 +56,7 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)
     next(batches_of(settings, corpus, 0, program.share()))  # raises where there is too little text
+    asked = suite.asked(settings, corpus, say)
     with _sole_writer(workdir):
         done = finished(config, workdir)
         if done is not None:
@@ -66,7 +67,7 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
             files.write_json(workdir / 'config.json', config)
             files.write_bytes(workdir / TOKENIZER, material.tokenizer_content(corpus))  # the folder needs no other
         line = Progress(sys.stderr, trial=trial, name=settings.name, steps=settings.steps, report=workdir / PROGRESS)
-        return _run(config, settings, corpus, program, workdir, say, line)
+        return _run(config, settings, corpus, program, asked, workdir, say, line)
 
 
 def finished(config: Config, workdir: Path) -> dict[str, Any] | None:
@@ -117,8 +118,9 @@ def _warn_of_repeats(settings: Settings, corpus: Material, say: Say) -> None:
 
 
 def _run(
-    config: Config, settings: Settings, corpus: Material, program: Program, workdir: Path, say: Say, line: Progress
-) -> dict[str, Any]:
+    config: Config, settings: Settings, corpus: Material, program: Program, asked: list[suite.Asked], workdir: Path,
+    say: Say, line: Progress,
+) -> dict[str, Any]:  # fmt: skip
     first = jax.process_index() == 0
     keep, keep_steps = settings.train.keep_checkpoints, settings.train.keep_steps
     with (
@@ -156,6 +158,10 @@ def _run(
                 recorder.add(done, found)
                 best.see(done, found, saved(state), about(done))
 
+        def ask(done: int, state: State) -> None:
+            with recorder.meter.paused():
+                recorder.add(done, suite.scores(settings, program, corpus, asked, program.whole(state), line))
+
         def save(done: int, state: State, wait: bool) -> None:
             with recorder.meter.paused():
                 recorder.commit()
@@ -164,10 +170,11 @@ def _run(
                     checkpoints.wait()
 
         line.on_note = dog.beat
-        hooks = loop.Hooks(recorder.log, evaluate, save, lambda: _stop(preemption, dog), best.enough)
+        hooks = loop.Hooks(recorder.log, evaluate, ask, save, lambda: _stop(preemption, dog), best.enough)
         every = loop.Every(
-            settings.train.log_every, settings.train.evaluate_every, settings.train.checkpoint_every, keep_steps
-        )
+            settings.train.log_every, settings.train.evaluate_every, settings.suite.every,
+            settings.train.checkpoint_every, keep_steps,
+        )  # fmt: skip
         try:
             state = loop.train(
                 step, state, feed, start=start, steps=settings.steps, every=every,
@@ -176,6 +183,7 @@ def _run(
             if int(state.step) == start:  # killed between the last checkpoint and the summary
                 recorder.last |= writers.read(workdir / 'metrics.jsonl')[-1] if first else {}
                 evaluate(start, state)
+                ask(start, state)
         except Diverged:
             recorder.commit()  # the row of the step that diverged is the one to look at
             raise

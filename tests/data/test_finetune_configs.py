@@ -71,9 +71,10 @@ EXPECTED = {
     ),
     'chat_files': Answer((('<user>Hello<assistant>', False), ('Hello!', True)), ('Hello!',)),
     'code_files': Answer(
-        (('def f(x):\n', False), ('    return x\n', True)), ('    return x\n',),
+        (('def f(x):\n', False), ('    return x\n', True)),
+        ('    return x\n',),
         ('def f(x):\n', '\ndef check(candidate): ...\ncheck(f)\n'),
-    ),  # fmt: skip
+    ),
     'preference_files': Preference('\n\nHuman: Hi\n\nAssistant:', ' Hello!', ' Go away.'),
     'semantic_roles': Labelled(('gave', '|', 'She', 'gave', 'him', 'it'), (0, 0, 3, 1, 7, 5)),
 }
