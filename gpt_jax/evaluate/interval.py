@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 
 class Share(NamedTuple):
-    """Of so many cases the share that are hits, and the interval that holds the true share in 95 of 100 such samples (Wilson 1927)."""
+    """The part of so many cases that are hits, and the interval that holds the true part in 95 of 100 such samples
+    (Wilson 1927)."""
 
     share: float
     low: float
