@@ -10,8 +10,7 @@ BINS = 15  # as Guo et al. 2017
 class Bins(NamedTuple):
     """Of each of N bins of the same width, from 0 to 1, for a reliability plot.
 
-    answers: int [N], how many. confidence, accuracy: float64 [N], means over what fell into the bin; NaN where nothing
-    did.
+    answers: int [N], how many fell into the bin. confidence, accuracy: float64 [N], their means; NaN where none did.
     """
 
     answers: np.ndarray

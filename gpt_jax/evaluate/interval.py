@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Share(NamedTuple):
-    """Of so many cases the share that are hits, and the interval that holds the true share in 95 of 100 such samples
+    """The part of so many cases that are hits, and the interval that holds the true part in 95 of 100 such samples
     (Wilson 1927)."""
 
     share: float
