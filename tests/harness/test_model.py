@@ -97,21 +97,17 @@ def test_texts_are_written_up_to_a_stop(model, asked):
     how = {'until': ['s', 'home'], 'max_gen_toks': 10, 'do_sample': False, 'temperature': 0.7}
     free = {'max_gen_toks': 10}
     texts = asked.generate_until(requests(('the cats', how), (long, how), ('and', free), ('the cats', free)))
-    written = {}
-    for number, prompt in enumerate(['the cats', long, 'and', 'the cats']):
-        ids = model.tokenizer.encode(prompt)[-(CONTEXT - 10) :].astype(np.int32)
-        (update,) = [u.done for u in model.write([Prompt('', ids)], chosen(10)) if u.done]
-        tokens = [id_ for id_ in update.tokens if id_ != model.tokenizer.end_of_document]
-        written[number] = model.tokenizer.decode(tokens)
+    cut = [model.tokenizer.encode(text)[-(CONTEXT - 10) :] for text in ('the cats', long, 'and', 'the cats')]
+    prompts = [Prompt('', ids.astype(np.int32)) for ids in cut]
+    given = options.make({'max_new_tokens': 10})
+    done = sorted((update.number, update.done) for update in model.write(prompts, given) if update.done)
+    end = model.tokenizer.end_of_document
+    written = [model.tokenizer.decode([id_ for id_ in text.tokens if id_ != end]) for _, text in done]
     for number, text in enumerate(texts):
         expected = written[number]
         for stop in how['until'] if number < 2 else ():
             expected = expected.split(stop)[0]
         assert text == expected
-
-
-def chosen(new):
-    return options.make({'max_new_tokens': new})
 
 
 def test_sampling_draws_and_a_prompt_twice_is_drawn_twice(asked):
