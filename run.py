@@ -11,6 +11,7 @@
   python run.py --mode=import --source=openai-community/gpt2        weights from a folder or the Hugging Face hub
   python run.py --mode=export --checkpoint=runs/gpt_tiny --output=exported      a run for transformers
   python run.py --mode=generate --checkpoint=runs/gpt_tiny --prompt="The weather today is" --max_length=50
+  python run.py --mode=suite --checkpoint=runs/gpt_tiny --tasks=sentiment,choices --shots=2      what can it do?
 
 configs/base.py lists every --config.FIELD with its default. The same command again does only what is not done.
 Exit codes: 0 done; 2 bad input; 3 a run diverged, a trial or a check failed; 4 out of memory; 75 interrupted and saved,
@@ -29,29 +30,33 @@ from absl import app, flags, logging
 
 from gpt_jax import errors, files, overrides, watchdog
 from gpt_jax.launch.trial import follow_parent
-from gpt_jax.modes import generate, launching
+from gpt_jax.modes import generate, launching, suite_run
 
-MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'preflight', 'import', 'export', 'generate')
-BARE = ('import', 'export', 'generate')  # modes that take no --config
+MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'preflight', 'import', 'export', 'generate', 'suite')
+BARE = ('import', 'export', 'generate', 'suite')  # modes that take no --config
 # Flags that belong to some modes alone, and those that a mode cannot do without.
 OWN = {
     'source': ('import',),
-    'checkpoint': ('export', 'generate'),
-    'output': ('export', 'generate'),
+    'checkpoint': ('export', 'generate', 'suite'),
+    'output': ('export', 'generate', 'suite'),
     'dtype': ('export',),
     'adapters': ('export',),
-    'run_code': ('evaluate',),
+    'run_code': ('evaluate', 'suite'),
     'topology': ('preflight',),
     'price': ('preflight',),
     'search': ('preflight',),
     'candidates': ('preflight',),
     'compiler_options': ('preflight',),
 }
-OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',)) | {'weights': ('generate', 'evaluate')}
+OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',)) | {
+    'weights': ('generate', 'evaluate', 'suite')
+}
+OWN |= dict.fromkeys(suite_run.FLAGS, ('suite',)) | dict.fromkeys(('devices', 'seed'), ('generate', 'suite'))
 NEEDED = {
     'import': ('source',),
     'export': ('checkpoint', 'output'),
     'generate': ('checkpoint',),
+    'suite': ('checkpoint',),
     'preflight': ('topology',),
 }
 
@@ -64,19 +69,23 @@ _SOURCE = flags.DEFINE_string(
     'source', None, 'import: a folder of weights, or NAME[@REVISION] on the hub of Hugging Face.'
 )
 _CHECKPOINT = flags.DEFINE_string(
-    'checkpoint', None, "export, generate: the run's folder; generate: or a folder or name as --source takes it."
+    'checkpoint',
+    None,
+    "export, generate, suite: the run's folder; the latter two: or a folder or name as --source takes it.",
 )
 _FOLDER = flags.DEFINE_string(
     'output',
     None,
-    'export: the folder to write, not there yet or empty. generate: FILE.jsonl, a record per text, anew.',
+    'export: the folder to write, not there yet or empty. generate: FILE.jsonl, a record per text, anew. suite: FILE.json.',
 )
 _DTYPE = flags.DEFINE_enum(
     'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'
 )
 _ADAPTERS = flags.DEFINE_bool('adapters', None, "export: the run's adapters alone, as a folder of PEFT's.")
 _RUN_CODE = flags.DEFINE_bool(
-    'run_code', None, 'evaluate: run the programs that a model writes, for pass@k; with your rights, and in no jail.'
+    'run_code',
+    None,
+    'evaluate, suite: run the programs that a model writes, for pass@k; with your rights, and in no jail.',
 )
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'preflight: the machine, v5p:8x8x16, v5e-256, h100:8, ...')
 _PRICE = flags.DEFINE_float('price', None, 'preflight: of a chip for an hour, in US dollars; by default a list price.')
@@ -84,6 +93,7 @@ _SEARCH = flags.DEFINE_bool('search', None, 'preflight: try meshes, rematerializ
 _CANDIDATES = flags.DEFINE_integer('candidates', None, 'preflight --search: compile until so many fit; 4 by default.')
 _OPTIONS = flags.DEFINE_string('compiler_options', None, 'preflight: of the compiler, xla_NAME=VALUE,...')
 generate.define_flags()
+suite_run.define_flags()
 launching.define_flags()
 _TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name; A,B,... at once.')
 _ONLY = flags.DEFINE_string('only', None, 'Of the sweep, run these trials: A,B,...; those that others run are left.')
@@ -98,6 +108,10 @@ def main(_: list[str]) -> None:
     _check_flags()
     if _MODE.value == 'generate':
         generate.generate(generate.job(_CHECKPOINT.value, _FOLDER.value), say)
+        return
+    if _MODE.value == 'suite':
+        chosen = flags.FLAGS.weights or 'float32', generate.devices(flags.FLAGS.devices), bool(_RUN_CODE.value)
+        suite_run.suite(_CHECKPOINT.value, _FOLDER.value, *chosen, say)
         return
     if _MODE.value in BARE:
         _weights()

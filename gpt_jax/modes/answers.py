@@ -59,7 +59,7 @@ def scores(
         line = Progress(sys.stderr, trial=None, name=f'{settings.name} {split}', steps=settings.task.written)
         written = write(settings, corpus, split, model, line, drawn if drawn > 1 else 0)
         line.close()
-        found |= {f'{split}_{name}': _score(name, written, allowed=run_code) for name in names}
+        found |= {f'{split}_{name}': score(name, written, allowed=run_code) for name in names}
         rows += [
             {'split': split, 'prompt': one.prompt, 'answers': one.texts, 'references': one.example.references}
             for one in written
@@ -92,24 +92,31 @@ def write(
     context, decode = settings.model.context, corpus.tokenizer.decode
     longest = min(max(len(answer) for _, answer in asked), context // 2)
     prompts = [Prompt(decode(ids), ids[-(context - longest) :]) for ids, _ in asked]
-    texts: list[list[str]] = [[] for _ in examples]
     ways: list[dict[str, Any]] = [{}]
     if drawn:
         ways.append({'num_return_sequences': drawn, 'temperature': TEMPERATURE, 'seed': settings.seed})
-    for way in ways:
-        done: dict[int, str] = {}
-        for update in model.write(prompts, options.make({'max_new_tokens': longest} | way)):
-            if update.done is not None:
-                done[update.number] = update.done.continuation
-                line.note(f'answering, {len(done)}/{len(asked) * way.get("num_return_sequences", 1)}')
-        per = len(done) // len(examples)
-        for number, answers in enumerate(texts):
-            answers += [done[number * per + n] for n in range(per)]
+    each = [continued(model, prompts, {'max_new_tokens': longest} | way, line) for way in ways]
+    texts = [[text for several in each for text in several[number]] for number in range(len(examples))]
     tails = [_tail(one) for one in examples]
     return [
         Written(prompt.text, tuple(_without(text, tail) for text in several), one)
         for prompt, several, one, tail in zip(prompts, texts, examples, tails, strict=True)
     ]
+
+
+def continued(model: LanguageModel, prompts: list[Prompt], given: dict[str, Any], line: Progress) -> list[list[str]]:
+    """What the model goes on with, one or several texts for each prompt.
+
+    Args:
+      given: options of generation.
+    """
+    done: dict[int, str] = {}
+    per = given.get('num_return_sequences', 1)
+    for update in model.write(prompts, options.make(given)):
+        if update.done is not None:
+            done[update.number] = update.done.continuation
+            line.note(f'answering, {len(done)}/{len(prompts) * per}')
+    return [[done[number * per + n] for n in range(per)] for number in range(len(prompts))]
 
 
 def _asked(example: Encoded) -> tuple[np.ndarray, np.ndarray]:
@@ -130,7 +137,7 @@ def _without(text: str, tail: str) -> str:
     return text.partition(tail)[0] if tail else text
 
 
-def _score(name: str, written: Sequence[Written], *, allowed: bool) -> float:
+def score(name: str, written: Sequence[Written], *, allowed: bool) -> float:
     if not metrics.PASS_AT.fullmatch(name):
         return metrics.METRICS[name].function(
             [one.texts[0] for one in written], [list(one.example.references) for one in written]

@@ -28,7 +28,7 @@ def asked(settings: Settings, corpus: Material, say: Callable[[str], None]) -> l
 def scores(
     settings: Settings, program: Program, corpus: Material, tasks: Sequence[Asked], params: Any, line: Progress
 ) -> dict[str, float]:
-    """Of each task what suite_tasks.scores says, and 'error', the share of its questions that is wrong."""
+    """Of each task what suite_tasks.scores says."""
     if not tasks:
         return {}
     made = material.tokenizer_of(corpus)
@@ -48,8 +48,7 @@ def scores(
             note = lambda done, total: line.note(f'asking {name}, batch {done + 1}/{total}')  # noqa: E731
             return request_scores.score(settings, program, params, requests, note)
 
-        said = suite_tasks.scores(task, score)
-        said['error'] = suite_tasks.error(said)
+        said = suite_tasks.scores(suite_tasks.ask(task, score))
         found |= {f'{SUITE}{task.name}_{name}': value for name, value in said.items()}
     return found
 

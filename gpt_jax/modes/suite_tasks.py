@@ -14,7 +14,7 @@ import numpy as np
 
 from gpt_jax import assemble, overrides, schema
 from gpt_jax.data import shots, task_set
-from gpt_jax.data.examples import Answer, Example
+from gpt_jax.data.examples import Example
 from gpt_jax.data.task import TaskConfig
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import calibration, choices
@@ -107,47 +107,61 @@ def _config(name: str) -> TaskConfig:
     return assemble.task_config(overrides.read(path))
 
 
-def scores(asked: Asked, score: Score, *, blank: bool = False) -> dict[str, float]:
-    """What a model makes of the questions.
+class Result(NamedTuple):
+    """What a model makes of a question: the scores of its choices, and of these after a context that asks nothing."""
 
-    Of written answers: 'loss' of the right one in nats per token, 'bits_per_byte' of it, and 'exact', how often it is
-    what the model writes itself, token by token the likeliest. Of the others: 'accuracy' by log p as it is, and by each
-    other way to weigh it (evaluate/choices.py) 'accuracy_WAY'; 'chance', the accuracy of guessing; 'loss' in nats per
-    question and 'ece', the expected calibration error, both of the probabilities that the answers have among each
-    other.
+    question: Question
+    scored: Sequence[Scored]
+    blank: Sequence[Scored]
+
+
+def ask(asked: Asked, score: Score, *, blank: bool = False) -> list[Result]:
+    """The model's scores of all questions.
 
     Args:
       score: the model.
-      blank: whether to ask for the answers without a question, too ('accuracy_normalized').
+      blank: whether to ask for choices without a question, too ('accuracy_normalized').
     """
-    pairs = [(one.context, answer) for one in asked.questions for answer in one.choices]
-    alone = [(BLANK, answer) for _, answer in pairs] if blank and asked.questions[0].right is not None else []
-    found = score([*pairs, *alone])
-    if asked.questions[0].right is None:
-        return _written(asked, found)
-    return _chosen(asked, found[: len(pairs)], found[len(pairs) :])
+    pairs = [(one.context, choice) for one in asked.questions for choice in one.choices]
+    blank = blank and asked.questions[0].right is not None
+    found = score([*pairs, *([(BLANK, choice) for _, choice in pairs] if blank else [])])
+    made, at = [], 0
+    for one in asked.questions:
+        size = len(one.choices)
+        without = found[len(pairs) + at : len(pairs) + at + size] if blank else ()
+        made.append(Result(one, found[at : at + size], without))
+        at += size
+    return made
 
 
-def _written(asked: Asked, found: Sequence[Scored]) -> dict[str, float]:
-    nats = -sum(one.log_p for one in found)
-    size = sum(len(one.choices[0].encode('utf-8')) for one in asked.questions)
+def scores(results: Sequence[Result]) -> dict[str, float]:
+    """Of written answers: 'loss' of the right one in nats per token, 'bits_per_byte' of it, and 'exact', how often it
+    is what the model writes itself, token by token the likeliest. Of the others: 'accuracy' by log p as it is, and by
+    each other way to weigh it (evaluate/choices.py) 'accuracy_WAY'; 'chance', the accuracy of guessing; 'loss' in nats
+    per question and 'ece', the expected calibration error, both of the probabilities that the choices have among each
+    other. Of all 'error', the share that is wrong: 1 - accuracy, or 1 - exact.
+    """
+    found = _written(results) if results[0].question.right is None else _chosen(results)
+    return found | {'error': 1 - found.get('accuracy', found.get('exact', 0.0))}
+
+
+def _written(results: Sequence[Result]) -> dict[str, float]:
+    scored = [one.scored[0] for one in results]
+    nats = -sum(one.log_p for one in scored)
+    size = sum(len(one.question.choices[0].encode('utf-8')) for one in results)
     return {
-        'loss': nats / max(1, sum(one.tokens for one in found)),
+        'loss': nats / max(1, sum(one.tokens for one in scored)),
         'bits_per_byte': nats / np.log(2) / max(1, size),
-        'exact': float(np.mean([one.greedy for one in found])),
+        'exact': float(np.mean([one.greedy for one in scored])),
     }
 
 
-def _chosen(asked: Asked, found: Sequence[Scored], blank: Sequence[Scored]) -> dict[str, float]:
-    made, at = [], 0
-    for one in asked.questions:
-        part = slice(at, at + len(one.choices))
-        without = [other.log_p for other in blank[part]] if blank else None
-        texts = [answer.lstrip() for answer in one.choices]
-        scored = found[part]
-        made.append(choices.of([s.log_p for s in scored], [s.tokens for s in scored], texts, without))
-        at += len(one.choices)
-    right = [int(one.right or 0) for one in asked.questions]
+def _chosen(results: Sequence[Result]) -> dict[str, float]:
+    made = []
+    for question, scored, blank in results:
+        texts, without = [choice.lstrip() for choice in question.choices], [one.log_p for one in blank] or None
+        made.append(choices.of([one.log_p for one in scored], [one.tokens for one in scored], texts, without))
+    right = [int(one.question.right or 0) for one in results]
     accuracy = choices.accuracy(made, right)
     sure = [choices.probabilities(one) for one in made]
     confidences = np.array([p_Y.max() for p_Y in sure])
@@ -155,17 +169,7 @@ def _chosen(asked: Asked, found: Sequence[Scored], blank: Sequence[Scored]) -> d
     return {
         'accuracy': accuracy['raw'],
         **{f'accuracy_{way}': share for way, share in accuracy.items() if way != 'raw'},
-        'chance': float(np.mean([1 / len(one.choices) for one in asked.questions])),
+        'chance': float(np.mean([1 / len(one.log_p) for one in made])),
         'loss': float(np.mean([-np.log(max(p_Y[answer], 1e-300)) for p_Y, answer in zip(sure, right, strict=True)])),
         'ece': calibration.expected_calibration_error(calibration.reliability(confidences, hits)),
     }
-
-
-def error(found: dict[str, float]) -> float:
-    """How much of a task is wrong: what a law of downstream error is fitted to."""
-    return 1 - found.get('accuracy', found.get('exact', 0.0))
-
-
-def answers(asked: Asked) -> list[tuple[str, ...]]:
-    """The right answers of questions that are written."""
-    return [one.example.references for one in asked.questions if isinstance(one.example, Answer)]
