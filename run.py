@@ -76,7 +76,7 @@ _CHECKPOINT = flags.DEFINE_string(
 _FOLDER = flags.DEFINE_string(
     'output',
     None,
-    'export: the folder to write, not there yet or empty. generate: FILE.jsonl, a record per text, anew. suite: FILE.json.',
+    'export: the folder to write, not there yet or empty. generate: FILE.jsonl, a record per text. suite: FILE.json.',
 )
 _DTYPE = flags.DEFINE_enum(
     'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'

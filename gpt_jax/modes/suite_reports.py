@@ -91,8 +91,14 @@ def _bias(about: About, rest: str) -> dict[str, Any]:
     if rest and kind not in BIAS_FILES:
         raise UserError(f'--tasks=bias:{rest}: write bias:{"|".join(BIAS_FILES)}:FILE; of winobias two, PRO,ANTI')
     pairs = BIAS_FILES[kind](*path.split(',')) if rest else bias.made()
-    scored = [one.log_p for one in about.model.score([('', text) for pair in pairs for text in (pair.more, pair.less)])]
-    return bias.score(pairs, scored[::2], scored[1::2])
+    texts = [text for pair in pairs for text in (pair.more, pair.less)]
+    fits = [len(about.model.encode(text)) < about.model.config.context for text in texts]
+    scored = iter(about.model.score([('', text) for text, short in zip(texts, fits, strict=True) if short]))
+    log_p = [
+        next(scored).log_p if short else -about.model.perplexity(text).nats
+        for text, short in zip(texts, fits, strict=True)
+    ]
+    return bias.score(pairs, log_p[::2], log_p[1::2])
 
 
 def _degeneration(about: About, rest: str) -> dict[str, Any]:

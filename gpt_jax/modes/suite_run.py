@@ -13,7 +13,7 @@ from gpt_jax.errors import UserError
 
 USUAL = ('sentiment', 'pairs', 'choices', 'preferences', 'translation', 'text', 'bias', 'degeneration')
 FLAGS = {
-    'tasks': f'suite: NAME,NAME,... of configs/finetune/, or text, bias, degeneration, memorization; {",".join(USUAL)}.',
+    'tasks': 'suite: of configs/finetune/, or text, bias, degeneration, memorization; by default ' + ','.join(USUAL),
     'shots': 'suite: training examples that are shown before each question; 0 by default.',
     'examples': 'suite: of each task, so many, always the same; 200 by default, 0: all.',
     'stride': "suite: tokens between two windows of long texts; the model's context by default.",
@@ -36,8 +36,8 @@ def suite(checkpoint: str, output: str | None, weights: str, devices: dict[str, 
     Raises:
       UserError: no such model, task or file, or a flag that makes no sense.
     """
-    given = {name: flags.FLAGS[name].value for name in FLAGS}
-    numbers = {name: NUMBERS[name] if given[name] is None else given[name] for name in NUMBERS}
+    given: dict[str, Any] = {name: flags.FLAGS[name].value for name in FLAGS}
+    numbers: dict[str, int] = {name: usual if given[name] is None else given[name] for name, usual in NUMBERS.items()}
     for name, value in numbers.items():
         schema.require(value >= 0, f'--{name}', f'must be 0 or more, got {value}')
     names = [name for name in (given['tasks'] or ','.join(USUAL)).split(',') if name]
@@ -63,7 +63,7 @@ def _suite(
     from gpt_jax.observe.progress import Progress
     from gpt_jax.train import manifest
 
-    model = language_model.load(checkpoint, weights=weights, say=say, **devices)
+    model = language_model.load(checkpoint, draft=None, weights=weights, say=say, **devices)
     folder = Path(checkpoint)
     meta = manifest.newest_meta(folder / 'checkpoints') if (folder / 'checkpoints').is_dir() else None
     known = None if meta is None else overrides.defaults() | meta['config']
@@ -85,7 +85,7 @@ def _suite(
         said: dict[str, Any] = {'questions': len(results), **suite_tasks.scores(results)}
         if results[0].question.right is None:
             said |= _answered(task, model, line, asked, run_code, say)
-        said |= _clean(results, dirty.get(task.name), numbers['overlap'], suite_tasks.scores)
+        said |= _clean(results, dirty.get(task.name), suite_tasks.scores)
         found[task.name] = said
     for word, report in words.items():
         line.note(word)
@@ -117,7 +117,7 @@ def _dirty(tasks: Sequence[Any], about: Any, overlap: int, documents: Callable[.
     return made
 
 
-def _clean(results: Sequence[Any], found: Any, overlap: int, scores: Callable[..., Any]) -> dict[str, Any]:
+def _clean(results: Sequence[Any], found: Any, scores: Callable[..., Any]) -> dict[str, Any]:
     """What stands in the training text, and the scores of what does not."""
     from gpt_jax.evaluate import contamination
 
