@@ -1,6 +1,6 @@
 """Which words name modules, classes, functions? Docstrings (gpt_jax/data/made/entities.py); no network.
 
-python run.py --config=configs/gpt_tiny.py --config.model.context=256 --workdir=runs/tiny_256
+python run.py --config=configs/start_cpu.py --config.model.context=256 --workdir=runs/tiny_256
 python run.py --config=configs/finetune/entities.py --config.init_from=runs/tiny_256
 """
 

@@ -1,4 +1,4 @@
-"""What tuning without a network or data shares: the byte model of configs/gpt_tiny.py, minutes on two cores.
+"""What tuning without a network or data shares: the byte model of configs/start_cpu.py, minutes on two cores.
 
 That one is trained first, of the same context, as each file says; or leave out init_from, and it begins untrained.
 """

@@ -1,6 +1,6 @@
 """Does the second sentence follow from the first? A small logic (gpt_jax/data/made/pairs.py); no network.
 
-python run.py --config=configs/gpt_tiny.py --config.model.context=128 --workdir=runs/tiny_128
+python run.py --config=configs/start_cpu.py --config.model.context=128 --workdir=runs/tiny_128
 python run.py --config=configs/finetune/pairs.py --config.init_from=runs/tiny_128
 """
 

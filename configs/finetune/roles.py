@@ -1,6 +1,6 @@
 """Who did what to whom, with what, where, when? Made sentences (gpt_jax/data/made/roles.py); no network.
 
-python run.py --config=configs/gpt_tiny.py --config.model.context=192 --workdir=runs/tiny_192
+python run.py --config=configs/start_cpu.py --config.model.context=192 --workdir=runs/tiny_192
 python run.py --config=configs/finetune/roles.py --config.init_from=runs/tiny_192
 """
 

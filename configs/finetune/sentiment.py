@@ -1,6 +1,6 @@
 """Is a remark kind? Made remarks with negation and contrast (gpt_jax/data/made/sentiment.py); no network.
 
-python run.py --config=configs/gpt_tiny.py --config.model.context=192 --workdir=runs/tiny_192
+python run.py --config=configs/start_cpu.py --config.model.context=192 --workdir=runs/tiny_192
 python run.py --config=configs/finetune/sentiment.py --config.init_from=runs/tiny_192
 """
 

@@ -1,6 +1,6 @@
 """Do two sentences say the same? Made events told twice (gpt_jax/data/made/similarity.py); no network.
 
-python run.py --config=configs/gpt_tiny.py --config.model.context=192 --workdir=runs/tiny_192
+python run.py --config=configs/start_cpu.py --config.model.context=192 --workdir=runs/tiny_192
 python run.py --config=configs/finetune/similarity.py --config.init_from=runs/tiny_192
 """
 

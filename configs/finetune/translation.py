@@ -1,6 +1,6 @@
 """How is it said in another language? Messages of installed programs (gpt_jax/data/made/translation.py); no network.
 
-python run.py --config=configs/gpt_tiny.py --config.model.context=256 --workdir=runs/tiny_256
+python run.py --config=configs/start_cpu.py --config.model.context=256 --workdir=runs/tiny_256
 python run.py --config=configs/finetune/translation.py --config.init_from=runs/tiny_256
 
 --config.task.source=made:grammar takes a made language instead, which a model of this size can learn.

@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import sys
 import time
 
@@ -171,3 +172,30 @@ def test_what_is_wrong_is_one_line_and_no_folder(tmp_path, rows, fields, message
 
 def rows_of(folder):
     return [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('fields', [{}, LORA, PAIRS])
+def test_two_processes_tune_as_one_does(tmp_path, rows, weights, fields):
+    def numbers(folder, processes):
+        with socket.socket() as probe:
+            probe.bind(('127.0.0.1', 0))
+            port = probe.getsockname()[1]
+        given = fields | {'config.mesh.cpu_devices': 2 // processes, 'config.train.steps': 10}
+        each = [
+            program.start([*command(folder, rows, weights, given),
+                           *([f'--distributed=127.0.0.1:{port},{processes},{index}'] if processes > 1 else [])])
+            for index in range(processes)
+        ]  # fmt: skip
+        for process in each:
+            out, err = process.communicate(timeout=600)
+            assert process.returncode == 0, out + err
+        return [
+            {name: row[name] for name in ('loss', 'validation_loss', 'validation_accuracy') if name in row}
+            for row in rows_of(folder)
+        ]
+
+    alone, shared = numbers(tmp_path / 'one', 1), numbers(tmp_path / 'two', 2)
+    assert len(alone) == len(shared)
+    for one, other in zip(alone, shared, strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
