@@ -1,4 +1,4 @@
-"""What the tasks of configs/finetune/ begin with where nothing can be fetched: 0.8M parameters, some minutes, two cores.
+"""What the tasks of configs/finetune/ begin with where nothing can be fetched: 0.8M parameters, minutes, two cores.
 
 python run.py --config=configs/start_cpu.py --config.model.context=192 --workdir=runs/tiny_192
 
