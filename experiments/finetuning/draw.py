@@ -23,7 +23,7 @@ from gpt_jax.scaling.view.plots import HELD_OUT, LAW, QUIET, STYLE, save
 HERE = Path(__file__).parent
 WAYS = {'scratch': (QUIET, 'untrained'), 'full': (HELD_OUT, 'pre-trained'), 'adapters': (LAW, 'adapters alone')}
 NAME = re.compile(r'(?P<task>\w+)-(?P<way>\w+)-(?P<size>\d+x\d+)-seed(?P<seed>\d+)')
-METRICS = ('validation_entity_f1', 'validation_accuracy')  # the first that a task has
+METRICS = ('validation_entity_f1', 'validation_chrf', 'validation_accuracy')  # the first that a task has
 Runs = Mapping[tuple[str, str, str, int], dict[str, Any]]  # by task, way, size and seed
 
 

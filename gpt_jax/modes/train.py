@@ -94,8 +94,9 @@ def outcome(done: dict[str, Any]) -> str:
         return f'{loss}token, {done["bits_per_byte"]:.4f} bits/byte'
     if 'validation_accuracy' in done:
         return f'{loss}question, accuracy {done["validation_accuracy"]:.2%}'
-    named = [f'{name.removeprefix("validation_")} {done[name]:.4g}' for name in done if name.startswith('validation_')]
-    return ', '.join([f'{loss}token of the answers', *named[1:]])
+    scores = [name for name in done if name.startswith('validation_') and not name.startswith('validation_examples')]
+    said = [f'{name.removeprefix("validation_")} {done[name]:.4g}' for name in scores if name != 'validation_loss']
+    return ', '.join([f'{loss}token of the answers', *said])
 
 
 @contextlib.contextmanager
