@@ -42,7 +42,8 @@ def sweep(
         assemble.settings(one, vocab_size=1)
     _no_twins(trials)
     _same_sweep(config, workdir)
-    settings = _settings({name: adopt(one, say) for name, one in trials.items()}, say)
+    trials = {name: adopt(one, say) for name, one in trials.items()}  # as each of them will say itself what it is
+    settings = _settings(trials, say)
     made = {
         name: launch.Trial(name, identity.config_hash(trials[name]), _flops(one), one.train.branch_from)
         for name, one in settings.items()
