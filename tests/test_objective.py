@@ -73,10 +73,10 @@ MESHES = {
     'microbatches': {'mesh.data': 2, 'train.microbatch': 2},
 }
 CASES = [
-    ('classify', 'fsdp_and_tensor'),
-    ('choose', 'pipeline'),
+    pytest.param('classify', 'fsdp_and_tensor', marks=pytest.mark.slow),
+    pytest.param('choose', 'pipeline', marks=pytest.mark.slow),
     ('label', 'microbatches'),
-    ('prefer', 'fsdp_and_tensor'),
+    pytest.param('prefer', 'fsdp_and_tensor', marks=pytest.mark.slow),
 ]
 
 
@@ -107,7 +107,12 @@ def features(s, params, row):
     return GPT(s.model, ANYWHERE, train=False).apply({'params': unstack(params, s.model.layers)}, ids)
 
 
-@pytest.mark.parametrize('kind', ['classify', 'choose', 'label', 'prefer'])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    'kind', [pytest.param('classify', marks=SLOW), 'choose', 'label', pytest.param('prefer', marks=SLOW)]
+)
 def test_scores_are_those_of_each_example_alone(made, kind):
     """Packed rows, groups and masks against one text at a time, in the definition's own words."""
     s, corpus = made(kind)

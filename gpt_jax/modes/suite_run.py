@@ -63,6 +63,10 @@ def _suite(
     from gpt_jax.observe.progress import Progress
     from gpt_jax.train import manifest
 
+    words = {word: REPORTS[word.partition(':')[0]] for word in asked.tasks if word.partition(':')[0] in REPORTS}
+    for name in asked.tasks:
+        if name not in words:
+            suite_tasks.read(name)  # what is wrong with it is said before the model is loaded
     model = language_model.load(checkpoint, draft=None, weights=weights, say=say, **devices)
     folder = Path(checkpoint)
     meta = manifest.newest_meta(folder / 'checkpoints') if (folder / 'checkpoints').is_dir() else None
@@ -72,7 +76,6 @@ def _suite(
     about = About(
         model, known, corpus or own, asked.examples or 1 << 30, asked.seed, numbers['stride'] or None, line, say
     )  # fmt: skip
-    words = {word: REPORTS[word.partition(':')[0]] for word in asked.tasks if word.partition(':')[0] in REPORTS}
     tasks = [suite_tasks.load(name, asked, (known or overrides.defaults())['data']['cache'], say)
              for name in asked.tasks if name not in words]  # fmt: skip
     context = model.config.context

@@ -60,10 +60,7 @@ def load(name: str, suite: SuiteConfig, cache: str, say: Callable[[str], None], 
     Raises:
       UserError: no such task, one that no text can ask, or what its source says.
     """
-    task = _config(name)
-    if task.kind in ('none', 'label'):
-        why = 'is none' if task.kind == 'none' else 'tags words, which takes a head; tune a model on it'
-        raise UserError(f'config.suite.tasks: {name} {why}')
+    task = read(name)
     found = task_set.load(task, cache, how, say)
     pool = list(found.examples('validation'))
     numbers = np.arange(len(pool))
@@ -98,13 +95,22 @@ def fitting(asked: Asked, encode: Callable[[list[str]], Any], context: int, say:
     return asked._replace(questions=kept)
 
 
-def _config(name: str) -> TaskConfig:
+def read(name: str) -> TaskConfig:
+    """The task of that name.
+
+    Raises:
+      UserError: there is none, or no text can ask it.
+    """
     path = Path(name) if name.endswith('.py') else TASKS / f'{name}.py'
     if not path.is_file():
         there = sorted(one.stem for one in TASKS.glob('*.py') if one.stem not in ('local', 'published'))
         near = schema.nearest(name, there)
         raise UserError(f'config.suite.tasks: no task {name!r}{near}; there are {", ".join(there)}')
-    return assemble.task_config(overrides.read(path))
+    task = assemble.task_config(overrides.read(path))
+    if task.kind in ('none', 'label'):
+        why = 'is none' if task.kind == 'none' else 'tags words, which takes a head; tune a model on it'
+        raise UserError(f'config.suite.tasks: {name} {why}')
+    return task
 
 
 class Result(NamedTuple):
