@@ -6,7 +6,7 @@ from typing import NamedTuple
 from gpt_jax.data import chat, labels, template
 from gpt_jax.data.chat import Chat
 from gpt_jax.data.rows import Row
-from gpt_jax.data.task import WRITTEN, TaskConfig
+from gpt_jax.data.task import MOST_CHOICES, WRITTEN, TaskConfig
 from gpt_jax.errors import UserError
 
 
@@ -102,7 +102,9 @@ def _answer(row: Row, task: TaskConfig, words: Words, how: Chat | None) -> Answe
 
 
 def _program(row: Row, task: TaskConfig) -> tuple[str, ...]:
-    if not task.program:
+    columns = template.parse(task.program, 'task.program').columns if task.program else ()
+    # A program of which a part is missing, such as its test, tests nothing.
+    if not task.program or any(row.columns.get(column) == '' for column in columns):
         return ()
     gap = '\0'  # that no source of Python holds
     around = _text(row._replace(columns={**row.columns, WRITTEN: gap}), task, 'program')
@@ -124,6 +126,8 @@ def _choose(row: Row, task: TaskConfig, words: Words, how: Chat | None) -> Choic
         (path,) = template.parse(task.choices[0], 'task.choices').parts
         assert isinstance(path, template.Path)  # TaskConfig's checks
         choices = tuple(template.texts(path, row.columns, row.place, 'task.choices'))
+        if not 1 < len(choices) <= MOST_CHOICES:
+            raise UserError(f'{row.place}: config.task.choices: {len(choices)} of them; wants 2 to {MOST_CHOICES}')
     else:
         parsed = [template.parse(choice, 'task.choices') for choice in task.choices]
         choices = tuple(template.fill(one, row.columns, row.place) for one in parsed)

@@ -28,6 +28,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 SOURCED = ('source', 'validation_source', 'limit', 'metrics')  # that every kind but 'none' uses
 ALWAYS = ('kind', 'validation_fraction', 'cut', 'beta', 'written')  # they have a value whether or not anything reads it
 TEMPLATES = ('prompt', 'answer', 'second', 'chosen', 'rejected', 'program')
+MOST_CHOICES = 16  # of a row that lists them in one column
 WRITTEN = 'written'  # in task.program, what the model wrote
 COLUMNS = ('references', 'label', 'words', 'tags', 'messages')
 _SOURCE = re.compile(r'tfds:[a-z0-9_]+(/[A-Za-z0-9_.:-]+)?|made:[a-z0-9_]+|files:.+', re.DOTALL)

@@ -77,7 +77,7 @@ def make(
         if count:
             announce(
                 f'data: {count:,} of {len(examples[split]):,} {split} examples do not fit into {context} places; '
-                f'cut from the {task.cut}'
+                f'what is asked is cut from the {task.cut}, an answer that is itself too long at its end'
             )
     return corpus
 

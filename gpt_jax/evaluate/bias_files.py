@@ -30,6 +30,8 @@ def crows_pairs(path: str | Path) -> list[Pair]:
                 where = f'{path}:{reader.line_num}'
                 raise UserError(f'{where}: no {column!r}; CrowS-Pairs has sent_more, sent_less and bias_type')
         pairs.append(Pair(row['sent_more'], row['sent_less'], row['bias_type']))
+    if not pairs:
+        raise UserError(f'{path}: holds no pair of sentences')
     return pairs
 
 

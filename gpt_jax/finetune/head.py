@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.data.task import TaskConfig
+from gpt_jax.data.task import MOST_CHOICES, TaskConfig
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.weights import Weight
 from gpt_jax.parallel.place import Placement
@@ -13,7 +13,6 @@ from gpt_jax.parametrization import initial
 
 NAME = 'task'  # of the head, among the model's parts
 HEADED = ('classify', 'choose', 'label')
-MOST_CHOICES = 16
 
 
 def candidates(task: TaskConfig) -> int:

@@ -14,6 +14,7 @@ from gpt_jax.assemble import Settings
 from gpt_jax.data.encoded import Encoded
 from gpt_jax.data.examples import Answer
 from gpt_jax.data.task_corpus import TaskCorpus
+from gpt_jax.errors import UserError
 from gpt_jax.evaluate import code, metrics
 from gpt_jax.generate import options
 from gpt_jax.generate.batching import Prompt
@@ -52,6 +53,7 @@ def scores(
     if len(names) < len(wanted):
         say(f'{settings.name}: {code.WARNING}')
     drawn = max((int(name.partition('@')[2]) for name in names if metrics.PASS_AT.fullmatch(name)), default=1)
+    drawn_any = [name for name in names if metrics.PASS_AT.fullmatch(name)]
     found: dict[str, float] = {}
     rows: list[dict[str, Any]] = []
     model = _model(settings, workdir, weights, say)
@@ -59,6 +61,12 @@ def scores(
         line = Progress(sys.stderr, trial=None, name=f'{settings.name} {split}', steps=settings.task.written)
         written = write(settings, corpus, split, model, line, drawn if drawn > 1 else 0)
         line.close()
+        if not written:
+            say(f'{settings.name}: no {split} example has anything before its answer; none is written')
+            continue
+        tested = sum(bool(one.example.program) for one in written)
+        if drawn_any and tested < len(written):
+            say(f'{settings.name}: {tested} of {len(written)} {split} examples have a test; {drawn_any[0]} is of these')
         found |= {f'{split}_{name}': score(name, written, allowed=run_code) for name in names}
         rows += [
             {'split': split, 'prompt': one.prompt, 'answers': one.texts, 'references': one.example.references}
@@ -86,8 +94,12 @@ def write(
     Args:
       drawn: answers of each beside the likeliest one, at random.
     """
-    examples = [one for one in corpus.examples[split][: settings.task.written] if isinstance(one, Answer)]
-    asked = [_asked(one) for one in corpus.splits[split].examples[: len(examples)]]
+    both = zip(corpus.examples[split][: settings.task.written], corpus.splits[split].examples, strict=False)
+    pairs = [(one, _asked(ids)) for one, ids in both if isinstance(one, Answer)]
+    pairs = [(one, ids) for one, ids in pairs if len(ids[0])]  # what nothing stands before cannot be gone on with
+    if not pairs:
+        return []
+    examples, asked = [one for one, _ in pairs], [ids for _, ids in pairs]
     # As long as the longest right answer, with what ends it; a prompt that leaves no room for it loses its beginning.
     context, decode = settings.model.context, corpus.tokenizer.decode
     longest = min(max(len(answer) for _, answer in asked), context // 2)
@@ -143,6 +155,9 @@ def score(name: str, written: Sequence[Written], *, allowed: bool) -> float:
             [one.texts[0] for one in written], [list(one.example.references) for one in written]
         )
     passed = []
+    written = [one for one in written if one.example.program]
+    if not written:
+        raise UserError(f'config.task.metrics: {name}: none of these examples has a test')
     tried = [one.texts[1:] or one.texts for one in written]
     programs = [
         code.body(text).join(one.example.program) for one, texts in zip(written, tried, strict=True) for text in texts

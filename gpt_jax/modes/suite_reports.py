@@ -5,16 +5,16 @@ Each is a word of --tasks, maybe with what it is to read behind a colon: 'text:f
 
 import dataclasses
 import itertools
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt_jax import assemble, overrides
+from gpt_jax import overrides, schema
 from gpt_jax.data import sources
-from gpt_jax.data.config import cache_folder
-from gpt_jax.data.prepare import Corpus, prepare
+from gpt_jax.data.config import DataConfig, cache_folder
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import bias, bias_files, degeneration, memorization
 from gpt_jax.evaluate.interval import wilson
@@ -36,36 +36,38 @@ BIAS_FILES: dict[str, Callable[..., list[bias.Pair]]] = {
 class About(NamedTuple):
     """Of the model that is asked.
 
-    config: of its run; None: it was not trained here. corpus: data source of its training text, '' where not known.
-    examples, seed: how many of what is drawn, and which. stride: of long texts, in tokens; None: the context.
+    data: the section of a config that names its training text, None where that is not known. given: whether a person
+    named it, and not the model's run. examples, seed: how many of what is drawn, and which. stride: of long texts, in
+    tokens; None: the context.
     """
 
     model: LanguageModel
-    config: dict[str, Any] | None
-    corpus: str
+    data: dict[str, Any] | None
+    given: bool
     examples: int
     seed: int
     stride: int | None
     line: Progress
     say: Callable[[str], None]
 
-    def data(self, source: str = '') -> dict[str, Any]:
-        """The config's data section with this source, or with the training text's."""
-        if not source and not self.corpus:
-            raise UserError(
-                "--corpus: no run's folder says what the model was trained on; write files:GLOB or tfds:NAME"
-            )
-        config = self.config or overrides.defaults()
-        same = not source or source == config['data']['source']
-        other = {} if same else {'source': source, 'validation_source': ''}
-        return config | {'data': config['data'] | {'source': source or self.corpus} | other}
+    def section(self, source: str = '') -> dict[str, Any]:
+        """The data section with this source, or with the training text's.
+
+        Raises:
+          UserError: it is not known.
+        """
+        if source:
+            return overrides.defaults()['data'] | {'source': source, 'cache': (self.data or {}).get('cache', '')}
+        if self.data is None:
+            raise UserError('--corpus: no run says what the model was trained on; write files:GLOB or tfds:NAME')
+        return self.data
 
 
-def documents(about: About, source: str, split: str) -> Iterator[str]:
-    """Texts of a split; of a source that has none, all of it."""
-    data = assemble.data_config(about.data(source))
-    for where, piece in sources.labelled(data, Path(cache_folder(data.cache)))():
-        if where == split:
+def documents(about: About, source: str, *splits: str) -> Iterator[str]:
+    """Texts of these splits; without any, of all."""
+    data = schema.from_dict(DataConfig, about.section(source), 'data')
+    for split, piece in sources.labelled(data, Path(cache_folder(data.cache)))():
+        if not splits or split in splits:
             yield piece.text
 
 
@@ -128,11 +130,12 @@ def _memorization(about: About, rest: str) -> dict[str, Any]:
     """How many windows of the training text are written down again, exactly, beside windows of held-out text."""
     model = about.model
     size = min(memorization.USUAL, model.config.context // 2)
-    corpus = prepare(assemble.data_config(about.data(rest)), about.say)
     found: dict[str, Any] = {'prefix': size, 'continuation': size}
     for split in ('train', 'validation'):
-        sequences = _sequences(corpus, split)
-        total = sum(max(0, len(one) - 2 * size + 1) for one in sequences)
+        sequences = _drawn(about, documents(about, rest, split), 2 * size)
+        if not sequences:
+            raise UserError(f'--tasks=memorization: no {split} text has {2 * size} tokens, a prompt and what follows')
+        total = sum(len(one) - 2 * size + 1 for one in sequences)
         chosen = memorization.windows([len(one) for one in sequences], min(about.examples, total), 2 * size, about.seed)
         before, after = memorization.cut(sequences, chosen, size, size)
         prompts = [Prompt(model.tokenizer.decode(ids), ids.astype(np.int32)) for ids in before]
@@ -143,9 +146,17 @@ def _memorization(about: About, rest: str) -> dict[str, Any]:
     return found
 
 
-def _sequences(corpus: Corpus, split: str) -> list[Any]:
-    tokens = corpus.train if split == 'train' else corpus.validation
-    return np.split(np.asarray(tokens.ids), np.asarray(tokens.starts)[1:])
+def _drawn(about: About, texts: Iterator[str], least: int) -> list[Any]:
+    """The ids of some of the texts, as many as there are windows wanted, each text with the same chance."""
+    draw, kept = random.Random(f'texts {about.seed}'), list[str]()
+    long = (text for text in texts if len(text.encode('utf-8')) >= least)
+    for number, text in enumerate(long):
+        if len(kept) < about.examples:
+            kept.append(text)
+        elif (place := draw.randrange(number + 1)) < len(kept):
+            kept[place] = text
+    ids = [np.asarray(one) for one in about.model.tokenizer.encode_batch(kept)]
+    return [one for one in ids if len(one) >= least]
 
 
 REPORTS: dict[str, Callable[[About, str], dict[str, Any]]] = {

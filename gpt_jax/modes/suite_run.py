@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags
 
-from gpt_jax import schema
+from gpt_jax import overrides, schema
 from gpt_jax.errors import UserError
 
 USUAL = ('sentiment', 'pairs', 'choices', 'preferences', 'translation', 'text', 'bias', 'degeneration')
@@ -21,6 +21,9 @@ FLAGS = {
     'overlap': 'suite: words in a row that, found in the training text too, make a question dirty; 13, 0: do not look.',
 }
 NUMBERS = {'shots': 0, 'examples': 200, 'stride': 0, 'overlap': 13}
+OF_TEXT = ('text', 'degeneration', 'memorization')  # reports that want the training text where they are given none
+REPORT_WORDS = (*OF_TEXT, 'bias')
+TASKS = overrides.CONFIGS / 'finetune'
 SHOWN = ('accuracy', 'exact', 'bits_per_byte', 'loss', 'ece')
 Say = Callable[[str], None]
 
@@ -40,24 +43,40 @@ def suite(checkpoint: str, output: str | None, weights: str, devices: dict[str, 
     numbers: dict[str, int] = {name: usual if given[name] is None else given[name] for name, usual in NUMBERS.items()}
     for name, value in numbers.items():
         schema.require(value >= 0, f'--{name}', f'must be 0 or more, got {value}')
-    names = [name for name in (given['tasks'] or ','.join(USUAL)).split(',') if name]
+    names = _names(given['tasks'] or ','.join(USUAL))
     if output is not None and not Path(output).resolve().parent.is_dir():
         raise UserError(f'--output={output}: there is no such folder')
     from gpt_jax.evaluate.config import SuiteConfig
+    from gpt_jax.modes import suite_table
 
     asked = SuiteConfig(tuple(names), 0, numbers['examples'], numbers['shots'], int(flags.FLAGS.seed or 0))
-    found = _suite(checkpoint, asked, given['corpus'] or '', numbers, weights, devices, run_code, say)
-    print(table(found['tasks']))
+    found = _suite(
+        checkpoint, asked, given['corpus'] or '', numbers, weights, devices, run_code, bool(given['tasks']), say
+    )
+    print(suite_table.table(found['tasks']))
     if output is not None:
         Path(output).write_text(json.dumps(found, indent=1) + '\n')
         say(f'{output}: written')
 
 
+def _names(said: str) -> list[str]:
+    """What commas part; those of a list of files behind a report's colon part none."""
+    names: list[str] = []
+    for one in filter(None, said.split(',')):
+        word = one.partition(':')[0]
+        files = names and ':' in names[-1] and word not in REPORT_WORDS and not (TASKS / f'{one}.py').is_file()
+        if files:
+            names[-1] += f',{one}'
+        else:
+            names.append(one)
+    return names
+
+
 def _suite(
     checkpoint: str, asked: Any, corpus: str, numbers: dict[str, int], weights: str, devices: dict[str, int],
-    run_code: bool, say: Say,
+    run_code: bool, chosen: bool, say: Say,
 ) -> dict[str, Any]:  # fmt: skip
-    from gpt_jax import language_model, overrides
+    from gpt_jax import language_model, pretrained
     from gpt_jax.modes import suite_reports, suite_tasks
     from gpt_jax.modes.suite_reports import REPORTS, About
     from gpt_jax.observe.progress import Progress
@@ -67,25 +86,25 @@ def _suite(
     for name in asked.tasks:
         if name not in words:
             suite_tasks.read(name)  # what is wrong with it is said before the model is loaded
+    folder = pretrained.chosen(Path(checkpoint), None)
+    data = overrides.defaults()['data'] | {'source': corpus} if corpus else trained_on(folder)
     model = language_model.load(checkpoint, draft=None, weights=weights, say=say, **devices)
-    folder = Path(checkpoint)
-    meta = manifest.newest_meta(folder / 'checkpoints') if (folder / 'checkpoints').is_dir() else None
-    known = None if meta is None else overrides.defaults() | meta['config']
-    own = str(known['data']['source']) if known and meta and meta['fingerprint'] and not known['init_from'] else ''
     line = Progress(sys.stderr, trial=None, name='suite', steps=len(asked.tasks))
     about = About(
-        model, known, corpus or own, asked.examples or 1 << 30, asked.seed, numbers['stride'] or None, line, say
+        model, data, bool(corpus), asked.examples or 1 << 30, asked.seed, numbers['stride'] or None, line, say
     )  # fmt: skip
-    tasks = [suite_tasks.load(name, asked, (known or overrides.defaults())['data']['cache'], say)
-             for name in asked.tasks if name not in words]  # fmt: skip
-    context = model.config.context
-    tasks = [suite_tasks.fitting(task, model.tokenizer.encode_batch, context, say) for task in tasks]
+    for word in [word for word in words if word in OF_TEXT and data is None]:
+        if chosen:
+            about.section()  # raises
+        say(f'{word}: left out, for no run says what the model was trained on; --corpus names it')
+        del words[word]
+    tasks = _fitting([name for name in asked.tasks if name.partition(':')[0] not in REPORTS], asked, model, data, say)
     found: dict[str, Any] = {}
     dirty = _dirty(tasks, about, numbers['overlap'], suite_reports.documents)
     for task in tasks:
         line.note(f'asking {task.name}')
         results = suite_tasks.ask(task, model.score, blank=True)
-        said: dict[str, Any] = {'questions': len(results), **suite_tasks.scores(results)}
+        said: dict[str, Any] = {'questions': len(results), 'cut': task.cut, **suite_tasks.scores(results)}
         if results[0].question.right is None:
             said |= _answered(task, model, line, asked, run_code, say)
         said |= _clean(results, dirty.get(task.name), suite_tasks.scores)
@@ -94,29 +113,74 @@ def _suite(
         line.note(word)
         found[word] = report(about, word.partition(':')[2])
     line.close()
+    meta = manifest.newest_meta(folder / 'checkpoints') if (folder / 'checkpoints').is_dir() else None
     return {
         'checkpoint': checkpoint, 'step': None if meta is None else meta['next_batch'], 'weights': weights,
         'shots': asked.shots, 'seed': asked.seed, 'examples': asked.examples, 'tasks': found,
     }  # fmt: skip
 
 
+def trained_on(folder: Path) -> dict[str, Any] | None:
+    """The data section of the run that trained the folder's model on text, its base's where it is tuned; None: no run
+    says."""
+    from gpt_jax import pretrained
+    from gpt_jax.train import manifest
+
+    if not (folder / 'checkpoints').is_dir():
+        return None
+    meta = manifest.newest_meta(folder / 'checkpoints')
+    config = {} if meta is None else meta['config']
+    if config.get('init_from'):
+        return trained_on(pretrained.chosen(Path(config['init_from']), None))
+    known = bool(meta and meta['fingerprint']) and config.get('task', {'kind': 'none'})['kind'] == 'none'
+    return overrides.defaults()['data'] | config['data'] if known else None
+
+
+def _fitting(
+    names: Sequence[str], asked: Any, model: Any, data: dict[str, Any] | None, say: Say
+) -> list[Any]:  # fmt: skip
+    """The tasks with their questions; one of which the context has room for no question is left out, and said."""
+    from gpt_jax.modes import suite_tasks
+
+    made = []
+    for name in names:
+        task = suite_tasks.load(name, asked, (data or {}).get('cache', ''), say)
+        try:
+            made.append(suite_tasks.fitting(task, model.tokenizer.encode_batch, model.config.context, say))
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            say(f'left out: {error}')
+    return made
+
+
 def _dirty(tasks: Sequence[Any], about: Any, overlap: int, documents: Callable[..., Any]) -> dict[str, Any]:
-    """Of each task, which questions stand in the training text; {} where that is not known or not to be looked at."""
+    """Of each task, which questions stand in the training text, any of their texts; {} where that is not known or not
+    to be looked at."""
+    import numpy as np
+
     from gpt_jax.evaluate import contamination
 
     if not overlap or not tasks:
         return {}
-    if not about.corpus:
+    if about.data is None:
         about.say('contamination: not looked for, for no run says what the model was trained on; --corpus names it')
         return {}
-    about.line.note(f'looking for the questions in {about.corpus}')
-    texts = [task.texts for task in tasks]
-    found = contamination.find([text for some in texts for text in some], documents(about, '', 'train'), overlap)
+    about.line.note(f'looking for the questions in {about.data["source"]}')
+    texts = [one.texts for task in tasks for one in task.questions]
+    flat = [text for some in texts for text in some]
+    # What a person calls the training text is all of it; of a run's source, its train split is.
+    read = documents(about, '', *(() if about.given else ('train',)))
+    parts = contamination.find(flat, read, overlap)
+    ends = np.cumsum([len(some) for some in texts])
+    share = np.array([part.max(initial=0.0) for part in np.split(parts.share, ends[:-1])])
+    short = np.array([bool(part.all()) for part in np.split(parts.short, ends[:-1])])
+    found = parts._replace(share=share, short=short)
     made, at = {}, 0
-    for task, some in zip(tasks, texts, strict=True):
-        part = slice(at, at + len(some))
+    for task in tasks:
+        part = slice(at, at + len(task.questions))
         made[task.name] = found._replace(share=found.share[part], short=found.short[part])
-        at += len(some)
+        at += len(task.questions)
     return made
 
 
@@ -165,35 +229,3 @@ def _answered(task: Any, model: Any, line: Any, asked: Any, run_code: bool, say:
         for number, (prompt, one) in enumerate(zip(prompts, task.questions, strict=True))
     ]
     return {name: answers.score(name, written, allowed=run_code) for name in names}
-
-
-def table(found: dict[str, dict[str, Any]]) -> str:
-    """A line for each task, and for each number of a report."""
-    rows = [('task', 'score', '', 'found in training')]
-    for name, said in found.items():
-        if 'questions' not in said:
-            rows += [(name, key, _shown(value), '') for key, value in _flat(said)]
-            continue
-        dirty = said['contamination']
-        overlap = '-' if dirty is None else f'{dirty["fraction_contaminated"]:.1%} of {dirty["examples"]}'
-        about = [key for key in said if key not in ('questions', 'contamination', 'chance', 'error')]
-        for number, key in enumerate(about):
-            shown = _shown(said[key]) + (f' (chance {said["chance"]:.3f})' if key == 'accuracy' else '')
-            rows.append((name if number == 0 else '', key, shown, overlap if number == 0 else ''))
-    widths = [max(len(row[n]) for row in rows) for n in range(4)]
-    rows.insert(1, tuple('-' * width for width in widths))  # type: ignore[arg-type]
-    return '\n'.join(
-        '  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-
-
-def _flat(said: dict[str, Any], before: str = '') -> list[tuple[str, Any]]:
-    return [
-        pair
-        for key, value in said.items()
-        for pair in (_flat(value, f'{before}{key} ') if isinstance(value, dict) else [(f'{before}{key}', value)])
-    ]
-
-
-def _shown(value: Any) -> str:
-    return '-' if value is None else f'{value:,}' if isinstance(value, int) else f'{value:.4g}'

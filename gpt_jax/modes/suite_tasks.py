@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax import assemble, overrides, schema
-from gpt_jax.data import shots, task_set
+from gpt_jax.data import chat, shots, task_set, template
 from gpt_jax.data.examples import Example
+from gpt_jax.data.rows import Row
 from gpt_jax.data.task import TaskConfig
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import calibration, choices
@@ -23,46 +24,46 @@ from gpt_jax.evaluate.scoring import Scored
 
 Score = Callable[[Sequence[tuple[str, str]]], list[Scored]]
 TASKS = overrides.CONFIGS / 'finetune'
+MOVED = 8  # tokens of white space at a context's end, at most, that count to the answer (evaluate/pairs.py)
 BLANK = 'Answer:'  # a context that asks nothing
 
 
 class Question(NamedTuple):
-    """choices: what may go on from the context, of which number `right` is right; the right answer alone, and None."""
+    """choices: what may go on from the context, of which number `right` is right; the right answer alone, and None.
+
+    texts: what is asked about, as it stands in the source: without the template's words.
+    """
 
     context: str
     choices: tuple[str, ...]
     right: int | None
     example: Example
+    texts: tuple[str, ...]
 
 
 class Asked(NamedTuple):
-    """A task with its questions."""
+    """A task with its questions. cut: how many of them lose their beginning, for the context is too short."""
 
     name: str
     task: TaskConfig
     questions: list[Question]
-
-    @property
-    def texts(self) -> list[str]:
-        """What must not stand in a training text: each question with its right answer."""
-        asked = [shots.as_prompt(one.example, self.task.labels) for one in self.questions]
-        return [one.context + one.continuations[one.right or 0] for one in asked]
+    cut: int
 
 
-def load(name: str, suite: SuiteConfig, cache: str, say: Callable[[str], None], how: Any = None) -> Asked:
+def load(name: str, suite: SuiteConfig, cache: str, say: Callable[[str], None]) -> Asked:
     """The questions of a task.
 
     Args:
       name: of its config.
       cache: `data.cache`.
-      how: the tokenizer's chat template, for tasks that use it.
 
     Raises:
       UserError: no such task, one that no text can ask, or what its source says.
     """
     task = read(name)
-    found = task_set.load(task, cache, how, say)
-    pool = list(found.examples('validation'))
+    found = task_set.load(task, cache, None, say)
+    pairs = list(found.pairs('validation'))
+    pool = [example for _, example in pairs]
     numbers = np.arange(len(pool))
     if 0 < suite.examples < len(pool):
         numbers = np.sort(np.random.default_rng(suite.seed).permutation(len(pool))[: suite.examples])
@@ -70,13 +71,24 @@ def load(name: str, suite: SuiteConfig, cache: str, say: Callable[[str], None], 
     made = []
     for number in numbers:
         shown = shots.draw(before, pool[number], int(number), suite.shots, suite.seed)
-        made.append(Question(*shots.few_shot(shown, pool[number], task.labels), pool[number]))
-    return Asked(Path(name).stem, task, made)
+        texts = _texts(task, pairs[number][0])
+        made.append(Question(*shots.few_shot(shown, pool[number], task.labels), pool[number], texts))
+    return Asked(Path(name).stem, task, made, 0)
+
+
+def _texts(task: TaskConfig, row: Row) -> tuple[str, ...]:
+    """The columns of the prompt, each by itself; of a dialogue, its turns."""
+    if task.messages:
+        held = row.columns[template.parse_path(task.messages, 'task.messages').column]
+        return tuple(turn['content'] for turn in chat.turns(held, row.place))
+    columns = [name for field in ('prompt', 'second')
+               for name in template.parse(getattr(task, field), f'task.{field}').columns]  # fmt: skip
+    return tuple(text for name in columns if isinstance(text := row.columns.get(name), str) and text.strip())
 
 
 def fitting(asked: Asked, encode: Callable[[list[str]], Any], context: int, say: Callable[[str], None]) -> Asked:
     """The questions whose answers the context has room for, the rest being counted; a question itself loses its
-    beginning where it is too long.
+    beginning where it is too long, shots first, which is counted too.
 
     Args:
       encode: texts to ids.
@@ -87,12 +99,17 @@ def fitting(asked: Asked, encode: Callable[[list[str]], Any], context: int, say:
     """
     texts = [answer for one in asked.questions for answer in one.choices]
     sizes = iter([len(ids) for ids in encode(texts)])
-    kept = [one for one in asked.questions if max([next(sizes) for _ in one.choices]) < context]
+    longest = [max(next(sizes) for _ in one.choices) for one in asked.questions]
+    before = [len(ids) for ids in encode([one.context for one in asked.questions])]
+    kept = [one for one, size in zip(asked.questions, longest, strict=True) if size + MOVED < context]
+    cut = sum(size + MOVED < context < size + rest for size, rest in zip(longest, before, strict=True))
+    if cut:
+        say(f'{asked.name}: {cut} of {len(kept)} questions lose their beginning in a context of {context} tokens')
     if not kept:
         raise UserError(f'config.suite.tasks: {asked.name}: no question has answers of less than {context} tokens')
     if gone := len(asked.questions) - len(kept):
         say(f'{asked.name}: {gone} of {len(asked.questions)} questions are left out: an answer longer than the context')
-    return asked._replace(questions=kept)
+    return asked._replace(questions=kept, cut=cut)
 
 
 def read(name: str) -> TaskConfig:
@@ -107,8 +124,9 @@ def read(name: str) -> TaskConfig:
         near = schema.nearest(name, there)
         raise UserError(f'config.suite.tasks: no task {name!r}{near}; there are {", ".join(there)}')
     task = assemble.task_config(overrides.read(path))
-    if task.kind in ('none', 'label'):
-        why = 'is none' if task.kind == 'none' else 'tags words, which takes a head; tune a model on it'
+    if task.kind in ('none', 'label') or task.chat:
+        whys = {'none': 'is none', 'label': 'tags words, which takes a head; tune a model on it'}
+        why = whys.get(task.kind, 'is put into a chat template, which this does not; tune a model on it')
         raise UserError(f'config.suite.tasks: {name} {why}')
     return task
 
@@ -154,12 +172,18 @@ def scores(results: Sequence[Result]) -> dict[str, float]:
 def _written(results: Sequence[Result]) -> dict[str, float]:
     scored = [one.scored[0] for one in results]
     nats = -sum(one.log_p for one in scored)
-    size = sum(len(one.question.choices[0].encode('utf-8')) for one in results)
+    size = sum(_bytes(one.question) for one in results)
     return {
         'loss': nats / max(1, sum(one.tokens for one in scored)),
         'bits_per_byte': nats / np.log(2) / max(1, size),
         'exact': float(np.mean([one.greedy for one in scored])),
     }
+
+
+def _bytes(question: Question) -> int:
+    """Of what is scored of a written answer: with the white space that counts to it."""
+    moved = len(question.context) - len(question.context.rstrip())
+    return moved + len(question.choices[0].encode('utf-8'))
 
 
 def _chosen(results: Sequence[Result]) -> dict[str, float]:

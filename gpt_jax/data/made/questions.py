@@ -11,7 +11,8 @@ The texts are docstrings with their function's first line, and paragraphs of the
   'Changed in version V: text.'      Which version changed this: text?        V
 
 What it is not: SQuAD. Questions are the rules', some of them odd, and many share words with what stands beside the
-answer. The layout is SQuAD's. A module is in one split as a whole; a section likewise, by the hash of its name.
+answer. The layout is SQuAD's. A module is in one split as a whole; a section likewise, by the hash of its name,
+though a model that was trained on tfds:python_stdlib has read all sections: the suite's contamination says how many.
 """
 
 import re
