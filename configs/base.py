@@ -107,7 +107,7 @@ def get_config() -> ConfigDict:
     task.program = ''  # answer: a whole program around what is {written}, which passes or not (pass@k)
     task.limit = 0  # training examples used; 0: all
     task.written = 200  # answer: validation examples whose answers are written and scored at the end; 0: none
-    task.metrics = ()  # of gpt_jax/evaluate/metrics.py; the first decides which checkpoint is best; (): the usual ones
+    task.metrics = ()  # gpt_jax/evaluate/metrics.py; the first judges checkpoints, but of answers the loss does
     task.auxiliary = 0.0  # coefficient of the loss of the text itself beside the task's (GPT-1: 0.5)
     task.beta = 0.1  # prefer: how far the model is held to where it began (DPO)
 
@@ -150,7 +150,7 @@ def get_config() -> ConfigDict:
     train.flops = 0.0  # used where both are 0: training FLOPs, 6 per parameter (positions apart) and token
     train.log_every = 10  # steps between lines of metrics.jsonl
     train.evaluate_every = 0  # steps between validations; 0: only at the end
-    train.evaluate_tokens = 0  # validation tokens used; 0: all
+    train.evaluate_tokens = 0  # validation tokens used, of text; 0: all
     train.evaluate_batch = 0  # sequences per validation batch; 0: train.batch
     train.checkpoint_every = 500  # steps; there is always one at the end and on SIGTERM
     train.keep_checkpoints = 2

@@ -16,6 +16,7 @@ import numpy as np
 
 from gpt_jax import assemble, files, inference, overrides, trees, tuned
 from gpt_jax.data import tokenizer
+from gpt_jax.data.encoded import vocab_size
 from gpt_jax.data.prepare import cached_tokenizer
 from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.data.tokens import TOKENIZER
@@ -85,7 +86,7 @@ def _run(folder: Path, step: int | None, say: Say) -> Pretrained:
     config = {key: part | meta['config'].get(key, {}) if isinstance(part, dict) else meta['config'].get(key, part)
               for key, part in defaults.items()}  # fmt: skip
     made = _tokenizer(folder, config)
-    model = inference.model_config(config['model'], made.vocab_size)
+    model = inference.model_config(config['model'], vocab_size(config['task']['kind'], made))
     imported = folder / CARRIED
     carried = tokenizer_files.read(imported) if imported.is_dir() else {}
     ends = _ends(made, carried, imported / tokenizer_files.GENERATION, model, say)

@@ -20,6 +20,11 @@ MARKED = ('classify', 'choose')  # kinds whose stretches have these three
 SMALLEST = 8  # places that a text cannot do without
 
 
+def vocab_size(kind: str, tokenizer: Tokenizer) -> int:
+    """Of a model of a task of this kind: the tokenizer's, and room for the marks."""
+    return tokenizer.vocab_size + (MARKS if kind in MARKED else 0)
+
+
 class Stretch(NamedTuple):
     """Text that is read on its own: what lies beside it in a row is not seen.
 

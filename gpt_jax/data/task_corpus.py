@@ -71,8 +71,8 @@ def make(
     # What is beside a task's own loss is weighed by the training examples everywhere.
     weight = splits['train'].text_weight
     splits = {split: dataclasses.replace(rows, text_weight=weight) for split, rows in splits.items()}
-    marks = encoded.MARKS if task.kind in encoded.MARKED else 0
-    corpus = TaskCorpus(splits, examples, made, made.vocab_size + marks, _fingerprint(task, examples, coder))
+    size = encoded.vocab_size(task.kind, made)
+    corpus = TaskCorpus(splits, examples, made, size, _fingerprint(task, examples, coder))
     for split, count in corpus.cut().items():
         if count:
             announce(

@@ -43,6 +43,20 @@ def check(names: Sequence[str], kind: str) -> None:
         )
 
 
+LIBRARIES = {
+    'bleu': 'sacrebleu', 'chrf': 'sacrebleu', 'macro_f1': 'sklearn.metrics', 'matthews': 'sklearn.metrics',
+    'accuracy': 'sklearn.metrics', 'entity_f1': 'seqeval.metrics',
+}  # fmt: skip
+
+
+def installed(names: Sequence[str], kind: str) -> None:
+    """Raises UserError where a metric's library is missing: before a run, and not at its end."""
+    for name in names:
+        module = 'rouge_score.rouge_scorer' if name.startswith('rouge') else LIBRARIES.get(name)
+        if module and not (name == 'accuracy' and kind == 'answer'):
+            library(module)
+
+
 def library(module: str) -> Any:
     """A module that is not needed for training.
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gpt_jax import pretrained
-from gpt_jax.data.encoded import MARKED, MARKS
+from gpt_jax.data.encoded import vocab_size
 from gpt_jax.modes.same_model import FREE
 
 Config = dict[str, Any]
@@ -25,8 +25,7 @@ def adopt(config: Config, say: Callable[[str], None]) -> Config:
     found = pretrained.find(config['init_from'], asked='config.init_from', say=say)
     shape = {field: value for field, value in dataclasses.asdict(found.model).items() if field not in FREE}
     # Room for the marks between a task's texts, which the weights may not have.
-    marks = MARKS if config['task']['kind'] in MARKED else 0
-    shape['vocab_size'] = max(found.model.vocab_size, found.tokenizer.vocab_size + marks)
+    shape['vocab_size'] = max(found.model.vocab_size, vocab_size(config['task']['kind'], found.tokenizer))
     shape['context'] = min(found.model.context, config['model']['context'])
     if shape['context'] < config['model']['context']:
         say(f'{config["name"]}: the weights have a context of {shape["context"]}, and so has this run')

@@ -20,6 +20,7 @@ from gpt_jax.generate import options
 from gpt_jax.generate.batching import Prompt
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.observe.progress import Progress
+from gpt_jax.train import manifest
 
 USUAL = ('exact_match', 'f1')
 NAME = 'answers.jsonl'
@@ -54,7 +55,7 @@ def scores(
         say(f'{settings.name}: {code.WARNING}')
     drawn = max((int(name.partition('@')[2]) for name in names if metrics.PASS_AT.fullmatch(name)), default=1)
     drawn_any = [name for name in names if metrics.PASS_AT.fullmatch(name)]
-    found: dict[str, float] = {}
+    found: dict[str, float] = {'answers_step': float(_step(workdir))}
     rows: list[dict[str, Any]] = []
     model = _model(settings, workdir, weights, say)
     for split in splits:
@@ -75,6 +76,12 @@ def scores(
     files.write_text(workdir / NAME, ''.join(json.dumps(row, ensure_ascii=False) + '\n' for row in rows))
     say(f'{workdir / NAME}: {len(rows)} answers')
     return found
+
+
+def _step(workdir: Path) -> int:
+    """Of the checkpoint that the answers are of: the best, where it is kept."""
+    meta = manifest.newest_meta(pretrained.chosen(workdir, None) / 'checkpoints')
+    return 0 if meta is None else int(meta['next_batch'])
 
 
 def _model(settings: Settings, workdir: Path, weights: str, say: Say) -> LanguageModel:

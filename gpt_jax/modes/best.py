@@ -4,6 +4,7 @@ The best lies in a run's folder as a run of its own, best/, with its tokenizer. 
 back from metrics.jsonl, so that an interrupted run ends where it would have ended.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +32,8 @@ class Best:
         self._step, self._since = 0, 0
         self._checkpoints: Any = None
         if self._keeps:
+            if start == 0 and jax.process_index() == 0:
+                shutil.rmtree(workdir / BEST, ignore_errors=True)  # of a run that had not come to a checkpoint
             self._checkpoints = checkpoint.Checkpoints(workdir / BEST / 'checkpoints', keep=1, announce=say)
             if jax.process_index() == 0:
                 files.write_bytes(workdir / BEST / TOKENIZER, tokenizer)

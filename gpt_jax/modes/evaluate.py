@@ -26,6 +26,9 @@ def evaluate(
     Raises:
       UserError: there is no good checkpoint in `workdir`, or it does not fit the config.
     """
+    kind = config['task']['kind']
+    if weights != 'float32' and kind not in ('none', 'answer'):
+        raise UserError(f'--weights={weights}: what decides task.kind {kind} is read in float32; leave the flag out')
     corpus = material.material(config, say)
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)

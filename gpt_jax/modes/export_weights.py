@@ -10,7 +10,9 @@ import numpy as np
 from gpt_jax import assemble, files, pretrained, trees
 from gpt_jax.assemble import Settings
 from gpt_jax.data import tokenizer
+from gpt_jax.data.encoded import vocab_size
 from gpt_jax.data.prepare import prepare
+from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import UserError
 from gpt_jax.interop import huggingface, tokenizer_files
@@ -41,8 +43,9 @@ def export(run: Path, output: Path, defaults: Config, dtype: str, say: Say) -> d
     config = {
         key: defaults.get(key, {}) | part if isinstance(part, dict) else part for key, part in meta['config'].items()
     }
-    carried, vocab_size = _tokenizer(run, config, say)
-    settings = assemble.settings(config, vocab_size)
+    carried, made = _tokenizer(run, config, say)
+    size = 1 if made is None else vocab_size(config['task']['kind'], made)
+    settings = assemble.settings(config, size)
     kind = huggingface.layout_of(settings.model)
     params = _params(run, config, settings, step, say)
     huggingface.write(
@@ -74,8 +77,8 @@ def _params(run: Path, config: Config, settings: Settings, step: int, say: Say) 
     return dict(zip(trees.names(params), jax.tree.leaves(params), strict=True))
 
 
-def _tokenizer(run: Path, config: Config, say: Say) -> tuple[dict[str, bytes], int]:
-    """The files of the run's tokenizer, and its vocabulary's size; 1 where it is not there.
+def _tokenizer(run: Path, config: Config, say: Say) -> tuple[dict[str, bytes], Tokenizer | None]:
+    """The files of the run's tokenizer, and itself; None where it is not there.
 
     They are those that came with the weights, if they are of the tokenizer that the run was trained with.
     """
@@ -87,7 +90,7 @@ def _tokenizer(run: Path, config: Config, say: Say) -> tuple[dict[str, bytes], i
         if folder.is_dir() and tokenizer_files.usable(found):
             made = tokenizer.make(str(folder), lambda: ())
             if not own.is_file() or tokenizer.load(own).fingerprint == made.fingerprint:
-                return found, made.vocab_size
+                return found, made
     if own.is_file():
         made = tokenizer.load(own)
     elif spec == 'bytes' or Path(spec).expanduser().is_file():
@@ -96,7 +99,7 @@ def _tokenizer(run: Path, config: Config, say: Say) -> tuple[dict[str, bytes], i
         made = prepare(assemble.data_config(config), say).tokenizer()
     elif config['model']['vocab_size']:
         say(f'warning: {spec} holds no tokenizer; the folder is written without one')
-        return found, 1
+        return found, None
     else:
         raise UserError(f'config.data.tokenizer: {spec} is gone, and only it knows the size of the vocabulary')
-    return tokenizer_files.made(made, context), made.vocab_size
+    return tokenizer_files.made(made, context), made

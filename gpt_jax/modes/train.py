@@ -11,11 +11,12 @@ from typing import Any
 
 import jax
 
-from gpt_jax import assemble, files, identity, runtime, tuned
+from gpt_jax import assemble, files, identity, runtime, trees, tuned
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.task_corpus import TaskCorpus
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
+from gpt_jax.evaluate import metrics
 from gpt_jax.launch.trial import PROGRESS
 from gpt_jax.model import accounting
 from gpt_jax.modes import answers, branch, material, suite, warm_start
@@ -52,6 +53,8 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
       Diverged: too many non-finite steps in a row; the last checkpoint is as it was.
     """
     # Whatever can be wrong with the input is found before the folder is made.
+    task = assemble.task_config(config)
+    metrics.installed(task.metrics, task.kind)
     corpus = material.material(config, say)
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)
@@ -137,7 +140,7 @@ def _run(
             step, compile_seconds = _compiled(program, settings, corpus)
             state, start, spent = begun.result()
         metrics.resume(start)
-        corpus = warm_start.compared(settings, corpus, program, workdir, line, say)
+        corpus = warm_start.compared(settings, corpus, program, workdir, start, line, say)
         recorder = Recorder(
             settings, lambda loss: material.units(corpus, loss), metrics, line, start, spent + time.monotonic() - began
         )
@@ -192,13 +195,23 @@ def _run(
             line.close()
         checkpoints.wait()
         known = material.counts(corpus) | {'fingerprint': corpus.fingerprint} | best.known()
-        if first and jax.process_count() == 1 and settings.task.kind == 'answer' and settings.task.written:
-            assert isinstance(corpus, TaskCorpus)
-            known |= answers.scores(settings, corpus, ['validation'], workdir, say)
+        known |= {'params_trained': trees.size(program.abstract_state.params), 'tune_rank': settings.tune.rank}
+        known |= _answered(settings, corpus, workdir, say)
         done = summary(config, settings, program, state, recorder.last, recorder.seconds(), known)
         if first:
             done = finish(done, workdir)
         return done
+
+
+def _answered(settings: Settings, corpus: Material, workdir: Path, say: Say) -> dict[str, Any]:
+    if settings.task.kind != 'answer' or not settings.task.written:
+        return {}
+    if jax.process_count() > 1:
+        if jax.process_index() == 0:
+            say(f'{settings.name}: its answers are written and scored by one process: --mode=evaluate')
+        return {}
+    assert isinstance(corpus, TaskCorpus)
+    return dict(answers.scores(settings, corpus, ['validation'], workdir, say))
 
 
 def _watchdog(settings: Settings) -> Watchdog:

@@ -36,7 +36,7 @@ def state(settings: Settings, program: Program, say: Say) -> State:
     if settings.task.kind != 'none':
         say(f'{settings.name}: begins with the weights of {settings.init_from}')
         return program.begin(_grown(settings, program, say))
-    folder = files.path(settings.init_from, 'config.init_from')
+    folder = pretrained.chosen(files.path(settings.init_from, 'config.init_from'), None)
     meta = manifest.newest_meta(folder / 'checkpoints')
     if meta is None:
         raise UserError(f'config.init_from: {folder} holds no checkpoint; name the folder of a run')
@@ -73,14 +73,14 @@ def with_kept(settings: Settings, program: Program, restored: Restored, say: Say
 
 
 def compared(
-    settings: Settings, corpus: Material, program: Program, workdir: Path, line: Progress, say: Say
+    settings: Settings, corpus: Material, program: Program, workdir: Path, start: int, line: Progress, say: Say
 ) -> Material:
     """For preferences, the corpus with what the model that training begins with makes of its texts. Found once: a run
     that goes on reads it from its folder."""
     if settings.task.kind != 'prefer' or not isinstance(corpus, TaskCorpus):
         return corpus
     path = workdir / REFERENCES
-    if not path.exists():
+    if start == 0 or not path.exists():  # what a run left there that had not come to a checkpoint may be another's
         say(f'{settings.name}: reads the preferences with the model as it is')
         begun = program.begin(_grown(settings, program, say)) if settings.init_from else program.init()
         params = program.whole(begun)

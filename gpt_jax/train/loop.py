@@ -67,6 +67,8 @@ def train(
     def due(done: int, interval: int) -> bool:
         return done == steps or (interval > 0 and done % interval == 0)
 
+    if start and hooks.enough():  # it was ended here, and its summary was not written
+        return state
     for done in range(start + 1, steps + 1):
         state, metrics = step(state, next(batches))
         read()
@@ -86,6 +88,8 @@ def train(
         if save or stop or enough:
             hooks.save(done, state, stop)
         if enough:
+            if not ask:
+                hooks.ask(done, state)
             break
         if stop:
             raise Preempted(f'stopped and saved at step {done} of {steps}')
