@@ -10,6 +10,7 @@ full. The same --seed makes the same files.
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
 import sys
@@ -31,14 +32,9 @@ SHOTS = 8
 
 
 def words(seed: int) -> tuple[list[str], list[str]]:
-    """(those of the training texts, new ones): consonants and vowels in turn, 3 to 5 letters, each once."""
-    draw = random.Random(f'words {seed}')
-    found: dict[str, None] = {}
-    while len(found) < WORDS + NEW_WORDS:
-        letters = (draw.choice((CONSONANTS, VOWELS)[place % 2]) for place in range(draw.choice((3, 4, 5))))
-        found[''.join(letters)] = None
-    both = list(found)
-    draw.shuffle(both)
+    """(those of the training texts, new ones): a consonant, a vowel and again, each word once."""
+    every = [''.join(letters) for letters in itertools.product(CONSONANTS, VOWELS, CONSONANTS, VOWELS)]
+    both = random.Random(f'words {seed}').sample(every, WORDS + NEW_WORDS)
     return both[:WORDS], both[WORDS:]
 
 
