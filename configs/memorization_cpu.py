@@ -1,4 +1,4 @@
-"""The ladder's sizes on a small text with random strings planted in it (experiments/memorization). 8 minutes on 2 cores.
+"""The ladder's sizes on a small text with planted strings (experiments/memorization). 8 minutes on 2 cores.
 
 python experiments/memorization/make.py && python run.py --config=configs/memorization_cpu.py
 """

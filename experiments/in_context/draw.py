@@ -19,9 +19,9 @@ from matplotlib.ticker import NullLocator
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from gpt_jax import jsonl  # noqa: E402
-from gpt_jax.evaluate.interval import wilson  # noqa: E402
-from gpt_jax.scaling.view.plots import HELD_OUT, MEASURED, QUIET, STYLE, save, short  # noqa: E402
+from gpt_jax import jsonl
+from gpt_jax.evaluate.interval import wilson
+from gpt_jax.scaling.view.plots import HELD_OUT, MEASURED, QUIET, STYLE, save, short
 
 HERE = Path(__file__).parent
 Line = dict[str, Any]
@@ -98,7 +98,7 @@ def _gain(axes: Axes, sizes: dict[int, str], of: dict[str, list[Line]]) -> None:
 
 def _say(of: dict[str, list[Line]]) -> None:
     shots = shots_of(next(iter(of.values())))
-    print('| size | ' + ' | '.join(map(str, shots)) + ' | 8 of another rule | which then follow it | log p/byte, 0 | 8 |')
+    print('| size | ' + ' | '.join(map(str, shots)) + ' | 8 of another rule | follow it | log p/byte, 0 | 8 |')
     for size, lines in of.items():
         shares = [mean(lines, 'own', count)[0] for count in shots]
         shares += [mean(lines, way, shots[-1])[0] for way in ('other', 'other, followed')]

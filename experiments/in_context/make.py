@@ -19,8 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from experiments.in_context.rules import CONSONANTS, RULES, VOWELS, Function, known  # noqa: E402
-from gpt_jax import files  # noqa: E402
+from experiments.in_context.rules import CONSONANTS, RULES, VOWELS, Function, known
+from gpt_jax import files
 
 FOLDER = 'runs/in_context_corpus'
 BYTES = 127  # of a text

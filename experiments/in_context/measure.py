@@ -19,11 +19,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import gpt_jax  # noqa: E402
-from experiments.in_context import draw, make  # noqa: E402
-from gpt_jax import files, jsonl  # noqa: E402
-from gpt_jax.evaluate.interval import wilson  # noqa: E402
-from gpt_jax.evaluate.scoring import Scored  # noqa: E402
+import gpt_jax
+from experiments.in_context import draw, make
+from gpt_jax import files, jsonl
+from gpt_jax.evaluate.interval import wilson
+from gpt_jax.evaluate.scoring import Scored
 
 HERE = Path(__file__).parent
 SWEEP = 'runs/in_context_cpu'

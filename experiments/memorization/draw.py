@@ -19,9 +19,9 @@ from matplotlib.ticker import NullLocator
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from gpt_jax import jsonl  # noqa: E402
-from gpt_jax.evaluate.memorization import LETTERS  # noqa: E402
-from gpt_jax.scaling.view.plots import QUIET, STYLE, save, short  # noqa: E402
+from gpt_jax import jsonl
+from gpt_jax.evaluate.memorization import LETTERS
+from gpt_jax.scaling.view.plots import QUIET, STYLE, save, short
 
 HERE = Path(__file__).parent
 Line = dict[str, Any]

@@ -19,9 +19,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from gpt_jax import files  # noqa: E402
-from gpt_jax.errors import UserError  # noqa: E402
-from gpt_jax.evaluate import memorization  # noqa: E402
+from gpt_jax import files
+from gpt_jax.errors import UserError
+from gpt_jax.evaluate import memorization
 
 FOLDER = 'runs/memorization_corpus'
 TRAIN = (

@@ -19,15 +19,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-import gpt_jax  # noqa: E402
-from experiments.memorization import draw, make  # noqa: E402
-from gpt_jax import files, jsonl  # noqa: E402
-from gpt_jax.evaluate import memorization  # noqa: E402
-from gpt_jax.language_model import LanguageModel  # noqa: E402
+import gpt_jax
+from experiments.memorization import draw, make
+from gpt_jax import files, jsonl
+from gpt_jax.evaluate import memorization
+from gpt_jax.language_model import LanguageModel
 
 HERE = Path(__file__).parent
 SWEEP = 'runs/memorization_cpu'
-WINDOWS = 400  # of the modules that were trained on, and of those held out
+WINDOWS = {'trained on': 1200, 'held out': 400}  # drawn of the modules; of the former, most touch a planted string
 BATCH = 64  # texts written at once
 Row = Mapping[str, Any]
 
@@ -49,13 +49,13 @@ def planted(canaries: Sequence[Row]) -> Asked:
 
 
 def windows(texts: Sequence[str], canaries: Sequence[Row], group: str, seed: int = 0) -> Asked:
-    """At most WINDOWS stretches of the texts, 50 bytes and 50; those that touch a planted string are left out."""
+    """WINDOWS[group] stretches of the texts, 50 bytes and 50, less those that touch a planted string."""
     size = memorization.USUAL
     held = [[(at, at + len(one)) for one in {row['text'] for row in canaries} for at in _places(text, one)]
             for text in texts]  # fmt: skip
     chosen = [
         one
-        for one in memorization.windows([len(text) for text in texts], WINDOWS, 2 * size, seed)
+        for one in memorization.windows([len(text) for text in texts], WINDOWS[group], 2 * size, seed)
         if not any(begin < one.start + 2 * size and one.start < end for begin, end in held[one.sequence])
     ]
     stretches = [texts[one.sequence][one.start : one.start + 2 * size] for one in chosen]

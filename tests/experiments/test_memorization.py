@@ -49,7 +49,7 @@ def test_windows_touch_no_planted_string(corpus):
     texts = [row['text'] for row in corpus['train']]
     asked = measure.windows(texts, corpus['canaries'], 'trained on')
     words = [word for row in corpus['canaries'] if row['times'] for word in row['text'].split()]
-    assert 100 < len(asked.befores) < measure.WINDOWS  # some did
+    assert 300 < len(asked.befores) < measure.WINDOWS['trained on']  # some did
     for before, after in zip(asked.befores[::10], asked.afters[::10], strict=True):
         assert (len(before), len(after)) == (50, 50)
         assert any(before + after in text for text in texts)
