@@ -46,7 +46,7 @@ RULES: Mapping[str, Sequence[Function]] = {
     'sorted': (lambda word: ''.join(sorted(word)),),
     'next': (_following,),
     'syllable': tuple(partial(_always, ''.join(pair)) for pair in itertools.product(CONSONANTS, VOWELS)),
-    'code': tuple(partial(_coded, ''.join(order)) for order in itertools.permutations(VOWELS)),
+    'code': tuple(partial(_coded, ''.join(order)) for order in itertools.permutations(VOWELS))[1:],  # the first: same
 }
 DRAWN = tuple(name for name, functions in RULES.items() if len(functions) > 1)  # with content of the text's own
 
