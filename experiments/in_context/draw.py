@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from gpt_jax import jsonl
 from gpt_jax.evaluate.interval import wilson
-from gpt_jax.scaling.view.plots import HELD_OUT, MEASURED, QUIET, STYLE, save, short
+from gpt_jax.scaling.view.plots import QUIET, STYLE, save
 
 HERE = Path(__file__).parent
 Line = dict[str, Any]
@@ -58,42 +58,45 @@ def shots_of(lines: Sequence[Line]) -> list[int]:
 
 
 def _accuracy(axes: Axes, of: dict[str, list[Line]], ideal: list[Line]) -> None:
-    axes.plot(range(len(ideal)), [one['exact'] for one in ideal], ':', color=QUIET, lw=1.2, label='knows all rules')
-    colours = matplotlib.colormaps['viridis'](np.linspace(0.9, 0, len(of)))
-    for place, ((size, lines), colour) in enumerate(zip(of.items(), colours, strict=True)):
+    axes.plot(range(len(ideal)), [one['exact'] for one in ideal], ':', color=QUIET, lw=1.2)
+    axes.annotate('a reader who knows all rules', (len(ideal) - 1, 1), xytext=(0, -18), textcoords='offset points',
+                  ha='right', fontsize=7.5, color=QUIET)  # fmt: skip
+    for place, ((size, lines), colour) in enumerate(zip(of.items(), _colours(len(of)), strict=True)):
         shots = shots_of(lines)
         share, low, high = np.array([mean(lines, 'own', count) for count in shots]).T
         x = np.arange(len(shots)) + 0.03 * (place - len(of) / 2)
         axes.errorbar(x, share, yerr=[share - low, high - share], fmt='o-', ms=3, lw=1.3, capsize=1.5, color=colour,
                       label=size)  # fmt: skip
         share, low, high = mean(lines, 'other', shots[-1])
-        axes.errorbar(len(shots) + 0.12 * (place - len(of) / 2), share, yerr=[[share - low], [high - share]], fmt='x',
-                      ms=4, capsize=1.5, color=colour)  # fmt: skip
+        axes.errorbar(len(shots) + 0.12 * (place - (len(of) - 1) / 2), share, yerr=[[share - low], [high - share]],
+                      fmt='x', ms=4, capsize=1.5, color=colour)  # fmt: skip
     axes.axvline(len(shots) - 0.5, color=QUIET, lw=0.6)
-    axes.set_xticks(range(len(shots) + 1), [*map(str, shots), f'{shots[-1]} of\nanother\nrule'])
+    axes.set_xticks(range(len(shots) + 1), [*map(str, shots), f'{shots[-1]} of an-\nother rule'])
     axes.set_xlabel('examples shown')
     axes.set_ylabel('right answers')
     axes.set_ylim(-0.02, 1.02)
-    handles, words = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], words[::-1], frameon=False, fontsize=8, loc='upper left')
 
 
 def _gain(axes: Axes, sizes: dict[int, str], of: dict[str, list[Line]]) -> None:
     axes.set_xscale('log')
     means = []
-    for params, size in sizes.items():
+    for (params, size), colour in zip(sizes.items(), _colours(len(sizes)), strict=True):
         some = [one for one in of[size] if one['shown'] == 'gain']
-        for seed in some:
+        for number, seed in enumerate(some):
             axes.errorbar(params, seed['gain'], yerr=[[seed['gain'] - seed['low']], [seed['high'] - seed['gain']]],
-                          fmt='o', ms=3.5, capsize=2, color=MEASURED, alpha=0.6)  # fmt: skip
+                          fmt='o', ms=4, capsize=2, color=colour, label='' if number else size)  # fmt: skip
         means.append(float(np.mean([one['gain'] for one in some])))
-    axes.plot(list(sizes), means, '-', color=HELD_OUT, lw=1.3, label='mean over seeds', zorder=0)
-    axes.set_xticks(list(sizes), [short(params) for params in sizes], fontsize=8)
+    axes.plot(list(sizes), means, '-', color=QUIET, lw=1.0, zorder=0)
+    axes.set_xticks(list(sizes), [f'{params / 1000:.0f}k' for params in sizes], fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel('non-embedding parameters')
-    axes.set_ylabel('gain: right answers after 8 examples less after 0')
+    axes.set_ylabel('gain from 8 examples')
     axes.set_ylim(min(0.0, *means) - 0.02, 1.02)
-    axes.legend(frameon=False, fontsize=8, loc='upper left')
+    axes.legend(frameon=False, fontsize=8, loc='upper left', title='each seed, and the mean', title_fontsize=8)
+
+
+def _colours(count: int) -> np.ndarray:
+    return matplotlib.colormaps['viridis'](np.linspace(0.9, 0, count))
 
 
 def _say(of: dict[str, list[Line]]) -> None:

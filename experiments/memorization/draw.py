@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from gpt_jax import jsonl
 from gpt_jax.evaluate.memorization import LETTERS
-from gpt_jax.scaling.view.plots import QUIET, STYLE, save, short
+from gpt_jax.scaling.view.plots import QUIET, STYLE, save
 
 HERE = Path(__file__).parent
 Line = dict[str, Any]
@@ -73,7 +73,7 @@ def _over_parameters(axes: Axes, sizes: dict[int, str], of: dict[str, list[Line]
     for count, colour in zip(counts, colours, strict=True):
         mine = [one for size in sizes.values() for one in of[size] if one['group'] == count]
         axes.plot(list(sizes), [one['exact'] for one in mine], 'o-', ms=3, lw=1.3, color=colour, label=str(count))
-    axes.set_xticks(list(sizes), [short(params) for params in sizes], fontsize=8)
+    axes.set_xticks(list(sizes), [f'{params / 1000:.0f}k' for params in sizes], fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel('non-embedding parameters')
     axes.legend(frameon=False, fontsize=8, loc='upper left', title='repetitions', title_fontsize=8)
