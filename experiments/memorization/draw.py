@@ -43,8 +43,8 @@ def main(folder: Path = HERE) -> list[Path]:
         _over_parameters(panels[1], sizes, of)
         _over_repetitions(panels[2], of, 'nats_per_byte')
         panels[2].axhline(GUESS, color=QUIET, lw=1, ls=':')
-        panels[2].annotate('nothing known of the string', (0.98, GUESS), xycoords=('axes fraction', 'data'),
-                           xytext=(0, 3), textcoords='offset points', ha='right', fontsize=7, color=QUIET)  # fmt: skip
+        panels[2].annotate('nothing\nknown of\nthe string', (0.02, GUESS), xycoords=('axes fraction', 'data'),
+                           xytext=(0, -3), textcoords='offset points', va='top', fontsize=7, color=QUIET)  # fmt: skip
         panels[2].set_ylabel('second half: nats per byte')
         panels[2].set_ylim(bottom=0)
         panels[0].legend(frameon=False, fontsize=8, loc='upper left')

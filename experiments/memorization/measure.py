@@ -28,7 +28,7 @@ from gpt_jax.language_model import LanguageModel
 HERE = Path(__file__).parent
 SWEEP = 'runs/memorization_cpu'
 WINDOWS = {'trained on': 1200, 'held out': 400}  # drawn of the modules; of the former, most touch a planted string
-BATCH = 64  # texts written at once
+BATCH = 200  # texts written at once
 Row = Mapping[str, Any]
 
 
