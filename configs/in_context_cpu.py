@@ -1,4 +1,4 @@
-"""The ladder's sizes on texts that each show one rule by examples (experiments/in_context). 10 minutes on 2 cores.
+"""The ladder's sizes on texts that each show one rule by examples (experiments/in_context). 15 minutes on 2 cores.
 
 python experiments/in_context/make.py && python run.py --config=configs/in_context_cpu.py
 """

@@ -40,7 +40,7 @@ def main(folder: Path = HERE) -> list[Path]:
         _gain(right, dict(sizes), of)
         for axes in (left, right):
             axes.grid(alpha=0.25, lw=0.5)
-        figure.suptitle('Larger models learn more from the examples they are shown', fontsize=10, fontweight='bold')
+        figure.suptitle('Larger models gain more from the examples they are shown', fontsize=10, fontweight='bold')
         return save(figure, folder / 'in_context.png')
 
 
