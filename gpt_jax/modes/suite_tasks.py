@@ -120,7 +120,7 @@ def read(name: str) -> TaskConfig:
     """
     path = Path(name) if name.endswith('.py') else TASKS / f'{name}.py'
     if not path.is_file():
-        there = sorted(one.stem for one in TASKS.glob('*.py') if one.stem not in ('local', 'published'))
+        there = sorted(one.stem for one in TASKS.glob('*.py') if one.stem not in ('local', 'published', 'by_size'))
         near = schema.nearest(name, there)
         raise UserError(f'config.suite.tasks: no task {name!r}{near}; there are {", ".join(there)}')
     task = assemble.task_config(overrides.read(path))

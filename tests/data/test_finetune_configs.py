@@ -15,7 +15,9 @@ from gpt_jax.data.task import TaskConfig
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(
-    path.stem for path in (ROOT / 'configs' / 'finetune').glob('*.py') if path.stem not in ('local', 'published')
+    path.stem
+    for path in (ROOT / 'configs' / 'finetune').glob('*.py')
+    if path.stem not in ('local', 'published', 'by_size')
 )
 CHATML = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}{{ '<assistant>' if add_generation_prompt }}"
 

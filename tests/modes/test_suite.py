@@ -96,14 +96,14 @@ def test_what_is_wrong_is_one_line(asked, flags, message):
 
 
 def test_questions_whose_answers_do_not_fit_are_counted():
-    questions = [Question('c', ('a' * size, 'b'), 0, Choice('c', ('a' * size, 'b'), 0)) for size in (3, 9, 4)]
+    questions = [Question('c', ('a' * size, 'b'), 0, Choice('c', ('a' * size, 'b'), 0), ('c',)) for size in (3, 19, 4)]
     said = []
     encode = lambda texts: [list(text) for text in texts]  # noqa: E731
-    kept = suite_tasks.fitting(Asked('some', None, questions), encode, 8, said.append)
+    kept = suite_tasks.fitting(Asked('some', None, questions, 0), encode, 18, said.append)
     assert [len(one.choices[0]) for one in kept.questions] == [3, 4]
     assert said == ['some: 1 of 3 questions are left out: an answer longer than the context']
-    with pytest.raises(UserError, match='no question has answers of less than 2 tokens'):
-        suite_tasks.fitting(Asked('some', None, questions), encode, 2, said.append)
+    with pytest.raises(UserError, match='no question has answers of less than 9 tokens'):
+        suite_tasks.fitting(Asked('some', None, questions, 0), encode, 9, said.append)
 
 
 def scored(*log_p, greedy=False):
@@ -112,9 +112,9 @@ def scored(*log_p, greedy=False):
 
 def test_scores_of_choices_and_answers():
     """By hand: raw takes the shorter answer, per token the longer one."""
-    question = Question('c', (' ab', ' c'), 0, Choice('c', (' ab', ' c'), 0))
+    question = Question('c', (' ab', ' c'), 0, Choice('c', (' ab', ' c'), 0), ('c',))
     results = suite_tasks.ask(
-        Asked('some', None, [question]),
+        Asked('some', None, [question], 0),
         lambda pairs: {2: [scored(-0.5, -0.6), scored(-1.0)],
                        4: [scored(-0.5, -0.6), scored(-1.0), scored(-9.0), scored(-1.0)]}[len(pairs)],
         blank=True,
@@ -124,9 +124,9 @@ def test_scores_of_choices_and_answers():
     p = np.exp(-1.1) / (np.exp(-1.1) + np.exp(-1.0))
     assert found['loss'] == pytest.approx(-np.log(p))
     assert found['ece'] == pytest.approx(1 - p)
-    answer = Question('c', (' é',), None, Answer((('c', False), (' é', True)), ('é',)))
+    answer = Question('c', (' é',), None, Answer((('c', False), (' é', True)), ('é',)), ('c',))
     results = suite_tasks.ask(
-        Asked('some', None, [answer] * 2), lambda _: [scored(-1.0, -1.0), scored(-2.0, greedy=True)]
+        Asked('some', None, [answer] * 2, 0), lambda _: [scored(-1.0, -1.0), scored(-2.0, greedy=True)]
     )
     found = suite_tasks.scores(results)
     assert found == pytest.approx({'loss': 4 / 3, 'bits_per_byte': 4 / np.log(2) / 6, 'exact': 0.5, 'error': 0.5})

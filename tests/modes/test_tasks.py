@@ -199,3 +199,29 @@ def test_two_processes_tune_as_one_does(tmp_path, rows, weights, fields):
     assert len(alone) == len(shared)
     for one, other in zip(alone, shared, strict=True):
         assert other == pytest.approx(one, rel=1e-4)
+
+
+def test_a_run_that_ended_early_is_not_trained_on(tmp_path, rows):
+    """Killed while its summary was made."""
+    fields = {'config.optimizer.learning_rate': 1e-30, 'config.train.patience': 2, 'config.train.steps': 60}
+    whole = command(tmp_path, rows, '', fields)
+    program.run(whole)
+    before = program.summary(tmp_path)
+    (tmp_path / 'summary.json').unlink()
+    program.run(whole)
+    for name in ('steps', 'best_step', 'parameters_sha256'):
+        assert program.summary(tmp_path)[name] == before[name]
+    # Its marks are in the vocabulary of whoever reads it.
+    import gpt_jax
+
+    assert gpt_jax.load(tmp_path, say=lambda _: None).config.vocab_size == 259
+
+
+def test_libraries_of_metrics_are_asked_for_before_the_first_step(monkeypatch):
+    from gpt_jax.errors import UserError
+    from gpt_jax.evaluate import metrics
+
+    monkeypatch.setitem(metrics.LIBRARIES, 'macro_f1', 'nothing.of.this.name')
+    with pytest.raises(UserError, match=r"pip install -e '\.\[eval\]'"):
+        metrics.installed(('accuracy', 'macro_f1'), 'classify')
+    metrics.installed(('accuracy', 'rougeL', 'bleu'), 'answer')
