@@ -136,3 +136,17 @@ def test_the_mean_error_is_of_the_tasks_alone():
     values = {'suite_a_error': 0.5, 'suite_b_error': 0.1, 'suite_a_loss': 9.0, 'validation_loss': 2.0}
     assert downstream(values) == {'downstream_error': pytest.approx(0.3)}
     assert downstream({'validation_loss': 2.0}) == {}
+
+
+def test_what_is_looked_for_in_a_training_text_is_what_stands_in_the_source(task, tmp_path):
+    """Neither the template's words nor the label's are in it, so that a text is found where it was copied from."""
+    from gpt_jax.evaluate import contamination
+    from gpt_jax.evaluate.config import SuiteConfig
+
+    suite = SuiteConfig(tasks=(), every=0, examples=0, shots=0, seed=0)
+    asked = suite_tasks.load(str(task / 'mood.py'), suite, str(tmp_path), lambda _: None)
+    texts = [one.texts for one in asked.questions]
+    assert all(len(some) == 1 and some[0].endswith(': it was') for some in texts)
+    found = contamination.find([text for (text,) in texts], [f'before. {texts[0][0]} after', 'other'])
+    assert found.share[0] == 1
+    assert 0 < found.clean().sum() < len(texts) + 1
