@@ -11,6 +11,7 @@
   python run.py --mode=import --source=openai-community/gpt2        weights from a folder or the Hugging Face hub
   python run.py --mode=export --checkpoint=runs/gpt_tiny --output=exported      a run for transformers
   python run.py --mode=generate --checkpoint=runs/gpt_tiny --prompt="The weather today is" --max_length=50
+  python run.py --mode=suite --checkpoint=runs/gpt_tiny --tasks=sentiment,choices --shots=2      what can it do?
 
 configs/base.py lists every --config.FIELD with its default. The same command again does only what is not done.
 Exit codes: 0 done; 2 bad input; 3 a run diverged, a trial or a check failed; 4 out of memory; 75 interrupted and saved,
@@ -29,27 +30,33 @@ from absl import app, flags, logging
 
 from gpt_jax import errors, files, overrides, watchdog
 from gpt_jax.launch.trial import follow_parent
-from gpt_jax.modes import generate, launching
+from gpt_jax.modes import generate, launching, suite_run
 
-MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'preflight', 'import', 'export', 'generate')
-BARE = ('import', 'export', 'generate')  # modes that take no --config
+MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'preflight', 'import', 'export', 'generate', 'suite')
+BARE = ('import', 'export', 'generate', 'suite')  # modes that take no --config
 # Flags that belong to some modes alone, and those that a mode cannot do without.
 OWN = {
     'source': ('import',),
-    'checkpoint': ('export', 'generate'),
-    'output': ('export', 'generate'),
+    'checkpoint': ('export', 'generate', 'suite'),
+    'output': ('export', 'generate', 'suite'),
     'dtype': ('export',),
+    'adapters': ('export',),
+    'run_code': ('evaluate', 'suite'),
     'topology': ('preflight',),
     'price': ('preflight',),
     'search': ('preflight',),
     'candidates': ('preflight',),
     'compiler_options': ('preflight',),
 }
-OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',)) | {'weights': ('generate', 'evaluate')}
+OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',)) | {
+    'weights': ('generate', 'evaluate', 'suite')
+}
+OWN |= dict.fromkeys(suite_run.FLAGS, ('suite',)) | dict.fromkeys(('devices', 'seed'), ('generate', 'suite'))
 NEEDED = {
     'import': ('source',),
     'export': ('checkpoint', 'output'),
     'generate': ('checkpoint',),
+    'suite': ('checkpoint',),
     'preflight': ('topology',),
 }
 
@@ -62,15 +69,23 @@ _SOURCE = flags.DEFINE_string(
     'source', None, 'import: a folder of weights, or NAME[@REVISION] on the hub of Hugging Face.'
 )
 _CHECKPOINT = flags.DEFINE_string(
-    'checkpoint', None, "export, generate: the run's folder; generate: or a folder or name as --source takes it."
+    'checkpoint',
+    None,
+    "export, generate, suite: the run's folder; the latter two: or a folder or name as --source takes it.",
 )
 _FOLDER = flags.DEFINE_string(
     'output',
     None,
-    'export: the folder to write, not there yet or empty. generate: FILE.jsonl, a record per text, anew.',
+    'export: the folder to write, not there yet or empty. generate: FILE.jsonl, a record per text. suite: FILE.json.',
 )
 _DTYPE = flags.DEFINE_enum(
     'dtype', None, ('float32', 'bfloat16', 'float16'), 'export: what weights are written as; float32 by default.'
+)
+_ADAPTERS = flags.DEFINE_bool('adapters', None, "export: the run's adapters alone, as a folder of PEFT's.")
+_RUN_CODE = flags.DEFINE_bool(
+    'run_code',
+    None,
+    'evaluate, suite: run the programs that a model writes, for pass@k; with your rights, and in no jail.',
 )
 _TOPOLOGY = flags.DEFINE_string('topology', None, 'preflight: the machine, v5p:8x8x16, v5e-256, h100:8, ...')
 _PRICE = flags.DEFINE_float('price', None, 'preflight: of a chip for an hour, in US dollars; by default a list price.')
@@ -78,6 +93,7 @@ _SEARCH = flags.DEFINE_bool('search', None, 'preflight: try meshes, rematerializ
 _CANDIDATES = flags.DEFINE_integer('candidates', None, 'preflight --search: compile until so many fit; 4 by default.')
 _OPTIONS = flags.DEFINE_string('compiler_options', None, 'preflight: of the compiler, xla_NAME=VALUE,...')
 generate.define_flags()
+suite_run.define_flags()
 launching.define_flags()
 _TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name; A,B,... at once.')
 _ONLY = flags.DEFINE_string('only', None, 'Of the sweep, run these trials: A,B,...; those that others run are left.')
@@ -92,6 +108,10 @@ def main(_: list[str]) -> None:
     _check_flags()
     if _MODE.value == 'generate':
         generate.generate(generate.job(_CHECKPOINT.value, _FOLDER.value), say)
+        return
+    if _MODE.value == 'suite':
+        chosen = flags.FLAGS.weights or 'float32', generate.devices(flags.FLAGS.devices), bool(_RUN_CODE.value)
+        suite_run.suite(_CHECKPOINT.value, _FOLDER.value, *chosen, say)
         return
     if _MODE.value in BARE:
         _weights()
@@ -162,7 +182,7 @@ def _weights() -> None:
     os.environ['JAX_PLATFORMS'] = 'cpu'
     from configs import base
     from gpt_jax import runtime
-    from gpt_jax.modes import export_weights, import_weights
+    from gpt_jax.modes import export_adapters, export_weights, import_weights
 
     runtime.start(1, '')
     defaults = overrides.plain(base.get_config())
@@ -173,7 +193,11 @@ def _weights() -> None:
         return
     output = Path(_FOLDER.value).resolve()
     _check_folder('output', output)
-    done = export_weights.export(Path(_CHECKPOINT.value), output, defaults, _DTYPE.value or 'float32', say)
+    run, dtype = Path(_CHECKPOINT.value), _DTYPE.value or 'float32'
+    if _ADAPTERS.value:
+        done = export_adapters.export(run, output, dtype, say)
+    else:
+        done = export_weights.export(run, output, defaults, dtype, say)
     print(json.dumps(done))
 
 
@@ -191,23 +215,24 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
         _preflight(config)
         return
     from gpt_jax import assemble, runtime
-    from gpt_jax.modes import benchmark, coordinates, evaluate, train
+    from gpt_jax.modes import adopt, benchmark, coordinates, evaluate, material, train
 
+    config = adopt.adopt(config, say)
+    if _MODE.value in ('coordinates', 'benchmark'):
+        material.text_only(config, _MODE.value)
     checked = assemble.settings(config, vocab_size=1)
     if _MODE.value == 'train' and (done := train.finished(config, workdir)):
-        say(f'{workdir}: already done, validation loss {done["validation_loss"]:.4f} nats/token; delete it to redo')
+        say(f'{workdir}: already done, {train.outcome(done)}; delete it to redo')
         return
     mesh = checked.mesh
     runtime.start(mesh.cpu_devices, _DISTRIBUTED.value, 60 * checked.train.stall_minutes, mesh.axes)
     assemble.devices(checked)  # raises where these devices do not suit, before any work
     if _MODE.value == 'train':
         done = train.train(config, workdir, say=say, trial=position)
-        say(
-            f'{done["name"]}: validation loss {done["validation_loss"]:.4f} nats/token, '
-            f'{done["bits_per_byte"]:.4f} bits/byte after {done["seconds"]:.0f} s; {workdir / "summary.json"}'
-        )
+        say(f'{done["name"]}: {train.outcome(done)} after {done["seconds"]:.0f} s; {workdir / "summary.json"}')
     elif _MODE.value == 'evaluate':
-        print(json.dumps(evaluate.evaluate(config, workdir, say, flags.FLAGS.weights or 'float32')))
+        weights = flags.FLAGS.weights or 'float32'
+        print(json.dumps(evaluate.evaluate(config, workdir, say, weights, bool(_RUN_CODE.value))))
     elif _MODE.value == 'coordinates':
         coordinates.coordinates(config, workdir, say)
     else:
@@ -221,9 +246,9 @@ def _preflight(config: dict[str, Any]) -> None:
     if _PRICE.value is not None and not _PRICE.value >= 0:
         raise errors.UserError(f'--price={_PRICE.value}: wants dollars for an hour of a chip, 0 or more')
     topology.prepare(topology.machine(_TOPOLOGY.value))
-    from gpt_jax.modes import preflight
+    from gpt_jax.modes import adopt, preflight
 
-    asked = (config, _TOPOLOGY.value, _PRICE.value, _OPTIONS.value, say)
+    asked = (adopt.adopt(config, say), _TOPOLOGY.value, _PRICE.value, _OPTIONS.value, say)
     found = preflight.search(*asked, _CANDIDATES.value) if _SEARCH.value else preflight.preflight(*asked)
     print(json.dumps(found))
 

@@ -12,6 +12,9 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.name = 'gpt'  # names the run and its default workdir, runs/NAME
     config.seed = 0  # decides initialization, batches and dropout
+    # A run's folder, imported ones too: begin with its weights, all else afresh. For a task also a folder or a name of
+    # Hugging Face's; the model's shape and the tokenizer are then those of the weights.
+    config.init_from = ''
 
     config.model = model = ConfigDict()
     model.layers = 4
@@ -81,6 +84,50 @@ def get_config() -> ConfigDict:
     data.packing = 'concatenate'  # concatenate, isolate (attention and positions restart at each document)
     data.cache = ''  # folder of tokenized text; '': the user's cache folder
 
+    config.task = task = ConfigDict()
+    task.kind = 'none'  # none (text alone: pre-training), answer, classify, choose (one of several), label, prefer
+    task.source = ''  # tfds:NAME[/CONFIG], made:NAME (gpt_jax/data/made/), files:GLOB[,GLOB] (.jsonl .jsonl.gz .csv)
+    task.validation_source = ''  # like source; '': the source's own validation split, or carved from it
+    task.validation_fraction = 0.1  # how much is carved, by a hash of the rows
+    task.prompt = ''  # of templates, this and those below: columns in braces, '{question}' or '{answers[text][0]}'
+    task.answer = ''  # answer: what is learned; {label} is the label's word
+    task.references = ''  # answer: a column that lists all right answers; '': the answer alone
+    task.second = ''  # classify: the second text of a pair
+    task.symmetric = False  # classify: the pair is read both ways round (similarity)
+    task.choices = ()  # choose: a template each; or a single one, of a column that lists them
+    task.label = ''  # classify, choose, answer: the column with the class or the right choice, by number or by word
+    task.labels = ()  # words of the labels, number 0 first; label: of the tags
+    task.words = ''  # label: the column that lists the words
+    task.tags = ''  # label: the column that lists their tags
+    task.chosen = ''  # prefer: the better text
+    task.rejected = ''  # prefer: the other
+    task.messages = ''  # answer: a column of turns, {'role': 'user', 'content': ...}; the assistant's are learned
+    task.chat = False  # prompts and answers are put into the chat template of the tokenizer
+    task.cut = 'left'  # left, right: the side from which a prompt is cut that leaves no room in the context
+    task.program = ''  # answer: a whole program around what is {written}, which passes or not (pass@k)
+    task.limit = 0  # training examples used; 0: all
+    task.written = 200  # answer: validation examples whose answers are written and scored at the end; 0: none
+    task.metrics = ()  # gpt_jax/evaluate/metrics.py; the first judges checkpoints, but of answers the loss does
+    task.auxiliary = 0.0  # coefficient of the loss of the text itself beside the task's (GPT-1: 0.5)
+    task.beta = 0.1  # prefer: how far the model is held to where it began (DPO)
+
+    config.suite = suite = ConfigDict()
+    suite.tasks = ()  # asked while a model is trained: configs/finetune/NAME.py by NAME, or a config file's path
+    suite.every = 0  # steps between two times; 0: at the end alone
+    suite.examples = 200  # validation examples of each that are asked, always the same; 0: all
+    suite.shots = 0  # training examples with their answers that are shown before each
+    suite.seed = 0  # decides which
+
+    config.tune = tune = ConfigDict()
+    tune.train = ()  # weights that are trained, by name: 'norm', 'blocks[6:12]' (gpt_jax/finetune/names.py); (): all
+    tune.freeze = ()  # and what of them is not
+    tune.layer_decay = 1.0  # the rate of a layer over that of the layer above it
+    tune.rank = 0  # of adapters (LoRA), beside which () above is none; 0: without
+    tune.alpha = 16.0  # an adapter's product is multiplied with alpha / rank
+    tune.targets = ('query', 'value')  # matrices that have adapters and stay as they are, by name; 'all-linear'
+    tune.dropout = 0.0  # of what goes into the adapters
+    tune.rank_stabilized = False  # alpha / sqrt(rank) instead (rsLoRA)
+
     config.optimizer = optimizer = ConfigDict()
     optimizer.name = 'adamw'  # adamw, sgd
     optimizer.learning_rate = 1e-3  # the peak
@@ -103,14 +150,15 @@ def get_config() -> ConfigDict:
     train.flops = 0.0  # used where both are 0: training FLOPs, 6 per parameter (positions apart) and token
     train.log_every = 10  # steps between lines of metrics.jsonl
     train.evaluate_every = 0  # steps between validations; 0: only at the end
-    train.evaluate_tokens = 0  # validation tokens used; 0: all
+    train.evaluate_tokens = 0  # validation tokens used, of text; 0: all
     train.evaluate_batch = 0  # sequences per validation batch; 0: train.batch
     train.checkpoint_every = 500  # steps; there is always one at the end and on SIGTERM
     train.keep_checkpoints = 2
+    train.patience = 0  # validations without a better score before the run ends; 0: it goes on to its last step
+    train.keep_best = False  # the checkpoint with the best validation score is kept, too, and used from then on
     train.keep_steps = ()  # steps whose checkpoints are saved and never removed: where branches begin
     train.branch_from = ''  # a run's folder, or another trial's name: begin with its checkpoint of `branch_step`
     train.branch_step = 0
-    train.init_from = ''  # a run's folder, imported ones too: begin with its newest weights, all else afresh
     train.max_skipped_in_row = 10  # non-finite steps in a row before the run stops
     train.tensorboard = True
     train.stall_minutes = 15.0  # of several processes: without a step for so long, or one lost, all leave with 75

@@ -10,22 +10,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from gpt_jax import compiler, layout, parametrization, schema
+from gpt_jax import compiler, layout, parametrization, schema, tuning
+from gpt_jax.data import packed
 from gpt_jax.data.config import DataConfig
+from gpt_jax.data.task import TaskConfig
+from gpt_jax.evaluate import metrics
+from gpt_jax.evaluate.config import SuiteConfig
+from gpt_jax.finetune import head, split
+from gpt_jax.finetune.config import TuneConfig
 from gpt_jax.launch.config import SweepConfig
 from gpt_jax.model import accounting, weights
-from gpt_jax.model import loss as losses
 from gpt_jax.model.config import ModelConfig, resolve
-from gpt_jax.model.experts import ROUTING_LOSSES
-from gpt_jax.model.gpt import GPT, check_choices, stack, unstack
+from gpt_jax.model.gpt import GPT, check_choices
+from gpt_jax.objective import reading, scoring, summed_loss
 from gpt_jax.optim import updates
 from gpt_jax.optim.config import OptimizerConfig
 from gpt_jax.parallel import place
 from gpt_jax.parallel.mesh import AUTO, MeshConfig
 from gpt_jax.train.config import BenchmarkConfig, TrainConfig
 from gpt_jax.train.many import Many, many
-from gpt_jax.train.state import State, create, like_params
-from gpt_jax.train.step import AS_STORED, Form, Loss, make_evaluation, make_step
+from gpt_jax.train.state import State, Weights, create, like_params
+from gpt_jax.train.step import AS_STORED, Form, make_evaluation, make_reading, make_step
 
 
 @dataclass(frozen=True)
@@ -34,8 +39,12 @@ class Settings:
 
     name: str
     seed: int
+    init_from: str
     model: ModelConfig
     data: DataConfig
+    task: TaskConfig
+    suite: SuiteConfig
+    tune: TuneConfig
     optimizer: OptimizerConfig
     train: TrainConfig
     mesh: MeshConfig
@@ -53,6 +62,9 @@ class Settings:
 
 SECTIONS = {
     'data': DataConfig,
+    'task': TaskConfig,
+    'suite': SuiteConfig,
+    'tune': TuneConfig,
     'optimizer': OptimizerConfig,
     'train': TrainConfig,
     'mesh': MeshConfig,
@@ -71,19 +83,26 @@ def settings(config: Mapping[str, Any], vocab_size: int) -> Settings:
     Raises:
       UserError: names the field.
     """
-    known = ['name', 'seed', 'model', *SECTIONS]
+    known = ['name', 'seed', 'init_from', 'model', *SECTIONS]
     for key in config:
         schema.require(key in known, key, f'no such section{schema.nearest(key, known)}')
     for key in known:
         schema.require(key in config, key, 'missing')
     schema.require(isinstance(config['seed'], int) and 0 <= config['seed'] < 2**32, 'seed', 'must be in [0, 2^32)')
     schema.name(config['name'], 'name')
+    schema.require(isinstance(config['init_from'], str), 'init_from', 'wants the name of a folder')
     model = schema.from_dict(ModelConfig, resolve(config['model'], vocab_size), 'model')
     check_choices(model)
     sections: dict[str, Any] = {key: schema.from_dict(cls, config[key], key) for key, cls in SECTIONS.items()}
-    checked = Settings(name=config['name'], seed=config['seed'], model=model, **sections)
+    checked = Settings(name=config['name'], seed=config['seed'], init_from=config['init_from'], model=model, **sections)
+    metrics.check(checked.task.metrics, checked.task.kind)
     updates.make(checked.optimizer, parametrization.NO_FACTORS, checked.steps)
     return checked
+
+
+def task_config(config: Mapping[str, Any]) -> TaskConfig:
+    """The part of a config that says what is learned."""
+    return schema.from_dict(TaskConfig, config['task'], 'task')
 
 
 def data_config(config: Mapping[str, Any]) -> DataConfig:
@@ -99,9 +118,13 @@ class Program(NamedTuple):
     share: () -> (which part of the batch's rows this process reads, of how many parts).
     step: jitted (state, batch) -> (state, metrics); the state is donated.
     evaluate: jitted (params, batch) -> (summed loss in nats, summed weight).
+    read: jitted (params, batch) -> what is read at every place (objective.py).
+    score: jitted (params, batch) -> (log p of what is asked, whether it is the likeliest) (objective.py).
+    whole: state -> the params as the model, `evaluate`, `read` and `score` take them; its own where all are trained.
     init: () -> the state before the first update, on its devices.
     begin: params on their devices -> the state before the first update of them; they are donated.
-    abstract_state: shapes, dtypes and shardings of the state.
+    kept: params on their devices -> what no update changes of them, for a state that was saved without it.
+    abstract_state: shapes, dtypes and shardings of the state. abstract_params: of all the weights of the model.
     on_devices: iterator of this process's rows -> iterator of global arrays.
     """
 
@@ -112,9 +135,14 @@ class Program(NamedTuple):
     share: Callable[[], tuple[int, int]]
     step: Any
     evaluate: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
+    read: Callable[[Any, Any], jax.Array]
+    score: Callable[[Any, Any], tuple[jax.Array, jax.Array]]
+    whole: Callable[[State], Any]
     init: Callable[[], State]
     begin: Callable[[Any], State]
+    kept: Callable[[Any], Any]
     abstract_state: State
+    abstract_params: Any
     on_devices: Callable[[Iterable[dict[str, np.ndarray]]], Iterator[dict[str, jax.Array]]]
 
 
@@ -129,29 +157,34 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
     allocates nothing yet."""
     lie = devices(s, given)
     mesh = lie.mesh
-    boxed = declarations(s.model)
-    abstract_params, letters = weights.unbox(boxed), weights.letters(boxed)
-    factors = parametrization.factors(weights.roles(boxed), s.model)
-    transformation, rate = updates.make(s.optimizer, factors, s.steps)
-
-    abstract = jax.eval_shape(lambda params: create(params, transformation), abstract_params)
+    schema.require(
+        mesh.shape['context'] == 1 or s.task.kind in ('none', 'answer'), 'mesh.context',
+        f'{mesh.shape["context"]} devices share a text, which task.kind {s.task.kind} reads whole; take another axis',
+    )  # fmt: skip
+    boxed = declarations(s.model, s.task)
+    tuned = tuning.tuning(s.tune, s.optimizer, s.model, boxed, steps=s.steps, seed=s.seed)
+    tuning.check(tuned, mesh.shape['pipeline'])
+    transformation, rate = tuned.optimizer(None)
     replicated = NamedSharding(mesh, PartitionSpec())
-    stored = place.weight_shardings(abstract_params, letters, lie.strategy, mesh)
-    shardings = like_params(abstract, stored, replicated)
-    abstract = jax.tree.map(lambda a, d: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=d), abstract, shardings)
+    stored = place.weight_shardings(tuned.abstract, tuned.letters, lie.strategy, mesh)
+    abstract = jax.eval_shape(lambda given: create(given, transformation), tuned.abstract)
+    shardings = like_params(abstract, stored.trained, replicated).replace(kept=stored.kept)
 
-    lies = layout.of_step(lie, abstract_params, letters)
     placement = layout.placement(lie)
     step = make_step(
-        summed_loss(s.model, placement, train=True), transformation, rate, layout=lies,
-        microbatches=lie.microbatches, clip_norm=s.optimizer.clip, seed=s.seed, form=form(s.model, placement),
+        summed_loss(s.model, placement, train=True, task=s.task), transformation, rate,
+        layout=layout.of_step(lie, tuned.abstract, tuned.letters), microbatches=lie.microbatches,
+        clip_norm=s.optimizer.clip, seed=s.seed, form=form(s.model, placement, tuned.abstract.trained),
+        whole=tuned.whole,
     )  # fmt: skip
-    evaluate = make_evaluation(summed_loss(s.model, placement, train=False), layout=lies)
+    read_lies = layout.of_step(lie, *(Weights(whole, None) for whole in tuned.reading))
+    evaluate = make_evaluation(summed_loss(s.model, placement, train=False, task=s.task), layout=read_lies)
 
     def init() -> State:
         key = jax.random.fold_in(jax.random.key(s.seed), 0)
-        return create(weights.unbox(initial(s.model, key)), transformation)
+        return create(tuned.divide(weights.unbox(initial(s.model, key, s.task))), transformation)
 
+    begin = lambda params: create(tuned.divide(params), transformation)  # noqa: E731
     options = compiler.options(mesh.devices.flat[0].device_kind)
     return Program(
         mesh=mesh,
@@ -161,89 +194,74 @@ def build(s: Settings, given: Sequence[Any] | None = None) -> Program:
         share=functools.partial(layout.share, mesh),
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated), compiler_options=options),
         evaluate=jax.jit(evaluate),
+        read=jax.jit(make_reading(reading(s.model, placement, s.task), layout=read_lies)),
+        score=jax.jit(make_reading(scoring(s.model, placement), layout=read_lies)),
+        whole=lambda state: tuning.read(state.weights),
         init=jax.jit(init, out_shardings=shardings),
-        begin=jax.jit(lambda params: create(params, transformation), donate_argnums=0, out_shardings=shardings),
-        abstract_state=abstract,
+        begin=jax.jit(begin, donate_argnums=0, out_shardings=shardings),
+        kept=jax.jit(lambda params: tuned.divide(params).kept, donate_argnums=0, out_shardings=stored.kept),
+        abstract_state=_placed(abstract, shardings),
+        abstract_params=_placed(
+            weights.unbox(boxed),
+            place.weight_shardings(weights.unbox(boxed), weights.letters(boxed), lie.strategy, mesh),
+        ),
         on_devices=lambda batches: layout.on_devices(batches, mesh, lie.long),
     )
 
 
+def _placed(abstract: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda a, d: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=d), abstract, shardings)
+
+
 def build_many(s: Settings, runs: int) -> Many:
     """The same run `runs` times side by side, which differ in seed and learning rate."""
-    boxed = declarations(s.model)
-    factors = parametrization.factors(weights.roles(boxed), s.model)
+    tuned = tuning.tuning(s.tune, s.optimizer, s.model, declarations(s.model), steps=s.steps, seed=s.seed)
 
     def init(seed: jax.Array) -> State:
         key = jax.random.fold_in(jax.random.key(seed), 0)
-        transformation, _ = updates.make(s.optimizer, factors, s.steps)
-        return create(weights.unbox(initial(s.model, key)), transformation)
+        return create(tuned.divide(weights.unbox(initial(s.model, key))), tuned.optimizer(None)[0])
 
     def step(state: State, batch: Any, seed: jax.Array, peak: jax.Array) -> Any:
-        transformation, rate = updates.make(s.optimizer, factors, s.steps, peak)
+        transformation, rate = tuned.optimizer(peak)
         one = make_step(
             summed_loss(s.model, place.ANYWHERE, train=True), transformation, rate, layout=None,
             microbatches=s.train.microbatches(1), clip_norm=s.optimizer.clip, seed=seed,
-            form=form(s.model, place.ANYWHERE),
+            form=form(s.model, place.ANYWHERE, tuned.abstract.trained), whole=tuned.whole,
         )  # fmt: skip
         return one(state, batch)
 
     return many(init, step, runs)
 
 
-def initial(config: ModelConfig, key: jax.Array) -> Any:
-    """The declared weights with their first values, as stored."""
+def initial(config: ModelConfig, key: jax.Array, task: TaskConfig | None = None) -> Any:
+    """The declared weights with their first values, as stored; with a task, its head's too."""
     model = GPT(config, place.ANYWHERE, train=False)
-    return model.init(key, jnp.zeros((1, 1), jnp.int32))['params']  # no weight depends on the text's length
+    made = model.init(key, jnp.zeros((1, 1), jnp.int32))['params']  # no weight depends on the text's length
+    return made if task is None else {**made, **head.declared(task, config, jax.random.fold_in(key, 1))}
 
 
-def declarations(config: ModelConfig) -> Any:
+def declarations(config: ModelConfig, task: TaskConfig | None = None) -> Any:
     """The tree of declared weights, abstract: nothing is computed or allocated."""
-    return jax.eval_shape(lambda: initial(config, jax.random.key(0)))
+    return jax.eval_shape(lambda: initial(config, jax.random.key(0), task))
 
 
 def abstract_batch(s: Settings, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes and shardings of what `on_devices` gives for the run's batches."""
-    types = {'inputs': jnp.int32, 'targets': jnp.int32}
-    if s.data.packing == 'isolate':
-        types |= {'segments': jnp.int32, 'positions': jnp.int32, 'weights': jnp.float32}
+    names = packed.FIELDS.get(s.task.kind) or (packed.TEXT if s.data.packing == 'isolate' else packed.TEXT[:2])
+    types = {name: packed.TYPES.get(name, jnp.int32) for name in names}
     if mesh.shape['context'] > 1:
         types['positions'] = jnp.int32
     shape, sharding = (s.train.batch, s.model.context), NamedSharding(mesh, layout.batch_spec(mesh))
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for name, dtype in types.items()}
 
 
-def summed_loss(config: ModelConfig, placement: place.Placement, *, train: bool) -> Loss:
-    """(params, batch, dropout key) -> (the summed objective, sums by name), as the step wants it.
+def form(config: ModelConfig, placement: place.Placement, like: Any = None) -> Form:
+    """Stacked layers for a loop that is rolled up, each by itself for one that is written out.
 
-    'loss' is of the text alone, in nats; the objective also has the losses that keep logits and routing in order, where
-    the config has coefficients for them.
+    Args:
+      like: what is trained, or its shapes; None: all.
     """
-    model = GPT(config, placement, train=train)
-
-    def loss(params: Any, batch: dict[str, jax.Array], key: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        features: Any = model.apply(
-            {'params': params}, batch['inputs'], batch.get('segments'), batch.get('positions'), rngs={'dropout': key}
-        )
-        team = placement.team('V')
-        x_BLD = team.gather(features.x_BLD, 1)
-        weights_BL = batch.get('weights', jnp.ones(batch['targets'].shape, jnp.float32))
-        weight = jnp.sum(weights_BL)
-        found = losses.summed_losses(x_BLD, features.w_VD, batch['targets'], weights_BL, config, team)
-        # As means over the devices' own tokens they count alike, however many targets a device has.
-        even = placement.team('BL').mean(weight)
-        routing = {name: even * jnp.mean(value_N) for name, value_N in features.statistics.items()}
-        # The devices that share an expert's width have routed the same tokens: each has its part of these losses.
-        objective = found.objective + sum(
-            getattr(config, name) * value / team.size for name, value in routing.items() if name in ROUTING_LOSSES
-        )
-        normalizer = {'z_loss': found.normalizer} if config.z_loss else {}
-        return objective, {'loss': found.text, 'weight': weight} | normalizer | routing
-
-    return loss
-
-
-def form(config: ModelConfig, placement: place.Placement) -> Form:
-    """Stacked layers for a loop that is rolled up, each by itself for one that is written out."""
     if config.scan_layers or placement.team('N').size > 1:
         return AS_STORED
-    return Form(enter=lambda params: unstack(params, config.layers), leave=lambda grads: stack(grads, config.layers))
+    layers = config.layers
+    return Form(enter=lambda tree: split.apart(tree, layers), leave=lambda grads: split.together(grads, layers, like))

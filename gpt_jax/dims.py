@@ -19,8 +19,11 @@ LEGEND = {
     'P': 'blocks of tokens, each of one expert',
     'C': 'rows of such a block',
     'N': 'layers',
+    'I': 'rank of an adapter: what a low-rank change of a weight goes through',
     'J': 'beams of a prompt',
     'Q': 'what is proposed: continuations of beams, tokens of a draft',
     'W': 'window of the data: the L + 1 tokens that inputs and targets are cut from',
+    'O': 'questions of a row',
+    'Y': 'candidates of a question: classes, choices, texts',
     'A': 'microbatches accumulated in one step',
 }

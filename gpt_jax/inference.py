@@ -85,10 +85,12 @@ def kept_as(params: Any, config: ModelConfig, kind: str, turn: bool = False) -> 
 
 
 def reading(settings: Settings, program: Program) -> Program:
-    """The run's program with an evaluation of weights that are `kept_as` no step of training stores them."""
-    loss = assemble.summed_loss(settings.model, place.constrained(program.mesh), train=False)
+    """The run's program with evaluations of weights that are `kept_as` no step of training stores them."""
+    placement = place.constrained(program.mesh)
+    loss = assemble.summed_loss(settings.model, placement, train=False)
     return program._replace(
         evaluate=jax.jit(make_evaluation(loss, layout=None)),
+        score=jax.jit(assemble.scoring(settings.model, placement)),
         on_devices=lambda batches: layout.on_devices(batches, program.mesh, IN_ORDER),
     )
 

@@ -16,6 +16,9 @@ import numpy as np
 from gpt_jax import inference, pretrained, runtime
 from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.errors import UserError
+from gpt_jax.evaluate import scoring
+from gpt_jax.evaluate.rolling import Perplexity
+from gpt_jax.evaluate.scoring import Scored
 from gpt_jax.generate import batching, options, rounds, writer
 from gpt_jax.generate.batching import Prompt
 from gpt_jax.generate.decode import Model
@@ -27,6 +30,7 @@ from gpt_jax.model import loss as losses
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.gpt import GPT
 from gpt_jax.pretrained import Pretrained
+from gpt_jax.scorer import Pair, Scorer
 
 LOOKUP = 'lookup'
 STREAMED = 4  # steps between two pieces of a stream
@@ -114,15 +118,17 @@ class LanguageModel:
     """A trained model on its devices.
 
     Attributes:
+      found: what was loaded, and from where.
       config: of the model.
       tokenizer: text to ids and back.
       tally: how drafts have fared so far.
+      scorer: what `score` and `perplexity` ask (gpt_jax/scorer.py).
     """
 
     def __init__(self, found: Pretrained, home: inference.Home, drafter: Drafter | None, weights: str):
         self.config: ModelConfig = found.model
         self.tokenizer: Tokenizer = found.tokenizer
-        self._found, self._home = found, home
+        self.found, self._home = found, home
         self._words = Words(found.tokenizer.decode, found.ends)
         self._params = inference.for_writing(found.params(home.weights), found.model, weights)
         model = Model(found.model, home.place)
@@ -131,6 +137,7 @@ class LanguageModel:
             put=lambda tree: jax.device_put(tree, home.rows), spread=lambda tree: jax.device_put(tree, home.shared),
         )  # fmt: skip
         self._full = jax.jit(self._forward)
+        self.scorer = Scorer(found, home, self._params)
 
     @property
     def tally(self) -> Tally:
@@ -161,17 +168,23 @@ class LanguageModel:
             raise UserError('num_return_sequences: one text can be streamed; generate writes several')
         return (update.piece for update in self.write(prompt, chosen, block=STREAMED) if update.piece)
 
-    def write(self, prompts: str | Sequence[str], chosen: Options, *, block: int = writer.AT_ONCE) -> Iterator[Update]:
+    def write(
+        self, prompts: str | Sequence[str | Prompt], chosen: Options, *, block: int = writer.AT_ONCE
+    ) -> Iterator[Update]:
         """What `generate` and `stream` are made of: every text's pieces, and the text once it is done.
 
         Args:
+          prompts: one, or several; also as ids.
           block: steps between two looks at the texts.
         """
         several = [prompts] if isinstance(prompts, str | bytes) else prompts
         if not isinstance(several, Iterable):
             raise UserError(f'prompts: wants a string or several, got {prompts!r}')
         several = list(several)
-        made = [self._prompt(text, f'prompt {k}: ' if len(several) > 1 else '') for k, text in enumerate(several, 1)]
+        made = [
+            text if isinstance(text, Prompt) else self._prompt(text, f'prompt {k}: ' if len(several) > 1 else '')
+            for k, text in enumerate(several, 1)
+        ]
         return writer.write(self._device, self._words, made, chosen, ways=self._home.ways, block=block)
 
     def encode(self, text: str) -> np.ndarray:
@@ -203,6 +216,30 @@ class LanguageModel:
         log_p_LV = np.asarray(jax.nn.log_softmax(self.logits(text)))
         return log_p_LV[np.arange(len(ids) - 1), ids[1:]]
 
+    def score(self, pairs: Sequence[Pair], batch: int = scoring.ROWS) -> list[Scored]:
+        """log p of continuations, and whether each is what the likeliest tokens write; several rows at once.
+
+        Args:
+          pairs: of (context, continuation). Spaces at the context's end count to the continuation; an empty context
+            stands for the token that texts begin with. Of a text longer than the model's context the end is read.
+          batch: rows of tokens that are read at once; it changes the speed alone.
+
+        Raises:
+          UserError: a continuation that is longer than the context, or what is no text.
+        """
+        return self.scorer.score(pairs, batch)
+
+    def perplexity(self, text: str, stride: int | None = None) -> Perplexity:
+        """What a text of any length costs the model: each token's -log p, in windows of the context.
+
+        Args:
+          stride: tokens that a window scores; each sees at least the context less the stride. None: the context.
+
+        Raises:
+          UserError: a text without tokens, or a stride beyond the context.
+        """
+        return self.scorer.perplexity(text, stride)
+
     def _prompt(self, text: Any, which: str) -> Prompt:
         if not isinstance(text, str):
             raise UserError(f'{which}a prompt is a string, not {type(text).__name__}')
@@ -214,7 +251,7 @@ class LanguageModel:
             ids = np.asarray(self.tokenizer.encode(text), np.int32) if text else np.zeros(0, np.int32)
         except UserError as error:
             raise UserError(f'{which}{error}') from None
-        return Prompt(text, np.concatenate([np.array(self._found.beginning, np.int32), ids]) if text else ids)
+        return Prompt(text, np.concatenate([np.array(self.found.beginning, np.int32), ids]) if text else ids)
 
     def _forward(self, params: Any, tokens_BL: jax.Array) -> jax.Array:
         features: Any = GPT(self.config, self._home.place, train=False).apply({'params': params}, tokens_BL)

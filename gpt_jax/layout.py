@@ -18,6 +18,7 @@ from gpt_jax.parallel.place import Placement
 from gpt_jax.parallel.rules import AXES, CUT, STRATEGIES, Strategy
 from gpt_jax.parallel.team import Team
 from gpt_jax.train.config import TrainConfig
+from gpt_jax.train.state import Weights
 from gpt_jax.train.step import Layout
 
 STATE_BYTES = 16  # of a parameter in training: itself, its gradient and two moments, float32 each
@@ -111,12 +112,12 @@ def placement(lie: Lie) -> Placement:
     return place.manual(lie.strategy, lie.mesh, lie.long, lie.stage_rows)
 
 
-def of_step(lie: Lie, abstract_params: Any, letters: Any) -> Layout | None:
+def of_step(lie: Lie, abstract: Weights, letters: Weights) -> Layout | None:
     """How the step lies there; None where there is one device."""
     mesh, strategy = lie.mesh, lie.strategy
     if mesh.size == 1:
         return None
-    shapes = jax.tree.map(lambda a: a.shape, abstract_params, is_leaf=lambda a: hasattr(a, 'shape'))
+    shapes = jax.tree.map(lambda a: a.shape, abstract, is_leaf=lambda a: hasattr(a, 'shape'))
     stored = jax.tree.map(
         lambda word, shape: place.axes_of(word, shape, strategy, mesh), letters, shapes,
         is_leaf=lambda node: isinstance(node, str),
@@ -125,7 +126,7 @@ def of_step(lie: Lie, abstract_params: Any, letters: Any) -> Layout | None:
     everywhere = tuple(axis for axis in AXES if mesh.shape[axis] > 1)
     at_once = strategy.spread and not strategy.by_layer
 
-    def whole(shares: Any) -> Any:
+    def whole(shares: Weights) -> Weights:
         if not at_once:
             return shares
         gather = lambda share, cut: _over(share, cut, strategy, mesh, lambda t, a, dim: t.gather(a, dim))  # noqa: E731
@@ -134,9 +135,9 @@ def of_step(lie: Lie, abstract_params: Any, letters: Any) -> Layout | None:
     def scattered(gradients: Any) -> Any:
         if at_once:
             scatter = lambda g, cut: _over(g, cut, strategy, mesh, lambda t, a, dim: t.scatter(a, dim))  # noqa: E731
-            gradients = jax.tree.map(scatter, gradients, stored)
+            gradients = jax.tree.map(scatter, gradients, stored.trained)
         leaves, structure = jax.tree.flatten(gradients)
-        cuts: Any = structure.flatten_up_to(stored)  # type: ignore[attr-defined]
+        cuts: Any = structure.flatten_up_to(stored.trained)  # type: ignore[attr-defined]
         rest = [tuple(axis for axis in everywhere if axis not in sum(cut, ())) for cut in cuts]
         for axes in dict.fromkeys(rest):  # one collective for all that are summed over the same devices
             chosen = [n for n, other in enumerate(rest) if other == axes]
@@ -185,6 +186,9 @@ def part_of(mesh: Mesh, process: int) -> tuple[int, int]:
     return first, parts
 
 
+ASKED = ('places', 'asked')  # of a batch that is scored: places of the text, and what is asked there
+
+
 def on_devices(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, long: str) -> Iterator[dict[str, jax.Array]]:
     """This process's rows -> global arrays, each text in the order in which the devices hold it."""
     sharding, context = NamedSharding(mesh, batch_spec(mesh)), mesh.shape['context']
@@ -194,8 +198,11 @@ def on_devices(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh, long: str) 
         if context > 1:
             ordered = order(length, context, long)
             positions = np.broadcast_to(np.arange(length, dtype=np.int32), batch['inputs'].shape)
-            batch = {name: rows[:, ordered] for name, rows in ({'positions': positions} | batch).items()}
+            batch = {'positions': positions} | batch
+            batch = {name: rows if name in ASKED else rows[:, ordered] for name, rows in batch.items()}
+            if 'places' in batch:
+                batch['places'] = np.argsort(ordered).astype(np.int32)[batch['places']]
         yield {
-            name: jax.make_array_from_process_local_data(sharding, rows, (count * parts, length))
+            name: jax.make_array_from_process_local_data(sharding, rows, (count * parts, rows.shape[1]))
             for name, rows in batch.items()
         }

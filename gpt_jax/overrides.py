@@ -15,6 +15,8 @@ from gpt_jax import schema
 from gpt_jax.errors import UserError
 from gpt_jax.identity import flatten
 
+CONFIGS = Path(__file__).parents[1] / 'configs'  # those beside this package
+
 
 def define_config_flag(name: str, text: str) -> Any:
     """--NAME=FILE and --NAME.FIELD=VALUE."""
@@ -39,7 +41,7 @@ def parse(argv: list[str], *, bare: Collection[str] = ()) -> list[str]:
     if mode not in bare and not path and not any(flag.startswith(('--help', '-help')) for flag in argv):
         raise UserError('say which model: --config=configs/gpt_tiny.py, say; --help tells more')
     if path and not Path(path.partition(':')[0]).exists():
-        there = sorted(str(one) for one in Path('configs').glob('*.py') if one.stem != '__init__')
+        there = sorted(str(one) for one in Path('configs').rglob('*.py') if one.stem != '__init__')
         raise UserError(f'--config={path}: no such file{schema.nearest(path, there)}')
     try:
         rest = flags.FLAGS(argv)
@@ -102,13 +104,24 @@ def defaults() -> dict[str, Any]:
     Raises:
       UserError: it is not there.
     """
-    path = Path(__file__).parents[1] / 'configs' / 'base.py'
-    spec = importlib.util.spec_from_file_location('gpt_jax_base_config', path)
+    return read(CONFIGS / 'base.py')
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A config file as nested dicts.
+
+    Raises:
+      UserError: it is not there, or no config.
+    """
+    spec = importlib.util.spec_from_file_location(f'gpt_jax_config_{path.stem}', path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UserError(f'{path}: no such file; install gpt_jax from its own folder, with pip install -e')
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return plain(module.get_config())
+    try:
+        spec.loader.exec_module(module)
+        return plain(module.get_config())
+    except Exception as error:  # whatever stands in a file that is somebody else's
+        raise UserError(f'{path}: no config ({type(error).__name__}: {" ".join(str(error).split())})') from None
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -2,37 +2,43 @@
 
 runs/gpt_tiny              the newest checkpoint of a run, trained here or imported
 runs/ladder/trials/4x128   of a trial of a sweep
-folder/                    a folder with config.json and safetensors
+folder/                    a folder with config.json and safetensors, or with adapter_config.json (PEFT)
 gpt2                       a name on the hub, where no such folder is here; also openai-community/gpt2
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from gpt_jax import assemble, files, inference, overrides, trees
+from gpt_jax import assemble, files, inference, overrides, trees, tuned
 from gpt_jax.data import tokenizer
+from gpt_jax.data.encoded import vocab_size
 from gpt_jax.data.prepare import cached_tokenizer
 from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import UserError
-from gpt_jax.interop import hub, huggingface, tokenizer_files
+from gpt_jax.finetune import lora
+from gpt_jax.interop import adapter_config, adapters, hub, huggingface, tensors, tokenizer_files
 from gpt_jax.model import weights
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.train import checkpoint, manifest
 from gpt_jax.train.state import State
 
 CARRIED = 'tokenizer'  # the folder of an import's tokenizer, in its run's
+BEST = 'best'  # the folder of a run's best checkpoint
 Say = Callable[[str], None]
 
 
 class Pretrained(NamedTuple):
     """A model that was found; its weights are not read yet.
 
-    ends: ids that end a text. beginning: ids that go before one.
+    ends: ids that end a text. beginning: ids that go before one. spec: the tokenizer as `data.tokenizer` names it.
     params: shardings of the weights -> the weights on their devices, as stored.
+    partly: of a run that keeps some weights as they were, which.
     """
 
     model: ModelConfig
@@ -40,6 +46,8 @@ class Pretrained(NamedTuple):
     ends: tuple[int, ...]
     beginning: tuple[int, ...]
     params: Callable[[Any], Any]
+    spec: str
+    partly: tuned.Run | None
 
 
 def find(source: str, *, step: int | None = None, asked: str = 'checkpoint', say: Say) -> Pretrained:
@@ -55,6 +63,8 @@ def find(source: str, *, step: int | None = None, asked: str = 'checkpoint', say
     folder = files.path(source, asked)
     if (folder / 'checkpoints').is_dir():
         return _run(folder, step, say)
+    if (folder / adapter_config.NAME).is_file():
+        return _adapted(folder, say)
     if (folder / 'trials').is_dir():
         there = sorted(path.name for path in (folder / 'trials').iterdir() if (path / 'checkpoints').is_dir())
         raise UserError(f'{source}: a sweep; name one of its trials, {folder}/trials/{there[0] if there else "NAME"}')
@@ -67,19 +77,52 @@ def find(source: str, *, step: int | None = None, asked: str = 'checkpoint', say
 
 
 def _run(folder: Path, step: int | None, say: Say) -> Pretrained:
+    folder = chosen(folder, step)
     meta = manifest.newest_meta(folder / 'checkpoints')
     if meta is None:
         raise UserError(f'{folder}: holds no checkpoint yet; train it, or name another')
     # What a run of an older version says nothing of is as it was: the default.
     defaults = overrides.defaults()
-    config = {key: defaults[key] | meta['config'][key] for key in ('data', 'model')}
+    config = {key: part | meta['config'].get(key, {}) if isinstance(part, dict) else meta['config'].get(key, part)
+              for key, part in defaults.items()}  # fmt: skip
     made = _tokenizer(folder, config)
-    model = inference.model_config(config['model'], made.vocab_size)
+    model = inference.model_config(config['model'], vocab_size(config['task']['kind'], made))
     imported = folder / CARRIED
     carried = tokenizer_files.read(imported) if imported.is_dir() else {}
     ends = _ends(made, carried, imported / tokenizer_files.GENERATION, model, say)
 
+    partly, params = weights_in(folder, config, model, step, say)
+    # As it was published, and so are its prompts; or tuned, with the prompts of its task.
+    as_published = (imported.is_dir() and not meta['fingerprint']) or config['task']['kind'] != 'none'
+    return Pretrained(
+        model,
+        made,
+        ends,
+        tokenizer.beginning(made) if as_published else (),
+        params,
+        _spec(folder, made, config),
+        partly,
+    )
+
+
+def chosen(folder: Path, step: int | None) -> Path:
+    """Of a run's folder, the one whose checkpoints are meant: the best one's, where one is kept."""
+    return folder / BEST if step is None and (folder / BEST / 'checkpoints').is_dir() else folder
+
+
+def weights_in(
+    folder: Path, config: Mapping[str, Any], model: ModelConfig, step: int | None, say: Say
+) -> tuple[tuned.Run | None, Callable[[Any], Any]]:  # fmt: skip
+    """`partly` and `params` of a run's folder, as `Pretrained` has them.
+
+    Args:
+      config: of the run, whole.
+    """
+    partly = tuned.run(folder, config, model, functools.partial(_base, say=say))
+
     def params(shardings: Any) -> Any:
+        if partly is not None:
+            return tuned.params(partly, shardings, step, say)
         abstract = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             weights.unbox(assemble.declarations(model)), shardings,
@@ -88,8 +131,21 @@ def _run(folder: Path, step: int | None, say: Say) -> Pretrained:
         wanted = State(step=nothing, params=abstract, optimizer=None, skipped=None, in_row=None)
         return checkpoint.load(folder / 'checkpoints', wanted, step=step, announce=say).state.params
 
-    untouched = imported.is_dir() and not meta['fingerprint']  # as it was published, and so are its prompts
-    return Pretrained(model, made, ends, tokenizer.beginning(made) if untouched else (), params)
+    return partly, params
+
+
+def _base(source: str, say: Say) -> tuned.Base:
+    """What a run that keeps some weights as they were began with."""
+    found = find(source, asked='config.init_from', say=say)
+    return found.model, found.params
+
+
+def _spec(folder: Path, made: Tokenizer, config: Mapping[str, Any]) -> str:
+    if made.content == tokenizer.BYTES_CONTENT:
+        return 'bytes'
+    if (folder / TOKENIZER).is_file():
+        return str(folder / TOKENIZER)
+    return str(folder / CARRIED) if (folder / CARRIED).is_dir() else str(config['data']['tokenizer'])
 
 
 def _tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
@@ -147,4 +203,25 @@ def _published(source: str, asked: str, say: Say) -> Pretrained:
         placed = [jax.device_put(load(path), at) for path, at in zip(letters, jax.tree.leaves(shardings), strict=True)]
         return jax.tree.unflatten(jax.tree.structure(shardings), placed)
 
-    return Pretrained(model, made, ends, tokenizer.beginning(made), params)
+    return Pretrained(model, made, ends, tokenizer.beginning(made), params, str(found.folder), None)
+
+
+def _adapted(folder: Path, say: Say) -> Pretrained:
+    """A folder of PEFT's: the model that it names, its adapters merged into the weights."""
+    said = adapter_config.read(folder / adapter_config.NAME, tensors.read_json(folder, adapter_config.NAME))
+    if not said.base:
+        raise UserError(f'{folder / adapter_config.NAME}: base_model_name_or_path: names no model to put these on')
+    found = find(said.base, asked=f'{folder / adapter_config.NAME}: base_model_name_or_path', say=say)
+
+    def params(shardings: Any) -> Any:
+        whole = found.params(shardings)
+        weight = lambda path: np.asarray(trees.host_array(_at(whole, path)), np.float32)  # noqa: E731
+        these = adapters.read(folder, found.model, letters_of(found.model), weight)
+        merge = jax.jit(lora.merge, out_shardings=shardings, donate_argnums=0)
+        return merge(whole, dict(these.pairs), dict(these.scales))
+
+    return found._replace(params=params, partly=None)
+
+
+def _at(tree: Any, path: str) -> Any:
+    return functools.reduce(lambda node, name: node[name], path.split('/'), tree)

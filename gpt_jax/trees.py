@@ -37,6 +37,20 @@ def sha256(tree: Any) -> str:
     return digest.hexdigest()
 
 
+def checksum(tree: Any) -> str:
+    """Of all bits, without fetching a leaf: the same on any mesh, and another for nearly every other tree."""
+
+    def of(leaf: jax.Array) -> jax.Array:
+        words = jnp.uint32 if leaf.dtype.itemsize == 4 else jnp.uint16
+        bits = jax.lax.bitcast_convert_type(leaf, words).astype(jnp.uint32).reshape(-1)
+        place = jnp.arange(bits.size, dtype=jnp.uint32)
+        # Two sums modulo 2^32, of each word times an odd number that depends on its place.
+        return jnp.stack([jnp.sum(bits * (place * jnp.uint32(odd) | 1)) for odd in (2654435769, 2246822519)])
+
+    sums = jax.device_get(jax.jit(lambda leaves: jnp.stack([of(leaf) for leaf in leaves]))(jax.tree.leaves(tree)))
+    return hashlib.sha256(str([names(tree), np.asarray(sums).tolist()]).encode()).hexdigest()
+
+
 def host_array(leaf: Any) -> np.ndarray:
     """The whole of one leaf on the host, gathered from other processes where part of it lives there."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:

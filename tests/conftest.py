@@ -55,8 +55,8 @@ def settings():
             'train.batch': 8, 'train.steps': 20, 'mesh.data': 1,
         }  # fmt: skip
         for key, value in (small | (fields or {})).items():
-            section, field = key.split('.')
-            config[section][field] = value
+            section, _, field = key.rpartition('.')
+            (config[section] if section else config)[field] = value
         return assemble.settings(config, vocab_size=1)
 
     return make

@@ -3,7 +3,7 @@
 The step is the one that training runs: assembled from a config, the state donated, AdamW, clipping. Its batch is made
 of random tokens and stays on the device. The batch size is given, or searched for: doubled while that pays, then
 raised by quarters of itself to the largest that fits. One JSON line per batch size goes to standard output, also for
-one that does not fit or fails. Needs jax, flax, optax and numpy only, so the config stands here in plain values.
+one that does not fit or fails. Needs jax, flax, optax and numpy only.
 
     PYTHONPATH=. python experiments/accelerator/jax_gpt.py --layers=2 --width=32 --heads=2 --context=32 --vocab=97 \
         --batch=4 --steps=5 --seconds=60 --model='{"remat": "block"}'
@@ -15,10 +15,15 @@ import itertools
 import json
 import os
 import resource
+import runpy
 import statistics
+import sys
 import time
+import types
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -32,47 +37,30 @@ WARM_UP_STEPS = 3
 LEAST_GAIN = 1.01  # a larger batch must be this much faster for a still larger one to be tried
 VOCAB_MULTIPLE = 128  # 50,257 becomes 50,304, the padding that nanoGPT has too
 
-# What every measurement shares. All fields are here, since configs/base.py needs a package that images lack.
-MODEL = {
-    'kv_heads': 0, 'head_dim': 0, 'mlp_width': 0, 'vocab_multiple': VOCAB_MULTIPLE, 'block': 'pre_norm',
-    'norm': 'layer', 'norm_epsilon': 1e-5, 'final_norm': True, 'position': 'learned', 'rotary_base': 10_000.0,
-    'rotary_fraction': 1.0, 'rotary_scaling': 'none', 'rotary_factor': 1.0, 'rotary_original_context': 0,
-    'attention': 'multi_head', 'attention_pattern': ('full',), 'window': 0, 'attention_softcap': 0.0,
-    'attention_sink': False, 'qk_norm': False, 'experts': 0, 'experts_per_token': 2, 'shared_experts': 0,
-    'capacity_factor': 0.0, 'normalize_experts': True, 'load_balance': 0.01, 'router_z': 0.001, 'qkv_bias': False,
-    'logit_softcap': 0.0, 'z_loss': 0.0,
-    'attention_kernel': 'chunked', 'attention_chunk': 0, 'feedforward': 'mlp', 'activation': 'gelu', 'bias': True,
-    'tied_head': True, 'dropout': 0.0, 'init_std': 0.02, 'parametrization': 'standard',
-    'base_width': 0, 'base_layers': 0, 'base_head_dim': 0,
-    'activation_dtype': 'bfloat16', 'matmul_dtype': 'bfloat16', 'scan_layers': True, 'remat': 'none', 'loss_chunk': 0,
+# What every measurement shares, where it is not configs/base.py's.
+SHARED = {
+    'model': {
+        'vocab_multiple': VOCAB_MULTIPLE, 'attention_chunk': 0,
+        'activation_dtype': 'bfloat16', 'matmul_dtype': 'bfloat16', 'scan_layers': True,
+    },
+    'optimizer': {'schedule': 'constant', 'warmup_fraction': 0.0, 'final_fraction': 1.0},
+    'train': {'steps': 1000, 'tokens': 0, 'tensorboard': False, 'stall_minutes': 0.0},
+    'mesh': {'data': 1},
+    'benchmark': {'warmup': WARM_UP_STEPS, 'prompt': 1, 'new_tokens': 0, 'batches': (1,)},
 }  # fmt: skip
-DATA = {
-    'source': 'files:none', 'validation_source': '', 'validation_fraction': 0.1, 'holdout': 'documents',
-    'text_field': 'text', 'tokenizer': 'bytes', 'packing': 'concatenate', 'cache': '',
-}  # fmt: skip
-OPTIMIZER = {
-    'name': 'adamw', 'learning_rate': 1e-3, 'beta1': 0.9, 'beta2': 0.95, 'epsilon': 1e-8, 'weight_decay': 0.1,
-    'clip': 1.0, 'schedule': 'constant', 'warmup_fraction': 0.0, 'decay_fraction': 1.0, 'cooldown_fraction': 0.2,
-    'final_fraction': 1.0,
-}  # fmt: skip
-TRAIN = {
-    'microbatch': 0, 'steps': 1000, 'tokens': 0, 'flops': 0.0, 'log_every': 10, 'evaluate_every': 0,
-    'evaluate_tokens': 0, 'evaluate_batch': 0, 'checkpoint_every': 500, 'keep_checkpoints': 1, 'keep_steps': (),
-    'branch_from': '', 'branch_step': 0, 'init_from': '', 'max_skipped_in_row': 10, 'tensorboard': False,
-    'stall_minutes': 0.0,
-}  # fmt: skip
-MESH = {
-    'strategy': 'replicated',
-    'slice': 1,
-    'data': 1,
-    'fsdp': 1,
-    'expert': 1,
-    'pipeline': 1,
-    'context': 1,
-    'tensor': 1,
-    'long': 'ring',
-    'cpu_devices': 0,
-}
+
+
+class _ConfigDict(dict[str, Any]):
+    """As much of ml_collections' as configs/base.py needs: images for accelerators lack that package."""
+
+    __getattr__ = dict.__getitem__
+    __setattr__ = dict.__setitem__  # type: ignore[assignment]
+
+
+def _defaults() -> dict[str, Any]:
+    with mock.patch.dict(sys.modules, {'ml_collections': types.SimpleNamespace(ConfigDict=_ConfigDict)}):
+        given: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[2] / 'configs' / 'base.py'))['get_config']()
+    return given
 
 
 def settings(sizes: dict[str, int], model: dict[str, Any], batch: int, steps: int) -> assemble.Settings:
@@ -82,25 +70,10 @@ def settings(sizes: dict[str, int], model: dict[str, Any], batch: int, steps: in
       UserError: names the field.
     """
     sizes = {'vocab_size' if name == 'vocab' else name: size for name, size in sizes.items()}
-    config = {
-        'name': 'accelerator',
-        'seed': 0,
-        'model': MODEL | sizes | model,
-        'data': DATA,
-        'optimizer': OPTIMIZER,
-        'train': TRAIN | {'batch': batch},
-        'mesh': MESH,
-        'benchmark': {
-            'steps': steps,
-            'warmup': WARM_UP_STEPS,
-            'peak_flops': 0.0,
-            'prompt': 1,
-            'new_tokens': 0,
-            'batches': (1,),
-            'weights': 'float32',
-        },
-        'sweep': {'trials': (), 'together': 1, 'hang_minutes': 0.0, 'stale_minutes': 2.0, 'hours': 0.0, 'flops': 0.0},
-    }
+    config = _defaults() | {'name': 'accelerator'}
+    changed = {'model': sizes | model, 'train': {'batch': batch}, 'benchmark': {'steps': steps}}
+    for section, fields in (*SHARED.items(), *changed.items()):
+        config[section] |= fields
     return assemble.settings(config, vocab_size=1)
 
 

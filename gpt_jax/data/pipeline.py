@@ -1,7 +1,7 @@
 """Which rows are batch k? A function of (fingerprint, seed, k) alone, whatever the number of processes."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -42,23 +42,43 @@ def batches(
     Raises:
       UserError: less than one window of tokens, or the processes do not divide the batch.
     """
-    import grain
-
     windows = (len(tokens) - 1) // context
     if windows < 1:
         raise UserError(
             f'data.source: {len(tokens)} training tokens are less than one window of {context + 1}; '
             'give more text or a smaller context'
         )
-    rows = _rows_per_process(batch, process_count)
-    order = grain.MapDataset.range(windows).seed(_order_seed(fingerprint, seed)).shuffle().repeat(ENDLESS // windows)
-    # Block k P + p of `rows` windows is process p's block of global batch k.
-    mine = order.batch(rows)[process_index::process_count][start:]
 
     def pack(windows_B: np.ndarray) -> Batch:
         return PACKINGS[packing](tokens, windows_B.astype(np.int64) * context, context)
 
-    return iter(mine.map(pack).to_iter_dataset(grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=AHEAD)))
+    return shuffled(
+        windows, pack, fingerprint=fingerprint, batch=batch, seed=seed, start=start,
+        process_index=process_index, process_count=process_count,
+    )  # fmt: skip
+
+
+def shuffled(
+    count: int, take: Callable[[np.ndarray], Batch], *,
+    fingerprint: str, batch: int, seed: int, start: int, process_index: int, process_count: int,
+) -> Iterator[Batch]:  # fmt: skip
+    """The same for any rows: `take` makes a batch of the numbers of some of `count` rows."""
+    import grain
+
+    rows = _rows_per_process(batch, process_count)
+    order = grain.MapDataset.range(count).seed(_order_seed(fingerprint, seed)).shuffle().repeat(ENDLESS // count)
+    # Block k P + p of `rows` rows is process p's block of global batch k.
+    mine = order.batch(rows)[process_index::process_count][start:]
+    return iter(mine.map(take).to_iter_dataset(grain.ReadOptions(num_threads=READERS, prefetch_buffer_size=AHEAD)))
+
+
+def in_order(
+    count: int, take: Callable[[np.ndarray], Batch], *, batch: int, process_index: int, process_count: int
+) -> Iterator[Batch]:
+    """Every row once; the last batch is filled up with rows from number `count` on, which `take` makes empty."""
+    rows = _rows_per_process(batch, process_count)
+    for first in range(process_index * rows, _span(count, batch), batch):
+        yield take(np.arange(first, first + rows))
 
 
 def evaluation_batches(

@@ -39,19 +39,24 @@ def describe(field: str, source: str) -> dict[str, Any]:
 
 
 def matching(field: str, globs: str) -> list[Path]:
+    """What `found` gives for the configuration's field data.FIELD."""
+    return found(f'data.{field}', globs)
+
+
+def found(where: str, globs: str) -> list[Path]:
     """The files that comma-separated globs name ('**' for any depth): absolute, sorted, each once.
 
     Raises:
-      UserError: a glob matches no file.
+      UserError: a glob matches no file; `where` begins the message.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     for pattern in globs.split(','):
         paths = [Path(path) for path in glob.glob(os.path.expanduser(pattern.strip()), recursive=True)]
         matches = {path.resolve() for path in paths if path.is_file()}
         if not matches:
-            raise UserError(f'data.{field}: {pattern.strip()!r} matches no file (looked in {os.getcwd()})')
-        found |= matches
-    return sorted(found)
+            raise UserError(f'{where}: {pattern.strip()!r} matches no file (looked in {os.getcwd()})')
+        files |= matches
+    return sorted(files)
 
 
 def labelled(config: DataConfig, cache: Path) -> Callable[[], Labelled]:

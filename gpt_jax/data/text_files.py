@@ -69,30 +69,42 @@ def _last_cut(text: str) -> int:
 
 
 def _jsonl(path: Path, field: str) -> Iterator[Piece]:
+    for where, record in json_lines(path):
+        text = record.get(field)
+        if text is None and field not in record:
+            raise UserError(missing(where, field, sorted(record)))
+        yield Piece(checked_text(where, field, text), True)
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a .jsonl or .jsonl.gz, each with its place, 'PATH:LINE'; empty lines are passed over.
+
+    Raises (while iterating):
+      UserError: a line that is not UTF-8 (with the byte's offset), not JSON or no object; a gzip file cut off.
+    """
     offset = 0
     try:
         with gzip.open(path) if path.name.endswith('.gz') else open(path, 'rb') as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield Piece(_json_text(f'{path}:{number}', line, offset, field), True)
+                    yield f'{path}:{number}', _json_object(f'{path}:{number}', line, offset)
                 offset += len(line)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f'{path}: not a whole gzip file ({error})') from None
 
 
-def _json_text(where: str, line: bytes, offset: int, field: str) -> str:
+def _json_object(where: str, line: bytes, offset: int) -> dict[str, Any]:
     try:
         record = json.loads(line.decode('utf-8'))
     except UnicodeDecodeError as error:
         raise UserError(f'{where}: not UTF-8 at byte {offset + error.start} of the file') from None
     except json.JSONDecodeError as error:
         raise UserError(f'{where}: not JSON ({error.msg} at column {error.colno})') from None
+    except RecursionError:
+        raise UserError(f'{where}: not JSON that can be read (it is nested too deep)') from None
     if not isinstance(record, dict):
-        raise UserError(f'{where}: expected an object with the column {field!r}, got {type(record).__name__}')
-    text = record.get(field)
-    if text is None and field not in record:
-        raise UserError(missing(where, field, sorted(record)))
-    return checked_text(where, field, text)
+        raise UserError(f'{where}: expected an object with its columns, got {type(record).__name__}')
+    return record
 
 
 def _parquet(path: Path, field: str) -> Iterator[Piece]:

@@ -1,4 +1,4 @@
-"""Which documents does a TensorFlow Datasets set hold? Read from array_record files, so without TensorFlow."""
+"""What does a TensorFlow Datasets set hold? Read from array_record files, so without TensorFlow."""
 
 import contextlib
 import hashlib
@@ -6,11 +6,14 @@ import importlib
 import logging
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from gpt_jax import files
 from gpt_jax.data.holdout import Reading
@@ -20,6 +23,7 @@ from gpt_jax.errors import UserError
 STDLIB = 'python_stdlib'
 FORMAT = 'array_record'
 RECORDS = 64  # read at once
+LARGEST = 3e38  # about a float32's
 
 
 def readings(of: str, name: str, column: str, cache: Path, stdlib: Path) -> dict[str, Reading]:
@@ -35,6 +39,23 @@ def readings(of: str, name: str, column: str, cache: Path, stdlib: Path) -> dict
       UserError: no such set, it cannot be prepared here, or it has no feature `column`.
     """
     where = f'data.{of}: tfds:{name}'
+    builder = opened(where, name, cache, stdlib)
+    columns = list(builder.info.features or {})
+    if column not in columns:
+        raise UserError(missing(where, column, columns))
+    return {split: _reading(where, builder, split, column) for split in builder.info.splits}
+
+
+def opened(where: str, name: str, cache: Path, stdlib: Path) -> Any:
+    """The builder of the set `name`, prepared first where it is not.
+
+    Args:
+      where: begins messages.
+      cache, stdlib: as in `readings`.
+
+    Raises:
+      UserError: no such set, or it cannot be prepared here.
+    """
     with files.lock(cache / 'tfds' / f'{name.replace("/", "-")}.lock', wait=True), _quiet():
         builder = _stdlib_builder(cache, stdlib) if name == STDLIB else _registered_builder(where, name)
         try:
@@ -45,10 +66,7 @@ def readings(of: str, name: str, column: str, cache: Path, stdlib: Path) -> dict
                 f"{where} cannot be prepared here ({_line(error)}); pip install '.[tf]', or prepare it "
                 f'as {FORMAT} where there is a network and set TFDS_DATA_DIR to its folder'
             ) from error
-    columns = list(builder.info.features or {})
-    if column not in columns:
-        raise UserError(missing(where, column, columns))
-    return {split: _reading(where, builder, split, column) for split in builder.info.splits}
+    return builder
 
 
 def _stdlib_builder(cache: Path, stdlib: Path) -> Any:
@@ -68,9 +86,8 @@ def _registered_builder(where: str, name: str) -> Any:
     try:
         with contextlib.suppress(tfds.core.DatasetNotFoundError):
             return tfds.builder(name, data_dir=folder, file_format=FORMAT)
-        # Some text sets (c4, wikipedia) register themselves only when their module is imported.
-        module = f'tensorflow_datasets.text.{name.split("/")[0]}'
-        with contextlib.suppress(ModuleNotFoundError):
+        # Without TensorFlow, many sets (c4, cnn_dailymail) register themselves only when their module is imported.
+        for module in _modules(tfds, name.split('/')[0]):
             importlib.import_module(module)
         return tfds.builder(name, data_dir=folder, file_format=FORMAT)
     except tfds.core.DatasetNotFoundError:
@@ -79,22 +96,85 @@ def _registered_builder(where: str, name: str) -> Any:
         raise UserError(f'{where} cannot be opened ({_line(error)})') from error
 
 
+def _modules(tfds: Any, name: str) -> list[str]:
+    """The modules of TFDS that define a class of which TFDS makes the set's name, 'cnn_dailymail' of 'CnnDailymail'."""
+    root = Path(tfds.__file__).parent
+    found = []
+    for path in sorted(root.glob('*/**/*.py')):
+        classes = re.findall(r'^class (\w+)\(', path.read_text('utf-8'), re.MULTILINE)
+        named = any(tfds.core.naming.camelcase_to_snakecase(word) == name for word in classes)
+        if named and not path.name.endswith('_test.py'):
+            found.append('.'.join([root.name, *path.relative_to(root).with_suffix('').parts]))
+    return found
+
+
 def _reading(where: str, builder: Any, split: str, column: str) -> Reading:
     def read() -> Iterator[Piece]:
-        try:
-            source = builder.as_data_source(split)
-            for first in range(0, len(source), RECORDS):
-                records = source.__getitems__(range(first, min(first + RECORDS, len(source))))
-                for number, record in enumerate(records, first):
-                    yield Piece(checked_text(f'{where} {split}[{number}]', column, record[column]), True)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(
-                f'{where} cannot be read ({_line(error)}); delete {builder.data_path} to prepare it anew'
-            ) from error
+        for at, record in records(where, builder, split):
+            yield Piece(checked_text(at, column, record[column]), True)
 
     return read
+
+
+def records(where: str, builder: Any, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The records of a split in order, as TFDS gives them (bytes, NumPy), each with its place, 'WHERE SPLIT[NUMBER]'.
+
+    Raises (while iterating):
+      UserError: the files are damaged.
+    """
+    try:
+        source = builder.as_data_source(split)
+        for first in range(0, len(source), RECORDS):
+            several = source.__getitems__(range(first, min(first + RECORDS, len(source))))
+            for number, record in enumerate(several, first):
+                yield f'{where} {split}[{number}]', record
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f'{where} cannot be read ({_line(error)}); delete {builder.data_path} to prepare it anew'
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """What TFDS gives as JSON's types: bytes as text, arrays and ragged tensors as lists, a float32 as its digits say.
+
+    Raises:
+      UnicodeDecodeError: bytes that are not UTF-8.
+    """
+    if isinstance(value, bytes):
+        return value.decode('utf-8')
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim):
+        return [plain(one) for one in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.item())
+    if isinstance(value, float | np.floating):
+        return _digits(float(value))
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _digits(value: float) -> float:
+    """3.8 for the float32 nearest to it, which as a float is 3.799999952316284."""
+    short = np.float32(value) if abs(value) < LARGEST else value
+    return float(str(short)) if short == value else value
+
+
+def label_words(features: Any, at: str = '') -> dict[str, tuple[str, ...]]:
+    """The words of every ClassLabel among a set's features, by its path, 'label' or 'choices[label]'."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(features, tfds.features.ClassLabel):
+        return {at: tuple(features.names)}
+    inner = getattr(features, 'feature', features)  # a Sequence's members are reached through the same path
+    found: dict[str, tuple[str, ...]] = {}
+    if inner is not features:
+        return label_words(inner, at)
+    if isinstance(features, tfds.features.FeaturesDict):
+        for key, one in features.items():
+            found |= label_words(one, f'{at}[{key}]' if at else key)
+    return found
 
 
 @contextlib.contextmanager

@@ -77,6 +77,12 @@ def identity(spec: str) -> list[str]:
     return ['given', *(files.sha256_file(path) for path in _given_files(files.path(spec, 'config.data.tokenizer')))]
 
 
+def folder(spec: str) -> Path:
+    """The folder of a tokenizer that is given by its path: what else it carries lies there."""
+    path = files.path(spec, 'config.data.tokenizer')
+    return path if path.is_dir() else path.parent
+
+
 def save(tokenizer: Tokenizer, path: Path) -> None:
     files.write_bytes(path, tokenizer.content)
 
@@ -92,6 +98,13 @@ def load(path: Path) -> Tokenizer:
     except OSError as error:
         raise UserError(f'data.tokenizer: {path} cannot be read ({error.strerror})') from None
     return _bytes() if content == BYTES_CONTENT else _from_content(content, str(path))
+
+
+def spelled(tokenizer: Tokenizer) -> Tokenizer:
+    """The same, but text that spells a special token ('<|im_end|>') is read as that token: for chat templates."""
+    if tokenizer.content == BYTES_CONTENT:
+        return tokenizer
+    return _from_content(tokenizer.content, 'the tokenizer', spelled=True)
 
 
 def beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -201,7 +214,7 @@ def _words_in_lower_case(vocabulary: str, merges: str, words: Any) -> Any:
     return bpe
 
 
-def _from_content(content: bytes, where: str) -> Tokenizer:
+def _from_content(content: bytes, where: str, spelled: bool = False) -> Tokenizer:
     import tokenizers
 
     try:
@@ -210,7 +223,7 @@ def _from_content(content: bytes, where: str) -> Tokenizer:
         raise UserError(f'data.tokenizer: {where} is no tokenizer.json ({_line(error)})') from None
     inner.no_truncation()
     inner.no_padding()
-    inner.encode_special_tokens = True  # text that spells a special token stays text
+    inner.encode_special_tokens = not spelled  # text that spells a special token stays text
     lacking.refuse(inner)
     vocabulary = inner.get_vocab(with_added_tokens=True)
     if not vocabulary:

@@ -39,7 +39,7 @@ from configs import base
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.name = {name!r}
-    config.train.init_from = {str(workdir)!r}
+    config.init_from = {str(workdir)!r}
     config.data.tokenizer = {str(tokenizer)!r}
 
     config.train.batch = 8

@@ -2,7 +2,6 @@
 
 import math
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,21 +175,11 @@ def write(
       UserError: no layout has this model, the folder holds something, or a weight is too large for the dtype.
     """
     kind = layout_of(model)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f'--output={folder}: is not empty; name another folder')
-    unfinished = folder.parent / f'.{folder.name}.unfinished'
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
+    with tensors.new_folder(folder) as unfinished:
         tensors.write(unfinished, written(model, kind, weight, letters, dtype), shard_bytes)
         files.write_json(unfinished / CONFIG, config(model, kind, dtype, tokens))
         for name, content in extra.items():
             files.write_bytes(unfinished / name, content)
-        if folder.exists():
-            folder.rmdir()
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def written(
@@ -228,10 +217,14 @@ def _their_tensor(
     parts = [weight(path)[piece.element] for path in piece.paths]
     if ours[0][0] == 'V':
         parts = [part[: dims['V']] for part in parts]
-    value = to_theirs(parts, piece, ours, dims)
+    return in_dtype(to_theirs(parts, piece, ours, dims), piece.name, dtype)
+
+
+def in_dtype(value: np.ndarray, name: str, dtype: str) -> np.ndarray:
+    """A tensor in one of DTYPES; raises UserError where a number of it is too large for that."""
     with np.errstate(over='ignore'):
-        made = value.astype(DTYPES[dtype][1])
+        made: np.ndarray = value.astype(DTYPES[dtype][1])
     if not np.isfinite(made.astype(np.float32)).all():
         largest = math.inf if not np.isfinite(value).all() else float(np.abs(value).max())
-        raise UserError(f'{piece.name}: holds {largest:.3g}, which {dtype} has no number for')
+        raise UserError(f'{name}: holds {largest:.3g}, which {dtype} has no number for')
     return made

@@ -1,6 +1,8 @@
 """Which tensors does a folder of weights hold, in one file or in many? Safetensors alone; never a pickle."""
 
+import contextlib
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,6 +128,27 @@ def _sharded(folder: Path) -> Tensors:
         if name not in where:
             raise UserError(f'{folder / file}: {name!r} is not in it, and {INDEX} says so')
     return Tensors(where)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Where to write what will be `folder` when the block is done: whole, or not at all.
+
+    Raises:
+      UserError: there is something in it already.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f'--output={folder}: is not empty; name another folder')
+    unfinished = folder.parent / f'.{folder.name}.unfinished'
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        if folder.exists():
+            folder.rmdir()
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write(folder: Path, tensors: Iterable[Written], shard_bytes: int = SHARD_BYTES) -> None:

@@ -136,7 +136,7 @@ class GPT(nn.Module):
     def _piped(self, x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None) -> Any:
         """The layers where devices hold different ones of them."""
         stage = Stage(self.config, self.place, self.train)
-        key = self.make_rng('dropout') if self.train and self.config.dropout > 0 else None
+        key = self.make_rng('dropout') if self.train and self.has_rng('dropout') else None
 
         def run(params: Any, x_BLD: jax.Array, beside: Any, number: jax.Array) -> tuple[jax.Array, Any]:
             rngs = None if key is None else {'dropout': jax.random.fold_in(key, number)}

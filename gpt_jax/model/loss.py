@@ -3,6 +3,9 @@
 The head and the loss are one function of the features, taken `loss_chunk` positions at a time (0: all). Its gradient is
 linear in the incoming one (a scalar), so each chunk's gradient is computed right after its loss, while its logits are
 at hand: the logits are neither kept nor computed twice.
+
+A head with an adapter is two heads whose logits are added: the features with the weights, and what the adapter makes of
+them with its own. Inside, the head is such a sum: one term, or two.
 """
 
 import functools
@@ -12,26 +15,52 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.model.config import ModelConfig
+from gpt_jax.model.lowrank import Adapted
 from gpt_jax.model.mask import HIDDEN
+from gpt_jax.model.products import einsum
 from gpt_jax.model.quantized import operand
 from gpt_jax.model.turned import across
+from gpt_jax.model.wanted import arrays, values
 from gpt_jax.parallel.team import ALONE, Team
 
+Terms = tuple[jax.Array, ...]
 
-def logits(x_BLD: jax.Array, w_VD: jax.Array, config: ModelConfig, first: Any = 0) -> jax.Array:
+
+def logits(x_BLD: jax.Array, w_VD: Any, config: ModelConfig, first: Any = 0) -> jax.Array:
     """float32 [B, L, V]; the rows that only pad the vocabulary get a score that softmax turns into 0.
 
-    `w_VD` may be quantized. `first` is the number of its first row.
+    `w_VD` may be quantized, or have an adapter. `first` is the number of its first row.
     """
+    return _logits(*_terms(x_BLD, w_VD, config), config, first)
+
+
+def _terms(x_BLD: jax.Array, w_VD: Any, config: ModelConfig) -> tuple[Terms, tuple[Any, ...]]:
+    """What is multiplied, [B, L, D or I] each, and with what, [V, D or I] each."""
+    if not isinstance(w_VD, Adapted):
+        return (x_BLD,), (w_VD,)
+    seen_BLD, b_DI = w_VD.dropped(x_BLD), jnp.swapaxes(w_VD.b, 0, 1)
+    h_BLI = einsum('BLD,DI->BLI', seen_BLD, b_DI, config)
+    return (x_BLD, h_BLI * w_VD.scale.astype(h_BLI.dtype)), (w_VD.w, w_VD.a)
+
+
+def _logits(xs: Terms, ws: tuple[Any, ...], config: ModelConfig, first: Any) -> jax.Array:
+    return _bounded(
+        functools.reduce(jnp.add, (_term(x, w, config) for x, w in zip(xs, ws, strict=True))), config, first
+    )
+
+
+def _term(x_BLD: jax.Array, w_VD: Any, config: ModelConfig) -> jax.Array:
     dtype = jnp.dtype(config.matmul_dtype)
     w_VD, scale_V = operand(w_VD, dtype)
     z_BLV = jnp.einsum('BLD,VD->BLV', x_BLD.astype(dtype), w_VD, preferred_element_type=jnp.float32)
-    return _bounded(z_BLV if scale_V is None else z_BLV * scale_V, config, first)
+    return z_BLV if scale_V is None else z_BLV * scale_V
 
 
-def scores(x_BLD: jax.Array, w_VD: jax.Array, config: ModelConfig) -> jax.Array:
+def scores(x_BLD: jax.Array, w_VD: Any, config: ModelConfig) -> jax.Array:
     """The same, as a few tokens want it."""
-    z_2d = across(x_BLD.reshape(-1, x_BLD.shape[-1]), w_VD, config.matmul_dtype)
+    xs, ws = _terms(x_BLD, w_VD, config)
+    each = (across(x.reshape(-1, x.shape[-1]), w, config.matmul_dtype) for x, w in zip(xs, ws, strict=True))
+    z_2d = functools.reduce(jnp.add, each)
     return _bounded(z_2d.reshape(*x_BLD.shape[:-1], -1), config, 0)
 
 
@@ -54,6 +83,13 @@ class Losses(NamedTuple):
     normalizer: jax.Array
 
 
+class Wanted(NamedTuple):
+    """Of which terms the gradients are wanted."""
+
+    xs: tuple[bool, ...]
+    ws: tuple[bool, ...]
+
+
 def _losses(config: ModelConfig, total_BL: jax.Array, z_BL: jax.Array, weights_BL: jax.Array) -> Losses:
     text = jnp.sum((total_BL - z_BL) * weights_BL)
     if not config.z_loss:
@@ -63,12 +99,13 @@ def _losses(config: ModelConfig, total_BL: jax.Array, z_BL: jax.Array, weights_B
 
 
 def _measured(
-    config: ModelConfig, team: Team, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array
+    config: ModelConfig, team: Team, xs: Terms, ws: Terms, targets_BL: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """(logits of this device's rows, their logsumexp over all rows, the targets' logits, which of the rows are hit)."""
-    first = team.index() * w_VD.shape[0]
-    z_BLV = logits(x_BLD, w_VD, config, first)
-    hit_BLV = targets_BL[..., None] == first + jnp.arange(w_VD.shape[0])
+    rows = ws[0].shape[0]
+    first = team.index() * rows
+    z_BLV = _logits(xs, ws, config, first)
+    hit_BLV = targets_BL[..., None] == first + jnp.arange(rows)
     if team.size == 1:
         z_BL = jnp.take_along_axis(z_BLV, targets_BL[..., None], axis=-1)[..., 0]
         return z_BLV, jax.nn.logsumexp(z_BLV, axis=-1), z_BL, hit_BLV
@@ -79,19 +116,19 @@ def _measured(
 
 
 def _chunk_losses(
-    config: ModelConfig, team: Team, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
+    config: ModelConfig, team: Team, xs: Terms, ws: Terms, targets_BL: jax.Array, weights_BL: jax.Array
 ) -> Losses:
-    _, total_BL, z_BL, _ = _measured(config, team, x_BLD, w_VD, targets_BL)
+    _, total_BL, z_BL, _ = _measured(config, team, xs, ws, targets_BL)
     return _losses(config, total_BL, z_BL, weights_BL)
 
 
 def _chunk_gradients(
-    config: ModelConfig, team: Team, x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array
-) -> tuple[Losses, tuple[jax.Array, jax.Array]]:
+    config: ModelConfig, team: Team, wanted: Wanted, xs: Terms, ws: Terms, targets_BL: jax.Array, weights_BL: jax.Array
+) -> tuple[Losses, tuple[Any, ...], tuple[Any, ...]]:
     """_chunk_losses, and the objective's gradients by x and w: dz w and dz^T x, where without a soft cap and z-loss
     dz = (softmax(z) - one-hot(target)) x weight. Of x it is the part that this device's rows of w give."""
     dtype = jnp.dtype(config.matmul_dtype)
-    z_BLV, total_BL, z_BL, hit_BLV = _measured(config, team, x_BLD, w_VD, targets_BL)
+    z_BLV, total_BL, z_BL, hit_BLV = _measured(config, team, xs, ws, targets_BL)
     p_BLV = jnp.exp(z_BLV - total_BL[..., None])
     if config.z_loss:
         p_BLV = p_BLV * (1 + 2 * config.z_loss * total_BL)[..., None]
@@ -99,11 +136,19 @@ def _chunk_gradients(
     if config.logit_softcap:  # a hidden row's dz is 0, and must stay so
         bend_BLV = 1 - jnp.square(z_BLV / config.logit_softcap)
         dz_BLV = jnp.where(z_BLV > HIDDEN, dz_BLV * bend_BLV, 0)
-    dz, x = (a.reshape(-1, a.shape[-1]).astype(dtype) for a in (dz_BLV, x_BLD))
-    dx = jnp.dot(dz, w_VD.astype(dtype), preferred_element_type=jnp.float32)
-    dw = jax.lax.dot_general(dz, x, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    losses = _losses(config, total_BL, z_BL, weights_BL)
-    return losses, (dx.reshape(x_BLD.shape).astype(x_BLD.dtype), dw.astype(w_VD.dtype))
+    dz = dz_BLV.reshape(-1, dz_BLV.shape[-1]).astype(dtype)
+
+    def by_x(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.dot(dz, w.astype(dtype), preferred_element_type=jnp.float32).reshape(x.shape).astype(x.dtype)
+
+    def by_w(x: jax.Array, w: jax.Array) -> jax.Array:
+        rows = x.reshape(-1, x.shape[-1]).astype(dtype)
+        dw = jax.lax.dot_general(dz, rows, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        return dw.astype(w.dtype)
+
+    dxs = tuple(by_x(x, w) if want else None for x, w, want in zip(xs, ws, wanted.xs, strict=True))
+    dws = tuple(by_w(x, w) if want else None for x, w, want in zip(xs, ws, wanted.ws, strict=True))
+    return _losses(config, total_BL, z_BL, weights_BL), dxs, dws
 
 
 def _chunks(array: jax.Array, chunk: int) -> jax.Array:
@@ -118,25 +163,32 @@ def _chunk_size(config: ModelConfig, length: int) -> int:
     return max(size for size in range(1, min(limit, length) + 1) if length % size == 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def summed_losses(
-    x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig,
-    team: Team = ALONE,
-) -> Losses:  # fmt: skip
+    x_BLD: jax.Array, w_VD: Any, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig, team: Team = ALONE
+) -> Losses:
     """Of the batch's targets by their weights. The objective is differentiable in x and w, the others in nothing.
 
     Args:
+      w_VD: the head's weights; may have an adapter.
       team: the devices that share the rows of `w_VD`, each with an equal part of them and with the same x.
     """
-    chunk = _chunk_size(config, x_BLD.shape[1])
-    if chunk == x_BLD.shape[1]:
-        return _chunk_losses(config, team, x_BLD, w_VD, targets_BL, weights_BL)
+    return _summed_losses(*_terms(x_BLD, w_VD, config), targets_BL, weights_BL, config, team)
 
-    def body(sums: Losses, inputs: tuple[jax.Array, ...]) -> tuple[Losses, None]:
-        x, targets, weights = inputs
-        return jax.tree.map(jnp.add, sums, _chunk_losses(config, team, x, w_VD, targets, weights)), None
 
-    inputs = tuple(_chunks(a, chunk) for a in (x_BLD, targets_BL, weights_BL))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _summed_losses(
+    xs: Terms, ws: Terms, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig, team: Team
+) -> Losses:
+    length = targets_BL.shape[1]
+    chunk = _chunk_size(config, length)
+    if chunk == length:
+        return _chunk_losses(config, team, xs, ws, targets_BL, weights_BL)
+
+    def body(sums: Losses, inputs: Any) -> tuple[Losses, None]:
+        x_chunks, targets, weights = inputs
+        return jax.tree.map(jnp.add, sums, _chunk_losses(config, team, x_chunks, ws, targets, weights)), None
+
+    inputs = jax.tree.map(lambda a: _chunks(a, chunk), (xs, targets_BL, weights_BL))
     return jax.lax.scan(body, _nothing(), inputs)[0]
 
 
@@ -145,29 +197,76 @@ def _nothing() -> Losses:
 
 
 def _forward(
-    x_BLD: jax.Array, w_VD: jax.Array, targets_BL: jax.Array, weights_BL: jax.Array, config: ModelConfig, team: Team
-) -> tuple[Losses, tuple[jax.Array, jax.Array]]:
-    chunk = _chunk_size(config, x_BLD.shape[1])
-    if chunk == x_BLD.shape[1]:
-        return _chunk_gradients(config, team, x_BLD, w_VD, targets_BL, weights_BL)
+    xs: Any, ws: Any, targets_BL: Any, weights_BL: Any, config: ModelConfig, team: Team
+) -> tuple[Losses, tuple[Any, Any]]:
+    (*terms, targets_BL, weights_BL), wanted_terms = values((*xs, *ws, targets_BL, weights_BL))
+    count = len(xs)
+    xs, ws = tuple(terms[:count]), tuple(terms[count:])
+    wanted = Wanted(wanted_terms[:count], wanted_terms[count : 2 * count])
+    length = targets_BL.shape[1]
+    chunk = _chunk_size(config, length)
+    if chunk == length:
+        losses, dxs, dws = _chunk_gradients(config, team, wanted, xs, ws, targets_BL, weights_BL)
+        return losses, (dxs, dws)
 
-    def body(carry: Any, inputs: tuple[jax.Array, ...]) -> tuple[Any, jax.Array]:
-        sums, dw_VD = carry
-        x, targets, weights = inputs
-        losses, (dx, dw) = _chunk_gradients(config, team, x, w_VD, targets, weights)
-        return (jax.tree.map(jnp.add, sums, losses), dw_VD + dw), dx
+    def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        x_chunks, targets, weights = inputs
+        losses, dxs, dws = _chunk_gradients(config, team, wanted, x_chunks, ws, targets, weights)
+        return jax.tree.map(jnp.add, carry, (losses, dws)), dxs
 
-    inputs = tuple(_chunks(a, chunk) for a in (x_BLD, targets_BL, weights_BL))
-    (sums, dw_VD), dx = jax.lax.scan(body, (_nothing(), jnp.zeros_like(w_VD)), inputs)
-    return sums, (jnp.moveaxis(dx, 0, 1).reshape(x_BLD.shape), dw_VD)
+    inputs = jax.tree.map(lambda a: _chunks(a, chunk), (xs, targets_BL, weights_BL))
+    start = tuple(jnp.zeros_like(w) if want else None for w, want in zip(ws, wanted.ws, strict=True))
+    (sums, dws), dxs = jax.lax.scan(body, (_nothing(), start), inputs)
+    whole = lambda d: jnp.moveaxis(d, 0, 1).reshape(d.shape[1], length, -1)  # noqa: E731
+    return sums, (jax.tree.map(whole, dxs), dws)
 
 
-def _backward(
-    config: ModelConfig, team: Team, gradients: tuple[jax.Array, jax.Array], scales: Losses
-) -> tuple[jax.Array, jax.Array, None, None]:
+def _backward(config: ModelConfig, team: Team, gradients: tuple[Any, Any], scales: Any) -> tuple[Any, ...]:
     del config, team
-    dx_BLD, dw_VD = gradients
-    return (dx_BLD * scales.objective).astype(dx_BLD.dtype), dw_VD * scales.objective, None, None
+    objective = arrays(scales).objective
+    dxs, dws = jax.tree.map(lambda d: (d * objective).astype(d.dtype), gradients)
+    return dxs, dws, None, None
 
 
-summed_losses.defvjp(_forward, _backward)
+_summed_losses.defvjp(_forward, _backward, symbolic_zeros=True)
+
+
+def log_probabilities(
+    x_BLD: jax.Array, w_VD: Any, targets_BL: jax.Array, config: ModelConfig, team: Team = ALONE
+) -> jax.Array:
+    """log p of every target, in nats: float32 [B, L]. `loss_chunk` positions at a time, whose logits are computed again
+    for the gradient; `w_VD` and `team` as for `summed_losses`."""
+    xs, ws = _terms(x_BLD, w_VD, config)
+
+    @jax.checkpoint
+    def one(inputs: tuple[Terms, jax.Array]) -> jax.Array:
+        x_chunks, targets = inputs
+        _, total_BL, z_BL, _ = _measured(config, team, x_chunks, ws, targets)
+        return z_BL - total_BL
+
+    chunk = _chunk_size(config, x_BLD.shape[1])
+    found = jax.lax.map(one, jax.tree.map(lambda a: _chunks(a, chunk), (xs, targets_BL)))
+    return jnp.moveaxis(found, 0, 1).reshape(targets_BL.shape)
+
+
+def predictions(
+    x_BLD: jax.Array, w_VD: Any, targets_BL: jax.Array, config: ModelConfig, team: Team = ALONE
+) -> tuple[jax.Array, jax.Array]:
+    """(log p of every target in nats, whether no other id is likelier): float32 and bool, [B, L]. Without a gradient;
+    of equally likely ids the first is the likeliest. Chunks, `w_VD` and `team` as for `log_probabilities`."""
+    xs, ws = _terms(x_BLD, w_VD, config)
+
+    def one(inputs: tuple[Terms, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        x_chunks, targets = inputs
+        z_BLV, total_BL, z_BL, _ = _measured(config, team, x_chunks, ws, targets)
+        top_BL, first = jnp.max(z_BLV, axis=-1), team.index() * ws[0].shape[0]
+        # Of several devices' likeliest ids the first that is as likely as any.
+        likeliest_BL = jnp.where(
+            top_BL == team.max(top_BL), first + jnp.argmax(z_BLV, axis=-1), jnp.iinfo(jnp.int32).max
+        )
+        return z_BL - total_BL, -team.max(-likeliest_BL) == targets
+
+    chunk = _chunk_size(config, x_BLD.shape[1])
+    found = jax.lax.map(one, jax.tree.map(lambda a: _chunks(a, chunk), (xs, targets_BL)))
+    log_p_BL, hit_BL = (jnp.moveaxis(a, 0, 1).reshape(targets_BL.shape) for a in found)
+    return log_p_BL, hit_BL

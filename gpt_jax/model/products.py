@@ -4,36 +4,50 @@ Both have gradients of our own, for JAX's rules give a CPU the slowest forms: a 
 transposed in memory, and a vector's as a sum that XLA cuts into windows. Here the one is a product of two matrices as
 they lie, and the other a product with ones; experiments/cpu_speed/forms.py times them. A TPU's compiler is given the
 dims as they are: it lays a product's result out as whoever comes next wants it, where a reshape would be a copy.
+
+Each operand's gradient is computed where somebody asks for it: a weight that is not trained costs no product, and what
+that would be made of is not kept.
 """
 
 import functools
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from gpt_jax.model.config import ModelConfig
+from gpt_jax.model.lowrank import Adapted, between
 from gpt_jax.model.quantized import Quantized, operand
 from gpt_jax.model.turned import Turned, across
+from gpt_jax.model.wanted import arrays, typed, values
 
 PRODUCT = 'product'  # names the results, in `activation_dtype`, for the policy of rematerialization that keeps them
 
 _product = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def einsum(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.Array:
+def einsum(terms: str, a: jax.Array, b: Any, config: ModelConfig) -> jax.Array:
     """A matrix product with operands in `matmul_dtype`, sums in float32, the result in `activation_dtype`.
 
     Args:
       terms: as for jnp.einsum; the letters summed over are the last of `a` and the first of `b`.
-      b: a weight, also a quantized or a turned one, which has no gradient.
+      b: a weight, also a quantized or a turned one, which has no gradient, or one with an adapter.
     """
-    return _multiplied(terms, a, b, config)
+    if not isinstance(b, Adapted):
+        return checkpoint_name(_einsum(terms, a, b, config), PRODUCT)
+    down, up = between(terms)
+    h = checkpoint_name(_einsum(down, b.dropped(a), b.a, config), PRODUCT)
+    y = _einsum(terms, a, b.w, config) + _einsum(up, _times(h, b.scale), b.b, config)
+    return checkpoint_name(y, PRODUCT)
 
 
-def _multiplied(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> jax.Array:
+def _times(h: jax.Array, scale: jax.Array) -> jax.Array:
+    return h * scale.astype(h.dtype)
+
+
+def _multiplied(terms: str, a: jax.Array, b: Any, config: ModelConfig) -> jax.Array:
     inner = _summed(terms)
     if isinstance(b, Turned):
         y = across(a.reshape(-1, math.prod(b.shape[:inner])), b.w_2d, config.matmul_dtype)
@@ -41,27 +55,43 @@ def _multiplied(terms: str, a: jax.Array, b: jax.Array, config: ModelConfig) -> 
         b, scale = operand(b, config.matmul_dtype)
         y = _dims(terms, a, b, config)
         y = y if scale is None else y * scale.reshape(y.shape[a.ndim - inner :])
-    y = y.astype(config.activation_dtype).reshape(*a.shape[: a.ndim - inner], *b.shape[inner:])
-    return checkpoint_name(y, PRODUCT)
+    return y.astype(config.activation_dtype).reshape(*a.shape[: a.ndim - inner], *b.shape[inner:])
 
 
-def _einsum_forward(
-    terms: str, a: jax.Array, b: jax.Array, config: ModelConfig
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    # Not `einsum` itself: a rematerialization policy does not look into a function with a gradient of its own.
-    return _multiplied(terms, a, b, config), (a, b)
+_einsum = jax.custom_vjp(_multiplied, nondiff_argnums=(0, 3))
 
 
-def _einsum_backward(
-    terms: str, config: ModelConfig, kept: tuple[jax.Array, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    a, b = kept
-    da = _dims(terms, dy, b, config, 'a')
-    db = _dims(terms, a, dy, config, 'b')
-    return da.astype(a.dtype), db.astype(b.dtype)
+class Kept(NamedTuple):
+    """For the backward pass. a, b: what goes into the other's gradient. like_a, like_b: of those whose gradients are
+    wanted; all else is None."""
+
+    a: Any
+    b: Any
+    like_a: jax.Array | None
+    like_b: jax.Array | None
 
 
-einsum.defvjp(_einsum_forward, _einsum_backward)
+def _keep(a: Any, b: Any) -> tuple[Any, Any, Kept]:
+    """(a, b, what is kept of them), of operands as the forward pass gets them."""
+    (a, b), (want_a, want_b) = values((a, b))
+    kept = Kept(a=None, b=None, like_a=None, like_b=None)
+    kept = kept._replace(b=b, like_a=typed(a)) if want_a else kept
+    return a, b, kept._replace(a=a, like_b=typed(b)) if want_b else kept
+
+
+def _einsum_forward(terms: str, a: Any, b: Any, config: ModelConfig) -> tuple[jax.Array, Kept]:
+    a, b, kept = _keep(a, b)
+    return _multiplied(terms, a, b, config), kept
+
+
+def _einsum_backward(terms: str, config: ModelConfig, kept: Kept, dy: Any) -> tuple[Any, Any]:
+    dy = arrays(dy)
+    da = None if kept.like_a is None else _dims(terms, dy, kept.b, config, 'a').astype(kept.like_a.dtype)
+    db = None if kept.like_b is None else _dims(terms, kept.a, dy, config, 'b').astype(kept.like_b.dtype)
+    return da, db
+
+
+_einsum.defvjp(_einsum_forward, _einsum_backward, symbolic_zeros=True)
 
 
 def _summed(terms: str) -> int:
@@ -105,40 +135,48 @@ def _matrix(a: jax.Array, rows: int) -> jax.Array:
     return a.reshape(math.prod(a.shape[:rows]), -1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def grouped(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, config: ModelConfig) -> jax.Array:
+def grouped(a: jax.Array, w: Any, owner_P: jax.Array | None, config: ModelConfig) -> jax.Array:
     """Blocks of rows, each multiplied with the matrix of its expert: [P, C, x], [E, x, y] -> [P, C, y].
 
     Args:
+      w: as in `einsum`.
       owner_P: int32, ascending: the expert of each block. None: block p is expert p's.
     """
-    return _grouped_multiplied(a, w, owner_P, config)
+    if not isinstance(w, Adapted):
+        return checkpoint_name(_grouped_product(a, w, owner_P, config), PRODUCT)
+    h = checkpoint_name(_grouped_product(w.dropped(a), w.a, owner_P, config), PRODUCT)
+    y = _grouped_product(a, w.w, owner_P, config) + _grouped_product(_times(h, w.scale), w.b, owner_P, config)
+    return checkpoint_name(y, PRODUCT)
 
 
-def _grouped_multiplied(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, config: ModelConfig) -> jax.Array:
+def _grouped_multiplied(a: jax.Array, w: Any, owner_P: jax.Array | None, config: ModelConfig) -> jax.Array:
     if not isinstance(w, Quantized) or owner_P is None:  # a quantized expert becomes an array when its turn is
         w = w.astype(config.matmul_dtype)
-    y = _grouped(a.astype(config.matmul_dtype), w, owner_P, 1)
-    return checkpoint_name(y.astype(config.activation_dtype), PRODUCT)
+    return _grouped(a.astype(config.matmul_dtype), w, owner_P, 1).astype(config.activation_dtype)
 
 
-def _grouped_forward(
-    a: jax.Array, w: jax.Array, owner_P: jax.Array | None, config: ModelConfig
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array | None]]:
-    return _grouped_multiplied(a, w, owner_P, config), (a, w, owner_P)
+_grouped_product = jax.custom_vjp(_grouped_multiplied, nondiff_argnums=(3,))
 
 
-def _grouped_backward(
-    config: ModelConfig, kept: tuple[jax.Array, jax.Array, jax.Array | None], dy: jax.Array
-) -> tuple[jax.Array, jax.Array, None]:
-    a, w, owner_P = kept
-    a_m, w_m, dy_m = (t.astype(config.matmul_dtype) for t in (a, w, dy))
-    da = _grouped(dy_m, w_m, owner_P, 2)
-    dw = _grouped_outer(a_m, dy_m, owner_P, len(w))
-    return da.astype(a.dtype), dw.astype(w.dtype), None
+def _grouped_forward(a: Any, w: Any, owner_P: Any, config: ModelConfig) -> tuple[jax.Array, Any]:
+    a, w, kept = _keep(a, w)
+    (owner_P,), _ = values((owner_P,))
+    return _grouped_multiplied(a, w, owner_P, config), (kept, owner_P)
 
 
-grouped.defvjp(_grouped_forward, _grouped_backward)
+def _grouped_backward(config: ModelConfig, residuals: Any, dy: Any) -> tuple[Any, Any, None]:
+    kept, owner_P = residuals
+    dy = arrays(dy).astype(config.matmul_dtype)
+    da = dw = None
+    if kept.like_a is not None:
+        da = _grouped(dy, kept.b.astype(config.matmul_dtype), owner_P, 2).astype(kept.like_a.dtype)
+    if kept.like_b is not None:
+        a = kept.a.astype(config.matmul_dtype)
+        dw = _grouped_outer(a, dy, owner_P, kept.like_b.shape[1]).astype(kept.like_b.dtype)
+    return da, dw, None
+
+
+_grouped_product.defvjp(_grouped_forward, _grouped_backward, symbolic_zeros=True)
 
 
 def _grouped(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, inner: int) -> jax.Array:

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 from flax import struct
 
+from gpt_jax.model import lowrank
 from gpt_jax.model.config import ModelConfig
 from gpt_jax.model.quantized import Quantized
 from gpt_jax.model.turned import Turned
@@ -63,8 +64,15 @@ class Part(nn.Module):
             raise KeyError(f'{"/".join(self.path)}/{name}: the params do not hold it')
         if isinstance(kept, Quantized | Turned):
             return kept
-        dtype = self.config.matmul_dtype if role in ('hidden', 'residual', 'head') and name != 'router' else kept.dtype
-        return self.place.weight(kept, letters, shape, dtype)
+        matrix = role in ('hidden', 'residual', 'head') and name != 'router'
+
+        def placed(share: Any, letters: str, shape: tuple[int, ...]) -> jax.Array:
+            return self.place.weight(share, letters, shape, self.config.matmul_dtype if matrix else share.dtype)
+
+        if isinstance(kept, lowrank.Adapted):
+            key = self.make_rng('dropout') if kept.rate else None
+            return lowrank.placed(kept, letters, self.config.dims, placed, key)
+        return placed(kept, letters, shape)
 
 
 def _is_weight(leaf: Any) -> bool:

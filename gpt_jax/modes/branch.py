@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpt_jax import files, identity
+from gpt_jax import files, identity, tuned
 from gpt_jax.assemble import Program, Settings
-from gpt_jax.data.prepare import Corpus
 from gpt_jax.errors import UserError
+from gpt_jax.modes import warm_start
 from gpt_jax.train import checkpoint
 from gpt_jax.train.state import State
 
@@ -25,7 +25,7 @@ def parent(settings: Settings, workdir: Path) -> Path:
 
 
 def state(
-    config: dict[str, Any], settings: Settings, corpus: Corpus, program: Program, workdir: Path,
+    config: dict[str, Any], settings: Settings, fingerprint: str, program: Program, workdir: Path,
     say: Callable[[str], None],
 ) -> State:  # fmt: skip
     """The trunk's state after `train.branch_step` updates, verified.
@@ -45,8 +45,9 @@ def state(
     changes = identity.difference(*shared)
     if changes:
         raise UserError(f'config.train.branch_from: {trunk} is another run ({"; ".join(changes)})')
-    restored = checkpoint.load(trunk / 'checkpoints', program.abstract_state, step=step, announce=say)
-    if restored.meta['fingerprint'] != corpus.fingerprint:
+    wanted = tuned.saved(program.abstract_state, settings.init_from)
+    restored = checkpoint.load(trunk / 'checkpoints', wanted, step=step, announce=say)
+    if restored.meta['fingerprint'] != fingerprint:
         raise UserError(f'config.train.branch_from: {trunk} was trained on other data than {settings.data.source}')
     say(f'{settings.name}: branches off {trunk.name} at step {step}')
-    return restored.state
+    return warm_start.with_kept(settings, program, restored, say)

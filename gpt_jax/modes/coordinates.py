@@ -74,8 +74,8 @@ def _moved(config: dict[str, Any], corpus: Any) -> dict[str, float]:
     feed = program.on_devices(single.batches_of(settings, corpus, 0, program.share()))
     look = jax.jit(lambda params, tokens: measured.activations(settings.model, params, tokens))
     tokens = next(single.batches_of(settings, corpus, STEPS, (0, 1)))['inputs']  # a batch that is not trained on
-    before = look(state.params, tokens)
+    before = look(program.whole(state), tokens)
     for _ in range(STEPS):
         state, _metrics = program.step(state, next(feed))
-    found = measured.moved(before, look(state.params, tokens))
+    found = measured.moved(before, look(program.whole(state), tokens))
     return {name: float(np.asarray(value)) for name, value in found.items()}

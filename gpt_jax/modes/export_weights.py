@@ -7,17 +7,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from gpt_jax import assemble, files, trees
+from gpt_jax import assemble, files, pretrained, trees
 from gpt_jax.assemble import Settings
 from gpt_jax.data import tokenizer
+from gpt_jax.data.encoded import vocab_size
 from gpt_jax.data.prepare import prepare
+from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import UserError
 from gpt_jax.interop import huggingface, tokenizer_files
 from gpt_jax.model import weights
 from gpt_jax.pretrained import CARRIED, letters_of
-from gpt_jax.train import checkpoint, manifest
-from gpt_jax.train.state import State
+from gpt_jax.train import manifest
 
 Config = dict[str, Any]
 Say = Callable[[str], None]
@@ -34,17 +35,19 @@ def export(run: Path, output: Path, defaults: Config, dtype: str, say: Say) -> d
     Raises:
       UserError: no checkpoint in `run`, or a model that no layout has.
     """
-    run = files.path(str(run), '--checkpoint')
+    run = pretrained.chosen(files.path(str(run), '--checkpoint'), None)
     meta = manifest.newest_meta(run / 'checkpoints')
     if meta is None:
         raise UserError(f'--checkpoint={run}: holds no checkpoint; name the folder of a run')
+    step = _newest(run / 'checkpoints', say)
     config = {
         key: defaults.get(key, {}) | part if isinstance(part, dict) else part for key, part in meta['config'].items()
     }
-    carried, vocab_size = _tokenizer(run, config, say)
-    settings = assemble.settings(config, vocab_size)
+    carried, made = _tokenizer(run, config, say)
+    size = 1 if made is None else vocab_size(config['task']['kind'], made)
+    settings = assemble.settings(config, size)
     kind = huggingface.layout_of(settings.model)
-    step, params = _params(run, settings, say)
+    params = _params(run, config, settings, step, say)
     huggingface.write(
         output, settings.model, lambda path: np.asarray(params[path]), letters_of(settings.model),
         tokens=tokenizer_files.ids(carried), dtype=dtype, extra=carried,
@@ -57,20 +60,25 @@ def _names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-def _params(run: Path, settings: Settings, say: Say) -> tuple[int, dict[str, jax.Array]]:
-    """The newest good checkpoint's step and weights by path, on one device."""
+def _newest(checkpoints: Path, say: Say) -> int:
+    found = manifest.newest_good(
+        checkpoints, lambda step, damage: say(f'{checkpoints}/{step}: damaged ({damage}); skipped')
+    )
+    if found is None:
+        raise UserError(f'{checkpoints}: no checkpoint is whole; train that run again')
+    return found
+
+
+def _params(run: Path, config: Config, settings: Settings, step: int, say: Say) -> dict[str, jax.Array]:
+    """The weights by path, on one device; adapters are merged, and the head of a task stays behind."""
+    _, load = pretrained.weights_in(run, config, settings.model, step, say)
     alone = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = weights.unbox(assemble.declarations(settings.model))
-    placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=alone), abstract)
-    step: Any = jax.ShapeDtypeStruct((), np.int32, sharding=alone)
-    wanted = State(step=step, params=placed, optimizer=None, skipped=None, in_row=None)
-    restored = checkpoint.load(run / 'checkpoints', wanted, announce=say)
-    params = restored.state.params
-    return restored.step, dict(zip(trees.names(params), jax.tree.leaves(params), strict=True))
+    params = load(jax.tree.map(lambda _: alone, weights.unbox(assemble.declarations(settings.model))))
+    return dict(zip(trees.names(params), jax.tree.leaves(params), strict=True))
 
 
-def _tokenizer(run: Path, config: Config, say: Say) -> tuple[dict[str, bytes], int]:
-    """The files of the run's tokenizer, and its vocabulary's size; 1 where it is not there.
+def _tokenizer(run: Path, config: Config, say: Say) -> tuple[dict[str, bytes], Tokenizer | None]:
+    """The files of the run's tokenizer, and itself; None where it is not there.
 
     They are those that came with the weights, if they are of the tokenizer that the run was trained with.
     """
@@ -82,7 +90,7 @@ def _tokenizer(run: Path, config: Config, say: Say) -> tuple[dict[str, bytes], i
         if folder.is_dir() and tokenizer_files.usable(found):
             made = tokenizer.make(str(folder), lambda: ())
             if not own.is_file() or tokenizer.load(own).fingerprint == made.fingerprint:
-                return found, made.vocab_size
+                return found, made
     if own.is_file():
         made = tokenizer.load(own)
     elif spec == 'bytes' or Path(spec).expanduser().is_file():
@@ -91,7 +99,7 @@ def _tokenizer(run: Path, config: Config, say: Say) -> tuple[dict[str, bytes], i
         made = prepare(assemble.data_config(config), say).tokenizer()
     elif config['model']['vocab_size']:
         say(f'warning: {spec} holds no tokenizer; the folder is written without one')
-        return found, 1
+        return found, None
     else:
         raise UserError(f'config.data.tokenizer: {spec} is gone, and only it knows the size of the vocabulary')
-    return tokenizer_files.made(made, context), made.vocab_size
+    return tokenizer_files.made(made, context), made

@@ -77,7 +77,7 @@ def job(checkpoint: str, output: str | None) -> Job:
     Raises:
       UserError: flags that contradict each other, no prompt, or a file that cannot be read.
     """
-    prompt, prompts, interactive, draft, weights, devices = (flags.FLAGS[name].value for name in FLAGS)
+    prompt, prompts, interactive, draft, weights, shared = (flags.FLAGS[name].value for name in FLAGS)
     sources = [name for name in ('prompt', 'prompts', 'interactive') if flags.FLAGS[name].value]
     if len(sources) != 1:
         said = ' and '.join(f'--{name}' for name in sources) or 'no prompt'
@@ -92,7 +92,7 @@ def job(checkpoint: str, output: str | None) -> Job:
         options.check_draft(chosen)
     texts = None if interactive else prompt or _read(Path(str(prompts)))
     path = None if output is None else Path(output)
-    return Job(checkpoint, texts, path, draft, weights or 'float32', _devices(devices), given)
+    return Job(checkpoint, texts, path, draft, weights or 'float32', devices(shared), given)
 
 
 def _read(path: Path) -> list[str]:
@@ -118,7 +118,8 @@ def _read(path: Path) -> list[str]:
     return found
 
 
-def _devices(text: str | None) -> dict[str, int]:
+def devices(text: str | None) -> dict[str, int]:
+    """What --devices says, by axis."""
     if not re.fullmatch('[1-9][0-9]*(x[1-9][0-9]*){0,2}', text or '1'):
         raise UserError(f'--devices={text}: wants a number, or two as in 2x4, or three')
     return dict(zip(('data', 'fsdp', 'tensor'), map(int, (text or '1').split('x')), strict=False))

@@ -56,7 +56,7 @@ def import_weights(source: str, defaults: Config, workdir: Path, say: Say) -> No
     program = assemble.build(dataclasses.replace(settings, mesh=alone))
     letters = letters_of(settings.model)
     load = huggingface.params(found, letters, settings.model.dims)
-    say(f'{found.folder}: {found.kind}, {count(trees.size(program.abstract_state.params))} parameters')
+    say(f'{found.folder}: {found.kind}, {count(trees.size(program.abstract_params))} parameters')
     with files.lock(workdir / 'lock', wait=False):
         tokenizer_files.write(workdir / CARRIED, whole)
         text = config_file.text(
@@ -64,7 +64,7 @@ def import_weights(source: str, defaults: Config, workdir: Path, say: Say) -> No
         )
         files.write_text(workdir / 'config.py', text)
         files.write_json(workdir / 'config.json', config)
-        wanted = program.abstract_state.params
+        wanted = program.abstract_params
         placed = [
             jax.device_put(load(path), leaf.sharding)
             for path, leaf in zip(trees.names(wanted), jax.tree.leaves(wanted), strict=True)

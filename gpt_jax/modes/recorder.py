@@ -1,10 +1,9 @@
 """How do a step's numbers, its validation and its clock become one row of metrics.jsonl?"""
 
 import time
+from collections.abc import Callable
 
 from gpt_jax.assemble import Settings
-from gpt_jax.data.prepare import Corpus
-from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.model import accounting
 from gpt_jax.observe.meters import Throughput
 from gpt_jax.observe.progress import Progress
@@ -15,11 +14,12 @@ class Recorder:
     """Gathers what is known of a step from step, validation and clock into one row, and writes the rows in order."""
 
     def __init__(
-        self, settings: Settings, corpus: Corpus, metrics: Metrics, line: Progress | None, start: int, spent: float
-    ):
+        self, settings: Settings, units: Callable[[float], dict[str, float]], metrics: Metrics, line: Progress | None,
+        start: int, spent: float,
+    ):  # fmt: skip
         self.meter = Throughput()
         self.last: dict[str, float] = {}
-        self._settings, self._corpus, self._metrics, self._line = settings, corpus, metrics, line
+        self._settings, self._units, self._metrics, self._line = settings, units, metrics, line
         self._logged, self._began, self._spent = start, time.monotonic(), spent
         self._row: tuple[int, dict[str, float], dict[str, float]] | None = None
         self._flops = accounting.flops_per_token(settings.model)
@@ -37,7 +37,8 @@ class Recorder:
         self.add(
             done,
             values
-            | {'bits_per_byte': bits_per_byte(values['loss'], self._corpus.train.bytes_per_token), 'tokens': tokens}
+            | self._units(values['loss'])
+            | {'tokens': tokens}
             | {f'flops_{convention}': tokens * flops for convention, flops in self._flops.items()},
             timing | {'elapsed_seconds': self.seconds()},
         )

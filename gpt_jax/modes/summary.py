@@ -6,37 +6,43 @@ import jax
 
 from gpt_jax import identity, runtime, trees
 from gpt_jax.assemble import Program, Settings
-from gpt_jax.data.prepare import Corpus
 from gpt_jax.model import accounting
+from gpt_jax.modes.suite import SUITE, downstream
 from gpt_jax.train.state import State
+
+BITS = 'validation_bits_per_byte'
 
 
 def summary(
-    config: dict[str, Any], settings: Settings, corpus: Corpus, program: Program, state: State,
-    values: dict[str, float], seconds: float,
+    config: dict[str, Any], settings: Settings, program: Program, state: State, values: dict[str, float],
+    seconds: float, known: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """The contents of summary.json.
 
-    Losses are in nats per token; `bits_per_byte` is the validation loss. `parameters_sha256` is equal for two runs if
+    Losses are in nats per token (of a task's questions, per question); `bits_per_byte` is the validation loss.
+    `known` is what is to be said of the data. `parameters_sha256` is equal for two runs if
     and only if their final parameters are bitwise equal. Every process must call this (parameters may be spread).
     """
-    tokens = settings.steps * settings.tokens_per_step
+    steps = int(state.step)  # of a run that ended early, less than the config's
+    tokens = steps * settings.tokens_per_step
     flops = accounting.flops_per_token(settings.model)
     device = program.mesh.devices.flat[0]
     return {
         'name': settings.name,
         'status': 'done',
-        'steps': settings.steps,
+        'steps': steps,
         'tokens': tokens,
         'budget': settings.train.flops if settings.train.budgeted else None,
         'role': _role(settings),
         'branch_from': settings.train.branch_from,
         'branch_step': settings.train.branch_step,
-        'init_from': settings.train.init_from,
+        'init_from': settings.init_from,
         'seconds': seconds,
         'train_loss': values.get('loss'),
-        'validation_loss': values['validation_loss'],
-        'bits_per_byte': values['validation_bits_per_byte'],
+        **{name: value for name, value in values.items() if name.startswith('validation_') and name != BITS},
+        **({'bits_per_byte': values[BITS]} if BITS in values else {}),
+        **{name: value for name, value in values.items() if name.startswith(SUITE)},
+        **downstream(values),
         'skipped_steps': int(state.skipped),
         **{f'params_{name}': number for name, number in accounting.parameters(settings.model).items()},
         **{f'flops_per_token_{name}': number for name, number in flops.items()},
@@ -52,9 +58,8 @@ def summary(
         'parametrization': settings.model.parametrization,
         'init_std': settings.model.init_std,
         'seed': settings.seed,
-        'bytes_per_token': corpus.validation.bytes_per_token,
-        'unique_tokens': len(corpus.train),
-        'fingerprint': corpus.fingerprint,
+        'task': settings.task.kind,
+        **known,
         'config_hash': identity.config_hash(config),
         'parameters_sha256': trees.sha256(state.params),
         'device': device.device_kind,
@@ -67,6 +72,6 @@ def summary(
 def _role(settings: Settings) -> str:
     """What kind of run it was, for those who fit laws: only runs and branches lie on one."""
     train = settings.train
-    if train.init_from:
+    if settings.init_from:
         return 'tuned'
     return 'trunk' if train.keep_steps else 'branch' if train.branch_from else 'run'

@@ -1,5 +1,6 @@
 """How does a sweep become records, a law and a report? Its trials checked and grouped, run, and read."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,14 +8,14 @@ from typing import Any
 
 from gpt_jax import assemble, files, identity, schema
 from gpt_jax.assemble import Settings
-from gpt_jax.data.prepare import prepare
 from gpt_jax.errors import Preempted, TrialsFailed, UserError
 from gpt_jax.launch import sweep as launch
 from gpt_jax.launch.claims import Claims
 from gpt_jax.launch.config import SweepConfig
 from gpt_jax.launch.worker import UNPAID
 from gpt_jax.model import accounting
-from gpt_jax.modes import reading, together
+from gpt_jax.modes import material, reading, together
+from gpt_jax.modes.adopt import adopt
 from gpt_jax.observe.board import Board
 from gpt_jax.scaling.view import table
 
@@ -41,10 +42,8 @@ def sweep(
         assemble.settings(one, vocab_size=1)
     _no_twins(trials)
     _same_sweep(config, workdir)
-    vocabulary = {}
-    for data in {str(one['data']): one['data'] for one in trials.values()}.values():
-        vocabulary[str(data)] = prepare(assemble.data_config({'data': data}), say).vocab_size
-    settings = {name: assemble.settings(one, vocabulary[str(one['data'])]) for name, one in trials.items()}
+    trials = {name: adopt(one, say) for name, one in trials.items()}  # as each of them will say itself what it is
+    settings = _settings(trials, say)
     made = {
         name: launch.Trial(name, identity.config_hash(trials[name]), _flops(one), one.train.branch_from)
         for name, one in settings.items()
@@ -60,6 +59,18 @@ def sweep(
     print(table.ladder(done))
     _read(done, len(made), workdir, bounds.limits.stale_seconds, say)
     _judge([one for one in done if one['name'] in mine], say)
+
+
+def _settings(trials: dict[str, dict[str, Any]], say: Callable[[str], None]) -> dict[str, Settings]:
+    """Of all trials, each text prepared once."""
+    vocabulary: dict[str, int] = {}
+    made = {}
+    for name, one in trials.items():
+        words = json.dumps([one['data'], one['task'], one['model']['context'] if one['task']['source'] else 0])
+        if words not in vocabulary:
+            vocabulary[words] = material.material(one, say).vocab_size
+        made[name] = assemble.settings(one, vocabulary[words])
+    return made
 
 
 def _read(done: list[dict[str, Any]], trials: int, workdir: Path, stale: float, say: Callable[[str], None]) -> None:

@@ -22,10 +22,9 @@ from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.prepare import Corpus, prepare
 from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
-from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.launch.trial import PROGRESS
+from gpt_jax.modes import material
 from gpt_jax.modes import train as single
-from gpt_jax.modes.evaluate import validation_loss
 from gpt_jax.modes.recorder import Recorder
 from gpt_jax.modes.summary import summary
 from gpt_jax.observe import writers
@@ -36,7 +35,8 @@ from gpt_jax.train.many import Many, many_states, pick
 from gpt_jax.train.preempt import Preemption
 
 OWN = ('seed', 'optimizer.learning_rate')  # what trials that train together may differ in
-ALONE = ('keep_steps', 'branch_from', 'init_from')  # of train; a run that sets one has a process of its own
+# A run that sets one of these has a process of its own.
+ALONE = ('train.keep_steps', 'train.branch_from', 'train.patience', 'init_from', 'task.source', 'suite.tasks')
 Config = dict[str, Any]
 
 
@@ -45,11 +45,16 @@ def shared(config: Config) -> str:
     return json.dumps({key: value for key, value in identity.fixed(config).items() if key not in OWN})
 
 
+def _alone(config: Config) -> list[str]:
+    flat = dict(identity.flatten(config))
+    return [field for field in ALONE if flat[field]]
+
+
 def groups(trials: dict[str, Config], limit: int) -> list[list[str]]:
     """The names of the trials by process: at most `limit` that may train together, in the order they were given."""
     made: list[list[str]] = []
     for name, config in trials.items():
-        alone = any(config['train'][field] for field in ALONE)
+        alone = any(_alone(config))
         for group in [] if alone else made:
             if len(group) < limit and shared(trials[group[0]]) == shared(config):
                 group.append(name)
@@ -70,7 +75,7 @@ def train(configs: dict[str, Config], sweep: Path, say: Callable[[str], None]) -
     names = list(configs)
     if len({shared(config) for config in configs.values()}) > 1:
         raise UserError(f'--trial={",".join(names)}: these differ in more than {" and ".join(OWN)}; train them singly')
-    for name, field in ((name, field) for name in names for field in ALONE if configs[name]['train'][field]):
+    for field, name in ((field, one) for one in names for field in _alone(configs[one])):
         raise UserError(f'--trial={",".join(names)}: {field} ({name}) takes a process of its own; train it singly')
     corpus = prepare(assemble.data_config(configs[names[0]]), say)
     settings = [assemble.settings(config, corpus.vocab_size) for config in configs.values()]
@@ -100,7 +105,7 @@ class _Run:
         if single.finished(config, folder):
             raise UserError(f'{folder}: already done; leave it out of --trial')
         files.write_json(folder / 'config.json', config)
-        files.write_bytes(folder / TOKENIZER, (corpus.path / TOKENIZER).read_bytes())
+        files.write_bytes(folder / TOKENIZER, material.tokenizer_content(corpus))
         self.config, self.settings, self.corpus, self.program = config, settings, corpus, program
         self.folder, self.line, self.count, self.first = folder, line, count, first
         self.checkpoints = stack.enter_context(
@@ -112,22 +117,23 @@ class _Run:
     def begin(self, start: int, spent: float) -> None:
         self.metrics.resume(start)
         shown = self.line if self.first else None  # one of them speaks for all
-        self.recorder = Recorder(self.settings, self.corpus, self.metrics, shown, start, spent)
+        self.recorder = Recorder(
+            self.settings, lambda loss: material.units(self.corpus, loss), self.metrics, shown, start, spent
+        )
 
     def save(self, done: int, state: Any) -> None:
         self.recorder.commit()
         self.checkpoints.save(done, state, single.meta(self.config, self.corpus, done, self.recorder.seconds()))
 
     def evaluate(self, done: int, params: Any) -> None:
-        loss = validation_loss(self.settings, self.program, self.corpus.validation, params, self.line)
-        bits = bits_per_byte(loss, self.corpus.validation.bytes_per_token)
-        self.recorder.add(done, {'validation_loss': loss, 'validation_bits_per_byte': bits})
+        self.recorder.add(done, material.validation(self.settings, self.program, self.corpus, params, self.line))
 
     def finish(self, state: Any) -> None:
         self.recorder.commit()
         self.checkpoints.wait()
         seconds = self.recorder.seconds() / self.count  # its share: the clock ran for all of them
-        made = summary(self.config, self.settings, self.corpus, self.program, state, self.recorder.last, seconds)
+        known = material.counts(self.corpus) | {'fingerprint': self.corpus.fingerprint}
+        made = summary(self.config, self.settings, self.program, state, self.recorder.last, seconds, known)
         single.finish(made | {'together': self.count}, self.folder)
 
 
@@ -161,7 +167,7 @@ def _train(
     def evaluate(done: int, states: Any) -> None:
         with paused():
             for index, run in enumerate(runs):
-                run.evaluate(done, one(states, index).params)
+                run.evaluate(done, program.whole(one(states, index)))
 
     def save(done: int, states: Any, wait: bool) -> None:
         with paused():
@@ -174,8 +180,8 @@ def _train(
     feed = _batches(runs, start)
     step = everything.step.lower(states, next(_batches(runs, 0)), seeds, rates).compile()
     say(f'{len(runs)} runs at once on {everything.mesh.size} devices; compiled in {time.monotonic() - began:.1f} s')
-    hooks = loop.Hooks(log, evaluate, save, preemption.requested_anywhere)
-    every = loop.Every(train.log_every, train.evaluate_every, train.checkpoint_every, ())
+    hooks = loop.Hooks(log, evaluate, lambda *_: None, save, preemption.requested_anywhere, lambda: False)
+    every = loop.Every(train.log_every, train.evaluate_every, 0, train.checkpoint_every, ())
     states = loop.train(
         lambda states, batch: step(states, batch, seeds, rates), states, feed, start=start, steps=settings.steps,
         every=every, max_skipped=train.max_skipped_in_row, hooks=hooks,

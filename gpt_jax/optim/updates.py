@@ -70,6 +70,17 @@ def make(
     return OPTIMIZERS[config.name](config, factors, rate), rate
 
 
+def at_rates(transformation: optax.GradientTransformation, rates: Any) -> optax.GradientTransformation:
+    """The same with each weight's learning rate multiplied, decay and all: a tree of numbers, or of what spreads over
+    the weight, as one for each layer of a stack."""
+
+    def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
+        updates, state = transformation.update(gradients, state, params)
+        return jax.tree.map(lambda u, f: u * f, updates, rates), state
+
+    return optax.GradientTransformation(transformation.init, update)
+
+
 def clip(gradients: Any, norm: jax.Array, limit: float) -> Any:
     """Scales all gradients by one factor so that their global norm is at most `limit` (0: as they are)."""
     if not limit:

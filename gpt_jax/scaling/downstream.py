@@ -25,10 +25,8 @@ def fit(runs: Runs, *, draws: int, seed: int) -> dict[str, Any]:
     """
     known = np.isfinite(runs.more['error'])
     loss, error = runs.loss[known], runs.more['error'][known]
-    if np.unique(loss).size < FEWEST:
-        raise UserError(f'downstream law: {int(known.sum())} runs have an error; it takes at least {FEWEST}')
     names = ('eps', 'k', 'gamma')
-    found = _constants(loss, error)
+    found = constants(loss, error)
     rms = float(np.sqrt(np.mean((found[0] - found[1] * np.exp(-found[2] * loss) - error) ** 2)))
     made: dict[str, Any] = dict(zip(names, found.tolist(), strict=True))
     made |= {'rms_error': rms, 'runs': len(loss), 'intervals': {}}
@@ -41,6 +39,17 @@ def fit(runs: Runs, *, draws: int, seed: int) -> dict[str, Any]:
             for name, values in zip(names, drawn.T, strict=True)
         }
     return made
+
+
+def constants(loss: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """(eps, k, gamma), by least squares.
+
+    Raises:
+      UserError: fewer than FEWEST losses.
+    """
+    if np.unique(loss).size < FEWEST:
+        raise UserError(f'downstream law: {len(loss)} runs have an error; it takes at least {FEWEST}')
+    return _constants(loss, error)
 
 
 def _constants(loss: np.ndarray, error: np.ndarray) -> np.ndarray:

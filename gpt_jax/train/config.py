@@ -22,10 +22,11 @@ class TrainConfig:
     evaluate_batch: int
     checkpoint_every: int
     keep_checkpoints: int
+    patience: int
+    keep_best: bool
     keep_steps: tuple[int, ...]
     branch_from: str
     branch_step: int
-    init_from: str
     max_skipped_in_row: int
     tensorboard: bool
     stall_minutes: float
@@ -34,10 +35,13 @@ class TrainConfig:
         for name in ('batch', 'log_every', 'keep_checkpoints', 'max_skipped_in_row'):
             schema.require(getattr(self, name) > 0, f'train.{name}', f'must be positive, got {getattr(self, name)}')
         for name in ('microbatch', 'steps', 'tokens', 'flops', 'evaluate_every', 'evaluate_tokens', 'evaluate_batch',
-                     'checkpoint_every'):  # fmt: skip
+                     'checkpoint_every', 'patience'):  # fmt: skip
             schema.require(
                 getattr(self, name) >= 0, f'train.{name}', f'must not be negative, got {getattr(self, name)}'
             )
+        schema.require(
+            not self.patience or self.evaluate_every > 0, 'train.patience', 'counts validations; set evaluate_every too'
+        )
         schema.require(self.stall_minutes >= 0, 'train.stall_minutes', 'must be 0 (never) or positive')
         schema.require(
             self.steps > 0 or self.tokens > 0 or self.flops > 0,

@@ -15,6 +15,7 @@ class Every(NamedTuple):
 
     log: int
     evaluate: int
+    ask: int
     save: int
     save_at: tuple[int, ...]  # and at these steps
 
@@ -23,15 +24,18 @@ class Hooks(NamedTuple):
     """What the loop calls. Steps are counted as 'updates done'.
 
     log: (step, metrics as Python numbers, or lists of them where several runs train at once), once on the host.
-    evaluate: (step, state), while nothing else is under way.
+    evaluate, ask: (step, state), while nothing else is under way.
     save: (step, state, wait); has copied the state when it returns, and with `wait` it is on the disk by then.
     stop: whether to save and leave now; asked once a step.
+    enough: whether the run is to end here; asked after a validation.
     """
 
     log: Callable[[int, dict[str, Any]], None]
     evaluate: Callable[[int, State], None]
+    ask: Callable[[int, State], None]
     save: Callable[[int, State, bool], None]
     stop: Callable[[], bool]
+    enough: Callable[[], bool]
 
 
 def train(
@@ -63,19 +67,30 @@ def train(
     def due(done: int, interval: int) -> bool:
         return done == steps or (interval > 0 and done % interval == 0)
 
+    if start and hooks.enough():  # it was ended here, and its summary was not written
+        return state
     for done in range(start + 1, steps + 1):
         state, metrics = step(state, next(batches))
         read()
         if due(done, every.log):
             pending = done, metrics
         stop = hooks.stop() and done < steps
-        evaluate, save = due(done, every.evaluate), due(done, every.save) or done in every.save_at
-        if evaluate or save or stop:
+        evaluate, ask = due(done, every.evaluate), due(done, every.ask)
+        save = due(done, every.save) or done in every.save_at
+        if evaluate or ask or save or stop:
             read()
+        enough = False
+        if ask:
+            hooks.ask(done, state)
         if evaluate:
             hooks.evaluate(done, state)
-        if save or stop:
+            enough = done < steps and hooks.enough()
+        if save or stop or enough:
             hooks.save(done, state, stop)
+        if enough:
+            if not ask:
+                hooks.ask(done, state)
+            break
         if stop:
             raise Preempted(f'stopped and saved at step {done} of {steps}')
     return state

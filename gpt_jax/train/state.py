@@ -8,20 +8,36 @@ import optax
 from flax import struct
 
 
+class Weights(struct.PyTreeNode):
+    """Two trees that together are the model: what is trained, and what is kept as it is (None: nothing is)."""
+
+    trained: Any
+    kept: Any
+
+
 class State(struct.PyTreeNode):
     """step: int32, updates tried so far. skipped: how many were skipped as non-finite; in_row: of those, the latest
-    unbroken series. Everything that training needs to go on, apart from the data's position, which is `step` too."""
+    unbroken series. Everything that training needs to go on, apart from the data's position, which is `step` too.
+
+    params: what is trained, all that the optimizer knows of. kept: the rest of the model, which no step changes.
+    """
 
     step: jax.Array
     params: Any
     optimizer: Any
     skipped: Any
     in_row: Any
+    kept: Any = None
+
+    @property
+    def weights(self) -> Weights:
+        return Weights(self.params, self.kept)
 
 
-def create(params: Any, transformation: optax.GradientTransformation) -> State:
+def create(weights: Weights, transformation: optax.GradientTransformation) -> State:
+    """The state before the first update."""
     zero = lambda: jnp.zeros((), jnp.int32)  # noqa: E731 - separate buffers, since the state is donated
-    return State(zero(), params, transformation.init(params), zero(), zero())
+    return State(zero(), weights.trained, transformation.init(weights.trained), zero(), zero(), weights.kept)
 
 
 def like_params(abstract: State, weights: Any, rest: Any) -> Any:

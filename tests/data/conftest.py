@@ -1,5 +1,7 @@
 """Small sources and configurations that the tests of this room share."""
 
+import shutil
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +49,28 @@ def stdlib_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(f'LEFT_OUT = {name!r}\n')
     (root / '_sysconfigdata_x.py').write_text('LEFT_OUT = 1\n')
+    return root
+
+
+# Some modules of the running Python's library, of every split, that have what the made sets look for.
+MODULES = (
+    'textwrap.py', 'statistics.py', 'heapq.py', 'string.py', 'difflib.py', 'shutil.py', 'argparse.py', 'html/parser.py',
+    'posixpath.py', 'ntpath.py', 'urllib/parse.py', 'ipaddress.py', 'random.py', 'json/decoder.py',
+    'logging/__init__.py', 'json/encoder.py', 'wave.py',
+    'collections/__init__.py', 'inspect.py', 'functools.py', 'mailbox.py', 'tarfile.py', 'configparser.py',
+    'unittest/mock.py', 'email/message.py', 'email/utils.py', 'pydoc_data/topics.py', 'calendar.py', 'pathlib.py',
+    'unittest/case.py', 'subprocess.py', 'typing.py', 'asyncio/locks.py', 'email/_policybase.py',
+    'multiprocessing/util.py',    'modulefinder.py', 'runpy.py', 'datetime.py', 'ctypes/__init__.py',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def small_stdlib(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of MODULES."""
+    root = tmp_path_factory.mktemp('library')
+    for name in MODULES:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(sysconfig.get_path('stdlib')) / name, root / name)
     return root
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
@@ -10,6 +11,7 @@ from gpt_jax.data import tfds_sets
 from gpt_jax.errors import UserError
 
 TEXT = tfds.features.Text()
+RAGGED = [np.array([b'x'], object), np.array([], object)]  # as TFDS gives a Sequence of Sequences
 
 
 class TinyLm1b(tfds.core.GeneratorBasedBuilder):
@@ -92,13 +94,49 @@ def test_failed_preparation_says_what_to_do(tmp_path):
     assert '\n' not in str(caught.value)
 
 
-def test_sets_that_register_on_import_are_found(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('name', 'column'), [('c4/en', 'text'), ('cnn_dailymail', 'article'), ('wmt14_translate/de-en', 'en')]
+)
+def test_sets_that_register_on_import_are_found(tmp_path, monkeypatch, name, column):
     def refuse(*_, **__):
         raise ConnectionError('tests do not download')
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, 'download_and_prepare', refuse)
     with pytest.raises(UserError, match='tests do not download'):
-        read(tmp_path, 'c4/en')
+        read(tmp_path, name, column)
+
+
+def test_plain_values_and_the_words_of_classes():
+    features = tfds.features.FeaturesDict(
+        {
+            'label': tfds.features.ClassLabel(names=['no', 'yes']),
+            'tags': tfds.features.Sequence(tfds.features.ClassLabel(names=['O', 'B'])),
+            'choices': tfds.features.Sequence({'text': TEXT, 'label': tfds.features.ClassLabel(num_classes=2)}),
+            'inner': {'deep': tfds.features.ClassLabel(names=['x'])},
+            'text': TEXT,
+        }
+    )
+    assert tfds_sets.label_words(features) == {
+        'label': ('no', 'yes'),
+        'tags': ('O', 'B'),
+        'choices[label]': ('0', '1'),
+        'inner[deep]': ('x',),
+    }
+    record = {
+        'a': 'é'.encode(),
+        'b': np.array([b'x', b'y'], object),
+        'c': np.float32(3.8),
+        'd': np.array(7),
+        'e': RAGGED,
+    }
+    assert tfds_sets.plain(record) == {'a': 'é', 'b': ['x', 'y'], 'c': 3.8, 'd': 7, 'e': [['x'], []]}
+    assert type(tfds_sets.plain(np.bool_(True))) is bool
+    assert [tfds_sets.plain(one) for one in (3.799999952316284, 3.79, 1e300, np.float64(0.1))] == [
+        3.8,
+        3.79,
+        1e300,
+        0.1,
+    ]
 
 
 def test_damaged_set_says_what_to_do(tmp_path):

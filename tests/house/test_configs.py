@@ -12,8 +12,12 @@ from gpt_jax.model import accounting, weights
 
 ROOT = Path(__file__).parents[2]
 # A mapping module (shared values) is no config of its own.
-SHARED = ('__init__', 'gpt2', 'gpt3')
-CONFIGS = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in SHARED)
+SHARED = ('__init__', 'gpt2', 'gpt3', 'finetune.local', 'finetune.published')
+FILES = {
+    '.'.join(path.relative_to(ROOT / 'configs').with_suffix('').parts): path
+    for path in (ROOT / 'configs').rglob('*.py')
+}
+CONFIGS = sorted(set(FILES) - set(SHARED))
 
 # Brown et al. 2020, tables 2.1 and D.1, with the two misprints mended: (total, non-embedding, total without positions)
 GPT3 = {
@@ -92,8 +96,8 @@ def test_gpt3_spreads_its_weights_over_all_devices(name):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_config_is_short(name):
-    limit = {'base': 150}.get(name, 30)
-    assert len((ROOT / 'configs' / f'{name}.py').read_text().splitlines()) <= limit
+    limit = {'base': 200}.get(name, 30)
+    assert len(FILES[name].read_text().splitlines()) <= limit
 
 
 def test_every_weight_has_a_role_and_letters():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.model import loss as losses
+from gpt_jax.parallel.team import ALONE, Team
 
 
 def objective(*arguments):
@@ -60,3 +61,30 @@ def test_chunks_keep_the_logits_out_of_memory(model_config):
         return gradient.lower(x, w).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(0) > whole > 4 * temporaries(16)
+
+
+@pytest.mark.parametrize('devices', [1, 2])
+@pytest.mark.parametrize('chunk', [0, 4])
+def test_predictions_are_the_plain_log_softmax_and_argmax(model_config, chunk, devices):
+    """Rows 3, 20 and 40 of the vocabulary are equal: of ids as likely as another the first counts, on any device."""
+    config = model_config(loss_chunk=chunk, vocab_size=50, vocab_multiple=64)
+    x, w, targets, _ = data(64)
+    w = w.at[20].set(w[3]).at[40].set(w[3])
+    x = x.at[0].set(10 * w[3])  # so that they are the likeliest
+    targets = targets.at[0].set(jnp.array([3, 20, 40] * 4)).at[1].set(jnp.argmax(x[1] @ w[:50].T, axis=-1))
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:devices]), ('v',))
+    team = Team(('v',), devices) if devices > 1 else ALONE
+    cut, whole = jax.sharding.PartitionSpec('v'), jax.sharding.PartitionSpec()
+    found = jax.shard_map(
+        lambda x, w, targets: losses.predictions(x, w, targets, config, team),
+        mesh=mesh, in_specs=(whole, cut, whole), out_specs=whole, check_vma=False,
+    )  # fmt: skip
+    log_p, hit = jax.jit(found)(x, w, targets)
+    z = np.asarray(x, np.float64) @ np.asarray(w, np.float64)[:50].T
+    expected = z - np.logaddexp.reduce(z, axis=-1, keepdims=True)
+    np.testing.assert_allclose(
+        log_p, np.take_along_axis(expected, np.asarray(targets)[..., None], -1)[..., 0], atol=1e-4
+    )
+    assert hit[0].tolist() == [True, False, False] * 4
+    assert bool(hit[1].all())
+    assert hit[2].tolist() == (z[2].argmax(-1) == np.asarray(targets)[2]).tolist()

@@ -54,8 +54,8 @@ def config_of(workdir, source, **fields):
     """The config of the file that the import left, with this text and small numbers."""
     config = overrides.plain(runpy.run_path(str(workdir / 'config.py'))['get_config']())
     for key, value in (RUN | {'data.source': source} | fields).items():
-        section, field = key.split('.')
-        config[section][field] = value
+        section, _, field = key.rpartition('.')
+        (config[section] if section else config)[field] = value
     return config
 
 
@@ -63,7 +63,8 @@ def weights_of(run, vocab=256):
     """The newest weights of a run by path."""
     meta = manifest.newest_meta(run / 'checkpoints')
     settings = assemble.settings(meta['config'], vocab)
-    return export_weights._params(run, settings, ignore)[1]
+    step = export_weights._newest(run / 'checkpoints', ignore)
+    return export_weights._params(run, meta['config'], settings, step, ignore)
 
 
 def test_the_folder_is_a_runs(imported):
@@ -80,7 +81,7 @@ def test_the_folder_is_a_runs(imported):
     }  # fmt: skip
     written = config_of(workdir, 'files:x')
     assert written['model'] == config['model'] | {'attention_chunk': 0}
-    assert written['train']['init_from'] == str(workdir)
+    assert written['init_from'] == str(workdir)
 
 
 def test_what_came_in_goes_out_by_the_command_line(imported, tmp_path):
@@ -151,12 +152,12 @@ def test_any_mesh_takes_the_weights(imported, mesh):
     ({'model.width': 48, 'model.head_dim': 12}, r'another model \(model\.head_dim: 6 -> 12; model\.width: 24 -> 48'),
     ({'model.qkv_bias': False}, 'model.qkv_bias: True -> False'),
     ({'model.norm_epsilon': 1e-5}, 'model.norm_epsilon: 1e-06 -> 1e-05'),
-    ({'train.init_from': '/gone'}, '/gone holds no checkpoint; name the folder of a run'),
+    ({'init_from': '/gone'}, '/gone holds no checkpoint; name the folder of a run'),
 ])  # fmt: skip
 def test_weights_of_another_model_are_refused(imported, fields, message):
     _, workdir = imported
     settings = assemble.settings(config_of(workdir, 'files:x', **fields), 256)
-    with pytest.raises(UserError, match=rf'config\.train\.init_from: .*{message}'):
+    with pytest.raises(UserError, match=rf'config\.init_from: .*{message}'):
         warm_start.state(settings, assemble.build(settings), ignore)
 
 
@@ -169,7 +170,7 @@ def test_how_it_is_computed_may_change(imported):
 
 def test_a_tuned_run_lies_on_no_law(settings):
     """Nor does its branch; a branch begins with its trunk, which began with the weights."""
-    tuned = settings({'train.init_from': 'runs/other', 'train.branch_from': 'a/trunk', 'train.branch_step': 3})
+    tuned = settings({'init_from': 'runs/other', 'train.branch_from': 'a/trunk', 'train.branch_step': 3})
     assert summary._role(tuned) == 'tuned'
     kept, left_out = records.fittable([{'name': 'a', 'status': 'done', 'role': 'tuned', 'x': 1}], ['x'])
     assert (kept, len(left_out)) == ([], 1)

@@ -1,0 +1,19 @@
+"""What the tasks of configs/finetune/ begin with where nothing can be fetched: 0.8M parameters, minutes, two cores.
+
+python run.py --config=configs/start_cpu.py --config.model.context=192 --workdir=runs/tiny_192
+
+More and smaller steps than gpt_tiny's: a lower loss, which is what a task gains from.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import cpu
+
+
+def get_config() -> ConfigDict:
+    config = cpu.get_config()
+    config.name = 'start_cpu'
+    config.model.update(layers=4, width=128, heads=4, context=256)
+    config.update_from_flattened_dict(cpu.rule(4, 128, 4))
+    config.train.tokens = 2_500_000
+    return config
