@@ -84,7 +84,7 @@ def test_begin_takes_the_weights_of_a_base_and_kept_gives_back_what_a_checkpoint
     [
         ('dense', {}),
         ('today', {'tune.targets': ('all-linear', 'embedding', 'head')}),
-        ('experts', {'model.scan_layers': True}),
+        pytest.param('experts', {'model.scan_layers': True}, marks=pytest.mark.slow),
     ],
 )
 def test_gradients_follow_from_those_of_the_merged_model(settings, found, family, fields):
@@ -214,7 +214,7 @@ CASES = [
     ('dense', 'data'), ('dense', 'zero1'), ('today', 'fsdp_and_tensor'), ('dense', 'pipeline_and_tensor'),
     ('experts', 'expert_and_tensor'),
 ]  # fmt: skip
-QUICK = {('today', 'fsdp_and_data'), ('today', 'tensor_and_data'), ('experts', 'expert_and_tensor')}
+QUICK = {('today', 'fsdp_and_data'), ('today', 'tensor_and_data')}
 MORE = {
     'fsdp_and_data': {'data': 2, 'fsdp': 4, 'strategy': 'fsdp'},
     'tensor_and_data': {'data': 4, 'tensor': 2},

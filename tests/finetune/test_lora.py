@@ -38,8 +38,17 @@ def logits(config, params):
 EVERYTHING = ['all-linear', 'embedding']
 
 
-@pytest.mark.parametrize('scan_layers', [False, True])
-@pytest.mark.parametrize('name', ['gpt2', 'llama', 'shared_experts'])
+@pytest.mark.parametrize(
+    ('name', 'scan_layers'),
+    [
+        ('gpt2', True),
+        ('llama', False),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in (('gpt2', False), ('llama', True), ('shared_experts', False), ('shared_experts', True))
+        ),
+    ],
+)
 def test_new_adapters_change_nothing_and_moved_ones_what_they_change_in_the_weights(model_config, name, scan_layers):
     config = model_config(**ARCHITECTURES[name], scan_layers=scan_layers)
     names = EVERYTHING if config.tied_head else [*EVERYTHING, 'head']

@@ -17,7 +17,7 @@ def test_rates_fall_from_the_top():
     assert set(by_layer(['embedding/table_VD', 'blocks/norm_1/bias'], 3, 1.0).values()) == {1.0}
 
 
-@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+@pytest.mark.parametrize('name', ['adamw', pytest.param('sgd', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('tune', [{'freeze': ('blocks[1]/feedforward',)}, {'rank': 2}], ids=str)
 def test_an_update_is_its_layers_share_of_what_it_would_be(settings, name, tune):
     """The first one, decay and all: later gradients differ."""

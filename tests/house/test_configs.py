@@ -12,7 +12,7 @@ from gpt_jax.model import accounting, weights
 
 ROOT = Path(__file__).parents[2]
 # A mapping module (shared values) is no config of its own.
-SHARED = ('__init__', 'gpt2', 'gpt3', 'finetune.local', 'finetune.published')
+SHARED = ('__init__', 'gpt2', 'gpt3', 'finetune.local', 'finetune.published', 'finetune.by_size')
 FILES = {
     '.'.join(path.relative_to(ROOT / 'configs').with_suffix('').parts): path
     for path in (ROOT / 'configs').rglob('*.py')

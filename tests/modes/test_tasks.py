@@ -84,7 +84,7 @@ def test_it_is_scored_again_as_its_best_was(tuned, rows, weights):
 LORA = {'config.tune.rank': 2, 'config.tune.targets': "('all-linear',)", 'config.tune.dropout': 0.1}
 
 
-@pytest.mark.parametrize('kind', ['classify', 'adapters', 'prefer'])
+@pytest.mark.parametrize('kind', ['classify', 'adapters', pytest.param('prefer', marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, rows, weights, tuned, kind):
     fields = {'prefer': PAIRS | {'config.train.patience': 3}, 'adapters': LORA, 'classify': {}}[kind]
     whole = tuned

@@ -73,7 +73,8 @@ def test_one_that_diverges_is_marked_and_the_others_are_done(tmp_path, source):
 
 def config(seed, rate=1e-3, width=32, branch='', weights=''):
     return {'seed': seed, 'init_from': weights, 'optimizer': {'learning_rate': rate}, 'model': {'width': width},
-            'task': {'source': ''}, 'train': {'keep_steps': [], 'branch_from': branch, 'patience': 0}}  # fmt: skip
+            'task': {'source': ''}, 'suite': {'tasks': []},
+            'train': {'keep_steps': [], 'branch_from': branch, 'patience': 0}}  # fmt: skip
 
 
 def test_only_what_differs_in_seed_and_rate_goes_together():
