@@ -30,7 +30,7 @@ from absl import app, flags, logging
 
 from gpt_jax import errors, files, overrides, watchdog
 from gpt_jax.launch.trial import follow_parent
-from gpt_jax.modes import generate, launching, suite_run
+from gpt_jax.modes import generate, launching, suite_flags
 
 MODES = ('train', 'evaluate', 'benchmark', 'coordinates', 'preflight', 'import', 'export', 'generate', 'suite')
 BARE = ('import', 'export', 'generate', 'suite')  # modes that take no --config
@@ -51,7 +51,7 @@ OWN = {
 OWN |= dict.fromkeys((*generate.OPTIONS, *generate.FLAGS), ('generate',)) | {
     'weights': ('generate', 'evaluate', 'suite')
 }
-OWN |= dict.fromkeys(suite_run.FLAGS, ('suite',)) | dict.fromkeys(('devices', 'seed'), ('generate', 'suite'))
+OWN |= dict.fromkeys(suite_flags.FLAGS, ('suite',)) | dict.fromkeys(('devices', 'seed'), ('generate', 'suite'))
 NEEDED = {
     'import': ('source',),
     'export': ('checkpoint', 'output'),
@@ -93,7 +93,7 @@ _SEARCH = flags.DEFINE_bool('search', None, 'preflight: try meshes, rematerializ
 _CANDIDATES = flags.DEFINE_integer('candidates', None, 'preflight --search: compile until so many fit; 4 by default.')
 _OPTIONS = flags.DEFINE_string('compiler_options', None, 'preflight: of the compiler, xla_NAME=VALUE,...')
 generate.define_flags()
-suite_run.define_flags()
+suite_flags.define_flags()
 launching.define_flags()
 _TRIAL = flags.DEFINE_string('trial', None, 'Run only this trial of the sweep, by its name; A,B,... at once.')
 _ONLY = flags.DEFINE_string('only', None, 'Of the sweep, run these trials: A,B,...; those that others run are left.')
@@ -111,7 +111,7 @@ def main(_: list[str]) -> None:
         return
     if _MODE.value == 'suite':
         chosen = flags.FLAGS.weights or 'float32', generate.devices(flags.FLAGS.devices), bool(_RUN_CODE.value)
-        suite_run.suite(_CHECKPOINT.value, _FOLDER.value, *chosen, say)
+        suite_flags.suite(_CHECKPOINT.value, _FOLDER.value, *chosen, say)
         return
     if _MODE.value in BARE:
         _weights()
@@ -215,21 +215,21 @@ def _one(config: dict[str, Any], workdir: Path, position: tuple[int, int] | None
         _preflight(config)
         return
     from gpt_jax import assemble, runtime
-    from gpt_jax.modes import adopt, benchmark, coordinates, evaluate, material, train
+    from gpt_jax.modes import adopt, benchmark, coordinates, evaluate, material, summary, train
 
     config = adopt.adopt(config, say)
     if _MODE.value in ('coordinates', 'benchmark'):
         material.text_only(config, _MODE.value)
     checked = assemble.settings(config, vocab_size=1)
     if _MODE.value == 'train' and (done := train.finished(config, workdir)):
-        say(f'{workdir}: already done, {train.outcome(done)}; delete it to redo')
+        say(f'{workdir}: already done, {summary.outcome(done)}; delete it to redo')
         return
     mesh = checked.mesh
     runtime.start(mesh.cpu_devices, _DISTRIBUTED.value, 60 * checked.train.stall_minutes, mesh.axes)
     assemble.devices(checked)  # raises where these devices do not suit, before any work
     if _MODE.value == 'train':
         done = train.train(config, workdir, say=say, trial=position)
-        say(f'{done["name"]}: {train.outcome(done)} after {done["seconds"]:.0f} s; {workdir / "summary.json"}')
+        say(f'{done["name"]}: {summary.outcome(done)} after {done["seconds"]:.0f} s; {workdir / "summary.json"}')
     elif _MODE.value == 'evaluate':
         weights = flags.FLAGS.weights or 'float32'
         print(json.dumps(evaluate.evaluate(config, workdir, say, weights, bool(_RUN_CODE.value))))

@@ -117,6 +117,7 @@ def get_config() -> ConfigDict:
     suite.examples = 200  # validation examples of each that are asked, always the same; 0: all
     suite.shots = 0  # training examples with their answers that are shown before each
     suite.seed = 0  # decides which
+    suite.overlap = 13  # words in a row that, found in the training text, make a question dirty; 0: do not look
 
     config.tune = tune = ConfigDict()
     tune.train = ()  # weights that are trained, by name: 'norm', 'blocks[6:12]' (gpt_jax/finetune/names.py); (): all

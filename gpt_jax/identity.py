@@ -7,7 +7,7 @@ from typing import Any
 
 # What may change between two starts of one run: none of it decides a number beyond rounding.
 FREE = ('name', 'sweep', 'benchmark', 'mesh', 'data.cache', 'train.microbatch', 'train.checkpoint_every',
-        'train.keep_checkpoints', 'train.tensorboard', 'train.stall_minutes')  # fmt: skip
+        'train.keep_checkpoints', 'train.tensorboard', 'train.stall_minutes', 'suite.overlap')  # fmt: skip
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,11 @@ from gpt_jax import files, jsonl
 from gpt_jax.scaling.view.plots import HELD_OUT, LAW, QUIET, STYLE, save
 
 HERE = Path(__file__).parent
-WAYS = {'scratch': (QUIET, 'untrained'), 'full': (HELD_OUT, 'pre-trained'), 'adapters': (LAW, 'adapters alone')}
+WAYS = {
+    'scratch': (QUIET, 'from scratch'),
+    'full': (HELD_OUT, 'pre-trained, all weights'),
+    'adapters': (LAW, 'pre-trained, adapters alone'),
+}
 NAME = re.compile(r'(?P<task>\w+)-(?P<way>\w+)-(?P<size>\d+x\d+)-seed(?P<seed>\d+)')
 METRICS = ('validation_entity_f1', 'validation_chrf', 'validation_accuracy')  # the first that a task has
 Runs = Mapping[tuple[str, str, str, int], dict[str, Any]]  # by task, way, size and seed
@@ -71,9 +75,13 @@ def main(path: str) -> None:
         }
     files.write_json(HERE / 'finetuning.json', found)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3.2 * len(tasks), 3.4), layout='constrained')
-        for axes, task in zip(np.atleast_1d(figure.subplots(1, len(tasks))), tasks, strict=True):
-            _panel(axes, runs, task)
+        figure = Figure(figsize=(3.2 * len(tasks), 5.2), layout='constrained')
+        top, bottom = figure.subplots(2, len(tasks), squeeze=False, sharex=True)
+        for axes, below, task in zip(top, bottom, tasks, strict=True):
+            _scores(axes, runs, task)
+            _over_scratch(below, runs, task)
+        bottom[0].set_ylabel('over the twin from scratch')
+        figure.legend(*top[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
         figure.suptitle('What pre-training gives a task, by size', fontsize=10, fontweight='bold')
     print(*save(figure, HERE / 'finetuning.png'), sep='\n')
     for task, said in found.items():
@@ -83,21 +91,37 @@ def main(path: str) -> None:
                   f'better in {one["wins"]} of {one["pairs"]} pairs')  # fmt: skip
 
 
-def _panel(axes: Any, runs: Runs, task: str) -> None:
+def _scores(axes: Any, runs: Runs, task: str) -> None:
     column = metric(runs, task)
-    for way, (color, label) in WAYS.items():
-        by_size: dict[int, list[float]] = {}
-        for (of, one, _, _), record in runs.items():
-            if of == task and one == way:
-                by_size.setdefault(record['params_non_embedding'], []).append(record[column])
-        sizes = sorted(by_size)
-        axes.plot(sizes, [np.mean(by_size[size]) for size in sizes], color=color, linewidth=1.2, label=label)
-        points = [(size, value) for size in sizes for value in by_size[size]]
-        axes.plot(*zip(*points, strict=True), 'o', color=color, markersize=3)
-    axes.set_xscale('log')
+    for way in WAYS:
+        _draw(axes, way, [(record['params_non_embedding'], record[column])
+                          for (of, one, _, _), record in runs.items() if (of, one) == (task, way)])  # fmt: skip
+    axes.set_ylim(bottom=0)
+    axes.set_title(f'{task}: {_name(column)}', fontsize=9)
+
+
+def _over_scratch(axes: Any, runs: Runs, task: str) -> None:
+    column = metric(runs, task)
+    axes.axhline(0, color=QUIET, linewidth=1)
+    for way in ('full', 'adapters'):
+        _draw(axes, way, [(record['params_non_embedding'], record[column] - runs[of, 'scratch', size, seed][column])
+                          for (of, one, size, seed), record in runs.items()
+                          if (of, one) == (task, way) and (of, 'scratch', size, seed) in runs])  # fmt: skip
     axes.set_xlabel('non-embedding parameters')
-    axes.set_title(f'{task}: {column.removeprefix("validation_").replace("_", " ")}', fontsize=9)
-    axes.legend(frameon=False, fontsize=7)
+
+
+def _draw(axes: Any, way: str, points: list[tuple[int, float]]) -> None:
+    """A point for each seed, and a line through the means."""
+    color, label = WAYS[way]
+    sizes = sorted({size for size, _ in points})
+    means = [np.mean([value for of, value in points if of == size]) for size in sizes]
+    axes.plot(sizes, means, color=color, linewidth=1.2, label=label)
+    axes.plot(*zip(*points, strict=True), 'o', color=color, markersize=3)
+    axes.set_xscale('log')
+
+
+def _name(column: str) -> str:
+    return {'entity_f1': 'entity F1', 'chrf': 'chrF'}.get(column.removeprefix('validation_'), 'accuracy')
 
 
 if __name__ == '__main__':

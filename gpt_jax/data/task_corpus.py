@@ -26,6 +26,7 @@ class TaskCorpus:
       tokenizer: that made the ids.
       vocab_size: every id is below it, those of the marks between a task's texts too.
       fingerprint: 64 hex digits, decided by the examples, the tokenizer and all that turns the ones into ids.
+      asked: of each split's examples what is asked in them, as the source has it, without the template's words.
     """
 
     splits: Mapping[str, Packed]
@@ -33,6 +34,7 @@ class TaskCorpus:
     tokenizer: Tokenizer
     vocab_size: int
     fingerprint: str
+    asked: Mapping[str, Sequence[tuple[str, ...]]] = dataclasses.field(default_factory=dict)
 
     @property
     def train(self) -> Packed:

@@ -14,6 +14,7 @@ class SuiteConfig:
     examples: int
     shots: int
     seed: int
+    overlap: int
 
     def __post_init__(self) -> None:
         for name in self.tasks:
@@ -23,5 +24,6 @@ class SuiteConfig:
         schema.require(self.examples >= 0, 'suite.examples', 'must be 0 (all) or positive')
         schema.require(0 <= self.shots <= 64, 'suite.shots', f'must be from 0 to 64, got {self.shots}')
         schema.require(0 <= self.seed < 2**32, 'suite.seed', 'must be in [0, 2^32)')
+        schema.require(self.overlap >= 0, 'suite.overlap', 'must be 0 (do not look) or positive')
         idle = not self.tasks and self.every > 0
         schema.require(not idle, 'suite.every', 'there is no task to ask; config.suite.tasks names some')

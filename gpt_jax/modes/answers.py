@@ -78,6 +78,17 @@ def scores(
     return found
 
 
+def of_run(settings: Settings, corpus: TaskCorpus, workdir: Path, say: Say) -> dict[str, float]:
+    """For the summary, of the validation split; nothing where several processes share the model."""
+    if settings.task.kind != 'answer' or not settings.task.written:
+        return {}
+    if jax.process_count() > 1:
+        if jax.process_index() == 0:
+            say(f'{settings.name}: its answers are written and scored by one process: --mode=evaluate')
+        return {}
+    return scores(settings, corpus, ['validation'], workdir, say)
+
+
 def _step(workdir: Path) -> int:
     """Of the checkpoint that the answers are of: the best, where it is kept."""
     meta = manifest.newest_meta(pretrained.chosen(workdir, None) / 'checkpoints')

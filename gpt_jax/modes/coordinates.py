@@ -13,7 +13,7 @@ from gpt_jax import assemble, files
 from gpt_jax.data.prepare import prepare
 from gpt_jax.errors import CheckFailed
 from gpt_jax.evaluate import coordinates as measured
-from gpt_jax.modes import train as single
+from gpt_jax.modes import material
 
 STEPS = 5
 FACTORS = {'width': (1, 2, 4, 8), 'layers': (1, 2, 4)}  # times the config's base width and base depth
@@ -71,9 +71,9 @@ def _moved(config: dict[str, Any], corpus: Any) -> dict[str, float]:
     settings = assemble.settings(config, corpus.vocab_size)
     program = assemble.build(settings)
     state = program.init()
-    feed = program.on_devices(single.batches_of(settings, corpus, 0, program.share()))
+    feed = program.on_devices(material.batches_of(settings, corpus, 0, program.share()))
     look = jax.jit(lambda params, tokens: measured.activations(settings.model, params, tokens))
-    tokens = next(single.batches_of(settings, corpus, STEPS, (0, 1)))['inputs']  # a batch that is not trained on
+    tokens = next(material.batches_of(settings, corpus, STEPS, (0, 1)))['inputs']  # a batch that is not trained on
     before = look(program.whole(state), tokens)
     for _ in range(STEPS):
         state, _metrics = program.step(state, next(feed))

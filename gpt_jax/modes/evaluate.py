@@ -51,6 +51,7 @@ def evaluate(
     for split in material.held_out(corpus):
         found = material.scores(settings, program, corpus, split, params, line)
         scores |= {f'{split}_{name}': value for name, value in found.items()}
+    scores |= material.contamination(settings, corpus, material.held_out(corpus), line, say)
     line.close()
     if isinstance(corpus, TaskCorpus) and settings.task.kind == 'answer' and settings.task.written:
         held = material.held_out(corpus)

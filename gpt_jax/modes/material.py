@@ -1,6 +1,7 @@
 """What is a run trained and scored on? Text, or a task's examples; what differs between the two stands here alone."""
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from gpt_jax import assemble
@@ -14,7 +15,7 @@ from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate.perplexity import bits_per_byte
 from gpt_jax.finetune.head import HEADED
-from gpt_jax.modes import task_scores, text_scores
+from gpt_jax.modes import contaminated, task_scores, text_scores, training_text
 from gpt_jax.observe.progress import Progress
 
 Say = Callable[[str], None]
@@ -34,9 +35,12 @@ def material(config: dict[str, Any], say: Say) -> Material:
     spec = data.tokenizer
     how = None if spec == 'bytes' or spec.startswith('bpe:') else chat.load(tokenizer.folder(spec))
     found = task_set.load(task, data.cache, how, say)
-    examples = {split: list(found.examples(split)) for split in found.counts}
+    pairs = {split: list(found.pairs(split)) for split in found.counts}
+    examples = {split: [example for _, example in some] for split, some in pairs.items()}
     made = tokenizer.make(spec, lambda: task_corpus.texts(examples['train']))
-    return task_corpus.make(task, examples, made, config['model']['context'], say)
+    corpus = task_corpus.make(task, examples, made, config['model']['context'], say)
+    asked = {split: [contaminated.texts(task, row) for row, _ in some] for split, some in pairs.items()}
+    return dataclasses.replace(corpus, asked=asked)
 
 
 def source(settings: Settings) -> str:
@@ -135,6 +139,24 @@ def judge(settings: Settings) -> Judge:
     if kind in HEADED:
         return Judge(f'validation_{metrics[0] if metrics else "accuracy"}', higher=True)
     return Judge('validation_accuracy', higher=True) if kind == 'prefer' else Judge('validation_loss', higher=False)
+
+
+def contamination(
+    settings: Settings, corpus: Material, splits: Sequence[str], line: Progress, say: Say
+) -> dict[str, float]:
+    """The share of these splits' examples whose texts stand in what the model was trained on before, where that
+    is known ('..._contaminated'), and among the examples that it is tuned on ('..._repeated')."""
+    if not isinstance(corpus, TaskCorpus):
+        return {}
+    read = training_text.of_run(settings.task.kind, settings.data, settings.init_from)
+    found: dict[str, float] = {}
+    for split in splits:
+        asked, words = corpus.asked[split], settings.suite.overlap
+        before = contaminated.look(asked, read, words, line, say)
+        own = contaminated.among(asked, corpus.asked['train'], words)
+        said = {'contaminated': before, 'repeated': own}
+        found |= {f'{split}_examples_{name}': float(1 - one.clean().mean()) for name, one in said.items() if one}
+    return found
 
 
 def counts(corpus: Material) -> dict[str, Any]:

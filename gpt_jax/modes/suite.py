@@ -1,5 +1,7 @@
 """What can a model do at this step of its training? The tasks of config.suite, asked on the training's mesh."""
 
+import itertools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ from gpt_jax.assemble import Program, Settings
 from gpt_jax.data import tokenizer as tokenizers
 from gpt_jax.evaluate import pairs
 from gpt_jax.evaluate.scoring import Scored
-from gpt_jax.modes import material, request_scores, suite_tasks
+from gpt_jax.modes import material, request_scores, suite_tasks, training_text
 from gpt_jax.modes.material import Material
 from gpt_jax.modes.suite_tasks import Asked
 from gpt_jax.observe.progress import Progress
@@ -20,15 +22,23 @@ ERROR = '_error'
 
 def asked(settings: Settings, corpus: Material, say: Callable[[str], None]) -> list[Asked]:
     """The tasks of the config, with the questions that the model's context has room for."""
-    made = material.tokenizer_of(corpus) if settings.suite.tasks else None
+    if not settings.suite.tasks:
+        return []
+    encode = material.tokenizer_of(corpus).encode_batch
     tasks = [suite_tasks.load(name, settings.suite, settings.data.cache, say) for name in settings.suite.tasks]
-    return [suite_tasks.fitting(task, made.encode_batch, settings.model.context, say) for task in tasks if made]
+    tasks = [suite_tasks.fitting(task, encode, settings.model.context, say) for task in tasks]
+    line = Progress(sys.stderr, trial=None, name=settings.name, steps=settings.steps)
+    read = training_text.of_run(settings.task.kind, settings.data, settings.init_from)
+    tasks = suite_tasks.beside(tasks, read, settings.suite.overlap, line, say)
+    line.close()
+    return tasks
 
 
 def scores(
     settings: Settings, program: Program, corpus: Material, tasks: Sequence[Asked], params: Any, line: Progress
 ) -> dict[str, float]:
-    """Of each task what suite_tasks.scores says."""
+    """Of each task what suite_tasks.scores says; where it is known, the share of its questions that stand in the
+    training text, 'contaminated', and 'error_clean', of the others alone."""
     if not tasks:
         return {}
     made = material.tokenizer_of(corpus)
@@ -48,7 +58,13 @@ def scores(
             note = lambda done, total: line.note(f'asking {name}, batch {done + 1}/{total}')  # noqa: E731
             return request_scores.score(settings, program, params, requests, note)
 
-        said = suite_tasks.scores(suite_tasks.ask(task, score))
+        results = suite_tasks.ask(task, score)
+        said = suite_tasks.scores(results)
+        if task.found is not None:
+            clean = task.found.clean()
+            said['contaminated'] = float(np.mean(~clean))
+            if clean.any():
+                said['error_clean'] = suite_tasks.scores(list(itertools.compress(results, clean)))['error']
         found |= {f'{SUITE}{task.name}_{name}': value for name, value in said.items()}
     return found
 

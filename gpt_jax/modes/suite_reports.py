@@ -7,21 +7,18 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt_jax import overrides, schema
-from gpt_jax.data import sources
-from gpt_jax.data.config import DataConfig, cache_folder
+from gpt_jax.data.config import DataConfig
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import bias, bias_files, degeneration, memorization
 from gpt_jax.evaluate.interval import wilson
 from gpt_jax.evaluate.rolling import Perplexity
 from gpt_jax.generate.batching import Prompt
 from gpt_jax.language_model import LanguageModel
-from gpt_jax.modes import answers
+from gpt_jax.modes import answers, training_text
 from gpt_jax.observe.progress import Progress
 
 PROMPT = 32  # tokens that texts are begun with to see whether they go round in circles
@@ -36,44 +33,38 @@ BIAS_FILES: dict[str, Callable[..., list[bias.Pair]]] = {
 class About(NamedTuple):
     """Of the model that is asked.
 
-    data: the section of a config that names its training text, None where that is not known. given: whether a person
-    named it, and not the model's run. examples, seed: how many of what is drawn, and which. stride: of long texts, in
-    tokens; None: the context.
+    data: its training text, None where that is not known. examples, seed: how many of what is drawn, and which.
+    stride: of long texts, in tokens; None: the context.
     """
 
     model: LanguageModel
-    data: dict[str, Any] | None
-    given: bool
+    data: DataConfig | None
     examples: int
     seed: int
     stride: int | None
     line: Progress
     say: Callable[[str], None]
 
-    def section(self, source: str = '') -> dict[str, Any]:
-        """The data section with this source, or with the training text's.
+    def text(self, source: str = '') -> DataConfig:
+        """The data of this source, or the training text.
 
         Raises:
           UserError: it is not known.
         """
         if source:
-            return overrides.defaults()['data'] | {'source': source, 'cache': (self.data or {}).get('cache', '')}
+            return training_text.named(source, self.data.cache if self.data else '')
         if self.data is None:
             raise UserError('--corpus: no run says what the model was trained on; write files:GLOB or tfds:NAME')
         return self.data
 
 
-def documents(about: About, source: str, *splits: str) -> Iterator[str]:
-    """Texts of these splits; without any, of all."""
-    data = schema.from_dict(DataConfig, about.section(source), 'data')
-    for split, piece in sources.labelled(data, Path(cache_folder(data.cache)))():
-        if not splits or split in splits:
-            yield piece.text
-
-
 def _text(about: About, source: str) -> dict[str, Any]:
     """Bits per byte and perplexities of the validation text, in windows `stride` apart."""
-    texts = [text for text in itertools.islice(documents(about, source, 'validation'), about.examples) if text.strip()]
+    texts = [
+        text
+        for text in itertools.islice(training_text.documents(about.text(source), 'validation'), about.examples)
+        if text.strip()
+    ]
     if not texts:
         raise UserError(f'--tasks=text:{source}: holds no validation text')
     found = []
@@ -108,7 +99,7 @@ def _degeneration(about: About, rest: str) -> dict[str, Any]:
     model, prompts, right = about.model, [], []
     prompt = min(PROMPT, model.config.context // 4)
     length = min(LENGTH, model.config.context - prompt)
-    for text in documents(about, rest, 'validation'):
+    for text in training_text.documents(about.text(rest), 'validation'):
         ids = model.encode(text[: 20 * (prompt + length)])
         if len(ids) >= prompt + length:
             prompts.append(Prompt(model.tokenizer.decode(ids[:prompt]), np.asarray(ids[:prompt])))
@@ -132,7 +123,7 @@ def _memorization(about: About, rest: str) -> dict[str, Any]:
     size = min(memorization.USUAL, model.config.context // 2)
     found: dict[str, Any] = {'prefix': size, 'continuation': size}
     for split in ('train', 'validation'):
-        sequences = _drawn(about, documents(about, rest, split), 2 * size)
+        sequences = _drawn(about, training_text.documents(about.text(rest), split), 2 * size)
         if not sequences:
             raise UserError(f'--tasks=memorization: no {split} text has {2 * size} tokens, a prompt and what follows')
         total = sum(len(one) - 2 * size + 1 for one in sequences)

@@ -14,9 +14,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
             continue
         dirty = said['contamination']
         overlap = '-' if dirty is None else f'{dirty["fraction_contaminated"]:.1%} of {dirty["examples"]}'
-        about = [
-            key for key in said if key not in ('questions', 'contamination', 'chance', 'error') and said[key] != {}
-        ]
+        about = [key for key in said if key not in UNSHOWN and said[key] != {}]
         for number, key in enumerate(about):
             shown = _shown(said[key]) + (f' (chance {said["chance"]:.3f})' if key == 'accuracy' else '')
             rows.append((name if number == 0 else '', key, shown, overlap if number == 0 else ''))

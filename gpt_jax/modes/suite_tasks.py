@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax import assemble, overrides, schema
-from gpt_jax.data import chat, shots, task_set, template
+from gpt_jax.data import shots, task_set
+from gpt_jax.data.config import DataConfig
 from gpt_jax.data.examples import Example
-from gpt_jax.data.rows import Row
 from gpt_jax.data.task import TaskConfig
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import calibration, choices
 from gpt_jax.evaluate.config import SuiteConfig
+from gpt_jax.evaluate.contamination import Contamination
 from gpt_jax.evaluate.scoring import Scored
+from gpt_jax.modes import contaminated
+from gpt_jax.observe.progress import Progress
 
 Score = Callable[[Sequence[tuple[str, str]]], list[Scored]]
 TASKS = overrides.CONFIGS / 'finetune'
@@ -42,12 +45,14 @@ class Question(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """A task with its questions. cut: how many of them lose their beginning, for the context is too short."""
+    """A task with its questions. cut: how many of them lose their beginning, for the context is too short. found: how
+    much of each the model has read, as far as is known."""
 
     name: str
     task: TaskConfig
     questions: list[Question]
     cut: int
+    found: Contamination | None
 
 
 def load(name: str, suite: SuiteConfig, cache: str, say: Callable[[str], None]) -> Asked:
@@ -71,19 +76,9 @@ def load(name: str, suite: SuiteConfig, cache: str, say: Callable[[str], None]) 
     made = []
     for number in numbers:
         shown = shots.draw(before, pool[number], int(number), suite.shots, suite.seed)
-        texts = _texts(task, pairs[number][0])
+        texts = contaminated.texts(task, pairs[number][0])
         made.append(Question(*shots.few_shot(shown, pool[number], task.labels), pool[number], texts))
-    return Asked(Path(name).stem, task, made, 0)
-
-
-def _texts(task: TaskConfig, row: Row) -> tuple[str, ...]:
-    """The columns of the prompt, each by itself; of a dialogue, its turns."""
-    if task.messages:
-        held = row.columns[template.parse_path(task.messages, 'task.messages').column]
-        return tuple(turn['content'] for turn in chat.turns(held, row.place))
-    columns = [name for field in ('prompt', 'second')
-               for name in template.parse(getattr(task, field), f'task.{field}').columns]  # fmt: skip
-    return tuple(text for name in columns if isinstance(text := row.columns.get(name), str) and text.strip())
+    return Asked(Path(name).stem, task, made, 0, None)
 
 
 def fitting(asked: Asked, encode: Callable[[list[str]], Any], context: int, say: Callable[[str], None]) -> Asked:
@@ -110,6 +105,23 @@ def fitting(asked: Asked, encode: Callable[[list[str]], Any], context: int, say:
     if gone := len(asked.questions) - len(kept):
         say(f'{asked.name}: {gone} of {len(asked.questions)} questions are left out: an answer longer than the context')
     return asked._replace(questions=kept, cut=cut)
+
+
+def beside(
+    tasks: Sequence[Asked], read: Sequence[DataConfig], words: int, line: Progress, say: Callable[[str], None], *,
+    whole: bool = False,
+) -> list[Asked]:  # fmt: skip
+    """The tasks, with what the model has read of their questions (modes/contaminated.py)."""
+    found = contaminated.look(
+        [one.texts for task in tasks for one in task.questions], read, words, line, say, whole=whole
+    )
+    made, at = [], 0
+    for task in tasks:
+        part = slice(at, at + len(task.questions))
+        own = found and found._replace(share=found.share[part], short=found.short[part])
+        made.append(task._replace(found=own))
+        at += len(task.questions)
+    return made
 
 
 def read(name: str) -> TaskConfig:

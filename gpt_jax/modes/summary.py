@@ -1,13 +1,16 @@
 """What does a finished run leave behind? One flat JSON object, every number with its convention in its name."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from gpt_jax import identity, runtime, trees
+from gpt_jax import files, identity, runtime, trees
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.model import accounting
 from gpt_jax.modes.suite import SUITE, downstream
+from gpt_jax.observe import writers
+from gpt_jax.observe.curve import curve
 from gpt_jax.train.state import State
 
 BITS = 'validation_bits_per_byte'
@@ -75,3 +78,22 @@ def _role(settings: Settings) -> str:
     if settings.init_from:
         return 'tuned'
     return 'trunk' if train.keep_steps else 'branch' if train.branch_from else 'run'
+
+
+def finish(done: dict[str, Any], workdir: Path) -> dict[str, Any]:
+    """Writes summary.json, which says that the run is done: the summary and the curve of its loss."""
+    done = done | {'curve': curve(writers.read(workdir / 'metrics.jsonl'))}
+    files.write_json(workdir / 'summary.json', done)
+    return done
+
+
+def outcome(done: dict[str, Any]) -> str:
+    """What a summary says of the validation, in a few words."""
+    loss = f'validation loss {done["validation_loss"]:.4f} nats/'
+    if 'bits_per_byte' in done:
+        return f'{loss}token, {done["bits_per_byte"]:.4f} bits/byte'
+    if 'validation_accuracy' in done:
+        return f'{loss}question, accuracy {done["validation_accuracy"]:.2%}'
+    scores = [name for name in done if name.startswith('validation_') and not name.startswith('validation_examples')]
+    said = [f'{name.removeprefix("validation_")} {done[name]:.4g}' for name in scores if name != 'validation_loss']
+    return ', '.join([f'{loss}token of the answers', *said])

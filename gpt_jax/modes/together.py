@@ -24,9 +24,10 @@ from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
 from gpt_jax.launch.trial import PROGRESS
 from gpt_jax.modes import material
-from gpt_jax.modes import train as single
 from gpt_jax.modes.recorder import Recorder
-from gpt_jax.modes.summary import summary
+from gpt_jax.modes.summary import finish, summary
+from gpt_jax.modes.track import meta
+from gpt_jax.modes.train import finished
 from gpt_jax.observe import writers
 from gpt_jax.observe.progress import Progress
 from gpt_jax.observe.writers import Metrics
@@ -102,7 +103,7 @@ class _Run:
         folder: Path, line: Progress, count: int, first: bool, say: Callable[[str], None],
     ):  # fmt: skip
         stack.enter_context(files.lock(folder / 'lock', wait=False))
-        if single.finished(config, folder):
+        if finished(config, folder):
             raise UserError(f'{folder}: already done; leave it out of --trial')
         files.write_json(folder / 'config.json', config)
         files.write_bytes(folder / TOKENIZER, material.tokenizer_content(corpus))
@@ -123,7 +124,7 @@ class _Run:
 
     def save(self, done: int, state: Any) -> None:
         self.recorder.commit()
-        self.checkpoints.save(done, state, single.meta(self.config, self.corpus, done, self.recorder.seconds()))
+        self.checkpoints.save(done, state, meta(self.config, self.corpus, done, self.recorder.seconds()))
 
     def evaluate(self, done: int, params: Any) -> None:
         self.recorder.add(done, material.validation(self.settings, self.program, self.corpus, params, self.line))
@@ -134,7 +135,7 @@ class _Run:
         seconds = self.recorder.seconds() / self.count  # its share: the clock ran for all of them
         known = material.counts(self.corpus) | {'fingerprint': self.corpus.fingerprint}
         made = summary(self.config, self.settings, self.program, state, self.recorder.last, seconds, known)
-        single.finish(made | {'together': self.count}, self.folder)
+        finish(made | {'together': self.count}, self.folder)
 
 
 def _train(
@@ -217,7 +218,7 @@ def _restored(runs: list[_Run], program: Program, everything: Many) -> tuple[int
 def _batches(runs: list[_Run], start: int) -> Iterator[dict[str, np.ndarray]]:
     """Each run's own batch k, stacked; runs of one seed share theirs."""
     seeds = [run.settings.seed for run in runs]
-    feeds = {run.settings.seed: single.batches_of(run.settings, run.corpus, start, (0, 1)) for run in runs}
+    feeds = {run.settings.seed: material.batches_of(run.settings, run.corpus, start, (0, 1)) for run in runs}
     while True:
         batch = {seed: next(feed) for seed, feed in feeds.items()}
         yield {name: np.stack([batch[seed][name] for seed in seeds]) for name in batch[seeds[0]]}

@@ -53,6 +53,8 @@ def test_a_run_is_asked_every_so_many_steps(asked):
     done = program.summary(asked)
     assert done['suite_mood_accuracy'] == said[40]['suite_mood_accuracy']
     assert done['suite_mood_chance'] == 0.5
+    assert done['suite_mood_contaminated'] == 0
+    assert done['suite_mood_error_clean'] == done['suite_mood_error']
     assert said[40]['suite_said_loss'] < said[10]['suite_said_loss']
     errors = [done['suite_mood_error'], done['suite_said_error']]
     assert done['downstream_error'] == pytest.approx(np.mean(errors))
@@ -99,11 +101,11 @@ def test_questions_whose_answers_do_not_fit_are_counted():
     questions = [Question('c', ('a' * size, 'b'), 0, Choice('c', ('a' * size, 'b'), 0), ('c',)) for size in (3, 19, 4)]
     said = []
     encode = lambda texts: [list(text) for text in texts]  # noqa: E731
-    kept = suite_tasks.fitting(Asked('some', None, questions, 0), encode, 18, said.append)
+    kept = suite_tasks.fitting(Asked('some', None, questions, 0, None), encode, 18, said.append)
     assert [len(one.choices[0]) for one in kept.questions] == [3, 4]
     assert said == ['some: 1 of 3 questions are left out: an answer longer than the context']
     with pytest.raises(UserError, match='no question has answers of less than 9 tokens'):
-        suite_tasks.fitting(Asked('some', None, questions, 0), encode, 9, said.append)
+        suite_tasks.fitting(Asked('some', None, questions, 0, None), encode, 9, said.append)
 
 
 def scored(*log_p, greedy=False):
@@ -114,7 +116,7 @@ def test_scores_of_choices_and_answers():
     """By hand: raw takes the shorter answer, per token the longer one."""
     question = Question('c', (' ab', ' c'), 0, Choice('c', (' ab', ' c'), 0), ('c',))
     results = suite_tasks.ask(
-        Asked('some', None, [question], 0),
+        Asked('some', None, [question], 0, None),
         lambda pairs: {2: [scored(-0.5, -0.6), scored(-1.0)],
                        4: [scored(-0.5, -0.6), scored(-1.0), scored(-9.0), scored(-1.0)]}[len(pairs)],
         blank=True,
@@ -126,7 +128,7 @@ def test_scores_of_choices_and_answers():
     assert found['ece'] == pytest.approx(1 - p)
     answer = Question('c', (' é',), None, Answer((('c', False), (' é', True)), ('é',)), ('c',))
     results = suite_tasks.ask(
-        Asked('some', None, [answer] * 2, 0), lambda _: [scored(-1.0, -1.0), scored(-2.0, greedy=True)]
+        Asked('some', None, [answer] * 2, 0, None), lambda _: [scored(-1.0, -1.0), scored(-2.0, greedy=True)]
     )
     found = suite_tasks.scores(results)
     assert found == pytest.approx({'loss': 4 / 3, 'bits_per_byte': 4 / np.log(2) / 6, 'exact': 0.5, 'error': 0.5})
@@ -143,7 +145,7 @@ def test_what_is_looked_for_in_a_training_text_is_what_stands_in_the_source(task
     from gpt_jax.evaluate import contamination
     from gpt_jax.evaluate.config import SuiteConfig
 
-    suite = SuiteConfig(tasks=(), every=0, examples=0, shots=0, seed=0)
+    suite = SuiteConfig(tasks=(), every=0, examples=0, shots=0, seed=0, overlap=13)
     asked = suite_tasks.load(str(task / 'mood.py'), suite, str(tmp_path), lambda _: None)
     texts = [one.texts for one in asked.questions]
     assert all(len(some) == 1 and some[0].endswith(': it was') for some in texts)

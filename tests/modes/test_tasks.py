@@ -67,6 +67,7 @@ def test_it_learns_with_the_shape_of_the_weights_and_keeps_its_best(tuned, weigh
     assert done['best_validation_accuracy'] > 0.9
     assert done['init_from'] == str(weights)
     assert done['train_examples'] + done['validation_examples'] == 120
+    assert (done['validation_examples_contaminated'], done['validation_examples_repeated']) == (0, 0)
     scores = {row['step']: row['validation_accuracy'] for row in rows_of(tuned) if 'validation_accuracy' in row}
     assert done['best_step'] == min(step for step in scores if scores[step] == max(scores.values()))
     assert [path.name for path in (tuned / 'best' / 'checkpoints').iterdir() if path.is_dir()] == [
