@@ -36,9 +36,10 @@ def _read(done: list[dict[str, Any]], workdir: Path) -> list[str]:
     if len({one['tokens'] for one in kept}) == 1:
         ladder, paths = _ladder(kept, left_out, workdir)
         lines, made = lines + ladder, made + paths
-    from gpt_jax.scaling.view import tasks
+    from gpt_jax.scaling.view import tasks, tuned
 
     made += tasks.figure(kept, SIZE, LOSS, workdir / 'tasks.png')
+    made += tuned.figure(done, SIZE, workdir / 'tuned.png')
     return [*lines, *(f'  {path}' for path in made), *_report(workdir)]
 
 

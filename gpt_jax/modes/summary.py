@@ -62,6 +62,7 @@ def summary(
         'init_std': settings.model.init_std,
         'seed': settings.seed,
         'task': settings.task.kind,
+        'task_source': settings.task.source,
         **known,
         'config_hash': identity.config_hash(config),
         'parameters_sha256': trees.sha256(state.params),
@@ -77,6 +78,8 @@ def _role(settings: Settings) -> str:
     train = settings.train
     if settings.init_from:
         return 'tuned'
+    if settings.task.kind != 'none':
+        return 'task'
     return 'trunk' if train.keep_steps else 'branch' if train.branch_from else 'run'
 
 

@@ -191,7 +191,13 @@ def _train(
         for run in runs:
             run.recorder.last |= writers.read(run.folder / 'metrics.jsonl')[-1]
         evaluate(start, states)
-    diverged = [int(count) >= train.max_skipped_in_row for count in jax.device_get(states.in_row)]
+    _finish(runs, states, one)
+
+
+def _finish(runs: list[_Run], states: Any, one: Callable[[Any, int], Any]) -> None:
+    """Writes the summaries of those that came to their end; raises Diverged where some did not."""
+    most = runs[0].settings.train.max_skipped_in_row
+    diverged = [int(count) >= most for count in jax.device_get(states.in_row)]
     for index, run in enumerate(runs):
         if not diverged[index]:
             run.finish(one(states, index))

@@ -16,6 +16,7 @@ ALIASES = {'loss': ('validation_loss',), 'error': ('downstream_error',)}
 OFF_THE_LAW = {  # by role: runs that are done, and lie on no law of their parameters and tokens
     'trunk': 'the trunk of cooldown branches: its rate never fell',
     'tuned': "it began with another run's weights: not all of its training is its own",
+    'task': "its loss is a task's: laws are of text",
 }
 
 

@@ -10,7 +10,7 @@ The columns that laws and plots read, after --columns and the aliases below:
     planned_tokens          tokens at which the run was to end; a run that stopped short is left out
     seed, status, name      seed; 'done' or what went wrong; the run's name
     role                    'trunk' for a run at a constant rate, from which others cool down, 'tuned' for one that
-                            began with another run's weights: left out
+                            began with another run's weights, 'task' for one that learned a task: left out
     error                   a downstream error in (0, 1), for the law error = eps - k exp(-gamma loss)
     curve                   [[tokens, loss], ...] on the way there, in JSON and JSONL alone; drawn, never fitted
 """
