@@ -4,9 +4,11 @@ import fcntl
 import json
 import logging
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpt_jax import files
 from gpt_jax.errors import UserError
 
 
@@ -60,6 +62,11 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         else:
             raise UserError(f'{path}:{number}: not a JSON object; mend or delete this line')
     return records
+
+
+def write(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
+    """Makes a file of these records; whoever reads it meanwhile sees the one before, or this one whole."""
+    files.write_text(path, ''.join(json.dumps(record) + '\n' for record in records))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

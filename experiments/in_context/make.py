@@ -11,7 +11,6 @@ full. The same --seed makes the same files.
 import argparse
 import hashlib
 import itertools
-import json
 import random
 import sys
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments.in_context.rules import CONSONANTS, RULES, VOWELS, Function, known
-from gpt_jax import files
+from gpt_jax import files, jsonl
 
 FOLDER = 'runs/in_context_corpus'
 BYTES = 127  # of a text
@@ -111,7 +110,7 @@ def write(folder: Path, seed: int, texts: int = TEXTS) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, each in rows.items():
         path = folder / f'{name}.jsonl'
-        files.write_text(path, ''.join(json.dumps(row) + '\n' for row in each))
+        jsonl.write(path, each)
         about['files'][path.name] = {'rows': len(each), 'sha256': files.sha256_file(path)}
     files.write_json(folder / 'about.json', about)
     return about

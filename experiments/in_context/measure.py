@@ -9,7 +9,6 @@ model's likeliest bytes are these.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import gpt_jax
 from experiments.in_context import draw, make
-from gpt_jax import files, jsonl
+from gpt_jax import jsonl
 from gpt_jax.evaluate.interval import wilson
 from gpt_jax.evaluate.scoring import Scored
 
@@ -105,8 +104,8 @@ def main(sweep: Path, corpus: Path, output: Path) -> None:
         lines += [about | {'size': f'{trial["layers"]}x{trial["width"]}'} | one for one in results(model, questions)]
         shares = ' '.join(f'{one["exact"]:.3f}' for one in lines[-8:-1])
         print(f'{trial["name"]}: {shares}; gain {lines[-1]["gain"]:+.3f}')
-    files.write_text(output / 'results.jsonl', ''.join(json.dumps(one) + '\n' for one in lines))
-    files.write_text(output / 'records.jsonl', ''.join(json.dumps(one) + '\n' for one in done))
+    jsonl.write(output / 'results.jsonl', lines)
+    jsonl.write(output / 'records.jsonl', done)
     draw.main(output)
 
 

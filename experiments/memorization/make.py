@@ -9,7 +9,6 @@ other words in the same modules.
 """
 
 import argparse
-import json
 import platform
 import sys
 import sysconfig
@@ -19,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from gpt_jax import files
+from gpt_jax import files, jsonl
 from gpt_jax.errors import UserError
 from gpt_jax.evaluate import memorization
 
@@ -66,7 +65,7 @@ def write(folder: Path, seed: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     for name, each in rows.items():
         path = folder / f'{name}.jsonl'
-        files.write_text(path, ''.join(json.dumps(row) + '\n' for row in each))
+        jsonl.write(path, each)
         about['files'][path.name] = {'rows': len(each), 'sha256': files.sha256_file(path)}
     files.write_json(folder / 'about.json', about)
     return about

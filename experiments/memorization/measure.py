@@ -9,7 +9,6 @@ and writes greedily; the string is recalled if the second half comes without a f
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import gpt_jax
 from experiments.memorization import draw, make
-from gpt_jax import files, jsonl
+from gpt_jax import jsonl
 from gpt_jax.evaluate import memorization
 from gpt_jax.language_model import LanguageModel
 
@@ -106,8 +105,8 @@ def main(sweep: Path, corpus: Path, output: Path) -> None:
         found = [one for asked in every for one in results(model, asked)]
         lines += [about | one for one in found]
         print(f'{trial["name"]}: ' + ', '.join(f'{one["group"]}: {one["exact"]:.2f}' for one in found))
-    files.write_text(output / 'results.jsonl', ''.join(json.dumps(one) + '\n' for one in lines))
-    files.write_text(output / 'records.jsonl', ''.join(json.dumps(one) + '\n' for one in done))
+    jsonl.write(output / 'results.jsonl', lines)
+    jsonl.write(output / 'records.jsonl', done)
     draw.main(output)
 
 

@@ -1,13 +1,12 @@
 """Which rows does one local file hold? JSON lines, a JSON list, CSV, TSV, Parquet."""
 
 import csv
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpt_jax.data.text_files import json_lines
+from gpt_jax.data.text_files import json_lines, json_value
 from gpt_jax.errors import UserError
 
 Placed = Iterator[tuple[str, dict[str, Any]]]
@@ -32,15 +31,7 @@ def rows(path: Path) -> Placed:
 
 
 def _json(path: Path) -> Placed:
-    content = path.read_bytes()
-    try:
-        held = json.loads(content.decode('utf-8'))
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path}: not UTF-8 at byte {error.start}') from None
-    except json.JSONDecodeError as error:
-        raise UserError(f'{path}:{error.lineno}: not JSON ({error.msg} at column {error.colno})') from None
-    except RecursionError:
-        raise UserError(f'{path}: not JSON that can be read (it is nested too deep)') from None
+    held = json_value(str(path), path.read_bytes())
     if not isinstance(held, list):
         raise UserError(f'{path}: expected a list of objects, got {type(held).__name__}; one object a line is .jsonl')
     for number, row in enumerate(held):

@@ -93,15 +93,29 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f'{path}: not a whole gzip file ({error})') from None
 
 
-def _json_object(where: str, line: bytes, offset: int) -> dict[str, Any]:
+def json_value(where: str, content: bytes, offset: int = 0) -> Any:
+    """What the JSON says.
+
+    Args:
+      where: begins messages.
+      offset: of the content in its file.
+
+    Raises:
+      UserError: it is not UTF-8 or not JSON.
+    """
     try:
-        record = json.loads(line.decode('utf-8'))
+        return json.loads(content.decode('utf-8'))
     except UnicodeDecodeError as error:
         raise UserError(f'{where}: not UTF-8 at byte {offset + error.start} of the file') from None
     except json.JSONDecodeError as error:
-        raise UserError(f'{where}: not JSON ({error.msg} at column {error.colno})') from None
+        line = f'line {error.lineno}, ' if error.lineno > 1 else ''
+        raise UserError(f'{where}: not JSON ({error.msg} at {line}column {error.colno})') from None
     except RecursionError:
         raise UserError(f'{where}: not JSON that can be read (it is nested too deep)') from None
+
+
+def _json_object(where: str, line: bytes, offset: int) -> dict[str, Any]:
+    record = json_value(where, line, offset)
     if not isinstance(record, dict):
         raise UserError(f'{where}: expected an object with its columns, got {type(record).__name__}')
     return record

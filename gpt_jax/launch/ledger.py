@@ -9,12 +9,11 @@ a trial does not depend on the machines' clocks.
 
 import contextlib
 import datetime
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from gpt_jax import files, jsonl
+from gpt_jax import jsonl
 from gpt_jax.launch import alive
 
 FOLDER, MERGED = 'ledger', 'ledger.jsonl'
@@ -39,7 +38,7 @@ class Ledger:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
         line = {'time': now, 'event': event, 'trial': trial, 'hash': config_hash, 'claim': claim}
         jsonl.append(self._own, line | more)
-        files.write_text(self._merged, ''.join(json.dumps(one) + '\n' for one in self.lines()))
+        jsonl.write(self._merged, self.lines())
 
     def lines(self) -> list[dict[str, Any]]:
         """All lines of all writers."""

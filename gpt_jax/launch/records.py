@@ -4,11 +4,10 @@ trials/NAME/summary.json   says that the trial is done, and of which config
 records.jsonl              one line per trial, from the summaries, and from the ledger for those that are not done
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt_jax import files
+from gpt_jax import files, jsonl
 from gpt_jax.errors import UserError
 from gpt_jax.launch.ledger import Ledger
 
@@ -60,7 +59,7 @@ def write_records(trials: list[Trial], workdir: Path) -> list[dict[str, Any]]:
             records.append(files.read_json(summary_of(workdir, one.name)) | {'name': one.name})
         elif one.name in ended:
             records.append({'name': one.name, 'status': ended[one.name][-1]['status'], 'config_hash': one.hash})
-    files.write_text(workdir / RECORDS, ''.join(json.dumps(one) + '\n' for one in records))
+    jsonl.write(workdir / RECORDS, records)
     return records
 
 
