@@ -134,6 +134,11 @@ def parts(given: list[Turn], how: Chat | None, where: str) -> Parts:
     return tuple((text, learned) for text, learned in pairs if text)
 
 
+def opened(given: list[Turn]) -> str:
+    """The text of the turns without a template, with what stands before an answer that is yet to come."""
+    return ''.join(text for text, _ in _plain([*given, {'role': LEARNED, 'content': ''}])[:-1])
+
+
 def _plain(given: list[Turn]) -> list[tuple[str, bool]]:
     pairs, before = [], ''
     for turn in given:

@@ -10,8 +10,11 @@ from gpt_jax.generate import options
 from gpt_jax.generate.options import OPTIONS
 from gpt_jax.language_model import LanguageModel
 from gpt_jax.modes import texts
+from gpt_jax.modes.dialogue import Dialogue
 
-HELP = """Write a prompt and press Enter; the model goes on from it. Each prompt stands for itself.
+HELP = """Write a prompt and press Enter; the model goes on from it. Each prompt stands for itself; with --chat it is
+your turn in a dialogue, which the model answers.
+  /new                    with --chat: begin another dialogue
   /set temperature=0.8    change an option; /set temperature= takes it back
   /set                    show the options
   /help                   this
@@ -19,8 +22,14 @@ HELP = """Write a prompt and press Enter; the model goes on from it. Each prompt
 Ctrl-C stops a text."""
 
 
-def converse(model: LanguageModel, given: Mapping[str, Any], say: Callable[[str], None]) -> None:
-    """Reads lines from standard input to its end. Texts go to standard output, all else to `say`."""
+def converse(
+    model: LanguageModel, given: Mapping[str, Any], say: Callable[[str], None], dialogue: Dialogue | None = None
+) -> None:
+    """Reads lines from standard input to its end. Texts go to standard output, all else to `say`.
+
+    Args:
+      dialogue: whose turns the lines are; None: each line is a prompt that stands for itself.
+    """
     given, asked = dict(given), 0
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors='surrogateescape')  # bytes that are no text are refused with their line alone
@@ -41,8 +50,13 @@ def converse(model: LanguageModel, given: Mapping[str, Any], say: Callable[[str]
             return
         try:
             _check_text(line)
-            if line.startswith('/'):
+            if line.strip() == '/new' and dialogue is not None:
+                dialogue.turns = []
+            elif line.startswith('/'):
                 given = command(line, given, say)
+            elif line.strip() and dialogue is not None:
+                dialogue.answer(line.strip(), {'seed': asked} | given)
+                asked += 1
             elif line.strip():
                 texts.show(model, [line], options.make({'seed': asked} | given))  # asked again, it writes another
                 asked += 1

@@ -10,10 +10,11 @@ import numpy as np
 from gpt_jax import assemble, pretrained, tuned
 from gpt_jax.errors import UserError
 from gpt_jax.finetune import head
-from gpt_jax.interop import adapters
+from gpt_jax.interop import adapter_config, adapters
 from gpt_jax.interop.adapters import Adapters
 from gpt_jax.model import weights
 from gpt_jax.model.lowrank import Adapter, Base
+from gpt_jax.train import manifest
 
 
 def export(run: Path, output: Path, dtype: str, say: Callable[[str], None]) -> dict[str, Any]:
@@ -43,15 +44,28 @@ def export(run: Path, output: Path, dtype: str, say: Callable[[str], None]) -> d
     if len(mine) > len(pairs):
         say(f'warning: the head of its task, which no other program knows, stays in {run}')
     config = found.partly.config
+    base = base_name(config['init_from'], say)
     scales = {path: np.asarray(bases[path].scale) for path in pairs}
     adapters.write(
-        output, found.model, Adapters(pairs, scales, config['init_from'], config['tune']['dropout']),
+        output, found.model, Adapters(pairs, scales, base, config['tune']['dropout']),
         pretrained.letters_of(found.model), stabilized=config['tune']['rank_stabilized'], dtype=dtype,
     )  # fmt: skip
-    say(f'{output}: {len(pairs)} adapters of {run}, in {dtype}, for the weights of {config["init_from"]}')
+    say(f'{output}: {len(pairs)} adapters of {run}, in {dtype}, for the weights of {base}')
     names = sorted(path.name for path in output.iterdir())
-    return {'output': str(output), 'adapters': len(pairs), 'dtype': dtype, 'base': config['init_from'],
+    return {'output': str(output), 'adapters': len(pairs), 'dtype': dtype, 'base': base,
             'step': meta['next_batch'], 'files': names}  # fmt: skip
+
+
+def base_name(init_from: str, say: Callable[[str], None]) -> str:
+    """The name that PEFT is to find the base by: of what was imported, where it came from."""
+    folder = pretrained.chosen(Path(init_from), None) / 'checkpoints'
+    meta = manifest.newest_meta(folder) if folder.is_dir() else None
+    if meta is not None and not meta.get('imported_from'):
+        say(
+            f'{init_from}: a run, which PEFT cannot read; --mode=export --checkpoint={init_from} makes a folder of it, '
+            f'to be named in {adapter_config.NAME}'
+        )
+    return init_from if meta is None else str(meta.get('imported_from') or init_from)
 
 
 def _flat(tree: Any, kind: type) -> Mapping[str, Any]:

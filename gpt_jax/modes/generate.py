@@ -19,6 +19,7 @@ FLAGS = {
     'prompt': 'What to go on from; give it several times for several texts.',
     'prompts': 'File of prompts: .txt, one per line, or .jsonl, the field "prompt" of each record.',
     'interactive': 'Read prompts from the terminal.',
+    'chat': 'Talk with the model at the terminal: by its chat template, or as "User: ..." and "Assistant: ...".',
     'draft': "Speeds up: the folder of a smaller model with the same tokenizer, or 'lookup' for the text's own past.",
     'weights': 'How matrices are kept: float32 (the default), bfloat16, int8 or int4. Also for --mode=evaluate.',
     'devices': 'DATA[xFSDP[xTENSOR]]: devices that share the texts, also the weights, the heads; 1 by default.',
@@ -35,7 +36,7 @@ def define_flags() -> None:
         else:
             flags.DEFINE_string(name, None, text)
     for name, text in FLAGS.items():
-        if name == 'interactive':
+        if name in ('interactive', 'chat'):
             flags.DEFINE_boolean(name, None, text)
         else:
             (flags.DEFINE_multi_string if name == 'prompt' else flags.DEFINE_string)(name, None, text)
@@ -60,10 +61,11 @@ def given_options() -> dict[str, Any]:
 
 class Job(NamedTuple):
     """What the command line asks for. prompts: None for those of the terminal. output: None for the terminal.
-    devices: by axis. options: those given, by name."""
+    chat: whether the terminal's are turns of a dialogue. devices: by axis. options: those given, by name."""
 
     checkpoint: str
     prompts: list[str] | None
+    chat: bool
     output: Path | None
     draft: str | None
     weights: str
@@ -77,12 +79,12 @@ def job(checkpoint: str, output: str | None) -> Job:
     Raises:
       UserError: flags that contradict each other, no prompt, or a file that cannot be read.
     """
-    prompt, prompts, interactive, draft, weights, shared = (flags.FLAGS[name].value for name in FLAGS)
-    sources = [name for name in ('prompt', 'prompts', 'interactive') if flags.FLAGS[name].value]
+    prompt, prompts, interactive, talk, draft, weights, shared = (flags.FLAGS[name].value for name in FLAGS)
+    sources = [name for name in ('prompt', 'prompts', 'interactive', 'chat') if flags.FLAGS[name].value]
     if len(sources) != 1:
         said = ' and '.join(f'--{name}' for name in sources) or 'no prompt'
-        raise UserError(f'--mode=generate: {said}; give one of --prompt=TEXT, --prompts=FILE and --interactive')
-    if output is not None and interactive:
+        raise UserError(f'--mode=generate: {said}; give one of --prompt=TEXT, --prompts=FILE, --interactive, --chat')
+    if output is not None and (interactive or talk):
         raise UserError('--output: what is written at the terminal stays there; give --prompt or --prompts')
     if output is not None and not Path(output).resolve().parent.is_dir():
         raise UserError(f'--output={output}: there is no such folder')
@@ -90,9 +92,9 @@ def job(checkpoint: str, output: str | None) -> Job:
     chosen = options.make(given)
     if draft is not None:
         options.check_draft(chosen)
-    texts = None if interactive else prompt or _read(Path(str(prompts)))
+    texts = None if interactive or talk else prompt or _read(Path(str(prompts)))
     path = None if output is None else Path(output)
-    return Job(checkpoint, texts, path, draft, weights or 'float32', devices(shared), given)
+    return Job(checkpoint, texts, bool(talk), path, draft, weights or 'float32', devices(shared), given)
 
 
 def _read(path: Path) -> list[str]:
@@ -132,11 +134,12 @@ def generate(job: Job, say: Say) -> None:
       UserError: no such model, or prompts or options that do not suit it.
     """
     from gpt_jax import language_model
-    from gpt_jax.modes import conversation, texts
+    from gpt_jax.modes import conversation, dialogue, texts
 
     model = language_model.load(job.checkpoint, draft=job.draft, weights=job.weights, say=say, **job.devices)
     if job.prompts is None:
-        conversation.converse(model, job.options, say)
+        turns = dialogue.of(job.checkpoint, model) if job.chat else None
+        conversation.converse(model, job.options, say, turns)
     elif job.output is None:
         texts.show(model, job.prompts, options.make(job.options))
     elif texts.record(model, job.prompts, options.make(job.options), job.output):

@@ -79,11 +79,21 @@ def test_a_person_asks_stops_a_text_and_goes_on(run):
     assert len(last.decode(errors='replace')) <= 8
 
 
+def test_a_dialogue_goes_on_until_another_begins(run):
+    flags = command(run, '--chat', '--max_new_tokens=8')
+    said = 'hello\nmore\n/new\nhello\n/set temprature=1\n'
+    found = subprocess.run(flags, cwd=program.ROOT, input=said, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert 'temprature: no such option' in found.stderr
+    assert len(found.stdout) > 2
+
+
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
         ([], '--mode=generate: no prompt; give one of'),
         (['--prompt=x', '--interactive'], '--mode=generate: --prompt and --interactive; give one of'),
+        (['--prompt=x', '--chat'], '--mode=generate: --prompt and --chat; give one of'),
         (['--interactive', '--output=x.jsonl'], '--output: what is written at the terminal stays there'),
         (['--prompts=x.csv'], '--prompts=x.csv: write .txt'),
         (['--prompts=missing.txt'], 'missing.txt: No such file or directory'),

@@ -117,7 +117,8 @@ def test_adapters_are_saved_alone_and_go_to_peft_and_back(tmp_path, rows, weight
     assert size(tmp_path / 'run' / 'checkpoints') < size(weights / 'checkpoints') / 2
     at = sys.executable, 'run.py', f'--checkpoint={tmp_path / "run"}', '--mode=export'
     program.run([*at, f'--output={tmp_path / "merged"}'])
-    program.run([*at, f'--output={tmp_path / "adapters"}', '--adapters'])
+    _, err = program.run([*at, f'--output={tmp_path / "adapters"}', '--adapters'])
+    assert f'{weights}: a run, which PEFT cannot read' in err
     assert sorted(path.name for path in (tmp_path / 'adapters').iterdir()) == [
         'adapter_config.json', 'adapter_model.safetensors'
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from gpt_jax import assemble, overrides, trees
 from gpt_jax.data import tokenizer
 from gpt_jax.errors import UserError
 from gpt_jax.interop import config_file, tensors, tokenizer_files
-from gpt_jax.modes import evaluate, export_weights, import_weights, summary, train, warm_start
+from gpt_jax.modes import evaluate, export_adapters, export_weights, import_weights, summary, train, warm_start
 from gpt_jax.scaling import records
 from gpt_jax.train import checkpoint, manifest
 from tests import program
@@ -82,6 +82,15 @@ def test_the_folder_is_a_runs(imported):
     written = config_of(workdir, 'files:x')
     assert written['model'] == config['model'] | {'attention_chunk': 0}
     assert written['init_from'] == str(workdir)
+
+
+def test_peft_is_told_where_an_imported_base_came_from(imported):
+    there, workdir = imported
+    said = []
+    assert export_adapters.base_name(str(workdir), said.append) == str(there)
+    assert not said
+    assert export_adapters.base_name('gpt2', said.append) == 'gpt2'
+    assert not said
 
 
 def test_what_came_in_goes_out_by_the_command_line(imported, tmp_path):
