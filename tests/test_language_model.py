@@ -184,7 +184,10 @@ def test_a_run_and_its_export_draft_for_each_other(run, model, tmp_path):
     assert gpt_jax.load(tmp_path / 'exported', draft=run).tokenizer.fingerprint != model.tokenizer.fingerprint
 
 
-@pytest.mark.parametrize(('data', 'fsdp', 'tensor'), [(8, 1, 1), (1, 8, 1), (2, 4, 1), (2, 2, 2), (1, 1, 4)])
+@pytest.mark.parametrize(
+    ('data', 'fsdp', 'tensor'),
+    [(8, 1, 1), (2, 2, 2), *(pytest.param(*one, marks=pytest.mark.slow) for one in ((1, 8, 1), (2, 4, 1), (1, 1, 4)))],
+)
 def test_texts_of_many_devices_are_those_of_one(run, model, data, fsdp, tensor):
     spread = gpt_jax.load(run, data=data, fsdp=fsdp, tensor=tensor)
     prompts = ['a', 'The weather', 'of', 'many devices']

@@ -70,12 +70,14 @@ def batches(s, corpus, rows=None):
 MESHES = {
     'fsdp_and_tensor': {'mesh.data': 2, 'mesh.fsdp': 2, 'mesh.tensor': 2, 'mesh.strategy': 'fsdp'},
     'pipeline': {'mesh.data': 2, 'mesh.pipeline': 2, 'mesh.tensor': 2},
+    'data': {'mesh.data': 2},
     'microbatches': {'mesh.data': 2, 'train.microbatch': 2},
 }
 CASES = [
     pytest.param('classify', 'fsdp_and_tensor', marks=pytest.mark.slow),
     pytest.param('choose', 'pipeline', marks=pytest.mark.slow),
-    ('label', 'microbatches'),
+    pytest.param('label', 'microbatches', marks=pytest.mark.slow),
+    ('label', 'data'),
     pytest.param('prefer', 'fsdp_and_tensor', marks=pytest.mark.slow),
 ]
 

@@ -82,7 +82,7 @@ def test_begin_takes_the_weights_of_a_base_and_kept_gives_back_what_a_checkpoint
 @pytest.mark.parametrize(
     ('family', 'fields'),
     [
-        ('dense', {}),
+        pytest.param('dense', {}, marks=pytest.mark.slow),
         ('today', {'tune.targets': ('all-linear', 'embedding', 'head')}),
         pytest.param('experts', {'model.scan_layers': True}, marks=pytest.mark.slow),
     ],
@@ -126,7 +126,7 @@ def trees_at(tree, path):
     return tree
 
 
-@pytest.mark.parametrize('scan_layers', [False, True])
+@pytest.mark.parametrize('scan_layers', [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_no_product_is_left_for_weights_that_stay(settings, scan_layers):
     """Of every matrix two products remain of three, and the adapters' own, which are thin."""
     shape = {
@@ -174,6 +174,7 @@ def test_parts_have_the_gradients_of_the_whole_and_the_rest_stays(settings, foun
     assert [bool(layer.any()) for layer in moved] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_microbatches_and_rematerialization_change_nothing(settings, found):
     _, _, one = after(settings, found, LORA)
     for other in (
@@ -214,12 +215,12 @@ CASES = [
     ('dense', 'data'), ('dense', 'zero1'), ('today', 'fsdp_and_tensor'), ('dense', 'pipeline_and_tensor'),
     ('experts', 'expert_and_tensor'),
 ]  # fmt: skip
-QUICK = {('today', 'fsdp_and_data'), ('today', 'tensor_and_data')}
+QUICK = {('today', 'fsdp_and_data')}
 MORE = {
     'fsdp_and_data': {'data': 2, 'fsdp': 4, 'strategy': 'fsdp'},
     'tensor_and_data': {'data': 4, 'tensor': 2},
 }  # fmt: skip
-ALL = [*sorted(QUICK), *CASES]
+ALL = [*sorted(QUICK), ('today', 'tensor_and_data'), *CASES]
 
 
 @pytest.mark.parametrize(
@@ -249,6 +250,7 @@ def test_a_pipeline_does_not_cut_a_stack_that_is_trained_in_part(settings):
         assemble.build(settings(PARTS | {'mesh.pipeline': 2, 'mesh.data': 1}))
 
 
+@pytest.mark.slow
 def test_several_runs_at_once_tune_as_one(settings):
     s = settings(LORA)
     many = assemble.build_many(s, 2)

@@ -319,6 +319,7 @@ def test_help_shows_an_example():
     assert 'python experiments/accelerator/measure.py --shapes=350m' in result.stdout
 
 
+@pytest.mark.slow
 def test_torch_is_measured_beside(tmp_path, monkeypatch):
     pytest.importorskip('torch')
     got = run(['--steps=2', f'--torch_python={sys.executable}'], tmp_path, monkeypatch)

@@ -18,7 +18,9 @@ def test_rates_fall_from_the_top():
 
 
 @pytest.mark.parametrize('name', ['adamw', pytest.param('sgd', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('tune', [{'freeze': ('blocks[1]/feedforward',)}, {'rank': 2}], ids=str)
+@pytest.mark.parametrize(
+    'tune', [{'rank': 2}, pytest.param({'freeze': ('blocks[1]/feedforward',)}, marks=pytest.mark.slow)], ids=str
+)
 def test_an_update_is_its_layers_share_of_what_it_would_be(settings, name, tune):
     """The first one, decay and all: later gradients differ."""
     common = {'model.layers': 3, 'optimizer.name': name, 'optimizer.warmup_fraction': 0.0}

@@ -62,7 +62,7 @@ def test_a_capacity_drops_the_later_choices_then_the_later_tokens(model_config, 
     assert dropped > 0 or factor > 1
 
 
-@pytest.mark.parametrize('tokens', [1, 2, 5, 21])
+@pytest.mark.parametrize('tokens', [2, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 21))])
 def test_dropless_is_a_capacity_that_holds_everything(model_config, weights, x, tokens):
     """Their blocks differ, and so do the products; one token, as in decoding, up to all."""
     x = x.reshape(1, 21, 32)[:, :tokens]

@@ -85,7 +85,9 @@ def test_it_is_scored_again_as_its_best_was(tuned, rows, weights):
 LORA = {'config.tune.rank': 2, 'config.tune.targets': "('all-linear',)", 'config.tune.dropout': 0.1}
 
 
-@pytest.mark.parametrize('kind', ['classify', 'adapters', pytest.param('prefer', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'kind', ['classify', *(pytest.param(kind, marks=pytest.mark.slow) for kind in ('adapters', 'prefer'))]
+)
 def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, rows, weights, tuned, kind):
     fields = {'prefer': PAIRS | {'config.train.patience': 3}, 'adapters': LORA, 'classify': {}}[kind]
     whole = tuned
@@ -132,6 +134,7 @@ def test_adapters_are_saved_alone_and_go_to_peft_and_back(tmp_path, rows, weight
     assert np.abs(before - run).max() > 0.01
 
 
+@pytest.mark.slow
 def test_weights_that_changed_under_their_adapters_are_noticed(tmp_path, rows, weights, source):
     base = tmp_path / 'base'
     shutil.copytree(weights, base)
@@ -148,7 +151,7 @@ def test_a_run_that_gets_no_better_ends_early(tmp_path, rows):
     fields = {'config.optimizer.learning_rate': 1e-30, 'config.train.patience': 2, 'config.train.steps': 200}
     _, err = program.run(command(tmp_path, rows, '', fields))
     done = program.summary(tmp_path)
-    assert (done['steps'], done['best_step'], done['role']) == (30, 10, 'run')
+    assert (done['steps'], done['best_step'], done['role']) == (30, 10, 'task')
     assert '2 validations without a better validation_accuracy' in err
 
 
@@ -203,6 +206,7 @@ def test_two_processes_tune_as_one_does(tmp_path, rows, weights, fields):
         assert other == pytest.approx(one, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_early_is_not_trained_on(tmp_path, rows):
     """Killed while its summary was made."""
     fields = {'config.optimizer.learning_rate': 1e-30, 'config.train.patience': 2, 'config.train.steps': 60}

@@ -64,9 +64,12 @@ EXPERTS = {'model.feedforward': 'experts', 'model.experts': 4, 'model.mlp_width'
 @pytest.mark.parametrize(
     'fields',
     [
-        {'mesh.data': 8},
-        {'mesh.data': 2, 'mesh.fsdp': 4, 'mesh.strategy': 'fsdp', 'model.scan_layers': True, 'model.remat': 'dots'},
         {'mesh.data': 2, 'mesh.expert': 4},
+        pytest.param({'mesh.data': 8}, marks=pytest.mark.slow),
+        pytest.param(
+            {'mesh.data': 2, 'mesh.fsdp': 4, 'mesh.strategy': 'fsdp', 'model.scan_layers': True, 'model.remat': 'dots'},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )
