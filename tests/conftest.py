@@ -1,6 +1,7 @@
 """What every test stands on: eight CPU devices, and one cache of compiled programs for the whole run."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -68,3 +69,11 @@ def source(tmp_path_factory):
     from tests import program
 
     return f'files:{program.corpus(tmp_path_factory.mktemp("corpus"))}'
+
+
+@pytest.fixture
+def hearing():
+    """A test run in the background of a shell is born deaf to SIGINT, and so is what it starts; here they hear."""
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, old)

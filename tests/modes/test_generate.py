@@ -1,6 +1,5 @@
 """Does --mode=generate write text and nothing but text, records in order, and talk with a person?"""
 
-import functools
 import json
 import os
 import signal
@@ -54,14 +53,12 @@ def test_records_of_a_file(run, tmp_path):
         assert record['text'] == record['prompt'] + record['continuation']
 
 
+@pytest.mark.usefixtures('hearing')
 def test_a_person_asks_stops_a_text_and_goes_on(run):
     flags = command(run, '--interactive', '--overflow=slide', '--max_new_tokens=10000000')
-    # What a shell starts in the background, as these tests may be, ignores interrupts, and so would its children.
-    listens = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(
-        flags, cwd=program.ROOT, preexec_fn=listens,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        flags, cwd=program.ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(b'Hello\n')

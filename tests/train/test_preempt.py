@@ -8,13 +8,7 @@ import pytest
 
 from gpt_jax.train.preempt import Preemption
 
-
-@pytest.fixture(autouse=True)
-def heard():
-    """A test run in the background of a shell is born deaf to SIGINT; here it hears."""
-    old = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, old)
+pytestmark = pytest.mark.usefixtures('hearing')
 
 
 def send(number: int) -> None:
