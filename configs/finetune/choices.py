@@ -1,6 +1,6 @@
 """Which sentence goes on? Docstrings of Python's library (gpt_jax/data/made/choices.py); no network.
 
-python run.py --config=configs/start_cpu.py --config.model.context=512 --workdir=runs/tiny_512
+python run.py --config=configs/start_cpu.py --config.model.context=512 --config.train.batch=4 --workdir=runs/tiny_512
 python run.py --config=configs/finetune/choices.py --config.init_from=runs/tiny_512
 """
 

@@ -1,6 +1,6 @@
 """How does a function go on? Python's own library and exercises (gpt_jax/data/made/code.py); no network.
 
-python run.py --config=configs/start_cpu.py --config.model.context=512 --workdir=runs/tiny_512
+python run.py --config=configs/start_cpu.py --config.model.context=512 --config.train.batch=4 --workdir=runs/tiny_512
 python run.py --config=configs/finetune/code.py --config.init_from=runs/tiny_512
 """
 

@@ -1,6 +1,6 @@
 """What does the assistant say next? Dialogues on Python's library (gpt_jax/data/made/dialogue.py); no network.
 
-python run.py --config=configs/start_cpu.py --config.model.context=1024 --workdir=runs/tiny_1024
+python run.py --config=configs/start_cpu.py --config.model.context=1024 --config.train.batch=2 --workdir=runs/tiny_1024
 python run.py --config=configs/finetune/dialogue.py --config.init_from=runs/tiny_1024
 """
 

@@ -1,6 +1,6 @@
 """Which answer is better? Made worse by rules (gpt_jax/data/made/preferences.py); no network.
 
-python run.py --config=configs/start_cpu.py --config.model.context=512 --workdir=runs/tiny_512
+python run.py --config=configs/start_cpu.py --config.model.context=512 --config.train.batch=4 --workdir=runs/tiny_512
 python run.py --config=configs/finetune/preferences.py --config.init_from=runs/tiny_512
 """
 

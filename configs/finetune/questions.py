@@ -1,6 +1,6 @@
 """Which stretch of a text answers? Python's own documentation (gpt_jax/data/made/questions.py); no network.
 
-python run.py --config=configs/start_cpu.py --config.model.context=512 --workdir=runs/tiny_512
+python run.py --config=configs/start_cpu.py --config.model.context=512 --config.train.batch=4 --workdir=runs/tiny_512
 python run.py --config=configs/finetune/questions.py --config.init_from=runs/tiny_512
 """
 

@@ -1,6 +1,6 @@
 """What does a function do, in a line? Python's own library (gpt_jax/data/made/summaries.py); no network.
 
-python run.py --config=configs/start_cpu.py --config.model.context=512 --workdir=runs/tiny_512
+python run.py --config=configs/start_cpu.py --config.model.context=512 --config.train.batch=4 --workdir=runs/tiny_512
 python run.py --config=configs/finetune/summaries.py --config.init_from=runs/tiny_512
 """
 
