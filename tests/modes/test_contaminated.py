@@ -1,7 +1,6 @@
 """Are questions found in what a model has read, its base's texts too, and is that text read once alone?"""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ from gpt_jax.data.rows import Row
 from gpt_jax.errors import UserError
 from gpt_jax.modes import contaminated, training_text
 from gpt_jax.observe.progress import Progress
-from tests import program
 
 LINE = Progress(io.StringIO(), trial=None, name='', steps=1)
 SENTENCE = 'the quick brown fox jumps over the lazy dog while all of us look on'
@@ -85,20 +83,3 @@ def test_what_is_looked_for_has_none_of_the_templates_words(task, columns, texts
     config = overrides.defaults()
     config['task'] |= {'source': 'files:x'} | task
     assert contaminated.texts(assemble.task_config(config), Row('row', columns)) == texts
-
-
-def test_a_tuned_runs_text_is_its_bases(tmp_path, source):
-    program.run(program.command(tmp_path / 'base', config__data__source=source, config__train__steps=2))
-    (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps({'t': f'{n}'}) + '\n' for n in range(40)))
-    fields = {
-        'config__task__kind': 'answer', 'config__task__answer': '{t}', 'config__task__prompt': 'x',
-        'config__task__source': f'files:{tmp_path}/rows.jsonl', 'config__init_from': tmp_path / 'base',
-        'config__train__steps': 2,
-    }  # fmt: skip
-    program.run(program.command(tmp_path / 'tuned', **fields))
-    (found,) = training_text.of_folder(tmp_path / 'tuned')
-    assert found.source == source
-    more = {'config__init_from': tmp_path / 'base', 'config__train__steps': 2, 'config__data__source': source}
-    program.run(program.command(tmp_path / 'more', **more))
-    assert [one.source for one in training_text.of_folder(tmp_path / 'more')] == [source, source]
-    assert training_text.of_folder(tmp_path / 'nothing') == []

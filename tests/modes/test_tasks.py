@@ -10,6 +10,8 @@ import time
 import numpy as np
 import pytest
 
+from gpt_jax import overrides
+from gpt_jax.modes import export_weights, training_text
 from tests import program
 
 TASK = {
@@ -82,6 +84,13 @@ def test_it_is_scored_again_as_its_best_was(tuned, rows, weights):
     assert found['validation_accuracy'] == program.summary(tuned)['best_validation_accuracy']
 
 
+def test_its_text_is_what_its_base_was_trained_on(tuned, weights, source, tmp_path):
+    (found,) = training_text.of_folder(tuned)
+    assert found.source == source
+    assert training_text.of_run('none', found, str(weights)) == [found, found]
+    assert training_text.of_folder(tmp_path) == []
+
+
 LORA = {'config.tune.rank': 2, 'config.tune.targets': "('all-linear',)", 'config.tune.dropout': 0.1}
 
 
@@ -117,9 +126,9 @@ def test_adapters_are_saved_alone_and_go_to_peft_and_back(tmp_path, rows, weight
     program.run(command(tmp_path / 'run', rows, weights, fields))
     size = lambda folder: sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())  # noqa: E731
     assert size(tmp_path / 'run' / 'checkpoints') < size(weights / 'checkpoints') / 2
-    at = sys.executable, 'run.py', f'--checkpoint={tmp_path / "run"}', '--mode=export'
-    program.run([*at, f'--output={tmp_path / "merged"}'])
-    _, err = program.run([*at, f'--output={tmp_path / "adapters"}', '--adapters'])
+    export_weights.export(tmp_path / 'run', tmp_path / 'merged', overrides.defaults(), 'float32', print)
+    given = [f'--checkpoint={tmp_path / "run"}', '--mode=export', '--adapters', f'--output={tmp_path / "adapters"}']
+    _, err = program.run([sys.executable, 'run.py', *given])
     assert f'{weights}: a run, which PEFT cannot read' in err
     assert sorted(path.name for path in (tmp_path / 'adapters').iterdir()) == [
         'adapter_config.json', 'adapter_model.safetensors'
