@@ -48,14 +48,19 @@ class Chat(NamedTuple):
             raise UserError(f'the chat template does not take these turns ({_line(error)})') from None
 
 
-def load(folder: Path) -> Chat | None:
+def carried(folder: Path | None) -> dict[str, bytes]:
+    """The files of a tokenizer's folder that say how a dialogue is written, by name."""
+    return {name: (folder / name).read_bytes() for name in FILES if folder and (folder / name).is_file()}
+
+
+def load(folder: Path | None) -> Chat | None:
     """The chat template among a tokenizer's files: chat_template.jinja, else tokenizer_config.json's; None: none there.
 
     Raises:
       UserError: files that are not what they should be, several templates of which none is called 'default', or no
         jinja2 to render it with.
     """
-    return of({name: (folder / name).read_bytes() for name in FILES if (folder / name).is_file()}, str(folder))
+    return of(carried(folder), str(folder))
 
 
 def of(found: Mapping[str, bytes], where: str) -> Chat | None:

@@ -77,8 +77,10 @@ def identity(spec: str) -> list[str]:
     return ['given', *(files.sha256_file(path) for path in _given_files(files.path(spec, 'config.data.tokenizer')))]
 
 
-def folder(spec: str) -> Path:
-    """The folder of a tokenizer that is given by its path: what else it carries lies there."""
+def folder(spec: str) -> Path | None:
+    """The folder of a tokenizer that is given by its path: what else it carries lies there. None: it is made here."""
+    if spec == 'bytes' or spec.startswith('bpe:'):
+        return None
     path = files.path(spec, 'config.data.tokenizer')
     return path if path.is_dir() else path.parent
 

@@ -1,7 +1,6 @@
 """How does lm-evaluation-harness read text? As transformers' tokenizers do, special tokens that it spells included."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +54,7 @@ def of(found: Pretrained, first: int | None = None) -> Words:
     Raises:
       UserError: no such id, or files that are damaged.
     """
-    made, folder = found.tokenizer, None if found.spec == 'bytes' else tokenizer.folder(found.spec)
+    made, folder = found.tokenizer, tokenizer.folder(found.spec)
     if first is not None and not 0 <= first < made.vocab_size:
         raise UserError(f'prefix_token_id: {first} is no id of this tokenizer; there are {made.vocab_size}')
     if made.content == BYTES_CONTENT:
@@ -65,20 +64,10 @@ def of(found: Pretrained, first: int | None = None) -> Words:
     inner = tokenizers.Tokenizer.from_str(made.content.decode('utf-8'))
     inner.no_truncation()
     inner.no_padding()
-    named = _named(folder)
+    named = chat.special_tokens(chat.carried(folder), str(folder))
     ends = None if made.end_of_document is None else inner.id_to_token(made.end_of_document)
     if first is None:
         ids = [inner.token_to_id(named[key]) for key in ('bos_token', 'eos_token') if key in named]
         first = next((id_ for id_ in (*ids, *found.beginning[-1:], made.end_of_document) if id_ is not None), None)
     begins = '' if first is None else inner.decode([first], skip_special_tokens=False)
-    return Words(
-        inner, found, first, begins, named.get('eos_token', ends or ''), None if folder is None else chat.load(folder)
-    )
-
-
-def _named(folder: Path | None) -> dict[str, str]:
-    if folder is None:
-        return {}
-    return chat.special_tokens(
-        {name: (folder / name).read_bytes() for name in chat.FILES if (folder / name).is_file()}, str(folder)
-    )
+    return Words(inner, found, first, begins, named.get('eos_token', ends or ''), chat.load(folder))

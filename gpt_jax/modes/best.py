@@ -11,10 +11,8 @@ from typing import Any, Self
 
 import jax
 
-from gpt_jax import files
 from gpt_jax.assemble import Settings
-from gpt_jax.data.tokens import TOKENIZER
-from gpt_jax.modes.material import judge
+from gpt_jax.modes.material import Material, judge, keep_tokenizer
 from gpt_jax.observe import writers
 from gpt_jax.observe.writers import METRICS
 from gpt_jax.pretrained import BEST
@@ -25,7 +23,7 @@ from gpt_jax.train.state import State
 class Best:
     """Follows the validations of one run; a context manager that waits for the save under way at exit."""
 
-    def __init__(self, settings: Settings, workdir: Path, tokenizer: bytes, start: int, say: Callable[[str], None]):
+    def __init__(self, settings: Settings, corpus: Material, workdir: Path, start: int, say: Callable[[str], None]):
         self._judge, self._patience, self._keeps = judge(settings), settings.train.patience, settings.train.keep_best
         self._name, self._say, self._steps = settings.name, say, settings.steps
         self._score: float | None = None
@@ -36,7 +34,7 @@ class Best:
                 shutil.rmtree(workdir / BEST, ignore_errors=True)  # of a run that had not come to a checkpoint
             self._checkpoints = checkpoint.Checkpoints(workdir / BEST / 'checkpoints', keep=1, announce=say)
             if jax.process_index() == 0:
-                files.write_bytes(workdir / BEST / TOKENIZER, tokenizer)
+                keep_tokenizer(settings, corpus, workdir / BEST)
         for row in writers.read(workdir / METRICS) if (workdir / METRICS).exists() else []:
             if self._judge.name in row and row['step'] <= start:
                 self._note(int(row['step']), float(row[self._judge.name]))

@@ -77,8 +77,7 @@ class Dialogue:
 
 def of(checkpoint: str, model: LanguageModel) -> Dialogue:
     """A dialogue as the model's run was taught it, or by the chat template that its tokenizer carries."""
-    folder = None if model.found.spec == 'bytes' else tokenizer.folder(model.found.spec)
-    how = None if folder is None else chat.load(folder)
+    how = chat.load(tokenizer.folder(model.found.spec))
     checkpoints = pretrained.chosen(Path(checkpoint), None) / 'checkpoints'
     meta = manifest.newest_meta(checkpoints) if checkpoints.is_dir() else None
     task = {} if meta is None else meta['config'].get('task', {})

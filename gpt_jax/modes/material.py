@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt_jax import assemble
+from gpt_jax import assemble, files
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data import chat, task_corpus, task_set, tokenizer
 from gpt_jax.data.pipeline import batches, repeats, shuffled
@@ -33,7 +34,7 @@ def material(config: dict[str, Any], say: Say) -> Material:
         return prepare(assemble.data_config(config), say)
     data = assemble.data_config(config)
     spec = data.tokenizer
-    how = None if spec == 'bytes' or spec.startswith('bpe:') else chat.load(tokenizer.folder(spec))
+    how = chat.load(tokenizer.folder(spec))
     found = task_set.load(task, data.cache, how, say)
     pairs = {split: list(found.pairs(split)) for split in found.counts}
     examples = {split: [example for _, example in some] for split, some in pairs.items()}
@@ -60,10 +61,12 @@ def tokenizer_of(corpus: Material) -> Tokenizer:
     return corpus.tokenizer if isinstance(corpus, TaskCorpus) else corpus.tokenizer()
 
 
-def tokenizer_content(corpus: Material) -> bytes:
-    if isinstance(corpus, TaskCorpus):
-        return corpus.tokenizer.content
-    return (corpus.path / TOKENIZER).read_bytes()
+def keep_tokenizer(settings: Settings, corpus: Material, folder: Path) -> None:
+    """Writes the tokenizer into a run's folder, and the chat template that it carries; the folder needs no other."""
+    made = corpus.tokenizer.content if isinstance(corpus, TaskCorpus) else (corpus.path / TOKENIZER).read_bytes()
+    files.write_bytes(folder / TOKENIZER, made)
+    for name, content in chat.carried(tokenizer.folder(settings.data.tokenizer)).items():
+        files.write_bytes(folder / name, content)
 
 
 def batches_of(settings: Settings, corpus: Material, start: int, share: tuple[int, int]) -> Iterator[Any]:

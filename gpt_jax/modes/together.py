@@ -20,7 +20,6 @@ import numpy as np
 from gpt_jax import assemble, files, identity
 from gpt_jax.assemble import Program, Settings
 from gpt_jax.data.prepare import Corpus, prepare
-from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
 from gpt_jax.launch.trial import PROGRESS
 from gpt_jax.modes import material
@@ -106,7 +105,7 @@ class _Run:
         if finished(config, folder):
             raise UserError(f'{folder}: already done; leave it out of --trial')
         files.write_json(folder / 'config.json', config)
-        files.write_bytes(folder / TOKENIZER, material.tokenizer_content(corpus))
+        material.keep_tokenizer(settings, corpus, folder)
         self.config, self.settings, self.corpus, self.program = config, settings, corpus, program
         self.folder, self.line, self.count, self.first = folder, line, count, first
         self.checkpoints = stack.enter_context(

@@ -12,7 +12,6 @@ import jax
 from gpt_jax import assemble, files, identity, trees
 from gpt_jax.assemble import Settings
 from gpt_jax.data.task_corpus import TaskCorpus
-from gpt_jax.data.tokens import TOKENIZER
 from gpt_jax.errors import Diverged, UserError
 from gpt_jax.evaluate import metrics
 from gpt_jax.launch.trial import PROGRESS
@@ -66,7 +65,7 @@ def train(config: Config, workdir: Path, *, say: Say, trial: tuple[int, int] | N
         _warn_of_repeats(settings, corpus, say)
         if jax.process_index() == 0:
             files.write_json(workdir / 'config.json', config)
-            files.write_bytes(workdir / TOKENIZER, material.tokenizer_content(corpus))  # the folder needs no other
+            material.keep_tokenizer(settings, corpus, workdir)
         line = Progress(sys.stderr, trial=trial, name=settings.name, steps=settings.steps, report=workdir / PROGRESS)
         return _run(Run(config, settings, corpus, program, asked, workdir, line, say))
 
@@ -126,7 +125,7 @@ def _run(run: Run) -> dict[str, Any]:
         )
         spent += time.monotonic() - began
         recorder = Recorder(settings, lambda loss: material.units(run.corpus, loss), metrics, run.line, start, spent)
-        best = stack.enter_context(Best(settings, workdir, material.tokenizer_content(run.corpus), start, run.say))
+        best = stack.enter_context(Best(settings, run.corpus, workdir, start, run.say))
         track = Track(run, checkpoints, recorder, best, state)
         feed = run.program.on_devices(batches_of(settings, run.corpus, start, run.program.share()))
         run.line.on_note = dog.beat

@@ -3,18 +3,30 @@
 import copy
 import json
 import runpy
+import shutil
 import sys
 
 import jax
 import numpy as np
 import pytest
 
+import gpt_jax
 from configs import base
 from gpt_jax import assemble, overrides, trees
 from gpt_jax.data import tokenizer
 from gpt_jax.errors import UserError
 from gpt_jax.interop import config_file, tensors, tokenizer_files
-from gpt_jax.modes import evaluate, export_adapters, export_weights, import_weights, summary, train, warm_start
+from gpt_jax.modes import (
+    adopt,
+    dialogue,
+    evaluate,
+    export_adapters,
+    export_weights,
+    import_weights,
+    summary,
+    train,
+    warm_start,
+)
 from gpt_jax.scaling import records
 from gpt_jax.train import checkpoint, manifest
 from tests import program
@@ -133,6 +145,30 @@ def test_it_is_scored_and_trained_on_from(imported, tmp_path):
     (tmp_path / 'tuned/tokenizer.json').write_text(own)
     export_weights.export(tmp_path / 'tuned', tmp_path / 'other', DEFAULTS, 'bfloat16', ignore)
     assert (tmp_path / 'other/tokenizer.json').read_text() == own
+
+
+def test_a_run_keeps_the_chat_template_that_it_was_taught_with(tmp_path):
+    """Its folder needs no other: neither to talk with it, nor to be taught more."""
+    there = folder(tmp_path / 'there', 'qwen2')
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    (there / 'chat_template.jinja').write_text(template + '{% if add_generation_prompt %}<assistant>{% endif %}')
+    (tmp_path / 'rows.jsonl').write_text(''.join(json.dumps({'q': f'{n}?', 'a': 'no'}) + '\n' for n in range(20)))
+    config = copy.deepcopy(DEFAULTS)
+    config['init_from'] = str(there)
+    config['task'] |= {'kind': 'answer', 'source': f'files:{tmp_path}/rows.jsonl', 'prompt': '{q}', 'answer': '{a}',
+                       'chat': True}  # fmt: skip
+    config['train'] |= {'batch': 2, 'steps': 2, 'tensorboard': False, 'keep_best': True, 'evaluate_every': 1}
+    config['mesh'] |= {'data': 1}
+    adopted = adopt.adopt(config, ignore)
+    train.train(adopted, tmp_path / 'run', say=ignore, trial=None)
+    shutil.rmtree(there)
+    for run in (tmp_path / 'run', tmp_path / 'run' / 'best'):
+        model = gpt_jax.load(run, say=ignore)
+        talk = dialogue.of(str(run), model)
+        asked = []
+        model.write = lambda prompts, _, asked=asked, **__: asked.append(prompts[0].text) or iter(())
+        talk.answer('7?', {'max_new_tokens': 2})
+        assert asked == ['<user>7?<|endoftext|><assistant>']
 
 
 @pytest.mark.parametrize('mesh', [
