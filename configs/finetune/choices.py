@@ -1,7 +1,7 @@
 """Which sentence goes on? Docstrings of Python's library (gpt_jax/data/made/choices.py); no network.
 
-python run.py --config=configs/start_cpu.py --config.model.context=512 --config.train.batch=4 --workdir=runs/tiny_512
-python run.py --config=configs/finetune/choices.py --config.init_from=runs/tiny_512
+python run.py --config=configs/start_cpu.py --config.model.context=1024 --config.train.batch=2 --workdir=runs/tiny_1024
+python run.py --config=configs/finetune/choices.py --config.init_from=runs/tiny_1024
 """
 
 from ml_collections import ConfigDict
@@ -10,7 +10,7 @@ from configs.finetune import local
 
 
 def get_config() -> ConfigDict:
-    config = local.get_config('choices', context=512, steps=200)
+    config = local.get_config('choices', context=1024, steps=200)
     config.task.update(kind='choose', source='made:choices', prompt='{context}', label='label', auxiliary=0.5)
     config.task.choices = tuple(f' {{endings[{number}]}}' for number in range(4))
     config.train.update(batch=8, microbatch=1)
