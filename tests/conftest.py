@@ -1,5 +1,6 @@
 """What every test stands on: eight CPU devices, and one cache of compiled programs for the whole run."""
 
+import gc
 import os
 import signal
 import tempfile
@@ -21,11 +22,14 @@ from configs import base
 from gpt_jax import assemble, overrides, runtime
 from gpt_jax.model.config import ModelConfig, resolve
 
+gc.set_threshold(100_000, 50, 50)  # tracing makes and drops so many objects that looking for cycles takes a tenth of it
 runtime.avoid_known_faults(8)
-# Machine code that is not optimized is made in half the time, and nearly all of a test's time is that. What XLA makes
-# of a program before is as ever.
+# Machine code that is not optimized, from the emitters that are older, is made in less than half the time, and nearly
+# all of a test's time is that. Later jaxlibs may not know the second flag, and would abort on it.
 given = os.environ['XLA_FLAGS']
 os.environ['XLA_FLAGS'] = f'{given} --xla_backend_optimization_level=0'
+if jax.__version_info__[:2] == (0, 10):
+    os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 jax.config.update('jax_num_cpu_devices', 8)
 jax.devices()
 os.environ['XLA_FLAGS'] = given
