@@ -23,9 +23,11 @@ from typing import Any, NamedTuple, Self
 from gpt_jax.errors import UserError
 from gpt_jax.train import manifest
 from gpt_jax.train.manifest import DamageError
-from gpt_jax.train.together import first_decides, is_first, together
+from gpt_jax.train.together import first_decides, is_first, several, together
 
 UNFINISHED = 'tmp-'
+# Those of this process, in the order in which they were made, which is the same on every process of a run.
+_open: list['Checkpoints'] = []
 
 
 class Restored(NamedTuple):
@@ -63,6 +65,7 @@ class Checkpoints:
         self._good: set[int] = set()  # steps saved or verified by this process
         self._thread = ThreadPoolExecutor(1, 'checkpoint')
         self._pending: Future[int] | None = None
+        _open.append(self)
         for left in self._directory.glob(f'{UNFINISHED}*') if is_first() else ():
             shutil.rmtree(left)
             announce(f'{left}: unfinished, removed')
@@ -81,6 +84,7 @@ class Checkpoints:
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Copies the state to the host and returns; a thread writes, sums and renames it. Waits for an earlier save.
 
+        With several processes also for one to another folder (a run's best, beside its newest).
         A step that is already there and good is left as it is.
 
         Args:
@@ -93,7 +97,10 @@ class Checkpoints:
         leaves = _flatten(state)
         specs = {name: _spec(leaf) for name, leaf in leaves.items()}
         meta = json.loads(json.dumps(meta, allow_nan=False))
-        self.wait()
+        # Orbax counts its saves by process, whichever folder they are for: where processes save to two folders at once,
+        # one may wait for a signal that another gives for the other folder.
+        for each in [*_open] if several() else [self]:
+            each.wait()
         if first_decides(lambda: self._saved(step)) == step:
             return
         import orbax.checkpoint as ocp
@@ -140,6 +147,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
+            if self in _open:
+                _open.remove(self)
             self._thread.shutdown()
             if '_orbax' in self.__dict__:
                 self._orbax.close()

@@ -13,6 +13,12 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def several() -> bool:
+    import jax
+
+    return jax.process_count() > 1
+
+
 def together(here: Callable[[], int]) -> int:
     """Runs `here`, which returns an int32, on every process; returns the first process's result on all of them.
 
@@ -21,10 +27,9 @@ def together(here: Callable[[], int]) -> int:
     Raises:
       UserError: `here` failed on another process. Where it failed, its own error.
     """
-    import jax
     import numpy as np
 
-    if jax.process_count() == 1:
+    if not several():
         return here()
     from jax.experimental import multihost_utils
 

@@ -1,6 +1,8 @@
 """Checkpoints: what was saved comes back, whole, strictly and on any devices."""
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -202,3 +204,31 @@ print('orbax.checkpoint' in sys.modules)"""
     environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2]), 'JAX_PLATFORMS': 'cpu'}
     out = subprocess.check_output([sys.executable, '-c', code, str(tmp_path)], env=environment, text=True, timeout=60)
     assert out.split() == ['False', 'False']
+
+
+TWO_FOLDERS = """import sys
+from gpt_jax import runtime
+runtime.start(1, sys.argv[1])
+import jax, numpy as np
+from gpt_jax.train.checkpoint import Checkpoints
+over = jax.sharding.NamedSharding(jax.make_mesh((2,), 'd'), jax.sharding.PartitionSpec('d'))
+state = {f'w{n}': jax.make_array_from_callback((64,), over, lambda at: np.arange(64.0)[at]) for n in range(30)}
+with Checkpoints('newest', keep=2) as newest, Checkpoints('best', keep=2) as best:
+    for step in range(1, 6):
+        newest.save(step, state, {})
+        best.save(step, state, {})"""
+
+
+def test_processes_save_to_two_folders_one_after_the_other(tmp_path):
+    """At once, each may wait for the other's signals until Orbax gives up, ten minutes later."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2]), 'JAX_PLATFORMS': 'cpu'}
+    with contextlib.ExitStack() as stack:
+        for index in range(2):
+            arguments = [sys.executable, '-c', TWO_FOLDERS, f'127.0.0.1:{port},2,{index}']
+            each = stack.enter_context(subprocess.Popen(arguments, cwd=tmp_path, env=environment))
+            stack.callback(each.kill)
+        assert each.wait(timeout=90) == 0
+    assert manifest.steps(tmp_path / 'newest') == manifest.steps(tmp_path / 'best') == [5, 4]
