@@ -1,0 +1,1 @@
+"""Reference runs that refactoring must leave bitwise equal."""
