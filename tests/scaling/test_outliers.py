@@ -59,4 +59,4 @@ def test_the_bootstrap_of_repeated_data_moves_a_base_law_that_was_fitted():
     free = confidence.bootstrap(found, given, resamples)
     held = confidence.bootstrap(found, given, resamples, held=True)
     assert np.std([one['alpha'] for one in free]) > 1e-3
-    assert np.std([one['alpha'] for one in held]) == 0
+    assert np.ptp([one['alpha'] for one in held]) == 0  # the deviation of equal numbers may be a rounding
