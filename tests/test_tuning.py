@@ -48,9 +48,9 @@ def test_a_run_begins_as_its_base_and_trains_its_adapters_alone(settings, scan_l
     plain, tuned = (assemble.build(settings(fields | one)) for one in ({}, LORA))
     base, state = plain.init(), tuned.init()
     batch = next(tuned.on_devices(rows(settings(), 1)))
-    assert [x.item() for x in tuned.evaluate(tuned.whole(state), batch)] == [
-        x.item() for x in plain.evaluate(base.params, batch)
-    ]
+    assert [x.item() for x in tuned.evaluate(tuned.whole(state), batch)] == pytest.approx(
+        [x.item() for x in plain.evaluate(base.params, batch)], rel=1e-6
+    )  # another program: what is added to a product may change in which order it is summed
     kept = jax.tree.map(np.array, state.kept)
     moments = [leaf for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim]
     assert sum(leaf.size for leaf in moments) == 2 * trees.size(state.params) < trees.size(base.params) / 2
@@ -204,7 +204,7 @@ def test_dropout_of_adapters_draws_anew_in_every_step_and_not_in_evaluation(sett
         return found
 
     exact = float(total / count)
-    assert losses(plain) == pytest.approx([exact, exact], rel=1e-6)
+    assert losses(plain) == pytest.approx([exact, exact], rel=5e-6)
     first, second = losses(dropped)
     assert first != second
     assert abs(first - exact) > 1e-5 * exact

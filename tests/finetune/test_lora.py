@@ -54,7 +54,9 @@ def test_new_adapters_change_nothing_and_moved_ones_what_they_change_in_the_weig
     names = EVERYTHING if config.tied_head else [*EVERYTHING, 'head']
     params, fresh, moved, scales = made(config, names)
     before = logits(config, params)
-    np.testing.assert_array_equal(logits(config, lora.adapt(params, fresh, scales)), before)
+    np.testing.assert_allclose(
+        logits(config, lora.adapt(params, fresh, scales)), before, atol=2e-6 * np.abs(before).max()
+    )
     after = logits(config, lora.adapt(params, moved, scales))
     merged = lora.merge(params, moved, scales)
     assert jax.tree.structure(merged) == jax.tree.structure(params)

@@ -38,11 +38,11 @@ def test_an_update_is_its_layers_share_of_what_it_would_be(settings, name, tune)
         expected = {('attention', 'query', 'b'): [0.125, 0.25, 0.5]}
         pick = lambda tree, path: getattr(tree['blocks'][path[0]][path[1]], path[2])  # noqa: E731
     else:
-        np.testing.assert_allclose(share['norm']['scale'], full['norm']['scale'], atol=1e-7)
-        np.testing.assert_allclose(share['position']['table'], 0.0625 * full['position']['table'], atol=1e-7)
+        np.testing.assert_allclose(share['norm']['scale'], full['norm']['scale'], atol=1e-6)
+        np.testing.assert_allclose(share['position']['table'], 0.0625 * full['position']['table'], atol=1e-6)
         expected = {('attention', 'query'): [0.125, 0.25, 0.5], ('feedforward', 'up'): [0.125, 0.5]}
         pick = lambda tree, path: getattr(tree['blocks'][path[0]][path[1]], 'value', tree['blocks'][path[0]][path[1]])  # noqa: E731
     for path, factors in expected.items():
         a, b = pick(full, path), pick(share, path)
         assert np.abs(a).max() > 0
-        np.testing.assert_allclose(b, a * np.reshape(factors, (-1, *[1] * (a.ndim - 1))), atol=1e-7)
+        np.testing.assert_allclose(b, a * np.reshape(factors, (-1, *[1] * (a.ndim - 1))), atol=1e-6)

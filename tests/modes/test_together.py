@@ -51,12 +51,12 @@ def test_together_equals_one_by_one_to_rounding(tmp_path, source):
     for name, one in many.items():
         assert one['together'] == 2
         assert one['config_hash'] == single[name]['config_hash']
-        assert one['validation_loss'] == pytest.approx(single[name]['validation_loss'], rel=2e-6)
+        assert one['validation_loss'] == pytest.approx(single[name]['validation_loss'], rel=2e-5)
         rows = [jsonl.read(tmp_path / which / f'run/trials/{name}/metrics.jsonl') for which in ('single', 'many')]
         assert [row['step'] for row in rows[0]] == [row['step'] for row in rows[1]]
         for left, right in zip(*rows, strict=True):
             assert right['loss'] == pytest.approx(left['loss'], rel=2e-5)
-            assert right['learning_rate'] == left['learning_rate']
+            assert right['learning_rate'] == pytest.approx(left['learning_rate'], rel=1e-6)
     assert len({one['validation_loss'] for one in many.values()}) == 2
     log = (tmp_path / 'many/run/trials/seed0-rate0.001/log.txt').read_text()
     assert log.count('2 runs at once on 2 devices') in (1, 2)
