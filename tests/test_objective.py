@@ -168,7 +168,7 @@ def test_the_loss_of_the_text_beside_has_its_coefficient(made):
     without = assemble.summed_loss(s.model, ANYWHERE, train=False, task=plain.task)(params, batch, jax.random.key(0))
     text = assemble.summed_loss(s.model, ANYWHERE, train=False)(params, batch, jax.random.key(0))[1]
     mean = (with_text[0] - without[0]) / without[1]['weight']
-    assert float(mean) == pytest.approx(0.5 * float(text['loss'] / text['weight']), rel=1e-5)
+    assert float(mean) == pytest.approx(0.5 * float(text['loss'] / text['weight']), rel=1e-4)
 
 
 def test_a_text_cut_over_devices_is_refused(made):
