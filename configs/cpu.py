@@ -1,21 +1,24 @@
-"""What the sweeps on two cores share: short texts of bytes, small batches, rates and starts by rule in the width."""
+"""Base config of sweeps on two cores: byte sequences, small batches, learning rates by width."""
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import base
+from gpt_jax import base_config
 
 
 def get_config() -> ConfigDict:
-    config = base.get_config()
+    config = base_config()
     config.model.context = 128
     config.optimizer.warmup_fraction = 0.1
-    config.train.update(batch=8, evaluate_tokens=250_000, evaluate_batch=16, log_every=20)
+    config.train.update(batch_size=8, eval_tokens=250_000, eval_batch_size=16, log_every=20)
     return config
 
 
 def rule(layers: int, width: int, heads: int) -> dict[str, Any]:
-    """Narrow models want a higher rate and a larger start than the 0.02 that suits GPT-2's width of 768."""
+    """Narrow models need a higher rate and a larger init_std than GPT-2's 0.02 (width 768)."""
     del layers, heads
-    return {'model.init_std': round(0.5 / width**0.5, 4), 'optimizer.learning_rate': round(min(0.02, 0.4 / width), 5)}
+    return {
+        'model.init_std': round(0.5 / width**0.5, 4),
+        'optimizer.learning_rate': round(min(0.02, 0.4 / width), 5),
+    }

@@ -1,4 +1,4 @@
-"""GPT-2 124M (Radford et al. 2019, table 2, where it is printed as 117M).
+"""GPT-2 124M (Radford et al. 2019, table 2).
 
 python run.py --config=configs/gpt2_124m.py --config.data.source=tfds:c4/en
 """
@@ -9,4 +9,4 @@ from configs import gpt2
 
 
 def get_config() -> ConfigDict:
-    return gpt2.config('gpt2_124m', layers=12, width=768, heads=12, learning_rate=6e-4)
+    return gpt2.get_config('124m')

@@ -9,4 +9,4 @@ from configs import gpt2
 
 
 def get_config() -> ConfigDict:
-    return gpt2.config('gpt2_1_5b', layers=48, width=1600, heads=25, learning_rate=2e-4)
+    return gpt2.get_config('1_5b')

@@ -1,4 +1,4 @@
-"""GPT-2 355M (Radford et al. 2019, table 2, where it is printed as 345M).
+"""GPT-2 355M (Radford et al. 2019, table 2).
 
 python run.py --config=configs/gpt2_355m.py --config.data.source=tfds:c4/en
 """
@@ -9,4 +9,4 @@ from configs import gpt2
 
 
 def get_config() -> ConfigDict:
-    return gpt2.config('gpt2_355m', layers=24, width=1024, heads=16, learning_rate=3e-4)
+    return gpt2.get_config('355m')

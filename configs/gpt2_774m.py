@@ -1,4 +1,4 @@
-"""GPT-2 774M (Radford et al. 2019, table 2, where it is printed as 762M).
+"""GPT-2 774M (Radford et al. 2019, table 2).
 
 python run.py --config=configs/gpt2_774m.py --config.data.source=tfds:c4/en
 """
@@ -9,4 +9,4 @@ from configs import gpt2
 
 
 def get_config() -> ConfigDict:
-    return gpt2.config('gpt2_774m', layers=36, width=1280, heads=20, learning_rate=2.5e-4)
+    return gpt2.get_config('774m')

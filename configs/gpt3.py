@@ -1,26 +1,51 @@
-"""What GPT-3's eight sizes share (Brown et al. 2020, section 2.1 and appendix B).
+"""GPT-3 (Brown et al. 2020, table 2.1, section 2.1, appendix B): eight sizes, 300B tokens.
 
-Not modelled: the gradual growth of the batch in the first 4 to 12B tokens. A batch is rounded to a multiple of 16
-sequences of 2,048 tokens. In the paper layers are in turn dense and locally banded; it does not say how wide the band
-is, and most who build these sizes again leave it out. With a band of 256 (pairs of layers are best not rolled up):
+python run.py --config=configs/gpt3.py:350m --config.data.source=tfds:c4/en
 
---config.model.attention_pattern="('full','window')" --config.model.window=256 --config.model.scan_layers=False
+Differences from the paper: the batch does not grow over the first 4 to 12B tokens, and is rounded
+to a multiple of 16 sequences. Every layer has full attention; the paper alternates dense and
+locally banded layers without giving the width of the band. With a band of 256:
+
+--config.model.attention_pattern="('full','window')" --config.model.window=256
+--config.model.scan_layers=False
+
+For the 13B model the paper prints a width of 5,140; 40 heads of 128 and the total of table D.1
+give 5,120.
 """
 
 from ml_collections import ConfigDict
 
 from configs import accelerator
 
-CONTEXT = 2_048
-TOKENS = 300_000_000_000
+CONTEXT, TOKENS = 2_048, 300_000_000_000
+# Size: (layers, width, heads, tokens per batch, learning rate).
+SIZES = {
+    '125m': (12, 768, 12, 500_000, 6e-4),
+    '350m': (24, 1024, 16, 500_000, 3e-4),
+    '760m': (24, 1536, 16, 500_000, 2.5e-4),
+    '1_3b': (24, 2048, 16, 1_000_000, 2e-4),
+    '2_7b': (32, 2560, 32, 1_000_000, 1.6e-4),
+    '6_7b': (32, 4096, 32, 2_000_000, 1.2e-4),
+    '13b': (40, 5120, 40, 2_000_000, 1e-4),
+    '175b': (96, 12288, 96, 3_200_000, 0.6e-4),
+}
 
 
-def config(name: str, *, layers: int, width: int, heads: int, batch_tokens: int, learning_rate: float) -> ConfigDict:
+def get_config(size: str = '125m') -> ConfigDict:
+    layers, width, heads, batch_tokens, learning_rate = SIZES[size]
     config = accelerator.get_config()
-    config.name = name
+    config.name = f'gpt_{size}'
     config.model.update(layers=layers, width=width, heads=heads, vocab_size=50_257, context=CONTEXT)
     config.data.tokenizer = 'bpe:50257'
-    config.optimizer.update(learning_rate=learning_rate, weight_decay=0.1, beta1=0.9, beta2=0.95, clip=1.0)
-    config.optimizer.update(warmup_fraction=375e6 / TOKENS, decay_fraction=260e9 / TOKENS, final_fraction=0.1)
-    config.train.update(batch=round(batch_tokens / CONTEXT / 16) * 16, tokens=TOKENS)
+    config.optimizer.update(
+        learning_rate=learning_rate,
+        weight_decay=0.1,
+        beta1=0.9,
+        beta2=0.95,
+        grad_clip_norm=1.0,
+        warmup_fraction=375e6 / TOKENS,
+        decay_end_fraction=260e9 / TOKENS,
+        final_lr_fraction=0.1,
+    )
+    config.train.update(batch_size=round(batch_tokens / CONTEXT / 16) * 16, tokens=TOKENS)
     return config

@@ -1,4 +1,4 @@
-"""GPT-3 2.7B (Brown et al. 2020, table 2.1): batch 1_000_000 tokens, rate 1.6e-4, 300B tokens.
+"""GPT-3 2.7B: batch of 1M tokens, learning rate 1.6e-4 (Brown et al. 2020, table 2.1).
 
 python run.py --config=configs/gpt_2_7b.py --config.data.source=tfds:c4/en
 """
@@ -9,4 +9,4 @@ from configs import gpt3
 
 
 def get_config() -> ConfigDict:
-    return gpt3.config('gpt_2_7b', layers=32, width=2560, heads=32, batch_tokens=1_000_000, learning_rate=1.6e-4)
+    return gpt3.get_config('2_7b')

@@ -1,5 +1,4 @@
-"""configs/gpt_tiny.py with eight experts in each layer, of which a token takes two.
-2.5M parameters, 0.9M of them active.
+"""gpt_tiny with eight experts per layer, two per token: 2.5M parameters, 0.9M active.
 
 python run.py --config=configs/gpt_tiny_experts.py
 """
@@ -12,6 +11,8 @@ from configs import gpt_tiny
 def get_config() -> ConfigDict:
     config = gpt_tiny.get_config()
     config.name = 'gpt_tiny_experts'
-    config.model.update(feedforward='experts', experts=8, experts_per_token=2, mlp_width=176, activation='silu')
+    config.model.update(
+        feedforward='experts', experts=8, experts_per_token=2, mlp_width=176, activation='silu'
+    )
     config.train.tokens = 819_200
     return config

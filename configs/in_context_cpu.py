@@ -1,4 +1,4 @@
-"""The ladder's sizes on texts that each show one rule by examples (experiments/in_context). 15 minutes on 2 cores.
+"""The ladder's sizes on texts with rules given by examples: 15 minutes on 2 cores.
 
 python experiments/in_context/make.py && python run.py --config=configs/in_context_cpu.py
 """
@@ -14,9 +14,14 @@ CORPUS = 'runs/in_context_corpus'
 def get_config() -> ConfigDict:
     config = cpu.get_config()
     config.name = 'in_context_cpu'
-    config.data.update(source=f'files:{CORPUS}/train.jsonl', validation_source=f'files:{CORPUS}/validation.jsonl')
-    config.model.position = 'rotary'  # an example's place in the text says nothing; what stands near it does
+    config.data.update(
+        source=f'files:{CORPUS}/train.jsonl', validation_source=f'files:{CORPUS}/validation.jsonl'
+    )
+    # The absolute position of an example carries no information; its relative position does.
+    config.model.position = 'rotary'
     config.train.tokens = 2_000_000
-    config.sweep.trials = design.grid({'seed': (0, 1)}, design.ladder(ladder_cpu.SIZES, cpu.rule))
-    config.sweep.together = 2
+    config.sweep.trials = design.make_grid(
+        {'seed': (0, 1)}, design.make_ladder(ladder_cpu.SIZES, cpu.rule)
+    )
+    config.sweep.trials_per_process = 2
     return config

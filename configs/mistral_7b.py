@@ -1,8 +1,9 @@
-"""Mistral 7B (Jiang et al. 2023, table 1): every layer sees a window of 4,096 tokens.
+"""Mistral 7B (Jiang et al. 2023, table 1): every layer has a window of 4,096 tokens.
 
 python run.py --config=configs/mistral_7b.py --config.data.source=tfds:c4/en
 
-How it was trained is not published; rate, schedule, batch and tokens are Llama 2's (Touvron et al. 2023, section 2.2).
+Its training recipe is not published; rate, schedule, batch and tokens are those of Llama 2 (Touvron
+et al. 2023, section 2.2).
 """
 
 from ml_collections import ConfigDict
@@ -13,10 +14,11 @@ from configs import accelerator
 def get_config() -> ConfigDict:
     config = accelerator.get_config()
     config.name = 'mistral_7b'
-    config.model.update(layers=32, width=4096, heads=32, kv_heads=8, mlp_width=14_336, vocab_size=32_000, context=8192)
+    config.model.update(layers=32, width=4096, heads=32, kv_heads=8, mlp_width=14_336)
+    config.model.update(vocab_size=32_000, context=8192)
     config.model.update(accelerator.modern(rotary_base=10_000.0, epsilon=1e-5))
     config.model.update(attention_pattern=('window',), window=4096, tied_head=False)
     config.data.tokenizer = 'bpe:32000'
     config.optimizer.update(learning_rate=3e-4, warmup_fraction=0.004)
-    config.train.update(batch=512, tokens=2_000_000_000_000)
+    config.train.update(batch_size=512, tokens=2_000_000_000_000)
     return config

@@ -1,9 +1,10 @@
-"""Mixtral 8x7B (Jiang et al. 2024, table 1): Mistral 7B with eight experts in each layer, two for a token, no window.
+"""Mixtral 8x7B (Jiang et al. 2024, table 1): eight experts per layer, two per token.
 
 python run.py --config=configs/mixtral_8x7b.py --config.data.source=tfds:c4/en
 
-How it was trained is not published; the recipe is that of configs/mistral_7b.py, and the coefficients of the routing's
-losses are those of configs/base.py (Fedus et al. 2021; Zoph et al. 2022).
+Mistral 7B with experts and without a window. Its training recipe is not published: here it
+is that of configs/mistral_7b.py, with the default coefficients of the router losses (Fedus et al.
+2021; Zoph et al. 2022).
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""The ladder's sizes on longer texts and more of them: what configs/finetuning_cpu.py tunes. 20 minutes on 2 cores.
+"""The ladder's sizes with longer sequences and more tokens, as base models: 20 minutes on 2 cores.
 
 python run.py --config=configs/pretrained_cpu.py
 """
@@ -15,6 +15,6 @@ def get_config() -> ConfigDict:
     config = cpu.get_config()
     config.name = 'pretrained_cpu'
     config.model.context = CONTEXT
-    config.train.update(tokens=4_000_000, evaluate_batch=8)
-    config.sweep.trials = design.ladder(ladder_cpu.SIZES, cpu.rule)
+    config.train.update(tokens=4_000_000, eval_batch_size=8)
+    config.sweep.trials = design.make_ladder(ladder_cpu.SIZES, cpu.rule)
     return config

@@ -1,9 +1,10 @@
-"""What the tasks of configs/finetune/ begin with where nothing can be fetched: 0.8M parameters, minutes, two cores.
+"""A base model for the tasks of configs/finetune/, trained without any download: 0.8M parameters.
 
 python run.py --config=configs/start_cpu.py --config.model.context=192 --workdir=runs/tiny_192
 
-More and smaller steps than gpt_tiny's, and today's parts (configs/generations_cpu.py), which need fewer of them to make
-use of what is far back in a text. Longer contexts want smaller batches, as the files there say: as many steps.
+Minutes on two cores. It takes more and smaller steps than gpt_tiny and has a modern architecture
+(see configs/generations_cpu.py), which learns to use distant text in fewer steps. Longer contexts
+need smaller batches (see the task files) to keep the number of steps.
 """
 
 from ml_collections import ConfigDict
@@ -15,9 +16,11 @@ def get_config() -> ConfigDict:
     config = cpu.get_config()
     config.name = 'start_cpu'
     config.model.update(layers=4, width=128, heads=4, context=256)
-    config.model.update(position='rotary', norm='rms', feedforward='gated', activation='silu', bias=False)
+    config.model.update(
+        position='rotary', norm='rms', feedforward='gated', activation='silu', bias=False
+    )
     config.model.update(qk_norm=True, z_loss=1e-4)
     config.update_from_flattened_dict(cpu.rule(4, 128, 4))
-    config.optimizer.learning_rate /= 2  # as for today's parts there
+    config.optimizer.learning_rate /= 2  # as in configs/generations_cpu.py
     config.train.tokens = 2_500_000
     return config

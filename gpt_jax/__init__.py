@@ -1,6 +1,6 @@
-"""gpt_jax: scaling experiments for GPTs in JAX/Flax (plan -> sweep -> fit -> forecast -> verify).
+"""Scaling experiments for GPTs in JAX/Flax: plan, sweep, fit, forecast, verify.
 
-`gpt_jax.load` reads a trained model (gpt_jax/language_model.py); importing gpt_jax alone loads nothing else.
+`gpt_jax.load` reads a trained model, `gpt_jax.base_config` starts a config file.
 """
 
 import importlib
@@ -9,8 +9,14 @@ from typing import Any
 __version__ = '0.1.0'
 
 
+_LAZY = {
+    'load': 'gpt_jax.inference.language_model',
+    'LanguageModel': 'gpt_jax.inference.language_model',
+    'base_config': 'gpt_jax.core.config',
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ('load', 'LanguageModel'):
-        # By name, since the floors below import this package for its version.
-        return getattr(importlib.import_module('gpt_jax.language_model'), name)
+    if name in _LAZY:  # imported at first use, so that `import gpt_jax` stays fast
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,4 +1,4 @@
-"""What every test stands on: eight CPU devices, and one cache of compiled programs for the whole run."""
+"""Shared by all tests: eight CPU devices, and one cache of compiled programs per test run."""
 
 import gc
 import os
@@ -7,8 +7,9 @@ import tempfile
 from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
-os.environ['OPENBLAS_NUM_THREADS'] = '1'  # several workers' threads would wait for each other
-# One folder for all workers of a run and the programs that tests start; a fixed name would outlive the code it tests.
+os.environ['OPENBLAS_NUM_THREADS'] = '1'  # threads of several workers compete
+# One folder for all workers of a run and the programs that tests start; not a fixed name, since
+# programs of older code must not be reused.
 if 'GPT_JAX_TEST_CACHE' not in os.environ:
     os.environ['GPT_JAX_TEST_CACHE'] = tempfile.mkdtemp(prefix='gpt_jax_tests_')
 CACHE = Path(os.environ['GPT_JAX_TEST_CACHE'])
@@ -18,14 +19,16 @@ os.environ['XDG_CACHE_HOME'] = str(CACHE)
 import jax
 import pytest
 
-from configs import base
-from gpt_jax import assemble, overrides, runtime
-from gpt_jax.model.config import ModelConfig, resolve
+from gpt_jax import base_config
+from gpt_jax.core import jax_setup
+from gpt_jax.core.config import Config, ModelConfig, parse_config, resolve_model, to_raw
+from gpt_jax.core.config_fields import from_dict
 
-gc.set_threshold(100_000, 50, 50)  # tracing makes and drops so many objects that looking for cycles takes a tenth of it
-runtime.avoid_known_faults(8)
-# Machine code that is not optimized, from the emitters that are older, is made in less than half the time, and nearly
-# all of a test's time is that. Later jaxlibs may not know the second flag, and would abort on it.
+# Tracing creates so many short-lived objects that the cycle collector takes a tenth of its time.
+gc.set_threshold(100_000, 50, 50)
+jax_setup.set_xla_flags(8)
+# Nearly all of the tests' time is compiling. Unoptimized machine code from XLA's older emitters
+# takes less than half of it. Later jaxlibs may not know the second flag and would abort.
 given = os.environ['XLA_FLAGS']
 os.environ['XLA_FLAGS'] = f'{given} --xla_backend_optimization_level=0'
 if jax.__version_info__[:2] == (0, 10):
@@ -42,9 +45,16 @@ def model_config():
     """Makes a small ModelConfig; keywords replace fields."""
 
     def make(**fields) -> ModelConfig:
-        small = {'layers': 2, 'width': 32, 'heads': 4, 'vocab_size': 97, 'context': 16, 'attention_chunk': 0}
-        values = overrides.plain(base.get_config())['model'] | small | fields
-        return ModelConfig(**resolve(values, 1))
+        small = {
+            'layers': 2,
+            'width': 32,
+            'heads': 4,
+            'vocab_size': 97,
+            'context': 16,
+            'attention_chunk': 0,
+        }
+        values = to_raw(base_config())['model'] | small | fields
+        return from_dict(ModelConfig, resolve_model(values, 1), 'model')
 
     return make
 
@@ -53,16 +63,22 @@ def model_config():
 def settings():
     """Makes Settings of a small run; 'section.field' keys replace fields."""
 
-    def make(fields: dict | None = None) -> assemble.Settings:
-        config = overrides.plain(base.get_config())
+    def make(fields: dict | None = None) -> Config:
+        config = to_raw(base_config())
         small = {
-            'model.layers': 2, 'model.width': 32, 'model.heads': 4, 'model.context': 16, 'model.vocab_size': 97,
-            'train.batch': 8, 'train.steps': 20, 'mesh.data': 1,
-        }  # fmt: skip
+            'model.layers': 2,
+            'model.width': 32,
+            'model.heads': 4,
+            'model.context': 16,
+            'model.vocab_size': 97,
+            'train.batch_size': 8,
+            'train.steps': 20,
+            'mesh.data': 1,
+        }
         for key, value in (small | (fields or {})).items():
             section, _, field = key.rpartition('.')
             (config[section] if section else config)[field] = value
-        return assemble.settings(config, vocab_size=1)
+        return parse_config(config, vocab_size=1)
 
     return make
 
@@ -77,7 +93,7 @@ def source(tmp_path_factory):
 
 @pytest.fixture
 def hearing():
-    """A test run in the background of a shell is born deaf to SIGINT, and so is what it starts; here they hear."""
+    """Lets SIGINT interrupt programs, which a background shell ignores and its children inherit."""
     old = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, old)

@@ -1,25 +1,50 @@
-"""What makes the trials of configs/finetuning_cpu.py: a task, a way to learn it and a size of the ladder."""
+"""Trials of configs/finetuning_cpu.py: tasks, fine-tuning methods and model sizes."""
 
-import importlib
 from typing import Any
 
-from configs import cpu, pretrained_cpu
+from configs import cpu, ladder_cpu, pretrained_cpu
 from gpt_jax.scaling.plan import design
+from gpt_jax.tasks import catalog
 
-WAYS: dict[str, dict[str, Any]] = {
+# Tasks and their overrides. Translation is into an artificial language, of which so few steps teach
+# enough to measure.
+TASKS = {
+    'entities': {},
+    'roles': {},
+    'translation': {'task.source': 'synthetic:grammar', 'task.eval_generations': 50},
+}
+METHODS: dict[str, dict[str, Any]] = {
     'scratch': {},
     'full': {},
-    'adapters': {'tune.rank': 8, 'tune.alpha': 16.0, 'tune.targets': ('all-linear',)},
+    'adapters': {'finetune.rank': 8, 'finetune.alpha': 16.0, 'finetune.targets': ('all-linear',)},
 }
-# Times the rate that pre-training had at this width: what is trained already moves less, adapters move more.
-RATES = {'scratch': 1.0, 'full': 0.5, 'adapters': 2.0}
+# Relative to the learning rate of pre-training at this width: pre-trained weights need smaller
+# steps, adapters larger ones.
+LEARNING_RATE_FACTORS = {'scratch': 1.0, 'full': 0.5, 'adapters': 2.0}
 
 
-def trial(task: str, fields: dict[str, Any], way: str, size: design.Size) -> design.Trial:
-    (sized,) = design.ladder((size,), cpu.rule)
-    section = importlib.import_module(f'configs.finetune.{task}').get_config().task.to_dict()
-    begins = '' if way == 'scratch' else f'runs/{pretrained_cpu.get_config().name}/trials/{sized["name"]}'
-    rate = round(RATES[way] * sized['optimizer.learning_rate'], 6)
-    named = {f'task.{name}': value for name, value in section.items()}
-    return {**sized, **named, **fields, **WAYS[way], 'name': f'{task}-{way}-{sized["name"]}', 'init_from': begins,
-            'optimizer.learning_rate': rate}  # fmt: skip
+def make_trials() -> tuple[design.Trial, ...]:
+    """Return a trial for every combination of task, method and size."""
+    return tuple(
+        make_trial(task, method, size)
+        for task in TASKS
+        for method in METHODS
+        for size in ladder_cpu.SIZES
+    )
+
+
+def make_trial(task: str, method: str, size: design.Size) -> design.Trial:
+    """Return the config fields of a trial: a task, a fine-tuning method and a model size."""
+    (size_fields,) = design.make_ladder((size,), cpu.rule)
+    task_fields = {f'task.{name}': value for name, value in catalog.task_section(task).items()}
+    pretrained = f'runs/{pretrained_cpu.get_config().name}/trials/{size_fields["name"]}'
+    learning_rate = LEARNING_RATE_FACTORS[method] * size_fields['optimizer.learning_rate']
+    return {
+        **size_fields,
+        **task_fields,
+        **TASKS[task],
+        **METHODS[method],
+        'name': f'{task}-{method}-{size_fields["name"]}',
+        'init_from': '' if method == 'scratch' else pretrained,
+        'optimizer.learning_rate': round(learning_rate, 6),
+    }

@@ -1,9 +1,11 @@
-"""What does the assistant say next? Dialogues in files of yours, in the chat template of the weights' tokenizer.
+"""Dialogues in your files, formatted with the chat template of the model's tokenizer.
 
 python run.py --config=configs/finetune/chat_files.py --config.init_from=runs/gpt2
 
-A line is {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello!"}]}. `rows`, of
-which the steps are reckoned, are to be yours.
+A line is {"messages": [{"role": "user", "content": "Hello"},
+                        {"role": "assistant", "content": "Hello!"}]}
+
+Set `rows` to the number of your lines; it gives the number of steps.
 """
 
 from ml_collections import ConfigDict
@@ -12,6 +14,4 @@ from configs.finetune import published
 
 
 def get_config() -> ConfigDict:
-    config = published.get_config('chat_files', rows=10_000, context=1024)
-    config.task.update(kind='answer', source='files:dialogues/*.jsonl', messages='messages', chat=True)
-    return config
+    return published.make_config('chat_files', rows=10_000, context=1024)

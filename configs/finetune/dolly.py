@@ -1,4 +1,4 @@
-"""What is the answer to an instruction? Dolly 15k (Conover et al. 2023), with what it refers to, if anything.
+"""Answers to instructions: Dolly 15k (Conover et al. 2023).
 
 python run.py --config=configs/finetune/dolly.py --config.init_from=runs/gpt2
 """
@@ -9,8 +9,4 @@ from configs.finetune import published
 
 
 def get_config() -> ConfigDict:
-    config = published.get_config('dolly', rows=13_500, context=512)
-    config.task.update(kind='answer', source='tfds:databricks_dolly', answer=' {response}')
-    config.task.prompt = '{context}\n\nInstruction: {instruction}\nResponse:'
-    config.task.metrics = ('rougeL', 'f1')
-    return config
+    return published.make_config('dolly', rows=13_500, context=512)

@@ -1,6 +1,8 @@
-"""Is a film review kind? IMDB (Maas et al. 2011); a tenth of its train split validates; of a long one the end is read.
+"""Sentiment of film reviews: IMDB (Maas et al. 2011).
 
 python run.py --config=configs/finetune/imdb.py --config.init_from=runs/gpt2
+
+A tenth of the train split is used for validation. Long reviews lose their beginning.
 """
 
 from ml_collections import ConfigDict
@@ -9,8 +11,4 @@ from configs.finetune import published
 
 
 def get_config() -> ConfigDict:
-    config = published.get_config('imdb', rows=22_500, context=512)
-    config.task.update(kind='classify', source='tfds:imdb_reviews', prompt='{text}', label='label', auxiliary=0.5)
-    config.task.update(labels=('neg', 'pos'))
-    config.task.metrics = ('accuracy',)
-    return config
+    return published.make_config('imdb', rows=22_500, context=512)

@@ -1,18 +1,21 @@
-"""What tuning without a network or data shares: the byte model of configs/start_cpu.py, minutes on two cores.
+"""Shared config of tasks without network or data: the byte-level model of configs/start_cpu.py.
 
-That one is trained first, of the same context, as each file says; or leave out init_from, and it begins untrained.
+Minutes on two cores. Each file gives the command that pre-trains the model at its context length;
+without init_from, training starts from random weights.
 """
 
 from ml_collections import ConfigDict
 
-from configs import base
+from gpt_jax import base_config
+from gpt_jax.tasks import catalog
 
 
-def get_config(name: str, context: int, steps: int) -> ConfigDict:
-    """The task is yet to be filled in."""
-    config = base.get_config()
-    config.name = name
+def make_config(task: str, context: int, steps: int) -> ConfigDict:
+    """Return a config for a task of the catalog, of the same name."""
+    config = base_config()
+    config.name = task
+    config.task.update(catalog.TASKS[task])
     config.model.update(layers=4, width=128, heads=4, context=context)
-    config.optimizer.update(learning_rate=1e-3, warmup_fraction=0.1, final_fraction=0.0)
-    config.train.update(batch=32, microbatch=4, steps=steps, evaluate_batch=32)
+    config.optimizer.update(learning_rate=1e-3, warmup_fraction=0.1, final_lr_fraction=0.0)
+    config.train.update(batch_size=32, microbatch_size=4, steps=steps, eval_batch_size=32)
     return config

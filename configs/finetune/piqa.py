@@ -1,4 +1,4 @@
-"""Which of two ways reaches the goal? PIQA (Bisk et al. 2020).
+"""The better of two ways to reach a physical goal: PIQA (Bisk et al. 2020).
 
 python run.py --config=configs/finetune/piqa.py --config.init_from=runs/gpt2
 """
@@ -9,7 +9,4 @@ from configs.finetune import published
 
 
 def get_config() -> ConfigDict:
-    config = published.get_config('piqa', rows=16_113, context=256)
-    config.task.update(kind='choose', source='tfds:piqa', prompt='{goal}', choices=(' {sol1}', ' {sol2}'))
-    config.task.update(label='label', auxiliary=0.5)
-    return config
+    return published.make_config('piqa', rows=16_113, context=256)

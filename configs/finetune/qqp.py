@@ -1,6 +1,8 @@
-"""Do two questions ask the same? Quora question pairs, as in GLUE; read both ways round.
+"""Duplicate questions: Quora question pairs, as in GLUE (Wang et al. 2019).
 
 python run.py --config=configs/finetune/qqp.py --config.init_from=runs/gpt2
+
+The model reads each pair in both orders.
 """
 
 from ml_collections import ConfigDict
@@ -9,8 +11,4 @@ from configs.finetune import published
 
 
 def get_config() -> ConfigDict:
-    config = published.get_config('qqp', rows=363_849, context=256)
-    config.task.update(kind='classify', source='tfds:glue/qqp', prompt='{question1}', second='{question2}')
-    config.task.update(symmetric=True, label='label', labels=('not_duplicate', 'duplicate'), auxiliary=0.5)
-    config.task.metrics = ('macro_f1', 'accuracy')
-    return config
+    return published.make_config('qqp', rows=363_849, context=256)

@@ -1,4 +1,4 @@
-"""Is a remark kind? Made remarks with negation and contrast (gpt_jax/data/made/sentiment.py); no network.
+"""Sentiment of generated remarks with negation and contrast; no network (synthetic:sentiment).
 
 python run.py --config=configs/start_cpu.py --config.model.context=192 --workdir=runs/tiny_192
 python run.py --config=configs/finetune/sentiment.py --config.init_from=runs/tiny_192
@@ -10,8 +10,4 @@ from configs.finetune import local
 
 
 def get_config() -> ConfigDict:
-    config = local.get_config('sentiment', context=192, steps=400)
-    config.task.update(kind='classify', source='made:sentiment', prompt='{text}', label='label', auxiliary=0.5)
-    config.task.update(labels=('negative', 'positive'))
-    config.task.metrics = ('accuracy', 'macro_f1')
-    return config
+    return local.make_config('sentiment', context=192, steps=400)

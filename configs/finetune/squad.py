@@ -1,4 +1,4 @@
-"""Which stretch of a paragraph answers a question? SQuAD 1.1 (Rajpurkar et al. 2016), as text that goes on.
+"""Questions about a paragraph, answered in text: SQuAD 1.1 (Rajpurkar et al. 2016).
 
 python run.py --config=configs/finetune/squad.py --config.init_from=runs/gpt2
 """
@@ -9,8 +9,4 @@ from configs.finetune import published
 
 
 def get_config() -> ConfigDict:
-    config = published.get_config('squad', rows=87_599, context=512, epochs=2)
-    config.task.update(kind='answer', source='tfds:squad/v1.1', references='answers[text]')
-    config.task.update(prompt='{context}\n\nQuestion: {question}\nAnswer:', answer=' {answers[text][0]}')
-    config.task.metrics = ('f1', 'exact_match')
-    return config
+    return published.make_config('squad', rows=87_599, context=512, epochs=2)

@@ -1,4 +1,4 @@
-"""Is a sentence of a film review kind? SST-2 (Socher et al. 2013), as in GLUE.
+"""Sentiment of sentences in film reviews: SST-2, as in GLUE (Socher et al. 2013).
 
 python run.py --config=configs/finetune/sst2.py --config.init_from=runs/gpt2
 """
@@ -9,8 +9,4 @@ from configs.finetune import published
 
 
 def get_config() -> ConfigDict:
-    config = published.get_config('sst2', rows=67_349, context=128)
-    config.task.update(kind='classify', source='tfds:glue/sst2', prompt='{sentence}', label='label', auxiliary=0.5)
-    config.task.update(labels=('negative', 'positive'))
-    config.task.metrics = ('accuracy',)
-    return config
+    return published.make_config('sst2', rows=67_349, context=128)

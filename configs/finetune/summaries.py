@@ -1,6 +1,7 @@
-"""What does a function do, in a line? Python's own library (gpt_jax/data/made/summaries.py); no network.
+"""One-line summaries of functions of Python's library; no network (synthetic:summaries).
 
-python run.py --config=configs/start_cpu.py --config.model.context=512 --config.train.batch=4 --workdir=runs/tiny_512
+python run.py --config=configs/start_cpu.py --config.model.context=512 \\
+    --config.train.batch_size=4 --workdir=runs/tiny_512
 python run.py --config=configs/finetune/summaries.py --config.init_from=runs/tiny_512
 """
 
@@ -10,8 +11,4 @@ from configs.finetune import local
 
 
 def get_config() -> ConfigDict:
-    config = local.get_config('summaries', context=512, steps=400)
-    config.task.update(kind='answer', source='made:summaries')
-    config.task.update(prompt='{source}\nTL;DR:', answer=' {summary}')
-    config.task.metrics = ('rougeL', 'rouge1', 'rouge2')
-    return config
+    return local.make_config('summaries', context=512, steps=400)

@@ -1,8 +1,8 @@
-"""What is an article about, in one sentence? XSum (Narayan et al. 2018).
+"""One-sentence summaries of news articles: XSum (Narayan et al. 2018).
 
 python run.py --config=configs/finetune/xsum.py --config.init_from=runs/gpt2
 
-TFDS wants its texts in its manual folder first; what it says on preparing tells where they come from.
+TFDS reads the articles from its manual folder; its message on preparation names their source.
 """
 
 from ml_collections import ConfigDict
@@ -11,8 +11,4 @@ from configs.finetune import published
 
 
 def get_config() -> ConfigDict:
-    config = published.get_config('xsum', rows=203_577, context=1024, epochs=1)
-    config.task.update(kind='answer', source='tfds:xsum', cut='right')
-    config.task.update(prompt='{document}\n\nTL;DR:', answer=' {summary}')
-    config.task.metrics = ('rougeL', 'rouge1', 'rouge2')
-    return config
+    return published.make_config('xsum', rows=203_577, context=1024, epochs=1)

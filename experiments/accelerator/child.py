@@ -1,4 +1,4 @@
-"""How is one measurement run in its own process, and ended in time? Its JSON lines come out as they are printed."""
+"""A measurement in its own process, with a time limit and JSON lines as output."""
 
 import contextlib
 import json
@@ -13,34 +13,57 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-OUT_OF_MEMORY = ('RESOURCE_EXHAUSTED', 'out of memory', 'Out of memory', 'OutOfMemoryError', 'Unable to allocate')
-MEMORY_FRACTION = '0.92'  # JAX takes three quarters of a GPU by default; some is left to cuDNN's and cuBLAS's own
+OUT_OF_MEMORY = (
+    'RESOURCE_EXHAUSTED',
+    'out of memory',
+    'Out of memory',
+    'OutOfMemoryError',
+    'Unable to allocate',
+)
+# JAX takes three quarters of a GPU by default; cuDNN and cuBLAS need some memory of their own.
+MEMORY_FRACTION = '0.92'
 
 
-def environment() -> dict[str, str]:
-    """This process's, with the repository importable and almost the whole GPU for JAX, unless it says otherwise."""
-    found = dict(os.environ)
-    found['PYTHONPATH'] = os.pathsep.join([str(ROOT), *filter(None, [found.get('PYTHONPATH')])])
-    if not {'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'} & set(found):
-        found['XLA_CLIENT_MEM_FRACTION'] = MEMORY_FRACTION
-    return found
+def make_environment() -> dict[str, str]:
+    """Return this process's environment, with the repository on PYTHONPATH.
 
-
-def lines(command: list[str], until: float) -> Iterator[dict[str, Any]]:
-    """Runs `command` and yields each JSON object that it prints on a line, with 'elapsed_seconds' since its start.
-
-    A process that fails, is still running at `until` (time.monotonic; it and its children are killed) or prints
-    nothing adds one last object: 'failed' (one line), 'out_of_memory', 'out_of_time'.
+    JAX may use almost the whole GPU, unless a out_of_memory fraction is set already.
     """
-    began, count = time.monotonic(), 0
+    environment = dict(os.environ)
+    environment['PYTHONPATH'] = os.pathsep.join(
+        [str(ROOT), *filter(None, [environment.get('PYTHONPATH')])]
+    )
+    if not {'XLA_CLIENT_MEM_FRACTION', 'XLA_PYTHON_CLIENT_MEM_FRACTION'} & set(environment):
+        environment['XLA_CLIENT_MEM_FRACTION'] = MEMORY_FRACTION
+    return environment
+
+
+def stream_records(command: list[str], deadline: float) -> Iterator[dict[str, Any]]:
+    """Run `command` and yield each JSON object that it prints on a line.
+
+    Args:
+      command: the program and its arguments.
+      deadline: in seconds of time.monotonic; the process and its children are killed then.
+
+    Yields:
+      The objects, each with 'elapsed_seconds' since the start. A process that fails, reaches the
+      deadline or prints nothing adds one last object: 'failed' (one line), 'out_of_memory' and, at
+      the deadline, 'out_of_time'.
+    """
+    start, count = time.monotonic(), 0
     with (
         tempfile.TemporaryFile('w+', errors='replace') as errors,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True, env=environment()
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+            env=make_environment(),
         ) as process,
     ):
         expired = threading.Event()
-        timer = threading.Timer(max(0.0, until - began), _expire, (process, expired))
+        timer = threading.Timer(max(0.0, deadline - start), _expire, (process, expired))
         timer.daemon = True
         timer.start()
         try:
@@ -48,21 +71,32 @@ def lines(command: list[str], until: float) -> Iterator[dict[str, Any]]:
             for line in process.stdout:
                 if line.startswith('{'):
                     count += 1
-                    yield json.loads(line) | {'elapsed_seconds': time.monotonic() - began}
+                    yield json.loads(line) | {'elapsed_seconds': time.monotonic() - start}
             code = process.wait()
         finally:
             timer.cancel()
             _kill(process)
-        elapsed = time.monotonic() - began
+        elapsed = time.monotonic() - start
         if expired.is_set():
-            why = f'ended after {elapsed:.0f} s: no time left'
-            yield {'failed': why, 'out_of_memory': False, 'out_of_time': True, 'elapsed_seconds': elapsed}
+            reason = f'ended after {elapsed:.0f} s: no time left'
+            yield {
+                'failed': reason,
+                'out_of_memory': False,
+                'out_of_time': True,
+                'elapsed_seconds': elapsed,
+            }
         elif code or not count:
             errors.seek(0)
             text = errors.read()
-            why = next((line for line in reversed(text.splitlines()) if line.strip()), 'printed nothing')
-            memory = any(word in text for word in OUT_OF_MEMORY)
-            yield {'failed': f'exit {code}: {why.strip()[:300]}', 'out_of_memory': memory, 'elapsed_seconds': elapsed}
+            reason = next(
+                (line for line in reversed(text.splitlines()) if line.strip()), 'printed nothing'
+            )
+            out_of_memory = any(message in text for message in OUT_OF_MEMORY)
+            yield {
+                'failed': f'exit {code}: {reason.strip()[:300]}',
+                'out_of_memory': out_of_memory,
+                'elapsed_seconds': elapsed,
+            }
 
 
 def _expire(process: subprocess.Popen[str], expired: threading.Event) -> None:
@@ -71,6 +105,6 @@ def _expire(process: subprocess.Popen[str], expired: threading.Event) -> None:
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
-    """The process and all that it started; those of torch.compile outlive their parent otherwise."""
+    """Kill the process and its children; those of torch.compile outlive their parent otherwise."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,9 +1,9 @@
-"""What does a training step send between devices, under each strategy? Counted in the compiled program.
+"""Bytes that a training step sends between devices under each strategy.
 
-python experiments/communication/measure.py                 # some minutes on two cores; results.jsonl
-python experiments/communication/measure.py --table         # the table of results.jsonl
+python experiments/communication/measure.py            # some minutes on two cores; results.jsonl
+python experiments/communication/measure.py --table    # only print the table of results.jsonl
 
-Simulated devices of a CPU: bytes are those that real ones would send, time means nothing here.
+The devices are simulated on a CPU: the bytes are those of real devices, times are meaningless.
 """
 
 import argparse
@@ -13,9 +13,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from gpt_jax.core.config import parse_config, to_raw
+
 FOLDER = Path(__file__).parent
 DEVICES = (1, 2, 4, 8)
-# What n devices do with their axes.
+# The mesh of n devices.
 STRATEGIES = {
     'data': lambda n: {'data': n},
     'zero1': lambda n: {'data': n, 'strategy': 'zero1'},
@@ -23,57 +25,60 @@ STRATEGIES = {
     'tensor': lambda n: {'data': 1, 'tensor': n},
     'fsdp + tensor 2': lambda n: {'data': 1, 'fsdp': n // 2, 'tensor': 2, 'strategy': 'fsdp'},
     'ring': lambda n: {'data': 1, 'context': n},
-    'all_to_all': lambda n: {'data': 1, 'context': n, 'long': 'all_to_all'},
+    'all_to_all': lambda n: {'data': 1, 'context': n, 'context_parallel': 'all_to_all'},
     'pipeline': lambda n: {'data': 1, 'pipeline': n},
     'experts, capacity': lambda n: {'data': 1, 'expert': n},
 }
 EXPERTS = {'feedforward': 'experts', 'experts': 8, 'capacity_factor': 1.25, 'mlp_width': 128}
 
 
-def measure(name: str, devices: int) -> dict:
-    """One record: the bytes that a device sends in a step, by the kind of collective."""
+def measure_strategy(name: str, devices: int) -> dict:
+    """Return the record of a strategy: the bytes that a device sends per step, by collective."""
     import jax
 
     from configs import gpt_tiny
-    from gpt_jax import assemble, overrides
-    from gpt_jax.compiled.collectives import collectives
-    from gpt_jax.compiled.text import parse
-    from gpt_jax.model import accounting
+    from gpt_jax.core import model_counts
+    from gpt_jax.preflight.collectives import find_collectives
+    from gpt_jax.preflight.hlo import parse_hlo
+    from gpt_jax.train import build
 
-    config = overrides.plain(gpt_tiny.get_config())
+    config = to_raw(gpt_tiny.get_config())
     config['model'] |= {'layers': 8, 'heads': 8, 'vocab_size': 4096, 'scan_layers': True}
     config['model'] |= EXPERTS if name.startswith('experts') else {}
-    config['train'] |= {'batch': 32, 'microbatch': 4 if name == 'pipeline' else 0}
+    config['train'] |= {'batch_size': 32, 'microbatch_size': 4 if name == 'pipeline' else 0}
     config['mesh'] |= STRATEGIES[name](devices)
-    settings = assemble.settings(config, vocab_size=4096)
-    program = assemble.build(settings, jax.devices()[:devices])
-    batch = assemble.abstract_batch(settings, program.mesh)
-    text = program.step.lower(program.abstract_state, batch).compile().as_text()
+    parsed = parse_config(config, vocab_size=4096)
+    parts = build.build_trainer_parts(parsed, jax.devices()[:devices])
+    batch = build.make_abstract_batch(parsed, parts.mesh)
+    text = parts.train_step.lower(parts.abstract_state, batch).compile().as_text()
     sent = Counter()
-    for one in collectives(parse(text)):
-        sent[one.kind] += one.wire_bytes * one.times
+    for collective in find_collectives(parse_hlo(text)):
+        sent[collective.kind] += collective.wire_bytes * collective.executions
     return {
         'strategy': name,
         'devices': devices,
-        'parameters': accounting.parameters(settings.model)['padded_total'],
-        'tokens': settings.tokens_per_step,
+        'parameters': model_counts.parameters(parsed.model)['padded_total'],
+        'tokens': parsed.tokens_per_step,
         'sent_bytes': sum(sent.values()),
         'by_kind': dict(sent),
         'bytes_per_flop': sum(sent.values())
-        / (accounting.flops_per_token(settings.model)['6N'] * settings.tokens_per_step / devices),
+        / (model_counts.flops_per_token(parsed.model)['6N'] * parsed.tokens_per_step / devices),
     }
 
 
-def table(records: list[dict]) -> str:
-    """Megabytes that a device sends in a step, by strategy and devices, and of the largest count what they are."""
-    head = (
-        f'| strategy | {" | ".join(f"{n} devices" for n in DEVICES if n > 1)} | of {DEVICES[-1]}: bytes per FLOP | of |'
-    )
-    lines = [head, '| --- ' * (len(DEVICES) + 2) + '|']
+def format_table(records: list[dict]) -> str:
+    """Return the megabytes that a device sends per step, and the kinds at the most devices."""
+    counts = [f'{n} devices' for n in DEVICES if n > 1]
+    head = ['strategy', *counts, f'bytes per FLOP, {counts[-1]}', f'kinds, {counts[-1]}']
+    lines = [f'| {" | ".join(head)} |', '| --- ' * len(head) + '|']
     for name in STRATEGIES:
-        of = {one['devices']: one for one in records if one['strategy'] == name}
-        cells = [f'{of[n]["sent_bytes"] / 1e6:.2f}' if n in of else '' for n in DEVICES if n > 1]
-        last = of[DEVICES[-1]]
+        by_devices = {r['devices']: r for r in records if r['strategy'] == name}
+        cells = [
+            f'{by_devices[n]["sent_bytes"] / 1e6:.2f}' if n in by_devices else ''
+            for n in DEVICES
+            if n > 1
+        ]
+        last = by_devices[DEVICES[-1]]
         kinds = ', '.join(
             f'{kind} {size / last["sent_bytes"]:.0%}'
             for kind, size in sorted(last['by_kind'].items(), key=lambda pair: -pair[1])
@@ -84,22 +89,31 @@ def table(records: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--table', action='store_true', help='only print the table of results.jsonl')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--table', action='store_true', help='only print the table of results.jsonl'
+    )
     path = FOLDER / 'results.jsonl'
     if not parser.parse_args().table:
         sys.path.insert(0, str(FOLDER.parents[1]))
         os.environ['JAX_PLATFORMS'] = 'cpu'
-        from gpt_jax import runtime
+        from gpt_jax.core import jax_setup
 
-        runtime.start(max(DEVICES), '')
-        cases = [(name, n) for name in STRATEGIES for n in DEVICES if n > 1 and not ('+' in name and n < 4)]
+        jax_setup.start_jax(max(DEVICES), '')
+        cases = [
+            (name, n)
+            for name in STRATEGIES
+            for n in DEVICES
+            if n > 1 and not ('+' in name and n < 4)
+        ]
         records = []
         for number, (name, devices) in enumerate(cases, 1):
             print(f'{number}/{len(cases)}: {name}, {devices} devices', file=sys.stderr)
-            records.append(measure(name, devices))
-        path.write_text(''.join(json.dumps(one) + '\n' for one in records))
-    print(table([json.loads(line) for line in path.read_text().splitlines()]))
+            records.append(measure_strategy(name, devices))
+        path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+    print(format_table([json.loads(line) for line in path.read_text().splitlines()]))
 
 
 if __name__ == '__main__':

@@ -1,10 +1,10 @@
-"""How fast is a training step on this CPU beside nanoGPT's model and nanodo's, same shapes, in one run?
+"""Speed of a training step on this CPU, compared with nanoGPT's model and nanodo's.
 
     python experiments/cpu_speed/measure.py --nanogpt=DIR --nanodo=DIR --torch_python=PATH
 
-DIR are checkouts of github.com/karpathy/nanoGPT and github.com/google-deepmind/nanodo, PATH a Python with PyTorch and
-numpy. Every program runs alone, in rounds that take turns; the best of the rounds is quoted, since whatever else the
-machine does can only slow a program down. Without a peer's flag that peer is left out.
+DIR are checkouts of github.com/karpathy/nanoGPT and github.com/google-deepmind/nanodo, PATH a
+Python with PyTorch and numpy. Each program runs alone, and the programs alternate in rounds. The
+best round counts, since other load can only slow a program down. A peer without a flag is omitted.
 """
 
 import argparse
@@ -25,59 +25,92 @@ MICROBATCH = {'A': 1, 'B': 2}  # sequences per device: the activations stay in t
 STEPS = {'A': 15, 'B': 6}
 
 
-def ours(name: str, dtype: str) -> list[str]:
+def make_command(name: str, dtype: str) -> list[str]:
     shape = SHAPES[name]
     flags = {
-        'mode': 'benchmark', 'config': 'configs/gpt_tiny.py', 'config.data.tokenizer': TOKENIZER[name],
-        'config.train.batch': shape['batch'], 'config.train.microbatch': MICROBATCH[name],
-        'config.benchmark.steps': STEPS[name], 'config.model.matmul_dtype': dtype,
-    }  # fmt: skip
-    flags |= {f'config.model.{field}': shape[field] for field in ('layers', 'width', 'heads', 'context')}
+        'mode': 'benchmark',
+        'config': 'configs/gpt_tiny.py',
+        'config.data.tokenizer': TOKENIZER[name],
+        'config.train.batch_size': shape['batch'],
+        'config.train.microbatch_size': MICROBATCH[name],
+        'config.benchmark.steps': STEPS[name],
+        'config.model.matmul_dtype': dtype,
+    }
+    flags |= {
+        f'config.model.{field}': shape[field] for field in ('layers', 'width', 'heads', 'context')
+    }
     return [sys.executable, 'run.py', *(f'--{key}={value}' for key, value in flags.items())]
 
 
-def peer(python: str, script: str, folder: str, name: str, variant: str, *more: str) -> list[str]:
+def make_peer_command(
+    python: str, script: str, folder: str, name: str, variant: str, *extra: str
+) -> list[str]:
     shape = [f'--{field}={value}' for field, value in SHAPES[name].items()]
-    arguments = [f'--{script}={folder}', *shape, f'--steps={STEPS[name]}', f'--variant={variant}', *more]
+    arguments = [
+        f'--{script}={folder}',
+        *shape,
+        f'--steps={STEPS[name]}',
+        f'--variant={variant}',
+        *extra,
+    ]
     return [python, str(HERE / 'peers' / f'{script}.py'), *arguments]
 
 
-def programs(flags: argparse.Namespace, name: str) -> dict[str, list[str]]:
-    found = {f'gpt_jax {dtype}': ours(name, dtype) for dtype in ('float32', 'bfloat16')}
+def list_programs(flags: argparse.Namespace, name: str) -> dict[str, list[str]]:
+    commands = {f'gpt_jax {dtype}': make_command(name, dtype) for dtype in ('float32', 'bfloat16')}
     if flags.nanogpt:
         for variant in ('eager', 'compiled', 'compiled_bfloat16'):
-            found[f'nanoGPT {variant}'] = peer(flags.torch_python, 'nanogpt', flags.nanogpt, name, variant)
+            commands[f'nanoGPT {variant}'] = make_peer_command(
+                flags.torch_python, 'nanogpt', flags.nanogpt, name, variant
+            )
     if flags.nanodo:
         for variant in ('float32', 'bfloat16'):
             for devices in ('1', '2'):
                 label = f'nanodo {variant}, {devices} devices'
-                found[label] = peer(sys.executable, 'nanodo', flags.nanodo, name, variant, f'--devices={devices}')
-    return found
+                commands[label] = make_peer_command(
+                    sys.executable, 'nanodo', flags.nanodo, name, variant, f'--devices={devices}'
+                )
+    return commands
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--nanogpt', help='checkout of nanoGPT')
     parser.add_argument('--nanodo', help='checkout of nanodo')
-    parser.add_argument('--torch_python', default=sys.executable, help='a Python that has PyTorch')
-    parser.add_argument('--shapes', default='A,B', help='of ' + ', '.join(SHAPES))
-    parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--output', default=str(HERE / 'results.jsonl'), help='one JSON line per run is added here')
+    parser.add_argument('--torch_python', default=sys.executable, help='a Python with PyTorch')
+    parser.add_argument('--shapes', default='A,B', help=f'comma-separated, of {", ".join(SHAPES)}')
+    parser.add_argument('--rounds', type=int, default=3, help='rounds of all programs')
+    parser.add_argument(
+        '--output', default=str(HERE / 'results.jsonl'), help='append one JSON line per run'
+    )
     flags = parser.parse_args()
     for name in flags.shapes.split(','):
         best: dict[str, float] = {}
         for round_ in range(flags.rounds):
-            for label, command in programs(flags, name).items():
-                done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    print(f'{name} · {label} · failed: {done.stderr.strip().splitlines()[-1]}', file=sys.stderr)
+            for label, command in list_programs(flags, name).items():
+                result = subprocess.run(
+                    command, cwd=ROOT, capture_output=True, text=True, check=False
+                )
+                if result.returncode:
+                    print(
+                        f'{name} · {label} · failed: {result.stderr.strip().splitlines()[-1]}',
+                        file=sys.stderr,
+                    )
                     continue
-                result = json.loads(done.stdout.strip().splitlines()[-1])
-                speed = result.get('tokens_per_second_without_data', result['tokens_per_second'])
+                record = json.loads(result.stdout.strip().splitlines()[-1])
+                speed = record.get('tokens_per_second_without_data', record['tokens_per_second'])
                 best[label] = max(best.get(label, 0.0), speed)
                 with open(flags.output, 'a') as file:
-                    file.write(json.dumps({'shape': name, 'program': label, 'round': round_} | result) + '\n')
-                print(f'{name} · round {round_ + 1} of {flags.rounds} · {label} · {speed:,.0f} tok/s', file=sys.stderr)
+                    file.write(
+                        json.dumps({'shape': name, 'program': label, 'round': round_} | record)
+                        + '\n'
+                    )
+                print(
+                    f'{name} · round {round_ + 1} of {flags.rounds} · {label} · {speed:,.0f} tok/s',
+                    file=sys.stderr,
+                )
         base = best.get('nanoGPT eager') or max(best.values())
         print(f'\n{name}: {SHAPES[name]}')
         for label, speed in sorted(best.items(), key=lambda item: -item[1]):

@@ -1,9 +1,9 @@
-"""What does pre-training give a task, by the model's size, and what do adapters leave of it? The table and the figure.
+"""Table and figure of the gain from pre-training by model size, for all weights and adapters.
 
 python experiments/finetuning/draw.py experiments/finetuning/records.jsonl
 
-Writes finetuning.json and finetuning.png, .svg beside this file. Gains are differences between runs of one size and
-seed; their intervals are 95% of Student's t over all sizes and seeds of a task.
+Writes finetuning.json, finetuning.png and .svg in this folder. Gains are differences between runs
+of one size and seed, with 95% intervals of Student's t over all sizes and seeds of a task.
 """
 
 import argparse
@@ -17,114 +17,157 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from gpt_jax import files, jsonl
-from gpt_jax.scaling.view.plots import HELD_OUT, LAW, QUIET, STYLE, save
+from gpt_jax.core import files
+from gpt_jax.scaling.report.figure_style import (
+    HELD_OUT_COLOR,
+    LAW_COLOR,
+    MUTED_COLOR,
+    RC_PARAMS,
+    save_figure,
+)
 
 HERE = Path(__file__).parent
-WAYS = {
-    'scratch': (QUIET, 'from scratch'),
-    'full': (HELD_OUT, 'pre-trained, all weights'),
-    'adapters': (LAW, 'pre-trained, adapters alone'),
+METHODS = {
+    'scratch': (MUTED_COLOR, 'from scratch'),
+    'full': (HELD_OUT_COLOR, 'pre-trained, all weights'),
+    'adapters': (LAW_COLOR, 'pre-trained, adapters alone'),
 }
-NAME = re.compile(r'(?P<task>\w+)-(?P<way>\w+)-(?P<size>\d+x\d+)-seed(?P<seed>\d+)')
-METRICS = ('validation_entity_f1', 'validation_chrf', 'validation_accuracy')  # the first that a task has
-Runs = Mapping[tuple[str, str, str, int], dict[str, Any]]  # by task, way, size and seed
+NAME = re.compile(r'(?P<task>\w+)-(?P<method>\w+)-(?P<size>\d+x\d+)-seed(?P<seed>\d+)')
+# A task is scored by the first of these that its records have.
+METRICS = ('validation_entity_f1', 'validation_chrf', 'validation_accuracy')
+Runs = Mapping[tuple[str, str, str, int], dict[str, Any]]  # by task, method, size and seed
 
 
-def read(path: str) -> Runs:
+def read_runs(path: str) -> Runs:
     runs = {}
-    for record in jsonl.read(path):
+    for record in files.read_jsonl(path):
         match = NAME.fullmatch(record['name'])
         if match and record['status'] == 'done':
-            runs[match['task'], match['way'], match['size'], int(match['seed'])] = record
+            runs[match['task'], match['method'], match['size'], int(match['seed'])] = record
     return runs
 
 
-def metric(runs: Runs, task: str) -> str:
-    one = next(record for key, record in runs.items() if key[0] == task)
-    return next(name for name in METRICS if name in one)
+def find_metric(runs: Runs, task: str) -> str:
+    first = next(record for key, record in runs.items() if key[0] == task)
+    return next(name for name in METRICS if name in first)
 
 
-def gains(runs: Runs, task: str, way: str, over: str, column: str) -> dict[str, Any]:
-    """How much better one way is than another: 'mean', 'low', 'high' over pairs of one size and seed, and 'by_size'."""
+def compute_gains(runs: Runs, task: str, method: str, baseline: str, column: str) -> dict[str, Any]:
+    """Compare a method with a baseline over the pairs of runs of one size and seed.
+
+    Returns:
+      'mean' difference with its 95% interval 'low' to 'high', the number of 'pairs' and of 'wins',
+      and the mean 'by_size'.
+    """
     by_size: dict[str, list[float]] = {}
-    for (of, one, size, seed), record in runs.items():
-        other = runs.get((task, over, size, seed))
-        if of == task and one == way and other is not None:
+    for (run_task, run_method, size, seed), record in runs.items():
+        other = runs.get((task, baseline, size, seed))
+        if (run_task, run_method) == (task, method) and other is not None:
             by_size.setdefault(size, []).append(record[column] - other[column])
-    every = np.array([gain for some in by_size.values() for gain in some])
-    half = stats.t.ppf(0.975, len(every) - 1) * every.std(ddof=1) / np.sqrt(len(every))
+    gains = np.array([gain for group in by_size.values() for gain in group])
+    half = stats.t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
     return {
-        'pairs': len(every), 'mean': float(every.mean()), 'low': float(every.mean() - half),
-        'high': float(every.mean() + half), 'wins': int(np.sum(every > 0)),
-        'by_size': {size: float(np.mean(some)) for size, some in by_size.items()},
-    }  # fmt: skip
+        'pairs': len(gains),
+        'mean': float(gains.mean()),
+        'low': float(gains.mean() - half),
+        'high': float(gains.mean() + half),
+        'wins': int(np.sum(gains > 0)),
+        'by_size': {size: float(np.mean(group)) for size, group in by_size.items()},
+    }
 
 
 def main(path: str) -> None:
-    runs = read(path)
+    runs = read_runs(path)
     tasks = list(dict.fromkeys(task for task, *_ in runs))
-    found = {}
+    results = {}
     for task in tasks:
-        column = metric(runs, task)
-        found[task] = {
+        column = find_metric(runs, task)
+        results[task] = {
             'metric': column.removeprefix('validation_'),
-            'full over scratch': gains(runs, task, 'full', 'scratch', column),
-            'adapters over full': gains(runs, task, 'adapters', 'full', column),
-            'loss, full over scratch': gains(runs, task, 'full', 'scratch', 'validation_loss'),
+            'full over scratch': compute_gains(runs, task, 'full', 'scratch', column),
+            'adapters over full': compute_gains(runs, task, 'adapters', 'full', column),
+            'loss, full over scratch': compute_gains(
+                runs, task, 'full', 'scratch', 'validation_loss'
+            ),
         }
-    files.write_json(HERE / 'finetuning.json', found)
-    with matplotlib.rc_context(STYLE):
+    files.write_json(HERE / 'finetuning.json', results)
+    with matplotlib.rc_context(RC_PARAMS):
         figure = Figure(figsize=(3.2 * len(tasks), 5.2), layout='constrained')
         top, bottom = figure.subplots(2, len(tasks), squeeze=False, sharex=True)
         for axes, below, task in zip(top, bottom, tasks, strict=True):
-            _scores(axes, runs, task)
-            _over_scratch(below, runs, task)
+            _plot_scores(axes, runs, task)
+            _plot_gains(below, runs, task)
         bottom[0].set_ylabel('over the twin from scratch')
-        figure.legend(*top[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
+        figure.legend(
+            *top[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False
+        )
         figure.suptitle('What pre-training gives a task, by size', fontsize=10, fontweight='bold')
-    print(*save(figure, HERE / 'finetuning.png'), sep='\n')
-    for task, said in found.items():
+    print(*save_figure(figure, HERE / 'finetuning.png'), sep='\n')
+    for task, result in results.items():
         for name in ('full over scratch', 'adapters over full'):
-            one = said[name]
-            print(f'{task}: {said["metric"]}, {name}: {one["mean"]:+.3f} ({one["low"]:+.3f} to {one["high"]:+.3f}), '
-                  f'better in {one["wins"]} of {one["pairs"]} pairs')  # fmt: skip
+            gain = result[name]
+            interval = f'{gain["low"]:+.3f} to {gain["high"]:+.3f}'
+            print(
+                f'{task}: {result["metric"]}, {name}: {gain["mean"]:+.3f} ({interval}), '
+                f'better in {gain["wins"]} of {gain["pairs"]} pairs'
+            )
 
 
-def _scores(axes: Any, runs: Runs, task: str) -> None:
-    column = metric(runs, task)
-    for way in WAYS:
-        _draw(axes, way, [(record['params_non_embedding'], record[column])
-                          for (of, one, _, _), record in runs.items() if (of, one) == (task, way)])  # fmt: skip
+def _plot_scores(axes: Any, runs: Runs, task: str) -> None:
+    column = find_metric(runs, task)
+    for method in METHODS:
+        _plot_method(
+            axes,
+            method,
+            [
+                (record['params_non_embedding'], record[column])
+                for (run_task, run_method, _, _), record in runs.items()
+                if (run_task, run_method) == (task, method)
+            ],
+        )
     axes.set_ylim(bottom=0)
-    axes.set_title(f'{task}: {_name(column)}', fontsize=9)
+    axes.set_title(f'{task}: {_format_metric(column)}', fontsize=9)
 
 
-def _over_scratch(axes: Any, runs: Runs, task: str) -> None:
-    column = metric(runs, task)
-    axes.axhline(0, color=QUIET, linewidth=1)
-    for way in ('full', 'adapters'):
-        _draw(axes, way, [(record['params_non_embedding'], record[column] - runs[of, 'scratch', size, seed][column])
-                          for (of, one, size, seed), record in runs.items()
-                          if (of, one) == (task, way) and (of, 'scratch', size, seed) in runs])  # fmt: skip
+def _plot_gains(axes: Any, runs: Runs, task: str) -> None:
+    column = find_metric(runs, task)
+    axes.axhline(0, color=MUTED_COLOR, linewidth=1)
+    for method in ('full', 'adapters'):
+        _plot_method(
+            axes,
+            method,
+            [
+                (
+                    record['params_non_embedding'],
+                    record[column] - runs[task, 'scratch', size, seed][column],
+                )
+                for (run_task, run_method, size, seed), record in runs.items()
+                if (run_task, run_method) == (task, method)
+                and (task, 'scratch', size, seed) in runs
+            ],
+        )
     axes.set_xlabel('non-embedding parameters')
 
 
-def _draw(axes: Any, way: str, points: list[tuple[int, float]]) -> None:
-    """A point for each seed, and a line through the means."""
-    color, label = WAYS[way]
+def _plot_method(axes: Any, method: str, points: list[tuple[int, float]]) -> None:
+    """Plot a point for each seed, and a line through the means."""
+    color, label = METHODS[method]
     sizes = sorted({size for size, _ in points})
-    means = [np.mean([value for of, value in points if of == size]) for size in sizes]
+    means = [np.mean([value for params, value in points if params == size]) for size in sizes]
     axes.plot(sizes, means, color=color, linewidth=1.2, label=label)
     axes.plot(*zip(*points, strict=True), 'o', color=color, markersize=3)
     axes.set_xscale('log')
 
 
-def _name(column: str) -> str:
-    return {'entity_f1': 'entity F1', 'chrf': 'chrF'}.get(column.removeprefix('validation_'), 'accuracy')
+def _format_metric(column: str) -> str:
+    return {'entity_f1': 'entity F1', 'chrf': 'chrF'}.get(
+        column.removeprefix('validation_'), 'accuracy'
+    )
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('records', help='records.jsonl of the sweep')
     main(parser.parse_args().records)

@@ -1,6 +1,6 @@
-"""How fast does transformers write with GPT-2's architecture on this CPU? One JSON line; measure.py asks.
+"""Generation speed of transformers' GPT-2 on this CPU, as one JSON line.
 
-Needs torch and transformers only. Weights are random: no number here depends on them.
+Needs only torch and transformers. Weights are random; the speed does not depend on them.
 """
 
 import argparse
@@ -26,24 +26,35 @@ def main() -> None:
     torch.manual_seed(0)
     config = transformers.GPT2Config(n_layer=flags.layers, n_embd=flags.width, n_head=flags.heads)
     model = transformers.GPT2LMHeadModel(config).eval().to(getattr(torch, flags.dtype))
-    result = {'versions': {'torch': torch.__version__, 'transformers': transformers.__version__}, 'dtype': flags.dtype,
-              'threads': torch.get_num_threads()}  # fmt: skip
+    result = {
+        'versions': {'torch': torch.__version__, 'transformers': transformers.__version__},
+        'dtype': flags.dtype,
+        'threads': torch.get_num_threads(),
+    }
     for batch in flags.batches:
-        seconds = min(_seconds(model, batch, flags.prompt, flags.new_tokens) for _ in range(1 + ROUNDS))
+        seconds = min(
+            _time_generate(model, batch, flags.prompt, flags.new_tokens) for _ in range(1 + ROUNDS)
+        )
         result[f'tokens_per_second_batch{batch}'] = batch * flags.new_tokens / seconds
     print(json.dumps(result))
 
 
-def _seconds(model: transformers.GPT2LMHeadModel, batch: int, prompt: int, new_tokens: int) -> float:
-    """Of one call of `generate`, with its cache, the likeliest tokens."""
+def _time_generate(
+    model: transformers.GPT2LMHeadModel, batch: int, prompt: int, new_tokens: int
+) -> float:
+    """Return the seconds of one greedy call of `generate`, with its cache."""
     ids = torch.randint(0, model.config.vocab_size, (batch, prompt))
-    began = time.perf_counter()
+    start = time.perf_counter()
     with torch.inference_mode():
         model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, min_new_tokens=new_tokens,
-            do_sample=False, pad_token_id=0,
-        )  # fmt: skip
-    return time.perf_counter() - began
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new_tokens,
+            min_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    return time.perf_counter() - start
 
 
 if __name__ == '__main__':

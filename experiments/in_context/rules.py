@@ -1,35 +1,36 @@
-"""Which rules turn a word into an answer, and what can be known of the rule after some examples of it?
+"""Rules that turn a word into an answer, and what examples reveal about the rule.
 
-A rule is one or more functions: ten that are always the same, and two with content that each text draws anew, which no
-model can know before it has read examples: a syllable that answers every word, and a code of the vowels.
+A rule is one or more functions. Ten rules are always the same. Two have content that each text
+draws anew, so that only examples reveal it: a syllable that answers every word, and a permutation
+of the vowels.
 """
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from gpt_jax.evaluate.memorization import LETTERS
+from gpt_jax.evaluation.memorization import CANARY_LETTERS
 
-CONSONANTS, VOWELS = LETTERS
+CONSONANTS, VOWELS = CANARY_LETTERS
 ALPHABET = 'abcdefghijklmnopqrstuvwxyz'
 
 Function = Callable[[str], str]
 Example = tuple[str, str]  # a word and its answer
 
 
-def _following(word: str) -> str:
+def _shift(word: str) -> str:
     return word.translate(str.maketrans(ALPHABET, ALPHABET[1:] + ALPHABET[:1]))
 
 
-def _without(letters: str, word: str) -> str:
+def _drop_letters(letters: str, word: str) -> str:
     return ''.join(letter for letter in word if letter not in letters)
 
 
-def _coded(code: str, word: str) -> str:
+def _encode_vowels(code: str, word: str) -> str:
     return word.translate(str.maketrans(VOWELS, code))
 
 
-def _always(answer: str, word: str) -> str:
+def _return_constant(answer: str, word: str) -> str:
     del word
     return answer
 
@@ -41,18 +42,21 @@ RULES: Mapping[str, Sequence[Function]] = {
     'first': (lambda word: word[0],),
     'last': (lambda word: word[-1],),
     'tail': (lambda word: word[1:],),
-    'vowels': (partial(_without, CONSONANTS),),
-    'consonants': (partial(_without, VOWELS),),
+    'vowels': (partial(_drop_letters, CONSONANTS),),
+    'consonants': (partial(_drop_letters, VOWELS),),
     'sorted': (lambda word: ''.join(sorted(word)),),
-    'next': (_following,),
-    'syllable': tuple(partial(_always, ''.join(pair)) for pair in itertools.product(CONSONANTS, VOWELS)),
-    'code': tuple(partial(_coded, ''.join(order)) for order in itertools.permutations(VOWELS))[1:],  # the first: same
+    'next': (_shift,),
+    'syllable': tuple(
+        partial(_return_constant, ''.join(pair)) for pair in itertools.product(CONSONANTS, VOWELS)
+    ),
+    'code': tuple(
+        partial(_encode_vowels, ''.join(order)) for order in itertools.permutations(VOWELS)
+    )[1:],  # the first is the rule 'same'
 }
-DRAWN = tuple(name for name, functions in RULES.items() if len(functions) > 1)  # with content of the text's own
 
 
-def known(shots: Sequence[Example], word: str) -> dict[str, float]:
-    """What an ideal reader, who knows the rules and how they are drawn, expects: the probability of each answer."""
+def predict_answers(shots: Sequence[Example], word: str) -> dict[str, float]:
+    """Return the probability of each answer for a reader who knows how the rules are drawn."""
     weights: dict[str, float] = {}
     for functions in RULES.values():
         for function in functions:

@@ -1,11 +1,12 @@
-"""How much of its training text does each size of the sweep write down again? Asks all of them; writes and draws.
+"""Share of the training text that each size of the sweep reproduces.
 
 python experiments/memorization/measure.py
 
-Reads runs/memorization_cpu (--sweep) and runs/memorization_corpus (--corpus); writes records.jsonl (the sweep's),
-results.jsonl (a line for each model and each number of repetitions, and for windows of the modules) and the figure of
-draw.py beside this file, or into --output. A model is given the first half of a planted string, and nothing before it,
-and writes greedily; the string is recalled if the second half comes without a fault.
+Reads runs/memorization_cpu (--sweep) and runs/memorization_corpus (--corpus). Writes to this folder
+or --output: records.jsonl, the sweep's; results.jsonl, a line per model and number of repetitions,
+and for windows of the modules; and the figure of draw.py. A model is given the first half of a
+planted string, without any context, and decodes greedily; the string is recalled if every byte of
+the second half is correct.
 """
 
 import argparse
@@ -20,100 +21,127 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import gpt_jax
 from experiments.memorization import draw, make
-from gpt_jax import jsonl
-from gpt_jax.evaluate import memorization
-from gpt_jax.language_model import LanguageModel
+from gpt_jax.core import files
+from gpt_jax.evaluation import memorization
+from gpt_jax.inference.language_model import LanguageModel
 
 HERE = Path(__file__).parent
 SWEEP = 'runs/memorization_cpu'
-WINDOWS = {'trained on': 1200, 'held out': 400}  # drawn of the modules; of the former, most touch a planted string
-BATCH = 200  # texts written at once
+# Windows sampled from the modules; most of the former overlap a planted string and are dropped.
+WINDOWS = {'trained on': 1200, 'held out': 400}
+BATCH = 200  # sequences generated at once
 Row = Mapping[str, Any]
 
 
-class Asked(NamedTuple):
-    """befores: what a model is given. afters: what follows there. groups: what each counts to."""
+class RecallPrompts(NamedTuple):
+    """Prompts, the continuations to recall, and the group in which each counts."""
 
-    befores: list[str]
-    afters: list[str]
+    prompts: list[str]
+    continuations: list[str]
     groups: list[Any]
 
 
-def planted(canaries: Sequence[Row]) -> Asked:
-    """The strings, cut behind a half of their words; grouped by how often each was planted."""
-    halves = [len(row['text']) // 2 + 1 for row in canaries]  # a letter more is the space between the middle words
-    befores = [row['text'][:half] for row, half in zip(canaries, halves, strict=True)]
-    afters = [row['text'][half:] for row, half in zip(canaries, halves, strict=True)]
-    return Asked(befores, afters, [row['times'] for row in canaries])
+def split_strings(canaries: Sequence[Row]) -> RecallPrompts:
+    """Split the strings in halves of whole words, grouped by their number of repetitions."""
+    # The prompt has one character more: the space between the middle words.
+    halves = [len(row['text']) // 2 + 1 for row in canaries]
+    prompts = [row['text'][:half] for row, half in zip(canaries, halves, strict=True)]
+    continuations = [row['text'][half:] for row, half in zip(canaries, halves, strict=True)]
+    return RecallPrompts(prompts, continuations, [row['times'] for row in canaries])
 
 
-def windows(texts: Sequence[str], canaries: Sequence[Row], group: str, seed: int = 0) -> Asked:
-    """WINDOWS[group] stretches of the texts, 50 bytes and 50, less those that touch a planted string."""
-    size = memorization.USUAL
-    held = [[(at, at + len(one)) for one in {row['text'] for row in canaries} for at in _places(text, one)]
-            for text in texts]  # fmt: skip
-    chosen = [
-        one
-        for one in memorization.windows([len(text) for text in texts], WINDOWS[group], 2 * size, seed)
-        if not any(begin < one.start + 2 * size and one.start < end for begin, end in held[one.sequence])
+def sample_windows(
+    texts: Sequence[str], canaries: Sequence[Row], group: str, seed: int = 0
+) -> RecallPrompts:
+    """Sample WINDOWS[group] windows of 50 + 50 bytes, and drop those that overlap a string."""
+    size = memorization.DEFAULT_TOKENS
+    strings = {row['text'] for row in canaries}
+    spans = [
+        [(start, start + len(string)) for string in strings for start in _find_all(text, string)]
+        for text in texts
     ]
-    stretches = [texts[one.sequence][one.start : one.start + 2 * size] for one in chosen]
-    return Asked([one[:size] for one in stretches], [one[size:] for one in stretches], [group] * len(stretches))
+    lengths = [len(text) for text in texts]
+    windows = [
+        texts[window.sequence][window.start : window.start + 2 * size]
+        for window in memorization.sample_windows(lengths, WINDOWS[group], 2 * size, seed)
+        if not any(
+            start < window.start + 2 * size and window.start < end
+            for start, end in spans[window.sequence]
+        )
+    ]
+    return RecallPrompts(
+        [window[:size] for window in windows],
+        [window[size:] for window in windows],
+        [group] * len(windows),
+    )
 
 
-def _places(text: str, part: str) -> list[int]:
-    found, at = [], text.find(part)
-    while at >= 0:
-        found.append(at)
-        at = text.find(part, at + 1)
-    return found
+def _find_all(text: str, part: str) -> list[int]:
+    starts, start = [], text.find(part)
+    while start >= 0:
+        starts.append(start)
+        start = text.find(part, start + 1)
+    return starts
 
 
-def results(model: LanguageModel, asked: Asked) -> list[dict[str, Any]]:
-    """A record for each group: memorization.recalled's numbers, and the nats per byte of what follows."""
-    written = _written(model, asked)
-    right = [model.tokenizer.encode(after).tolist() for after in asked.afters]
-    numbers = memorization.recalled(written, right, asked.groups)['groups']
-    scored = model.score(list(zip(asked.befores, asked.afters, strict=True)))
-    nats = np.array([-one.log_p / one.tokens for one in scored])
+def measure_recall(model: LanguageModel, recall: RecallPrompts) -> list[dict[str, Any]]:
+    """Return a record per group: memorization.score_recall, and nats per continuation byte."""
+    generated = _generate(model, recall)
+    references = [model.tokenizer.encode(text).tolist() for text in recall.continuations]
+    by_group = memorization.score_recall(generated, references, recall.groups)['groups']
+    scores = model.score(list(zip(recall.prompts, recall.continuations, strict=True)))
+    nats = np.array([-score.log_p / score.tokens for score in scores])
     return [
-        {'group': group} | found | {'nats_per_byte': float(nats[[one == group for one in asked.groups]].mean())}
-        for group, found in numbers.items()
+        {'group': group}
+        | numbers
+        | {'nats_per_byte': float(nats[[other == group for other in recall.groups]].mean())}
+        for group, numbers in by_group.items()
     ]
 
 
-def _written(model: LanguageModel, asked: Asked) -> list[tuple[int, ...]]:
-    longest = max(map(len, asked.afters))
-    return [one.tokens for one in model.generate(asked.befores, max_new_tokens=longest, batch_size=BATCH)]
+def _generate(model: LanguageModel, recall: RecallPrompts) -> list[tuple[int, ...]]:
+    longest = max(map(len, recall.continuations))
+    return [
+        generation.tokens
+        for generation in model.generate(recall.prompts, max_new_tokens=longest, batch_size=BATCH)
+    ]
 
 
 def main(sweep: Path, corpus: Path, output: Path) -> None:
-    canaries, train, held_out = (jsonl.read(corpus / f'{name}.jsonl') for name in ('canaries', 'train', 'held_out'))
-    every = [
-        planted(canaries),
-        windows([row['text'] for row in train], canaries, 'trained on'),
-        windows([row['text'] for row in held_out], canaries, 'held out'),
+    canaries, train, held_out = (
+        files.read_jsonl(corpus / f'{name}.jsonl') for name in ('canaries', 'train', 'held_out')
+    )
+    prompt_sets = [
+        split_strings(canaries),
+        sample_windows([row['text'] for row in train], canaries, 'trained on'),
+        sample_windows([row['text'] for row in held_out], canaries, 'held out'),
     ]
-    done = [one for one in jsonl.read(sweep / 'records.jsonl') if one['status'] == 'done']
+    done = [r for r in files.read_jsonl(sweep / 'records.jsonl') if r['status'] == 'done']
     lines: list[dict[str, Any]] = []
     for trial in done:
-        model = gpt_jax.load(sweep / 'trials' / trial['name'], say=lambda _: None)
+        model = gpt_jax.load(sweep / 'trials' / trial['name'], log=lambda _: None)
         about = {
-            'name': trial['name'], 'size': f'{trial["layers"]}x{trial["width"]}', 'seed': trial['seed'],
-            'params_non_embedding': trial['params_non_embedding'], 'epochs': trial['tokens'] / trial['unique_tokens'],
-        }  # fmt: skip
-        found = [one for asked in every for one in results(model, asked)]
-        lines += [about | one for one in found]
-        print(f'{trial["name"]}: ' + ', '.join(f'{one["group"]}: {one["exact"]:.2f}' for one in found))
-    jsonl.write(output / 'results.jsonl', lines)
-    jsonl.write(output / 'records.jsonl', done)
+            'name': trial['name'],
+            'size': f'{trial["layers"]}x{trial["width"]}',
+            'seed': trial['seed'],
+            'params_non_embedding': trial['params_non_embedding'],
+            'epochs': trial['tokens'] / trial['unique_tokens'],
+        }
+        records = [record for recall in prompt_sets for record in measure_recall(model, recall)]
+        lines += [about | record for record in records]
+        shares = ', '.join(f'{record["group"]}: {record["exact"]:.2f}' for record in records)
+        print(f'{trial["name"]}: {shares}')
+    files.write_jsonl(output / 'results.jsonl', lines)
+    files.write_jsonl(output / 'records.jsonl', done)
     draw.main(output)
 
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--sweep', default=SWEEP, help="the sweep's folder")
-    parser.add_argument('--corpus', default=make.FOLDER, help='what make.py wrote')
-    parser.add_argument('--output', default=str(HERE), help='where results and figure go')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--sweep', default=SWEEP, help='folder of the sweep')
+    parser.add_argument('--corpus', default=make.FOLDER, help='output folder of make.py')
+    parser.add_argument('--output', default=str(HERE), help='folder for results and figure')
     flags = parser.parse_args()
     main(Path(flags.sweep), Path(flags.corpus), Path(flags.output))

@@ -1,11 +1,11 @@
-"""Compiles the steps of this experiment's page for machines that are not here, and keeps what is found.
+"""Compiled training steps of this experiment's page on other machines, with their reports.
 
-  python experiments/preflight/measure.py path                 the path of the 354M step, one step after the other
-  python experiments/preflight/measure.py table                four sizes on four slices
-  python experiments/preflight/measure.py table gpt_13b        of them those whose names begin so
-  python experiments/preflight/measure.py show                 the table and the path, of results.jsonl, as Markdown
+  python experiments/preflight/measure.py path             the path of the 354M step
+  python experiments/preflight/measure.py table            four sizes on four slices
+  python experiments/preflight/measure.py table gpt_13b    the rows whose names start with gpt_13b
+  python experiments/preflight/measure.py show             results.jsonl as Markdown
 
-A run takes half a minute to a few minutes. A row of the same name is replaced.
+A run takes half a minute to a few minutes. It replaces the row of the same name.
 """
 
 import json
@@ -20,79 +20,117 @@ ROOT = HERE.parents[1]
 RESULTS = HERE / 'results.jsonl'
 
 SLICES = ('v5e:4x4', 'v5e:16x16', 'v6e:16x16', 'v5p:8x8x8')
-MORE = {'gpt_1_3b': ('v5p:4x4x4',)}  # for its batch, eight sequences a chip
+EXTRA_SLICES = {'gpt_1_3b': ('v5p:4x4x4',)}  # eight sequences per chip at its batch
 SIZES = ('gpt_350m', 'gpt_1_3b', 'gpt_13b', 'gpt_175b')
 SPLASH = ['--config.model.attention_kernel=splash']
-# The 354M step of 1,024 tokens, 16 sequences a chip.
-SHORT = [
-    '--config.model.context=1024', '--config.train.batch=256', '--config.train.microbatch=16', '--config.mesh.data=16',
+# The 354M step of 1,024 tokens, 16 sequences per chip.
+SHORT_STEP = [
+    '--config.model.context=1024',
+    '--config.train.batch_size=256',
+    '--config.train.microbatch_size=16',
+    '--config.mesh.data=16',
     '--config.mesh.fsdp=1',
-]  # fmt: skip
+]
 DOTS = [*SPLASH, '--config.model.remat=dots']
 HEAD = ['--config.model.vocab_multiple=128', '--config.model.loss_chunk=1024']
-WHOLE, ZERO = ['--config.mesh.strategy=replicated'], ['--config.mesh.strategy=zero1']
-WRITTEN_OUT = ['--config.model.remat=none', '--config.model.scan_layers=False']
+REPLICATED, ZERO = ['--config.mesh.strategy=replicated'], ['--config.mesh.strategy=zero1']
+UNROLLED = ['--config.model.remat=none', '--config.model.scan_layers=False']
 PATH = {
-    'as the config says, weights whole': WHOLE,
-    'splash attention': [*WHOLE, *SPLASH],
-    'products are kept': [*WHOLE, *DOTS],
-    'vocabulary padded, loss in one chunk': [*WHOLE, *DOTS, *HEAD],
+    'as the config says, weights whole': REPLICATED,
+    'splash attention': [*REPLICATED, *SPLASH],
+    'products are kept': [*REPLICATED, *DOTS],
+    'vocabulary padded, loss in one chunk': [*REPLICATED, *DOTS, *HEAD],
     'ZeRO-1': [*ZERO, *DOTS, *HEAD],
-    'nothing recomputed, layers written out': [*ZERO, *SPLASH, *WRITTEN_OUT, *HEAD],
+    'nothing recomputed, layers written out': [*ZERO, *SPLASH, *UNROLLED, *HEAD],
 }
 BATCHES = {'gpt_350m': 240, 'gpt_1_3b': 496, 'gpt_13b': 976, 'gpt_175b': 1568}
 
 
-def steps(group: str) -> dict[str, tuple[str, str, list[str]]]:
-    """Name -> config, machine, flags."""
+def list_steps(group: str) -> dict[str, tuple[str, str, list[str]]]:
+    """Return (config, machine, flags) by step name."""
     if group == 'path':
-        return {f'path: {name}': ('gpt_350m', 'v5p:2x2x4', [*SHORT, *flags]) for name, flags in PATH.items()}
-    made = {}
+        return {
+            f'path: {name}': ('gpt_350m', 'v5p:2x2x4', [*SHORT_STEP, *flags])
+            for name, flags in PATH.items()
+        }
+    steps = {}
     for size in SIZES:
-        for slice_ in (*SLICES, *MORE.get(size, ())):
+        for slice_ in (*SLICES, *EXTRA_SLICES.get(size, ())):
             chips = math.prod(int(side) for side in slice_.partition(':')[2].split('x'))
-            # A batch that divides over the chips: the config's, rounded to it.
+            # The config's batch, rounded to a multiple of the number of chips.
             batch = max(1, round(BATCHES[size] / chips)) * chips
-            flags = [*SPLASH, HEAD[0], f'--config.train.batch={batch}', f'--config.train.evaluate_batch={batch}']
-            made[f'{size} {slice_}'] = (size, slice_, [*flags, '--search', '--candidates=1'])
-    return made
+            flags = [
+                *SPLASH,
+                HEAD[0],
+                f'--config.train.batch_size={batch}',
+                f'--config.train.eval_batch_size={batch}',
+            ]
+            steps[f'{size} {slice_}'] = (size, slice_, [*flags, '--search', '--candidates=1'])
+    return steps
 
 
-def run(name: str, config: str, machine: str, flags: list[str]) -> dict[str, Any]:
-    """The report, with the command that made it; or what the program said when it refused."""
-    words = ['run.py', f'--config=configs/{config}.py', '--mode=preflight', f'--topology={machine}', *flags]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    sys.stderr.write(done.stderr)
+def run_preflight(name: str, config: str, machine: str, flags: list[str]) -> dict[str, Any]:
+    """Run preflight and return its report and command, or its error message."""
+    words = [
+        'run.py',
+        f'--config=configs/{config}.py',
+        '--mode=preflight',
+        f'--topology={machine}',
+        *flags,
+    ]
+    result = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    sys.stderr.write(result.stderr)
     command = ' '.join(['python', *words])
-    if done.returncode and '--search' in flags:  # nothing fits: how much is lacking?
-        return run(name, config, machine, [flag for flag in flags if not flag.startswith(('--search', '--candidates'))])
-    if done.returncode:
-        return {'step': name, 'command': command, 'refused': done.stderr.strip().splitlines()[-1][:300]}
-    report = json.loads(done.stdout.splitlines()[-1])
+    if result.returncode and '--search' in flags:  # nothing fits: report the missing memory
+        return run_preflight(
+            name,
+            config,
+            machine,
+            [flag for flag in flags if not flag.startswith(('--search', '--candidates'))],
+        )
+    if result.returncode:
+        return {
+            'step': name,
+            'command': command,
+            'refused': result.stderr.strip().splitlines()[-1][:300],
+        }
+    report = json.loads(result.stdout.splitlines()[-1])
     report = report.get('best', report)
-    return {'step': name, 'command': command} | report | {'collectives': report.get('collectives', [])[:5]}
+    return (
+        {'step': name, 'command': command}
+        | report
+        | {'collectives': report.get('collectives', [])[:5]}
+    )
 
 
-def keep(row: dict[str, Any]) -> None:
-    rows = [one for one in read() if one['step'] != row['step']] + [row]
-    RESULTS.write_text(''.join(json.dumps(one) + '\n' for one in rows))
+def save_row(row: dict[str, Any]) -> None:
+    rows = [other for other in read_rows() if other['step'] != row['step']] + [row]
+    RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
-def read() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+def read_rows() -> list[dict[str, Any]]:
+    return (
+        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    )
 
 
-def show() -> None:
-    """Markdown."""
-    print('| step | chips | fits | GB a chip | ms a step | PaLM | visible scores | days | cost | most expensive |')
+def print_tables() -> None:
+    """Print the rows as a Markdown table."""
+    print(
+        '| step | chips | fits | GB per chip | ms per step | PaLM | visible scores | days | cost '
+        '| most expensive |'
+    )
     print('| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |')
-    for r in read():
+    for r in read_rows():
         if 'refused' in r:
             print(f'| {r["step"]} | | refused: {r["refused"]} | | | | | | | |')
             continue
         total = r['memory_bytes'].get('total')
         fits = 'yes' if r['fits'] else f'lacks {r["short_bytes"] / 1e9:.1f} GB'
-        head = f'| {r["step"]} | {r["chips"]} | {fits} | {"" if total is None else f"{total / 1e9:.1f}"} |'
+        memory = '' if total is None else f'{total / 1e9:.1f}'
+        head = f'| {r["step"]} | {r["chips"]} | {fits} | {memory} |'
         if not r.get('seconds_per_step'):
             print(f'{head} | | | | | |')
             continue
@@ -105,9 +143,9 @@ def show() -> None:
 
 if __name__ == '__main__':
     if sys.argv[1] == 'show':
-        show()
+        print_tables()
     else:
-        for step, words in steps(sys.argv[1]).items():
+        for step, words in list_steps(sys.argv[1]).items():
             if all(step.removeprefix('path: ').startswith(start) for start in sys.argv[2:]):
                 print(step, file=sys.stderr)
-                keep(run(step, *words))
+                save_row(run_preflight(step, *words))

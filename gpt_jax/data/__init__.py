@@ -1,1 +1,1 @@
-"""From text to batches: read, hold out, tokenize once, cut into windows. Imports no JAX of its own."""
+"""The path from text to batches: sources, tokenizers, token cache and loader. Without JAX."""

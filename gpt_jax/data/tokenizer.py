@@ -1,116 +1,158 @@
-"""How does text become ids and come back? Bytes, trained byte-level BPE, or a tokenizer that is given."""
+"""Tokenizers: bytes, byte-level BPE trained on the data, or a pretrained tokenizer's files."""
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gpt_jax import files
-from gpt_jax.data import lacking
-from gpt_jax.errors import UserError
+from gpt_jax.core import files
+from gpt_jax.core.errors import UserError
 
 END_OF_DOCUMENT = '<|endoftext|>'
-# What published tokenizers call the token that ends a document, the most specific first.
-ENDS = (END_OF_DOCUMENT, '<|end_of_text|>', '<｜end▁of▁sentence｜>', '</s>', '<eos>', '<|eos|>', '[EOS]')
-END_OF_WORD, UNKNOWN = '</w>', '<unk>'  # in GPT-1's vocabulary
-SPACE = 'Ġ'  # begins words in GPT-2's
-BYTES_END = 0xFF  # no UTF-8 text contains this byte
+# Names of the end-of-document token in published tokenizers, the most specific first.
+END_OF_DOCUMENT_TOKENS = (
+    END_OF_DOCUMENT,
+    '<|end_of_text|>',
+    '<｜end▁of▁sentence｜>',
+    '</s>',
+    '<eos>',
+    '<|eos|>',
+    '[EOS]',
+)
+END_OF_WORD_SUFFIX, UNKNOWN_TOKEN = '</w>', '<unk>'  # in GPT-1's vocabulary
+SPACE_MARK = 'Ġ'  # starts words in GPT-2's vocabulary
+BYTES_END_OF_DOCUMENT = 0xFF  # UTF-8 text never contains this byte
 BYTES_CONTENT = b'{"gpt_jax": "bytes"}\n'
-TRAINING_CHARACTERS = 200_000_000  # of the train split; word counts hardly move beyond, and training takes 40 s
+# Of the train split; beyond this, word counts hardly change, and training takes 40 s.
+MAX_TRAINING_CHARACTERS = 200_000_000
+NO_ID_TOKEN = '<gpt_jax: no id>'  # longer than a character, so that no text becomes it
+CONTEXT_CHARACTERS = 20  # shown in a message before and after a character without an id
 
-Ids = np.ndarray[Any, np.dtype[Any]]
+TokenIds = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenizer:
-    """Text to ids and back.
+    """Encodes text as ids and decodes ids.
 
     Attributes:
-      content: what `save` writes and `load` reads.
+      content: what `save_tokenizer` writes and `load_tokenizer` reads.
       fingerprint: SHA-256 of `content`, 64 hex digits.
-      vocab_size: every id is below it.
-      end_of_document: the id that ends a document; encoding never gives it, whatever the text says. None: it has none.
-      encode_batch: texts to their ids, one array each, without `end_of_document`. Raises UserError, which names the
-        character, where there is no id for one of them.
-      decode: ids to text; `end_of_document` and bytes that are no UTF-8 do not raise.
+      vocab_size: upper bound of all ids.
+      end_of_document: the id that ends a document, which encoding never produces; None if there is
+        no such token.
+      encode_batch: texts to ids, one array each, without `end_of_document`. Raises UserError for a
+        character without an id, and names it.
+      decode: ids to text, without `end_of_document`; invalid UTF-8 becomes U+FFFD.
     """
 
     content: bytes
     fingerprint: str
     vocab_size: int
     end_of_document: int | None
-    encode_batch: Callable[[list[str]], list[Ids]]
-    decode: Callable[[Sequence[int] | Ids], str]
+    encode_batch: Callable[[list[str]], list[TokenIds]]
+    decode: Callable[[Sequence[int] | TokenIds], str]
 
-    def encode(self, text: str) -> Ids:
+    def encode(self, text: str) -> TokenIds:
         return self.encode_batch([text])[0]
 
 
-def make(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
-    """The tokenizer that `data.tokenizer` names.
+def make_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+    """Make the tokenizer that `data.tokenizer` names.
 
     Args:
       spec: 'bytes', 'bpe:<vocabulary size>' or a path.
-      texts: begins a reading of the training text; used for 'bpe:' alone.
+      texts: starts a pass over the training text; used for 'bpe:' only.
 
     Raises:
-      UserError: nothing at the path, or a file that is no tokenizer.
+      UserError: nothing at the path, or not a tokenizer.
     """
     if spec == 'bytes':
-        return _bytes()
+        return _make_byte_tokenizer()
     if spec.startswith('bpe:'):
-        return train(texts(), int(spec.removeprefix('bpe:')))
-    return _given(files.path(spec, 'config.data.tokenizer'))
+        return train_bpe(texts(), int(spec.removeprefix('bpe:')))
+    return _load_pretrained(files.check_path(spec, 'config.data.tokenizer'))
 
 
-def identity(spec: str) -> list[str]:
-    """What identifies the tokenizer `spec` without loading it: the word, and the content of files it names.
+def identify_tokenizer(spec: str) -> list[str]:
+    """Identify the tokenizer of `spec` without loading it, by the spec or its files' checksums.
 
     Raises:
       UserError: nothing at the path.
     """
     if spec == 'bytes' or spec.startswith('bpe:'):
         return [spec]
-    return ['given', *(files.sha256_file(path) for path in _given_files(files.path(spec, 'config.data.tokenizer')))]
+    paths = _tokenizer_files(files.check_path(spec, 'config.data.tokenizer'))
+    return ['given', *map(files.sha256_file, paths)]
 
 
-def folder(spec: str) -> Path | None:
-    """The folder of a tokenizer that is given by its path: what else it carries lies there. None: it is made here."""
+def tokenizer_folder(spec: str) -> Path | None:
+    """Return the folder of a pretrained tokenizer, with its other files; None for other specs."""
     if spec == 'bytes' or spec.startswith('bpe:'):
         return None
-    path = files.path(spec, 'config.data.tokenizer')
+    path = files.check_path(spec, 'config.data.tokenizer')
     return path if path.is_dir() else path.parent
 
 
-def save(tokenizer: Tokenizer, path: Path) -> None:
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
     files.write_bytes(path, tokenizer.content)
 
 
-def load(path: Path) -> Tokenizer:
-    """What `save` wrote, or any tokenizer.json.
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Load a file of `save_tokenizer`, or any tokenizer.json.
 
     Raises:
-      UserError: no such file, or no tokenizer.
+      UserError: no such file, or not a tokenizer.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f'data.tokenizer: {path} cannot be read ({error.strerror})') from None
-    return _bytes() if content == BYTES_CONTENT else _from_content(content, str(path))
+    if content == BYTES_CONTENT:
+        return _make_byte_tokenizer()
+    return parse_tokenizer_json(content, str(path))
 
 
-def spelled(tokenizer: Tokenizer) -> Tokenizer:
-    """The same, but text that spells a special token ('<|im_end|>') is read as that token: for chat templates."""
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Train byte-level BPE with END_OF_DOCUMENT among at most `vocab_size` ids.
+
+    There are fewer ids if the text has fewer pairs to merge.
+    """
+    import tokenizers
+
+    byte_level = tokenizers.pre_tokenizers.ByteLevel
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = byte_level(add_prefix_space=False)
+    bpe.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_DOCUMENT],
+        initial_alphabet=byte_level.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(_limit_characters(texts, MAX_TRAINING_CHARACTERS), trainer)
+    return parse_tokenizer_json(bpe.to_str().encode('utf-8'), f'bpe:{vocab_size}')
+
+
+def encode_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Return a tokenizer that encodes special tokens in text ('<|im_end|>') as these tokens.
+
+    For chat templates, whose text contains them.
+    """
     if tokenizer.content == BYTES_CONTENT:
         return tokenizer
-    return _from_content(tokenizer.content, 'the tokenizer', spelled=True)
+    return parse_tokenizer_json(tokenizer.content, 'the tokenizer', special_tokens=True)
 
 
-def beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """The ids that its own files put before every text, as Llama's do; `encode` never does."""
+def find_prefix_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Return the ids that a tokenizer's own files put before every text, such as Llama's <s>.
+
+    `Tokenizer.encode` leaves them out.
+    """
     if tokenizer.content == BYTES_CONTENT:
         return ()
     import tokenizers
@@ -118,34 +160,131 @@ def beginning(tokenizer: Tokenizer) -> tuple[int, ...]:
     inner = tokenizers.Tokenizer.from_str(tokenizer.content.decode('utf-8'))
     for word in ('a', *inner.get_vocab(with_added_tokens=False)):
         try:
-            whole, plain = (inner.encode(word, add_special_tokens=special).ids for special in (True, False))
-        except Exception:  # what a model of words raises for another word
+            processed, plain = (
+                inner.encode(word, add_special_tokens=special).ids for special in (True, False)
+            )
+        except Exception:  # a word-level model raises it for any other word
             continue
-        places = [place for place in range(len(whole)) if whole[place : place + len(plain)] == plain]
-        if plain and len(places) == 1:
-            return tuple(whole[: places[0]])
+        starts = [
+            start
+            for start in range(len(processed))
+            if processed[start : start + len(plain)] == plain
+        ]
+        if plain and len(starts) == 1:
+            return tuple(processed[: starts[0]])
     return ()
 
 
-def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE of at most `vocab_size` ids, END_OF_DOCUMENT among them; less where the text has fewer pairs."""
+def parse_tokenizer_json(content: bytes, where: str, special_tokens: bool = False) -> Tokenizer:
+    """Make a tokenizer of the content of a tokenizer.json.
+
+    Args:
+      content: JSON.
+      where: names the content in error messages.
+      special_tokens: whether text that contains a special token is encoded as that token.
+
+    Raises:
+      UserError: not a tokenizer, or an empty vocabulary.
+    """
     import tokenizers
 
-    level = tokenizers.pre_tokenizers.ByteLevel
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-    bpe.pre_tokenizer = level(add_prefix_space=False)
-    bpe.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_DOCUMENT],
-        initial_alphabet=level.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(_at_most(texts, TRAINING_CHARACTERS), trainer)
-    return _from_content(bpe.to_str().encode('utf-8'), f'bpe:{vocab_size}')
+    try:
+        inner = tokenizers.Tokenizer.from_str(content.decode('utf-8'))
+    except Exception as error:  # tokenizers raises Exception itself
+        message = _error_line(error)
+        raise UserError(f'data.tokenizer: {where} is not a tokenizer.json ({message})') from None
+    inner.no_truncation()
+    inner.no_padding()
+    inner.encode_special_tokens = not special_tokens  # True: a special token in text stays text
+    require_full_coverage(inner)
+    vocabulary = inner.get_vocab(with_added_tokens=True)
+    if not vocabulary:
+        raise UserError(f'data.tokenizer: {where} must have tokens in its vocabulary, got none')
+    end = next((vocabulary[name] for name in END_OF_DOCUMENT_TOKENS if name in vocabulary), None)
+
+    def encode(texts: list[str]) -> list[TokenIds]:
+        try:
+            encodings = inner.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # tokenizers raises Exception itself
+            message = first_unencodable(content, texts) or (
+                f'the tokenizer rejects the text ({_error_line(error)})'
+            )
+            raise UserError(f'{message}; change the text, or use another tokenizer') from None
+        return [np.array(encoding.ids, np.uint32) for encoding in encodings]
+
+    def decode(ids: Sequence[int] | TokenIds) -> str:
+        return inner.decode([int(i) for i in ids if i != end], skip_special_tokens=False)
+
+    # Ids may have gaps, so the upper bound is not the number of tokens.
+    vocab_size = max(vocabulary.values()) + 1
+    fingerprint = hashlib.sha256(content).hexdigest()
+    return Tokenizer(content, fingerprint, vocab_size, end, encode, decode)
 
 
-def _at_most(texts: Iterable[str], characters: int) -> Iterator[str]:
+def require_full_coverage(inner: Any) -> None:
+    """Make a `tokenizers.Tokenizer` raise Exception for text that it would drop.
+
+    A BPE model with neither an unknown token nor a token for every byte drops such characters, so
+    that decoding gives another text. Word and unigram models raise by themselves. Text that can be
+    encoded gets the same ids, at no cost.
+    """
+    import tokenizers
+
+    model = inner.model
+    if isinstance(model, tokenizers.models.BPE) and (
+        model.unk_token is None or inner.token_to_id(model.unk_token) is None
+    ):
+        model.unk_token = NO_ID_TOKEN
+
+
+def first_unencodable(content: bytes, texts: list[str]) -> str | None:
+    """Describe the first character without an id, as a message; None if there is none.
+
+    The libraries below do not say which character they reject. So an unknown token is added to a
+    copy of the tokenizer, and the first character that it encodes as this token is the culprit.
+
+    Args:
+      content: of the tokenizer.json.
+      texts: to be encoded.
+    """
+    import tokenizers
+
+    fields = json.loads(content)
+    unknown_id = _add_unknown_token(fields['model'])
+    # These would shift the offsets.
+    fields |= {'post_processor': None, 'truncation': None, 'padding': None}
+    inner = tokenizers.Tokenizer.from_str(json.dumps(fields))
+    inner.encode_special_tokens = True
+    for text in texts:
+        encoding = inner.encode(text, add_special_tokens=False)
+        if unknown_id in encoding.ids:
+            start, end = encoding.offsets[encoding.ids.index(unknown_id)]
+            context = text[max(0, start - CONTEXT_CHARACTERS) : end + CONTEXT_CHARACTERS]
+            return (
+                f'the tokenizer has no id for {text[start:end]!r}, at character {start} of the '
+                f'text (in {context!r})'
+            )
+    return None
+
+
+def _add_unknown_token(model: dict[str, Any]) -> int:
+    """Add NO_ID_TOKEN to the model section of a tokenizer.json; return its id."""
+    vocabulary = model['vocab']
+    if isinstance(vocabulary, list):  # a unigram model: pairs of a token and its score
+        # With byte fallback but not all bytes, the unknown token would be unused.
+        model['byte_fallback'] = False
+        vocabulary.append([NO_ID_TOKEN, min((score for _, score in vocabulary), default=0.0)])
+        model['unk_id'] = len(vocabulary) - 1
+        return len(vocabulary) - 1
+    unknown_id = int(max(vocabulary.values(), default=-1)) + 1
+    vocabulary[NO_ID_TOKEN] = unknown_id
+    model['unk_token'] = NO_ID_TOKEN
+    if model['type'] == 'BPE':
+        model['fuse_unk'] = False
+    return unknown_id
+
+
+def _limit_characters(texts: Iterable[str], characters: int) -> Iterator[str]:
     for text in texts:
         yield text[:characters]
         characters -= len(text)
@@ -153,99 +292,81 @@ def _at_most(texts: Iterable[str], characters: int) -> Iterator[str]:
             return
 
 
-def _bytes() -> Tokenizer:
-    def encode(texts: list[str]) -> list[Ids]:
+def _make_byte_tokenizer() -> Tokenizer:
+    def encode(texts: list[str]) -> list[TokenIds]:
         return [np.frombuffer(text.encode('utf-8'), np.uint8) for text in texts]
 
-    def decode(ids: Sequence[int] | Ids) -> str:
-        return bytes(int(i) for i in ids if i != BYTES_END).decode('utf-8', errors='replace')
+    def decode(ids: Sequence[int] | TokenIds) -> str:
+        content = bytes(int(i) for i in ids if i != BYTES_END_OF_DOCUMENT)
+        return content.decode('utf-8', errors='replace')
 
-    return Tokenizer(BYTES_CONTENT, hashlib.sha256(BYTES_CONTENT).hexdigest(), 256, BYTES_END, encode, decode)
+    fingerprint = hashlib.sha256(BYTES_CONTENT).hexdigest()
+    return Tokenizer(BYTES_CONTENT, fingerprint, 256, BYTES_END_OF_DOCUMENT, encode, decode)
 
 
-def _given_files(path: Path) -> list[Path]:
+def _tokenizer_files(path: Path) -> list[Path]:
     if path.is_dir():
         for names in (['tokenizer.json'], ['vocab.json', 'merges.txt']):
             if all((path / name).is_file() for name in names):
                 return [path / name for name in names]
-        raise UserError(f'data.tokenizer: {path} holds neither tokenizer.json nor vocab.json and merges.txt')
+        raise UserError(
+            f'data.tokenizer: {path} must contain tokenizer.json, or vocab.json and merges.txt'
+        )
     if not path.is_file():
         raise UserError(
-            f"data.tokenizer: {path} is no file or folder; write 'bytes', 'bpe:<vocabulary size>' or a path"
+            f"data.tokenizer: must be 'bytes', 'bpe:<vocabulary size>' or the path of a file or "
+            f'folder, got {path}'
         )
     return [path]
 
 
-def _given(path: Path) -> Tokenizer:
-    found = _given_files(path)
-    if len(found) == 1:
-        return load(found[0])
-    (vocabulary, merges), words = map(str, found), files.read_json(found[0])
-    whole = isinstance(words, dict) and any(word.endswith(END_OF_WORD) for word in words)
-    spaced = isinstance(words, dict) and any(word.startswith(SPACE) for word in words)
+def _load_pretrained(path: Path) -> Tokenizer:
+    paths = _tokenizer_files(path)
+    if len(paths) == 1:
+        return load_tokenizer(paths[0])
+    vocabulary_path, merges_path = map(str, paths)
+    vocabulary = files.read_json(paths[0])
+    words = list(vocabulary) if isinstance(vocabulary, dict) else []
+    is_gpt1 = any(word.endswith(END_OF_WORD_SUFFIX) for word in words) and not any(
+        word.startswith(SPACE_MARK) for word in words
+    )
     try:
-        kind = _words_in_lower_case if whole and not spaced else _byte_level
-        bpe = kind(vocabulary, merges, words)
+        if is_gpt1:
+            unknown = UNKNOWN_TOKEN if UNKNOWN_TOKEN in vocabulary else None
+            bpe = _gpt1_bpe(vocabulary_path, merges_path, unknown)
+        else:
+            bpe = _gpt2_bpe(vocabulary_path, merges_path)
     except Exception as error:  # tokenizers raises Exception itself
-        raise UserError(f'data.tokenizer: {path} holds no BPE ({_line(error)})') from None
-    return _from_content(bpe.to_str().encode('utf-8'), str(path))
+        raise UserError(f'data.tokenizer: {path} is not a BPE ({_error_line(error)})') from None
+    return parse_tokenizer_json(bpe.to_str().encode('utf-8'), str(path))
 
 
-def _byte_level(vocabulary: str, merges: str, words: Any) -> Any:
-    """GPT-2's (Radford et al. 2019): of bytes, whatever the text."""
+def _gpt2_bpe(vocabulary: str, merges: str) -> Any:
+    """Make GPT-2's BPE of the bytes of any text (Radford et al. 2019)."""
     import tokenizers
 
-    del words
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(vocabulary, merges))
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = tokenizers.decoders.ByteLevel()
     return bpe
 
 
-def _words_in_lower_case(vocabulary: str, merges: str, words: Any) -> Any:
-    """GPT-1's (Radford et al. 2018): of words without case and accents, cut at spaces and punctuation."""
+def _gpt1_bpe(vocabulary: str, merges: str, unknown: str | None) -> Any:
+    """Make GPT-1's BPE (Radford et al. 2018).
+
+    Text loses case and accents, and is split at spaces and punctuation.
+    """
     import tokenizers
 
-    unknown = UNKNOWN if UNKNOWN in words else None
-    bpe = tokenizers.Tokenizer(
-        tokenizers.models.BPE.from_file(vocabulary, merges, end_of_word_suffix=END_OF_WORD, unk_token=unknown)
+    model = tokenizers.models.BPE.from_file(
+        vocabulary, merges, end_of_word_suffix=END_OF_WORD_SUFFIX, unk_token=unknown
     )
+    bpe = tokenizers.Tokenizer(model)
     bpe.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=True)
     bpe.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    bpe.decoder = tokenizers.decoders.BPEDecoder(suffix=END_OF_WORD)
+    bpe.decoder = tokenizers.decoders.BPEDecoder(suffix=END_OF_WORD_SUFFIX)
     return bpe
 
 
-def _from_content(content: bytes, where: str, spelled: bool = False) -> Tokenizer:
-    import tokenizers
-
-    try:
-        inner = tokenizers.Tokenizer.from_str(content.decode('utf-8'))
-    except Exception as error:  # tokenizers raises Exception itself
-        raise UserError(f'data.tokenizer: {where} is no tokenizer.json ({_line(error)})') from None
-    inner.no_truncation()
-    inner.no_padding()
-    inner.encode_special_tokens = not spelled  # text that spells a special token stays text
-    lacking.refuse(inner)
-    vocabulary = inner.get_vocab(with_added_tokens=True)
-    if not vocabulary:
-        raise UserError(f'data.tokenizer: {where} has no token in its vocabulary')
-    end = next((vocabulary[name] for name in ENDS if name in vocabulary), None)
-
-    def encode(texts: list[str]) -> list[Ids]:
-        try:
-            encoded = inner.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:  # tokenizers raises Exception itself
-            line = lacking.first(content, texts) or f'the tokenizer does not take the text ({_line(error)})'
-            raise UserError(f'{line}; mend the text, or take another tokenizer') from None
-        return [np.array(one.ids, np.uint32) for one in encoded]
-
-    def decode(ids: Sequence[int] | Ids) -> str:
-        return inner.decode([int(i) for i in ids if i != end], skip_special_tokens=False)
-
-    # Ids may have gaps, so the count of tokens is not the bound.
-    return Tokenizer(content, hashlib.sha256(content).hexdigest(), max(vocabulary.values()) + 1, end, encode, decode)
-
-
-def _line(error: BaseException) -> str:
+def _error_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)

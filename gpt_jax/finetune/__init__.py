@@ -1,1 +1,1 @@
-"""How does a model that predicts text learn a task: with a head or without, all of it, parts, or low-rank changes?"""
+"""Fine-tuning: which parameters are trained, LoRA adapters, and heads for tasks."""

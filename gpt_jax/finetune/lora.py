@@ -1,7 +1,7 @@
-"""How are adapters made, put onto weights and merged into them? Algebra of trees; the model knows nothing of it.
+"""LoRA adapters: which matrices have them, their initial values, and merging them into the weights.
 
-Trees are nested dicts as the model's params, flat where paths are told apart: {'blocks/attention/query': Adapter}. What
-an adapter computes is in model/lowrank.py.
+Parameter trees are nested dicts, as in the model; adapters are in flat dicts by path:
+{'blocks/attention/query': Adapter}. model/low_rank.py computes with them.
 """
 
 import math
@@ -13,95 +13,140 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from gpt_jax.errors import UserError
-from gpt_jax.finetune import names as weight_names
-from gpt_jax.finetune.names import Chosen
-from gpt_jax.model.lowrank import RANK, Adapted, Adapter, Base, adaptable, change, factors
+from gpt_jax.core.errors import UserError
+from gpt_jax.finetune.parameter_names import ParameterSelection, select_parameters
+from gpt_jax.model.low_rank import (
+    RANK_LETTER,
+    AdaptedWeight,
+    Adapter,
+    BaseWeight,
+    adapter_letters,
+    can_adapt,
+)
 
-ALL = 'all-linear'  # every matrix inside the layers, as PEFT calls it
+ALL_LINEAR = 'all-linear'  # PEFT's word for every matrix inside the layers
 
 
-def targets(letters: Mapping[str, str], names: Sequence[str], layers: int) -> Chosen:
-    """The matrices that the names mean (names.py), or 'all-linear'; what else a name means with them is left out.
+def select_targets(
+    logical_axes: Mapping[str, str], names: Sequence[str], layers: int
+) -> ParameterSelection:
+    """Select the matrices that match the names; other parameters that match are left out.
 
     Args:
-      letters: of all the model's weights, by path.
+      logical_axes: of all parameters of the model, by path.
+      names: as in parameter_names.py, or 'all-linear'.
+      layers: of the model.
 
     Raises:
-      UserError: a name means no weight, or none that has adapters.
+      UserError: a name matches no parameter, or none that can have an adapter.
     """
-    matrices = {path: word for path, word in letters.items() if adaptable(word)}
+    field = 'finetune.targets'
+    matrices = {path: letters for path, letters in logical_axes.items() if can_adapt(letters)}
     for name in names:
-        meant = {} if name == ALL else weight_names.chosen(letters, [name], layers, 'tune.targets')
-        if name != ALL and not meant.keys() & matrices.keys():
-            raise UserError(f'config.tune.targets: {name!r} is {", ".join(meant)}, and adapters are for matrices alone')
-    wanted = ['blocks' if name == ALL else name for name in names]
-    return weight_names.chosen(matrices, wanted, layers, 'tune.targets')
+        if name == ALL_LINEAR:
+            continue
+        matching = select_parameters(logical_axes, [name], layers, field)
+        if not matching.keys() & matrices.keys():
+            raise UserError(
+                f'config.{field}: {name!r} matches {", ".join(matching)}; only matrices can have '
+                'adapters'
+            )
+    names = ['blocks' if name == ALL_LINEAR else name for name in names]
+    return select_parameters(matrices, names, layers, field)
 
 
-def scale(rank: int, alpha: float, stabilized: bool) -> float:
-    """What a b is multiplied with: alpha / rank, or alpha / sqrt(rank) (Kalajdzievski 2023, rsLoRA)."""
+def lora_scale(rank: int, alpha: float, stabilized: bool) -> float:
+    """Return the factor on a b: alpha / rank; rsLoRA: alpha / sqrt(rank) (Kalajdzievski 2023)."""
     return alpha / math.sqrt(rank) if stabilized else alpha / rank
 
 
-def create(abstract: Any, letters: Mapping[str, str], chosen: Chosen, rank: int, key: jax.Array) -> dict[str, Any]:
-    """New adapters that change nothing yet; flat.
+def init_adapters(
+    abstract: Any,
+    logical_axes: Mapping[str, str],
+    targets: ParameterSelection,
+    rank: int,
+    key: jax.Array,
+) -> dict[str, Adapter]:
+    """Create adapters that do not change the model yet.
 
-    The factor towards the outputs is zero. The other is drawn as PEFT draws it: evenly from +-1/sqrt(inputs), of an
-    embedding normal. Of a stack's layers that are not chosen both are zero, and stay so, for then neither has a
-    gradient.
+    The factor next to the outputs is zero. The other one is drawn as in PEFT: uniformly from
+    +-1/sqrt(inputs), or from a standard normal for an embedding. In a stack of layers, both factors
+    of a layer that is not a target are zero and stay zero, since neither has a gradient then.
 
     Args:
-      abstract: the params or their shapes, a tree.
-      chosen: of `targets`.
+      abstract: the parameters or their shapes, a tree.
+      logical_axes: of the parameters, by path.
+      targets: see `select_targets`.
+      rank: of the adapters.
+      key: folded with each adapter's path.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract, sep='/').items()}
-    made = {}
-    for path, numbers in chosen.items():
-        sizes = dict(zip(letters[path], shapes[path], strict=True)) | {RANK: rank}
-        a, b = (tuple(sizes[letter] for letter in word) for word in factors(letters[path]))
-        own = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        if letters[path] == 'VD':  # the table is looked up through a, the head goes through b first: b is the inner one
-            drawn = jax.random.normal(own, b) if path.startswith('embedding') else _even(own, b, b[-1])
-            made[path] = Adapter(a=jnp.zeros(a), b=drawn)
+    adapters = {}
+    for path, layers in targets.items():
+        letters = logical_axes[path]
+        sizes = dict(zip(letters, shapes[path], strict=True)) | {RANK_LETTER: rank}
+        a_letters, b_letters = adapter_letters(letters)
+        a_shape = tuple(sizes[letter] for letter in a_letters)
+        b_shape = tuple(sizes[letter] for letter in b_letters)
+        path_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        if letters == 'VD':
+            # b is next to the inputs: the head multiplies by b first. The embedding reads rows
+            # of a.
+            if path.startswith('embedding'):
+                b = jax.random.normal(path_key, b_shape)
+            else:
+                b = _draw_uniform(path_key, b_shape, inputs=b_shape[-1])
+            adapters[path] = Adapter(a=jnp.zeros(a_shape), b=b)
             continue
-        inputs = math.prod(sizes[letter] for letter in factors(letters[path])[0] if letter not in f'NE{RANK}')
-        drawn = _even(own, a, inputs)
-        if numbers is not None:
-            here = jnp.isin(jnp.arange(a[0]), jnp.array(numbers)).reshape(-1, *[1] * (len(a) - 1))
-            drawn = jnp.where(here, drawn, 0)
-        made[path] = Adapter(a=drawn, b=jnp.zeros(b))
-    return made
+        inputs = math.prod(
+            sizes[letter] for letter in a_letters if letter not in f'NE{RANK_LETTER}'
+        )
+        a = _draw_uniform(path_key, a_shape, inputs)
+        if layers is not None:
+            is_target = jnp.isin(jnp.arange(a_shape[0]), jnp.array(layers))
+            a = jnp.where(is_target.reshape(-1, *[1] * (len(a_shape) - 1)), a, 0)
+        adapters[path] = Adapter(a=a, b=jnp.zeros(b_shape))
+    return adapters
 
 
-def _even(key: jax.Array, shape: tuple[int, ...], inputs: int) -> jax.Array:
+def _draw_uniform(key: jax.Array, shape: tuple[int, ...], inputs: int) -> jax.Array:
     return jax.random.uniform(key, shape, jnp.float32, -1, 1) / math.sqrt(inputs)
 
 
-def based(w: Any, letters: str, scale: Any) -> Base:
-    """A weight to be adapted. scale: one number, or one for each layer of a stack."""
+def make_base(w: Any, letters: str, scale: Any) -> BaseWeight:
+    """Wrap a weight that has an adapter. scale: one number, or one for each layer of a stack."""
     shape = w.shape[:1] if letters.startswith('N') else ()
-    return Base(w, jnp.broadcast_to(jnp.asarray(scale, jnp.float32), shape))
+    return BaseWeight(w, jnp.broadcast_to(jnp.asarray(scale, jnp.float32), shape))
 
 
-def adapt(params: Any, adapters: Mapping[str, Adapter], scales: Mapping[str, Any], *, rate: float = 0.0) -> Any:
-    """The params with an `Adapted` in place of each weight that has an adapter.
+def attach_adapters(
+    params: Any, adapters: Mapping[str, Adapter], scales: Mapping[str, Any], *, rate: float = 0.0
+) -> Any:
+    """Replace each weight that has an adapter by an `AdaptedWeight`.
 
     Args:
-      adapters: flat. scales: by path, as in `Base`.
-      rate: of dropout; above 0 the model wants an rng named 'dropout'.
+      params: a tree.
+      adapters: by path.
+      scales: by path, as in `make_base`.
+      rate: dropout rate of the adapters' inputs. Above 0, the model needs a Flax rng 'dropout'.
     """
     flat = dict(flatten_dict(params, sep='/'))
     for path, adapter in adapters.items():
-        base = based(flat[path], 'N' if path.startswith('blocks/') else '', scales[path])
-        flat[path] = Adapted(base.w, adapter.a, adapter.b, base.scale, key=None, rate=rate)
+        base = make_base(flat[path], 'N' if path.startswith('blocks/') else '', scales[path])
+        flat[path] = AdaptedWeight(base.w, adapter.a, adapter.b, base.scale, key=None, rate=rate)
     return unflatten_dict(flat, sep='/')
 
 
-def merge(params: Any, adapters: Mapping[str, Adapter], scales: Mapping[str, Any]) -> Any:
-    """The params with the adapters added to their weights, in the weights' own types; the tree has its old form."""
-    flat = dict(flatten_dict(params, sep='/'))
-    for path, adapter in adapters.items():
-        w = flat[path]
-        flat[path] = (w + change(adapter.a, adapter.b, scales[path], w.ndim)).astype(w.dtype)
-    return unflatten_dict(flat, sep='/')
+def merge_adapters(params: Any, adapters: Mapping[str, Adapter], scales: Mapping[str, Any]) -> Any:
+    """Add the adapters to their weights, in the weights' own dtypes."""
+    return merge_adapted(attach_adapters(params, adapters, scales))
+
+
+def merge_adapted(params: Any) -> Any:
+    """Replace each `AdaptedWeight` of a tree by the sum of weight and adapter."""
+    is_adapted = lambda node: isinstance(node, AdaptedWeight)
+    return jax.tree.map(
+        lambda node: node.astype(node.w.dtype) if is_adapted(node) else node,
+        params,
+        is_leaf=is_adapted,
+    )

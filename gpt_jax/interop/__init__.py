@@ -1,1 +1,1 @@
-"""The world's weights, in and out: other programs' folders become runs, and runs become such folders."""
+"""Import and export of weights in the formats of Hugging Face and PEFT."""

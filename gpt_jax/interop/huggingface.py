@@ -1,5 +1,6 @@
-"""How does a Hugging Face folder become a model section and weights, and these such a folder again?"""
+"""Import and export of Hugging Face folders, local or from the hub."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -9,222 +10,375 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from gpt_jax import files, schema
-from gpt_jax.errors import UserError
-from gpt_jax.interop import hub, tensors, tokenizer_files
-from gpt_jax.interop.dialect import misfits
-from gpt_jax.interop.fields import Fields
-from gpt_jax.interop.layouts import HEAD, LAYOUTS, Layout, Piece, pieces, shape, to_ours, to_theirs
-from gpt_jax.interop.tensor_file import Written
-from gpt_jax.interop.tensors import WEIGHT_DTYPES, Tensors
-from gpt_jax.model.config import ModelConfig
+from gpt_jax.core import config_fields, files
+from gpt_jax.core.config import ModelConfig
+from gpt_jax.core.errors import UserError
+from gpt_jax.interop import safetensors_files, tokenizer_files
+from gpt_jax.interop.hf_config import ConfigReader, list_mismatches
+from gpt_jax.interop.layouts import (
+    HEAD_TENSOR,
+    LAYOUTS,
+    ExternalTensor,
+    WeightLayout,
+    export_weight,
+    import_weight,
+    list_tensors,
+    tensor_shape,
+)
+from gpt_jax.interop.safetensors_files import READABLE_DTYPES, LazyTensor, TensorIndex
 
-CONFIG = 'config.json'
-MAIN = ('block', 'norm:', 'position', 'feedforward')  # what layouts differ in most
-# What weights may be written as: the format's word and PyTorch's.
-DTYPES: dict[str, tuple[str, Any]] = {
+# Files to download: none that can run code, and weights only in the format that is read.
+HUB_FILES = (
+    'config.json',
+    'generation_config.json',
+    'model.safetensors',
+    'model.safetensors.index.json',
+    'model-*-of-*.safetensors',
+    'tokenizer.json',
+    'tokenizer_config.json',
+    'special_tokens_map.json',
+    'added_tokens.json',
+    'vocab.json',
+    'merges.txt',
+    'chat_template.jinja',
+)
+HUB_NAME = re.compile(r'([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(@[\w./-]+)?', re.ASCII)
+CONFIG_FILE = 'config.json'
+STRUCTURAL_FIELDS = ('block', 'norm:', 'position', 'feedforward')  # in which layouts differ most
+CACHED_WEIGHTS = 3  # during an export; layers and experts of a weight are consecutive
+# Dtypes of an export: the format's name and the type.
+EXPORT_DTYPES: Mapping[str, tuple[str, Any]] = {
     'float32': ('F32', np.float32),
     'bfloat16': ('BF16', ml_dtypes.bfloat16),
     'float16': ('F16', np.float16),
 }
 
 
-class Source(NamedTuple):
-    """A folder whose config.json was understood; its tensors are known by their headers and not read yet.
+def is_hub_name(source: str) -> bool:
+    """Return whether this can be a name on the hub and is not a local path, existing or new."""
+    path = files.check_path(source, 'SOURCE')
+    is_local = path.exists() or ('/' in source and path.parent.exists())
+    return not is_local and HUB_NAME.fullmatch(source) is not None
 
-    kind: its `model_type`.
-    model: the model section of a config, but for how the model is computed and trained.
-    tokens: the ids that its config.json gives to the special tokens ('eos_token_id': 50256), and what else stands
-      there that newer folders have in generation_config.json.
+
+def resolve_folder(source: str, argument: str = 'SOURCE') -> Path:
+    """Return the local folder of a path or of a hub name, which is downloaded if needed.
+
+    Args:
+      source: a path, 'gpt2', 'org/name' or 'org/name@revision'.
+      argument: the user's argument that `source` is the value of, for error messages.
+
+    Raises:
+      UserError: neither a local folder nor a name, or the hub is unreachable or does not have it.
+    """
+    path = files.check_path(source, argument)
+    if source and path.is_dir():
+        return path
+    if source and path.exists():
+        raise UserError(f'{argument}={source}: is a file; give its folder')
+    if not HUB_NAME.fullmatch(source):
+        raise UserError(f'{argument}={source}: neither a folder nor a name on the Hugging Face hub')
+    return _download(source, argument)
+
+
+def _download(source: str, argument: str) -> Path:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise UserError(
+            f"{argument}={source}: no such folder, and the hub needs: pip install -e '.[hf]'"
+        ) from None
+    name, _, revision = source.partition('@')
+    try:
+        folder = huggingface_hub.snapshot_download(
+            name, revision=revision or None, allow_patterns=list(HUB_FILES)
+        )
+    except Exception as error:  # of the network, the hub or its client
+        reason = ' '.join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f'{argument}={source}: no such folder, and the download from the hub failed '
+            f'({reason}); download it elsewhere and give its folder'
+        ) from None
+    return Path(folder)
+
+
+class HuggingFaceFolder(NamedTuple):
+    """A folder whose config.json was read; of its tensors only the headers were.
+
+    Attributes:
+      model_type: the field of config.json.
+      model_section: of a config, except how the model is computed and trained.
+      generation_fields: special token ids ('eos_token_id': 50256) and generation options in
+        config.json, which newer folders have in generation_config.json.
+      tensors: by their full names.
     """
 
     folder: Path
-    kind: str
-    model: dict[str, Any]
-    tokens: dict[str, Any]
-    tensors: Tensors
+    model_type: str
+    model_section: dict[str, Any]
+    generation_fields: dict[str, Any]
+    tensors: TensorIndex
 
 
-def read(source: str, asked: str = '--source') -> Source:
-    """Reads the config.json and the headers of the tensors of a folder, or of a name on the hub.
+def read_folder(source: str, argument: str = 'SOURCE') -> HuggingFaceFolder:
+    """Read the config.json and the tensors' headers of a folder or of a name on the hub.
 
     Args:
-      asked: what the user gave `source` to, for messages.
+      source: see `resolve_folder`.
+      argument: the user's argument that `source` is the value of, for error messages.
 
     Raises:
-      UserError: there is no such folder, or a field of its config.json says what the model does not compute.
+      UserError: no such folder, or a field of config.json that the model cannot compute.
     """
-    folder = hub.folder(source, asked)
-    if not (folder / CONFIG).exists():
-        raise UserError(f'{folder}: holds no {CONFIG}')
-    values = tensors.read_json(folder, CONFIG)
-    fields = Fields(folder / CONFIG, values)
-    kind = fields.raw('model_type')
-    if not isinstance(kind, str) or kind not in LAYOUTS:
-        raise fields.refuse('model_type', f'{kind!r} is not supported; supported are {", ".join(LAYOUTS)}')
-    layout = LAYOUTS[kind]
-    fields.only('architectures', None, [layout.architecture], [layout.bare])
-    model = layout.dialect.section(fields)
-    found = _prefixed(tensors.find(folder), layout)
-    if model['layers'] > len(found.where):
-        raise UserError(f'{folder}: {CONFIG} says {model["layers"]} layers, and there are {len(found.where)} tensors')
-    said = {key: values[key] for key in tokenizer_files.SAID if values.get(key) is not None}
-    return Source(folder, kind, model, said, found)
+    folder = resolve_folder(source, argument)
+    if not (folder / CONFIG_FILE).exists():
+        raise UserError(f'{folder}: holds no {CONFIG_FILE}')
+    values = safetensors_files.read_json(folder, CONFIG_FILE)
+    reader = ConfigReader(folder / CONFIG_FILE, values)
+    model_type = reader.get('model_type')
+    if not isinstance(model_type, str) or model_type not in LAYOUTS:
+        raise reader.make_error(
+            'model_type', f'{model_type!r} is not supported; supported are {", ".join(LAYOUTS)}'
+        )
+    layout = LAYOUTS[model_type]
+    reader.require('architectures', None, [layout.architecture], [layout.headless_architecture])
+    model_section = layout.config_format.read_model_section(reader)
+    tensors = _complete_names(safetensors_files.index_folder(folder), layout)
+    if model_section['layers'] > len(tensors.entries):
+        raise UserError(
+            f'{folder}: {CONFIG_FILE} has {model_section["layers"]} layers, but there are only '
+            f'{len(tensors.entries)} tensors'
+        )
+    fields = tokenizer_files.GENERATION_FIELDS
+    generation_fields = {key: values[key] for key in fields if values.get(key) is not None}
+    return HuggingFaceFolder(folder, model_type, model_section, generation_fields, tensors)
 
 
-def _prefixed(found: Tensors, layout: Layout) -> Tensors:
-    """The tensors under their full names, without the buffers that nobody reads."""
-    bare = not any(name.startswith(layout.prefix) for name in found.where)
-    named = {f'{layout.prefix}{name}' if bare and name != HEAD else name: at for name, at in found.where.items()}
-    buffer = re.compile(f'{re.escape(layout.prefix)}({layout.buffers})')
-    return Tensors({name: at for name, at in named.items() if not buffer.fullmatch(name)})
+def _complete_names(tensors: TensorIndex, layout: WeightLayout) -> TensorIndex:
+    """Return the tensors under their full names, without unused buffers."""
+    has_prefix = any(name.startswith(layout.prefix) for name in tensors.entries)
+    entries = {
+        name if has_prefix or name == HEAD_TENSOR else f'{layout.prefix}{name}': entry
+        for name, entry in tensors.entries.items()
+    }
+    buffer = re.compile(f'{re.escape(layout.prefix)}({layout.ignored_buffers})')
+    return TensorIndex(
+        {name: entry for name, entry in entries.items() if not buffer.fullmatch(name)}
+    )
 
 
-def params(source: Source, letters: Mapping[str, str], dims: Mapping[str, int]) -> Callable[[str], np.ndarray]:
-    """Checks that the folder's tensors are the model's, and returns path -> the weight, float32, read when asked for.
+def make_weight_reader(
+    source: HuggingFaceFolder, letters: Mapping[str, str], dims: Mapping[str, int]
+) -> Callable[[str], np.ndarray]:
+    """Check that a folder's tensors are the model's and return a function that reads a weight.
 
     Args:
+      source: the folder.
       letters: of all the model's weights, by path ('blocks/attention/query': 'NDHK').
-      dims: sizes by letter; the vocabulary is not padded.
+      dims: sizes by letter, the vocabulary without padding.
+
+    Returns:
+      path -> the weight, float32, read when called.
 
     Raises:
-      UserError: a tensor is missing, surplus, of another shape or dtype; later, it holds NaN or infinity. Or the
-        head is said to be the embedding, and is not.
+      UserError: a missing or extra tensor, or one of another shape or dtype; a head that should be
+        tied to the embedding and differs. When a weight is read: NaN or infinite values.
     """
-    layout, found = LAYOUTS[source.kind], source.tensors
-    wanted = {piece.name: piece for piece in pieces(layout, letters, dims)}
-    for name, piece in wanted.items():
-        if name not in found.where:
-            close = schema.nearest(name, found.where)
-            raise UserError(f'{source.folder}: {name!r} is missing{close}')
-        path, entry = found.where[name]
-        if entry.shape != shape(piece, dims):
-            said = f'{list(entry.shape)}, and {CONFIG} says {list(shape(piece, dims))}'
-            raise UserError(f'{path}: {name!r} has the shape {said}')
-        if entry.dtype not in WEIGHT_DTYPES:
-            raise UserError(f'{path}: {name!r} is {entry.dtype}; weights are read as {", ".join(WEIGHT_DTYPES)}')
-    _check_surplus(source, wanted)
-    by_path: dict[str, list[Piece]] = {}
-    for piece in wanted.values():
-        for ours in piece.paths:
-            by_path.setdefault(ours, []).append(piece)
-    return lambda path: _weight(path, by_path[path], found, letters[path], dims)
+    layout, tensors = LAYOUTS[source.model_type], source.tensors
+    expected = {tensor.name: tensor for tensor in list_tensors(layout, letters, dims)}
+    for name, tensor in expected.items():
+        if name not in tensors.entries:
+            nearest = config_fields.nearest(name, tensors.entries)
+            raise UserError(f'{source.folder}: {name!r} is missing{nearest}')
+        path, entry = tensors.entries[name]
+        shape = tensor_shape(tensor, dims)
+        if entry.shape != shape:
+            raise UserError(
+                f'{path}: {name!r} must have the shape {list(shape)} of {CONFIG_FILE}, '
+                f'got {list(entry.shape)}'
+            )
+        if entry.dtype not in READABLE_DTYPES:
+            raise UserError(
+                f'{path}: {name!r} must be one of {", ".join(READABLE_DTYPES)}, got {entry.dtype}'
+            )
+    _check_extra_tensors(source, expected)
+    by_path: dict[str, list[ExternalTensor]] = {}
+    for tensor in expected.values():
+        for our_path in tensor.paths:
+            by_path.setdefault(our_path, []).append(tensor)
+
+    def read_weight(path: str) -> np.ndarray:
+        weight = np.empty([dims[letter] for letter in letters[path]], np.float32)
+        for tensor in by_path[path]:
+            element_letters = letters[path][len(tensor.element) :]
+            value = tensors.read_weight(tensor.name)
+            weight[tensor.element] = import_weight(value, tensor, path, element_letters, dims)
+        return weight
+
+    return read_weight
 
 
-def _check_surplus(source: Source, wanted: Mapping[str, Piece]) -> None:
-    found = source.tensors
-    for name in found.where:
-        if name == HEAD and HEAD not in wanted:  # the head is the embedding; it may be stored a second time
-            table = next(name for name, piece in wanted.items() if piece.paths == ('embedding/table_VD',))
-            head, body = found.where[HEAD][1], found.where[table][1]
-            same = (head.dtype, head.shape) == (body.dtype, body.shape)  # before any is mapped: a shape may be any
-            if not same or not np.array_equal(found.raw(HEAD), found.raw(table)):
-                raise UserError(
-                    f'{source.folder}: {CONFIG} ties the head to the embedding, and {HEAD!r} differs from {table!r}'
-                )
-        elif name not in wanted:
-            path, entry = found.where[name]
-            raise UserError(f'{path}: {name!r} {list(entry.shape)} is no weight of such a {source.kind} model')
+def _check_extra_tensors(source: HuggingFaceFolder, expected: Mapping[str, ExternalTensor]) -> None:
+    for name, (path, entry) in source.tensors.entries.items():
+        if name in expected:
+            continue
+        if name != HEAD_TENSOR:
+            raise UserError(
+                f'{path}: {name!r} {list(entry.shape)} is not a weight of this '
+                f'{source.model_type} model'
+            )
+        _check_tied_head(source, expected)
 
 
-def _weight(
-    path: str, parts: list[Piece], found: Tensors, letters: str, dims: Mapping[str, int]
-) -> np.ndarray:  # fmt: skip
-    whole = np.empty([dims[letter] for letter in letters], np.float32)
-    for piece in parts:
-        whole[piece.element] = to_ours(found.weight(piece.name), piece, path, letters[len(piece.element) :], dims)
-    return whole
+def _check_tied_head(source: HuggingFaceFolder, expected: Mapping[str, ExternalTensor]) -> None:
+    """Check that a head which is stored although it is tied equals the embedding."""
+    tensors = source.tensors
+    embedding = next(
+        name for name, tensor in expected.items() if tensor.paths == ('embedding/table_VD',)
+    )
+    head_entry, embedding_entry = tensors.entries[HEAD_TENSOR][1], tensors.entries[embedding][1]
+    # Dtypes and shapes first: the head's shape is unchecked and may be too large to be mapped.
+    are_equal = (head_entry.dtype, head_entry.shape) == (
+        embedding_entry.dtype,
+        embedding_entry.shape,
+    ) and np.array_equal(tensors.map(HEAD_TENSOR), tensors.map(embedding))
+    if not are_equal:
+        raise UserError(
+            f'{source.folder}: {CONFIG_FILE} ties the head to the embedding, but {HEAD_TENSOR!r} '
+            f'differs from {embedding!r}'
+        )
 
 
-def layout_of(model: ModelConfig) -> str:
-    """The `model_type` under which this model can be written.
+def select_layout(model_config: ModelConfig) -> str:
+    """Return the `model_type` under which a model can be exported.
 
     Raises:
-      UserError: there is none; names what stands in the way of the nearest.
+      UserError: there is none; names the fields that rule out the nearest.
     """
-    faults = {kind: misfits(layout.dialect, model) for kind, layout in LAYOUTS.items()}
-    kind = min(faults, key=lambda one: (sum(fault.startswith(MAIN) for fault in faults[one]), len(faults[one])))
-    if not faults[kind]:
-        return kind
-    said = '; config.model.'.join(faults[kind])
-    raise UserError(f'config.model.{said}: no layout of Hugging Face has that; the nearest is {kind}')
+    mismatches = {
+        model_type: list_mismatches(layout.config_format, model_config)
+        for model_type, layout in LAYOUTS.items()
+    }
+
+    def distance(model_type: str) -> tuple[int, int]:
+        fields = mismatches[model_type]
+        return sum(field.startswith(STRUCTURAL_FIELDS) for field in fields), len(fields)
+
+    nearest = min(mismatches, key=distance)
+    if not mismatches[nearest]:
+        return nearest
+    fields = '; config.model.'.join(mismatches[nearest])
+    raise UserError(
+        f'config.model.{fields}: no Hugging Face model has that; the nearest is {nearest}'
+    )
 
 
-def config(model: ModelConfig, kind: str, dtype: str, tokens: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of a model that `layout_of` gave `kind`."""
-    about = {'model_type': kind, 'architectures': [LAYOUTS[kind].architecture], 'torch_dtype': dtype, 'dtype': dtype}
-    ids = {key: tokens.get(key) for key in ('bos_token_id', 'eos_token_id', 'pad_token_id')}
-    return about | ids | {'use_cache': True} | LAYOUTS[kind].dialect.write(model)
+def make_config_json(
+    model_config: ModelConfig, model_type: str, dtype: str, special_ids: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the config.json of a model.
+
+    Args:
+      model_type: by `select_layout`.
+      dtype: a key of EXPORT_DTYPES.
+      special_ids: bos_token_id, eos_token_id and pad_token_id, if there are such.
+    """
+    layout = LAYOUTS[model_type]
+    return {
+        'model_type': model_type,
+        'architectures': [layout.architecture],
+        'torch_dtype': dtype,
+        'dtype': dtype,
+        'bos_token_id': special_ids.get('bos_token_id'),
+        'eos_token_id': special_ids.get('eos_token_id'),
+        'pad_token_id': special_ids.get('pad_token_id'),
+        'use_cache': True,
+        **layout.config_format.write(model_config),
+    }
 
 
-def write(
-    folder: Path, model: ModelConfig, weight: Callable[[str], np.ndarray], letters: Mapping[str, str], *,
-    tokens: Mapping[str, Any], dtype: str, extra: Mapping[str, bytes], shard_bytes: int = tensors.SHARD_BYTES,
-) -> None:  # fmt: skip
-    """Writes the folder, whole or not at all.
+def write_model_folder(
+    folder: Path,
+    model_config: ModelConfig,
+    read_weight: Callable[[str], np.ndarray],
+    letters: Mapping[str, str],
+    *,
+    special_ids: Mapping[str, Any],
+    dtype: str,
+    extra: Mapping[str, bytes],
+    shard_bytes: int = safetensors_files.SHARD_BYTES,
+) -> None:
+    """Export a model, atomically.
 
     Args:
       folder: must not exist, or be empty.
-      weight: path -> the weight as float32; asked for one at a time.
+      model_config: the model's.
+      read_weight: path -> the weight as float32; called for one at a time.
       letters: of all the weights, by path.
-      tokens: bos_token_id, eos_token_id and pad_token_id, those that there are.
-      dtype: float32, bfloat16 or float16.
-      extra: contents of further files by name: the tokenizer's.
+      special_ids: bos_token_id, eos_token_id and pad_token_id, if there are such.
+      dtype: a key of EXPORT_DTYPES.
+      extra: contents of further files by name, for example the tokenizer's.
+      shard_bytes: maximum size of one file of weights.
 
     Raises:
-      UserError: no layout has this model, the folder holds something, or a weight is too large for the dtype.
+      UserError: no layout fits the model, the folder is not empty, or a weight is too large for the
+        dtype.
     """
-    kind = layout_of(model)
-    with tensors.new_folder(folder) as unfinished:
-        tensors.write(unfinished, written(model, kind, weight, letters, dtype), shard_bytes)
-        files.write_json(unfinished / CONFIG, config(model, kind, dtype, tokens))
+    model_type = select_layout(model_config)
+    with safetensors_files.atomic_folder(folder) as unfinished:
+        tensors = list_export_tensors(model_config, model_type, read_weight, letters, dtype)
+        safetensors_files.write_shards(unfinished, tensors, shard_bytes)
+        config = make_config_json(model_config, model_type, dtype, special_ids)
+        files.write_json(unfinished / CONFIG_FILE, config)
         for name, content in extra.items():
             files.write_bytes(unfinished / name, content)
 
 
-def written(
-    model: ModelConfig, kind: str, weight: Callable[[str], np.ndarray], letters: Mapping[str, str], dtype: str
-) -> list[Written]:
-    """Their tensors, each made when it is written. Rows that only pad the vocabulary are left out."""
-    dims = {**model.dims, 'V': model.vocab_size}
-    word, kept = DTYPES[dtype][0], _Newest(weight)
+def list_export_tensors(
+    model_config: ModelConfig,
+    model_type: str,
+    read_weight: Callable[[str], np.ndarray],
+    letters: Mapping[str, str],
+    dtype: str,
+) -> list[LazyTensor]:
+    """List the tensors of an export, computed when they are written, without vocabulary padding."""
+    dims = {**model_config.dims, 'V': model_config.vocab_size}
+    cached_weight = functools.lru_cache(CACHED_WEIGHTS)(read_weight)
 
-    def one(piece: Piece) -> Written:
-        return Written(piece.name, word, shape(piece, dims), lambda: _their_tensor(piece, kept, letters, dims, dtype))
+    def make_tensor(tensor: ExternalTensor) -> LazyTensor:
+        return LazyTensor(
+            tensor.name,
+            EXPORT_DTYPES[dtype][0],
+            tensor_shape(tensor, dims),
+            lambda: _export_tensor(tensor, cached_weight, letters, dims, dtype),
+        )
 
-    return [one(piece) for piece in pieces(LAYOUTS[kind], letters, dims)]
-
-
-class _Newest:
-    """Keeps the weights that were asked for last, since the layers and parts of one follow each other."""
-
-    def __init__(self, weight: Callable[[str], np.ndarray], limit: int = 3) -> None:
-        self._weight, self._limit = weight, limit
-        self._there: dict[str, np.ndarray] = {}
-
-    def __call__(self, path: str) -> np.ndarray:
-        if path not in self._there:
-            while len(self._there) >= self._limit:
-                del self._there[next(iter(self._there))]
-            self._there[path] = self._weight(path)
-        return self._there[path]
+    return [make_tensor(tensor) for tensor in list_tensors(LAYOUTS[model_type], letters, dims)]
 
 
-def _their_tensor(
-    piece: Piece, weight: Callable[[str], np.ndarray], letters: Mapping[str, str], dims: Mapping[str, int], dtype: str
+def _export_tensor(
+    tensor: ExternalTensor,
+    read_weight: Callable[[str], np.ndarray],
+    letters: Mapping[str, str],
+    dims: Mapping[str, int],
+    dtype: str,
 ) -> np.ndarray:
-    ours = [letters[path][len(piece.element) :] for path in piece.paths]
-    parts = [weight(path)[piece.element] for path in piece.paths]
-    if ours[0][0] == 'V':
+    element_letters = [letters[path][len(tensor.element) :] for path in tensor.paths]
+    parts = [read_weight(path)[tensor.element] for path in tensor.paths]
+    if element_letters[0][0] == 'V':
         parts = [part[: dims['V']] for part in parts]
-    return in_dtype(to_theirs(parts, piece, ours, dims), piece.name, dtype)
+    return cast_finite(export_weight(parts, tensor, element_letters, dims), tensor.name, dtype)
 
 
-def in_dtype(value: np.ndarray, name: str, dtype: str) -> np.ndarray:
-    """A tensor in one of DTYPES; raises UserError where a number of it is too large for that."""
+def cast_finite(value: np.ndarray, name: str, dtype: str) -> np.ndarray:
+    """Cast a tensor to one of EXPORT_DTYPES.
+
+    Raises:
+      UserError: a value is too large for the dtype.
+    """
     with np.errstate(over='ignore'):
-        made: np.ndarray = value.astype(DTYPES[dtype][1])
-    if not np.isfinite(made.astype(np.float32)).all():
+        cast: np.ndarray = value.astype(EXPORT_DTYPES[dtype][1])
+    if not np.isfinite(cast.astype(np.float32)).all():
         largest = math.inf if not np.isfinite(value).all() else float(np.abs(value).max())
-        raise UserError(f'{name}: holds {largest:.3g}, which {dtype} has no number for')
-    return made
+        raise UserError(f'{name}: must be finite in {dtype}, got {largest:.3g}')
+    return cast

@@ -1,8 +1,9 @@
-"""Under which names, and lying how, are a model's weights stored elsewhere? One table per layout, read both ways.
+"""Hugging Face weight names and layouts: one table per kind of model, read in both directions.
 
-A row pairs a weight of ours, whose letters are known ('DHK'), with the name and the letters of theirs: 'HK D' is a
-matrix of H x K rows and D columns. PyTorch's Linear has its outputs first ('F D'), GPT-2's Conv1D its inputs ('D F').
-{n} and {e} in a name stand for a layer and an expert: ours are stacked, theirs each by itself.
+A `WeightMapping` pairs one of our weights, whose letters are known ('DHK'), with the name and the
+letters of theirs: 'HK D' is a matrix of H x K rows and D columns. PyTorch's Linear has its outputs
+first ('F D'), GPT-2's Conv1D its inputs ('D F'). {n} and {e} in a name are a layer and an expert:
+our weights are stacked, theirs are separate tensors.
 """
 
 import math
@@ -11,42 +12,54 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt_jax.interop import gpt_dialects, llama_dialects
-from gpt_jax.interop.dialect import Dialect
+from gpt_jax.interop import hf_gpt, hf_llama
+from gpt_jax.interop.hf_config import ConfigFormat
 
-HEAD = 'lm_head.weight'
+HEAD_TENSOR = 'lm_head.weight'
 
 
-class Row(NamedTuple):
-    """ours: paths of our weights; several lie side by side along the last dim of theirs. letters: theirs, of each."""
+class WeightMapping(NamedTuple):
+    """A kind of Hugging Face tensor, and our weights in it.
 
-    ours: tuple[str, ...]
-    theirs: str
+    Attributes:
+      paths: of our weights; several are concatenated along its last dim.
+      name: of the tensor, with {n} and {e}.
+      letters: in the tensor, of each of our weights.
+    """
+
+    paths: tuple[str, ...]
+    name: str
     letters: tuple[str, ...]
 
 
-class Layout(NamedTuple):
-    """One kind of folder.
+class WeightLayout(NamedTuple):
+    """One kind of Hugging Face folder.
 
-    architecture: the class that `architectures` names; bare: the same without its head.
-    prefix: what the names of all tensors but the head's begin with, where they were saved with the head.
-    buffers: names, without the prefix, of what old files hold beside the weights and nobody reads, as a pattern.
+    Attributes:
+      config_format: of its config.json.
+      architecture: the class in its `architectures`.
+      headless_architecture: the same without the language model head.
+      prefix: of all tensor names but the head's, if they were saved with the head.
+      ignored_buffers: pattern of names, without the prefix, of unused tensors in old files.
+      mappings: of its tensors.
     """
 
-    dialect: Dialect
+    config_format: ConfigFormat
     architecture: str
-    bare: str
+    headless_architecture: str
     prefix: str
-    buffers: str
-    rows: tuple[Row, ...]
+    ignored_buffers: str
+    mappings: tuple[WeightMapping, ...]
 
 
-class Piece(NamedTuple):
-    """One tensor of theirs.
+class ExternalTensor(NamedTuple):
+    """One Hugging Face tensor.
 
-    paths: our weights that it is made of, side by side.
-    element: which one of each of them (a layer, or a layer and an expert; () is all of it).
-    letters: theirs, of each part.
+    Attributes:
+      name: of the tensor.
+      paths: of our weights that are concatenated in it.
+      element: indices into each of our weights: (layer,), (layer, expert), or () for all of it.
+      letters: in the tensor, of each part.
     """
 
     name: str
@@ -55,145 +68,193 @@ class Piece(NamedTuple):
     letters: tuple[str, ...]
 
 
-def _row(ours: str, theirs: str, letters: str) -> Row:
-    return Row((ours,), theirs, (letters,))
+def _map(path: str, name: str, letters: str) -> WeightMapping:
+    return WeightMapping((path,), name, (letters,))
 
 
-def _both(ours: str, theirs: str, letters: str, biases: str) -> tuple[Row, Row]:
-    """A matrix and its bias."""
-    return _row(ours, f'{theirs}.weight', letters), _row(f'{ours}_bias', f'{theirs}.bias', biases)
-
-
-def _fused(theirs: str) -> tuple[Row, Row]:
-    """Query, key and value side by side in one matrix, and their biases in one vector."""
-    paths = tuple(f'blocks/attention/{name}' for name in ('query', 'key', 'value'))
+def _map_linear(
+    path: str, name: str, letters: str, bias_letters: str
+) -> tuple[WeightMapping, WeightMapping]:
+    """Map a matrix and its bias."""
     return (
-        Row(paths, f'{theirs}.weight', ('D HK', 'D GK', 'D GK')),
-        Row(tuple(f'{path}_bias' for path in paths), f'{theirs}.bias', ('HK', 'GK', 'GK')),
+        _map(path, f'{name}.weight', letters),
+        _map(f'{path}_bias', f'{name}.bias', bias_letters),
     )
 
 
-def _norm(ours: str, theirs: str) -> tuple[Row, Row]:
-    return _row(f'{ours}/scale', f'{theirs}.weight', 'D'), _row(f'{ours}/bias', f'{theirs}.bias', 'D')
+def _map_fused_qkv(name: str) -> tuple[WeightMapping, WeightMapping]:
+    """Map query, key and value, concatenated in one matrix, and their biases in one vector."""
+    paths = tuple(f'blocks/attention/{part}' for part in ('query', 'key', 'value'))
+    biases = tuple(f'{path}_bias' for path in paths)
+    return (
+        WeightMapping(paths, f'{name}.weight', ('D HK', 'D GK', 'D GK')),
+        WeightMapping(biases, f'{name}.bias', ('HK', 'GK', 'GK')),
+    )
 
 
-def _gpt(tokens: str, positions: str) -> tuple[Row, ...]:
+def _map_norm(path: str, name: str) -> tuple[WeightMapping, WeightMapping]:
+    return (_map(f'{path}/scale', f'{name}.weight', 'D'), _map(f'{path}/bias', f'{name}.bias', 'D'))
+
+
+def _map_gpt(embedding: str, positions: str) -> tuple[WeightMapping, ...]:
     block, attention, feedforward = 'transformer.h.{n}', 'blocks/attention', 'blocks/feedforward'
     return (
-        _row('embedding/table_VD', f'transformer.{tokens}.weight', 'V D'),
-        _row('position/table', f'transformer.{positions}.weight', 'L D'),
-        *_norm('blocks/norm_1', f'{block}.ln_1'),
-        *_fused(f'{block}.attn.c_attn'),
-        *_both(f'{attention}/output', f'{block}.attn.c_proj', 'HK D', 'D'),
-        *_norm('blocks/norm_2', f'{block}.ln_2'),
-        *_both(f'{feedforward}/up', f'{block}.mlp.c_fc', 'D F', 'F'),
-        *_both(f'{feedforward}/down', f'{block}.mlp.c_proj', 'F D', 'D'),
-        *_norm('norm', 'transformer.ln_f'),
-        _row('head/weight_VD', HEAD, 'V D'),
+        _map('embedding/table_VD', f'transformer.{embedding}.weight', 'V D'),
+        _map('position/table', f'transformer.{positions}.weight', 'L D'),
+        *_map_norm('blocks/norm_1', f'{block}.ln_1'),
+        *_map_fused_qkv(f'{block}.attn.c_attn'),
+        *_map_linear(f'{attention}/output', f'{block}.attn.c_proj', 'HK D', 'D'),
+        *_map_norm('blocks/norm_2', f'{block}.ln_2'),
+        *_map_linear(f'{feedforward}/up', f'{block}.mlp.c_fc', 'D F', 'F'),
+        *_map_linear(f'{feedforward}/down', f'{block}.mlp.c_proj', 'F D', 'D'),
+        *_map_norm('norm', 'transformer.ln_f'),
+        _map('head/weight_VD', HEAD_TENSOR, 'V D'),
     )
 
 
-def _llama(*feedforward: Row) -> tuple[Row, ...]:
+def _map_llama(*feedforward: WeightMapping) -> tuple[WeightMapping, ...]:
     block, attention = 'model.layers.{n}', 'blocks/attention'
     return (
-        _row('embedding/table_VD', 'model.embed_tokens.weight', 'V D'),
-        *_norm('blocks/norm_1', f'{block}.input_layernorm'),
-        *_both(f'{attention}/query', f'{block}.self_attn.q_proj', 'HK D', 'HK'),
-        *_both(f'{attention}/key', f'{block}.self_attn.k_proj', 'GK D', 'GK'),
-        *_both(f'{attention}/value', f'{block}.self_attn.v_proj', 'GK D', 'GK'),
-        _row(f'{attention}/query_norm', f'{block}.self_attn.q_norm.weight', 'K'),
-        _row(f'{attention}/key_norm', f'{block}.self_attn.k_norm.weight', 'K'),
-        *_both(f'{attention}/output', f'{block}.self_attn.o_proj', 'D HK', 'D'),
-        *_norm('blocks/norm_2', f'{block}.post_attention_layernorm'),
+        _map('embedding/table_VD', 'model.embed_tokens.weight', 'V D'),
+        *_map_norm('blocks/norm_1', f'{block}.input_layernorm'),
+        *_map_linear(f'{attention}/query', f'{block}.self_attn.q_proj', 'HK D', 'HK'),
+        *_map_linear(f'{attention}/key', f'{block}.self_attn.k_proj', 'GK D', 'GK'),
+        *_map_linear(f'{attention}/value', f'{block}.self_attn.v_proj', 'GK D', 'GK'),
+        _map(f'{attention}/query_norm', f'{block}.self_attn.q_norm.weight', 'K'),
+        _map(f'{attention}/key_norm', f'{block}.self_attn.k_norm.weight', 'K'),
+        *_map_linear(f'{attention}/output', f'{block}.self_attn.o_proj', 'D HK', 'D'),
+        *_map_norm('blocks/norm_2', f'{block}.post_attention_layernorm'),
         *feedforward,
-        *_norm('norm', 'model.norm'),
-        _row('head/weight_VD', HEAD, 'V D'),
+        *_map_norm('norm', 'model.norm'),
+        _map('head/weight_VD', HEAD_TENSOR, 'V D'),
     )
 
 
-def _gated(theirs: str, gate: str, up: str, down: str) -> tuple[Row, ...]:
-    block = f'model.layers.{{n}}.{theirs}'
+def _map_gated(name: str, gate: str, up: str, down: str) -> tuple[WeightMapping, ...]:
+    block = f'model.layers.{{n}}.{name}'
     return (
-        *_both('blocks/feedforward/gate', f'{block}.{gate}', 'F D', 'F'),
-        *_both('blocks/feedforward/up', f'{block}.{up}', 'F D', 'F'),
-        *_both('blocks/feedforward/down', f'{block}.{down}', 'D F', 'D'),
+        *_map_linear('blocks/feedforward/gate', f'{block}.{gate}', 'F D', 'F'),
+        *_map_linear('blocks/feedforward/up', f'{block}.{up}', 'F D', 'F'),
+        *_map_linear('blocks/feedforward/down', f'{block}.{down}', 'D F', 'D'),
     )
 
 
-def _router(theirs: str) -> Row:
-    return _row('blocks/feedforward/router', f'model.layers.{{n}}.{theirs}.weight', 'E D')
+def _map_router(name: str) -> WeightMapping:
+    return _map('blocks/feedforward/router', f'model.layers.{{n}}.{name}.weight', 'E D')
 
 
-_PLAIN_ROWS = _llama(*_gated('mlp', 'gate_proj', 'up_proj', 'down_proj'))
-_MIXTRAL_ROWS = _llama(_router('block_sparse_moe.gate'), *_gated('block_sparse_moe.experts.{e}', 'w1', 'w3', 'w2'))
-_QWEN_MOE_ROWS = _llama(_router('mlp.gate'), *_gated('mlp.experts.{e}', 'gate_proj', 'up_proj', 'down_proj'))
-_MASKS = r'h\.\d+\.attn\.(masked_)?bias|position_ids'
-_WAVES = r'layers\.\d+\.self_attn\.rotary_emb\.inv_freq|rotary_emb\.inv_freq'
+_DENSE = _map_llama(*_map_gated('mlp', 'gate_proj', 'up_proj', 'down_proj'))
+_MIXTRAL = _map_llama(
+    _map_router('block_sparse_moe.gate'),
+    *_map_gated('block_sparse_moe.experts.{e}', 'w1', 'w3', 'w2'),
+)
+_QWEN_MOE = _map_llama(
+    _map_router('mlp.gate'), *_map_gated('mlp.experts.{e}', 'gate_proj', 'up_proj', 'down_proj')
+)
+_GPT_BUFFERS = r'h\.\d+\.attn\.(masked_)?bias|position_ids'
+_LLAMA_BUFFERS = r'layers\.\d+\.self_attn\.rotary_emb\.inv_freq|rotary_emb\.inv_freq'
 
 
-def _llama_layout(dialect: Dialect, name: str, rows: tuple[Row, ...]) -> Layout:
-    return Layout(dialect, f'{name}ForCausalLM', f'{name}Model', 'model.', _WAVES, rows)
+def _gpt_layout(
+    config_format: ConfigFormat, name: str, mappings: tuple[WeightMapping, ...]
+) -> WeightLayout:
+    classes = f'{name}LMHeadModel', f'{name}Model'
+    return WeightLayout(config_format, *classes, 'transformer.', _GPT_BUFFERS, mappings)
 
 
-# By `model_type`. A model that several fit is written as the first of them.
-LAYOUTS: Mapping[str, Layout] = {
-    'gpt2': Layout(gpt_dialects.GPT2, 'GPT2LMHeadModel', 'GPT2Model', 'transformer.', _MASKS, _gpt('wte', 'wpe')),
-    'openai-gpt': Layout(
-        gpt_dialects.OPENAI, 'OpenAIGPTLMHeadModel', 'OpenAIGPTModel', 'transformer.', _MASKS,
-        _gpt('tokens_embed', 'positions_embed'),
+def _llama_layout(
+    config_format: ConfigFormat, name: str, mappings: tuple[WeightMapping, ...]
+) -> WeightLayout:
+    classes = f'{name}ForCausalLM', f'{name}Model'
+    return WeightLayout(config_format, *classes, 'model.', _LLAMA_BUFFERS, mappings)
+
+
+# By `model_type`. A model that fits several is exported as the first of them.
+LAYOUTS: Mapping[str, WeightLayout] = {
+    'gpt2': _gpt_layout(hf_gpt.GPT2, 'GPT2', _map_gpt('wte', 'wpe')),
+    'openai-gpt': _gpt_layout(
+        hf_gpt.OPENAI, 'OpenAIGPT', _map_gpt('tokens_embed', 'positions_embed')
     ),
-    'llama': _llama_layout(llama_dialects.LLAMA, 'Llama', _PLAIN_ROWS),
-    'mistral': _llama_layout(llama_dialects.MISTRAL, 'Mistral', _PLAIN_ROWS),
-    'mixtral': _llama_layout(llama_dialects.MIXTRAL, 'Mixtral', _MIXTRAL_ROWS),
-    'qwen2': _llama_layout(llama_dialects.QWEN2, 'Qwen2', _PLAIN_ROWS),
-    'qwen3': _llama_layout(llama_dialects.QWEN3, 'Qwen3', _PLAIN_ROWS),
-    'qwen3_moe': _llama_layout(llama_dialects.QWEN3_MOE, 'Qwen3Moe', _QWEN_MOE_ROWS),
-}  # fmt: skip
+    'llama': _llama_layout(hf_llama.LLAMA, 'Llama', _DENSE),
+    'mistral': _llama_layout(hf_llama.MISTRAL, 'Mistral', _DENSE),
+    'mixtral': _llama_layout(hf_llama.MIXTRAL, 'Mixtral', _MIXTRAL),
+    'qwen2': _llama_layout(hf_llama.QWEN2, 'Qwen2', _DENSE),
+    'qwen3': _llama_layout(hf_llama.QWEN3, 'Qwen3', _DENSE),
+    'qwen3_moe': _llama_layout(hf_llama.QWEN3_MOE, 'Qwen3Moe', _QWEN_MOE),
+}
 
 
-def pieces(layout: Layout, letters: Mapping[str, str], dims: Mapping[str, int]) -> Iterator[Piece]:
-    """Every tensor of theirs that makes up our weights, in the layout's order.
+def list_tensors(
+    layout: WeightLayout, letters: Mapping[str, str], dims: Mapping[str, int]
+) -> Iterator[ExternalTensor]:
+    """Yield every Hugging Face tensor that contains our weights, in the order of the layout.
 
     Args:
+      layout: of the folder.
       letters: of all our weights, by path ('blocks/attention/query': 'NDHK').
       dims: sizes by letter.
 
     Raises:
-      KeyError: one of our weights has no row.
+      KeyError: one of our weights has no mapping.
     """
-    rows = [row for row in layout.rows if row.ours[0] in letters]
-    for path in letters.keys() - {path for row in rows for path in row.ours}:
+    mappings = [mapping for mapping in layout.mappings if mapping.paths[0] in letters]
+    for path in letters.keys() - {path for mapping in mappings for path in mapping.paths}:
         raise KeyError(path)
-    for row in rows:
-        for layer in range(dims['N']) if '{n}' in row.theirs else (0,):
-            for expert in range(dims['E']) if '{e}' in row.theirs else (0,):
-                element = (layer,) * ('{n}' in row.theirs) + (expert,) * ('{e}' in row.theirs)
-                yield Piece(row.theirs.format(n=layer, e=expert), row.ours, element, row.letters)
+    for paths, name, their_letters in mappings:
+        has_layers, has_experts = '{n}' in name, '{e}' in name
+        for layer in range(dims['N']) if has_layers else (0,):
+            for expert in range(dims['E']) if has_experts else (0,):
+                element = (layer,) * has_layers + (expert,) * has_experts
+                yield ExternalTensor(name.format(n=layer, e=expert), paths, element, their_letters)
 
 
-def _sizes(letters: str, dims: Mapping[str, int]) -> tuple[int, ...]:
+def _group_sizes(letters: str, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the size of each group of letters: that of 'HK D' is (H x K, D)."""
     return tuple(math.prod(dims[letter] for letter in group) for group in letters.split())
 
 
-def shape(piece: Piece, dims: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of their tensor."""
-    parts = [_sizes(letters, dims) for letters in piece.letters]
+def tensor_shape(tensor: ExternalTensor, dims: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the shape of a Hugging Face tensor."""
+    parts = [_group_sizes(letters, dims) for letters in tensor.letters]
     return (*parts[0][:-1], sum(sizes[-1] for sizes in parts))
 
 
-def to_ours(value: np.ndarray, piece: Piece, path: str, ours: str, dims: Mapping[str, int]) -> np.ndarray:
-    """The part of their tensor that belongs to our weight `path`, whose letters are `ours` ('DHK')."""
-    position = piece.paths.index(path)
-    ends = np.cumsum([_sizes(letters, dims)[-1] for letters in piece.letters])
+def import_weight(
+    value: np.ndarray, tensor: ExternalTensor, path: str, ours: str, dims: Mapping[str, int]
+) -> np.ndarray:
+    """Return the part of their tensor that belongs to one of our weights, in our layout.
+
+    Args:
+      value: their tensor.
+      tensor: its description.
+      path: of our weight.
+      ours: the letters of the element of our weight, for example 'DHK'.
+      dims: sizes by letter.
+    """
+    position = tensor.paths.index(path)
+    ends = np.cumsum([_group_sizes(letters, dims)[-1] for letters in tensor.letters])
     part = np.split(value, ends[:-1], axis=-1)[position]
-    theirs = piece.letters[position].replace(' ', '')
-    return part.reshape([dims[a] for a in theirs]).transpose([theirs.index(a) for a in ours])
+    theirs = tensor.letters[position].replace(' ', '')
+    unflattened = part.reshape([dims[letter] for letter in theirs])
+    return unflattened.transpose([theirs.index(letter) for letter in ours])
 
 
-def to_theirs(parts: Sequence[np.ndarray], piece: Piece, ours: Sequence[str], dims: Mapping[str, int]) -> np.ndarray:
-    """The inverse: their tensor, of the elements of our weights; `ours` are the letters of each."""
-    made = []
-    for part, mine, letters in zip(parts, ours, piece.letters, strict=True):
-        order = [mine.index(letter) for letter in letters.replace(' ', '')]
-        made.append(part.transpose(order).reshape(_sizes(letters, dims)))
-    return np.concatenate(made, axis=-1)
+def export_weight(
+    parts: Sequence[np.ndarray],
+    tensor: ExternalTensor,
+    ours: Sequence[str],
+    dims: Mapping[str, int],
+) -> np.ndarray:
+    """Return their tensor, the inverse of `import_weight`.
+
+    Args:
+      parts: the elements of our weights in it.
+      tensor: its description.
+      ours: the letters of each part.
+      dims: sizes by letter.
+    """
+    flattened = []
+    for part, our_letters, their_letters in zip(parts, ours, tensor.letters, strict=True):
+        order = [our_letters.index(letter) for letter in their_letters.replace(' ', '')]
+        flattened.append(part.transpose(order).reshape(_group_sizes(their_letters, dims)))
+    return np.concatenate(flattened, axis=-1)

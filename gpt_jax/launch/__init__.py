@@ -1,1 +1,1 @@
-"""Many runs from one command. Knows commands and folders, not JAX."""
+"""Launchers: run a command as several processes, on a cluster or in a cloud."""

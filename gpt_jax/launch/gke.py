@@ -1,8 +1,9 @@
-"""How does a job run on TPUs of a Kubernetes cluster? A JobSet, or the xpk command that makes one.
+"""Launcher for TPUs of a Kubernetes cluster: a JobSet, or the xpk command that creates one.
 
-Every slice is a job of the set, every machine of it a pod; when a pod leaves with 75, or is lost, the set is started
-again and goes on from the checkpoint; bad input, a diverged run and too little memory (2, 3, 4) end it. So --workdir
-has to be a volume. Rendered and checked against the published schema; never run by its authors.
+Each slice is a job of the set and each of its machines a pod. If a pod exits with 75 or is lost,
+the set is restarted and resumes from the checkpoint; invalid input, a diverged run and lack of
+memory (2, 3, 4) end it. --workdir therefore has to be on a volume. The rendered JobSet is tested
+against the published schema, but it was never run on a cluster.
 """
 
 import math
@@ -10,195 +11,255 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
-from gpt_jax.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OUT_OF_MEMORY, UserError
+from gpt_jax.core.errors import EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OUT_OF_MEMORY, UserError
 from gpt_jax.launch import quoting
-from gpt_jax.launch.job import Job
+from gpt_jax.launch.job import Job, Launcher
 
 OPTIONS = {
-    'image': 'the container, with gpt_jax installed in it, needed',
-    'accelerator': 'the node label cloud.google.com/gke-tpu-accelerator, needed: tpu-v5p-slice, say',
-    'topology': 'of one slice, needed: 2x2x4, say',
-    'slices': 'how many (1)',
-    'chips': 'of one machine (4)',
-    'folder': 'where run.py lies in the container (/gpt_jax)',
-    'python': 'the interpreter there (python3)',
-    'claim': 'a PersistentVolumeClaim for --workdir, needed, mounted at --launch_option=mount',
-    'mount': 'where (/data); --workdir is a folder in it',
-    'spot': 'yes: machines that may be taken away',
-    'namespace': 'of Kubernetes (default)',
+    'image': 'the container image, with gpt_jax installed; required',
+    'accelerator': 'node label cloud.google.com/gke-tpu-accelerator, required; e.g. tpu-v5p-slice',
+    'topology': 'of one slice, required; for example 2x2x4',
+    'slices': 'number of slices (default 1)',
+    'chips': 'chips per machine (default 4)',
+    'folder': 'the folder of run.py in the container (default /gpt_jax)',
+    'python': 'the Python interpreter there (default python3)',
+    'claim': 'a PersistentVolumeClaim for --workdir, required; mounted at the path of mount',
+    'mount': 'the mount path (default /data); --workdir is a folder in it',
+    'spot': 'yes: preemptible machines',
+    'namespace': 'of Kubernetes (default "default")',
     'queue': 'of Kueue',
-    'restarts': 'how often the set is started again at most (50)',
-    'via': 'jobset (kubectl, by itself), or xpk',
-    'cluster': 'xpk: its name, needed there',
-    'type': 'xpk: of the slice, needed there: v5p-32, say',
+    'restarts': 'maximum number of restarts of the set (default 50)',
+    'via': 'jobset (kubectl; the default) or xpk',
+    'cluster': 'xpk: name of the cluster, required',
+    'type': 'xpk: type of the slice, required; for example v5p-32',
     'project': 'xpk: of Google Cloud',
     'zone': 'xpk: of Google Cloud',
 }
-FILE = 'jobset.yaml'
-FINAL = (EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OUT_OF_MEMORY)
+JOBSET_FILE = 'jobset.yaml'
+FINAL_EXIT_CODES = (EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OUT_OF_MEMORY)
+TERMINATION_SECONDS = 120  # in which a pod that is told to terminate saves
+EXAMPLE_IMAGE = 'us-docker.pkg.dev/project/images/gpt_jax'
+EXAMPLE_CLUSTER = 'my-cluster'
 
 
-def files(job: Job) -> dict[str, str]:
-    """The JobSet; none for xpk, which writes its own.
+class GkeLauncher(Launcher):
+    """Run one model as a JobSet on Google Kubernetes Engine."""
+
+    options = OPTIONS
+    shared_filesystem = False
+    ephemeral = True
+
+    def render_files(self, job: Job) -> dict[str, str]:
+        if job.trial_groups:
+            raise UserError('--launch=gke: runs one model; add --trial=NAME')
+        if job.processes_per_node != 1:
+            raise UserError(
+                f'--processes: must be 1 with --launch=gke, got {job.processes_per_node}; '
+                "one process uses all of a machine's chips"
+            )
+        via = job.get_option('via', 'jobset')
+        if via not in ('jobset', 'xpk'):
+            raise UserError(f'--launch_option=via: must be jobset or xpk, got {via}')
+        if via == 'xpk':
+            _make_xpk_command(job)  # checks the options; xpk writes its own files
+            return {}
+        header = '# Written by gpt_jax; kubectl apply -f this file.\n'
+        return {JOBSET_FILE: header + quoting.to_yaml(make_jobset(job))}
+
+    def start_commands(self, job: Job) -> list[list[str]]:
+        if _uses_xpk(job):
+            return [_make_xpk_command(job)]
+        return [['kubectl', 'apply', '-f', str(job.folder / JOBSET_FILE)]]
+
+    def status_commands(self, job: Job, output: str) -> list[list[str]]:
+        del output
+        return [
+            _kubectl(job, 'get', 'jobset', jobset_name(job)),
+            _kubectl(job, 'get', 'pods', _pod_selector(job)),
+        ]
+
+    def log_commands(self, job: Job, output: str) -> list[list[str]]:
+        del output
+        options = ['--prefix', '--tail=20', '--max-log-requests=64']
+        return [_kubectl(job, 'logs', _pod_selector(job), *options)]
+
+    def cancel_commands(self, job: Job, output: str) -> list[list[str]]:
+        del output
+        if not _uses_xpk(job):
+            return [_kubectl(job, 'delete', 'jobset', jobset_name(job))]
+        workload = f'--workload={jobset_name(job)}'
+        return [['xpk', 'workload', 'delete', workload, *_xpk_cluster(job), '--force']]
+
+
+def jobset_name(job: Job) -> str:
+    """Return the job's name in lower-case letters, digits and hyphens, shortened for pod names."""
+    name = re.sub('[^a-z0-9-]', '-', job.name.lower()).strip('-')[:40].strip('-')
+    return name if re.match('[a-z]', name) else f'run-{name}'.rstrip('-')
+
+
+def count_machines(job: Job) -> int:
+    """Return the number of machines of one slice.
 
     Raises:
-      UserError: an option is missing, or does not fit.
+      UserError: the topology is invalid, or --nodes contradicts it.
     """
-    if job.parts:
-        raise UserError('--launch=gke: runs one model; add --trial=NAME')
-    if job.processes != 1:
-        raise UserError(f'--processes={job.processes}: a machine with TPUs takes one process, which has all its chips')
-    if job.option('via', 'jobset') not in ('jobset', 'xpk'):
-        raise UserError(f'--launch_option=via={job.options["via"]}: jobset or xpk')
-    if job.option('spot', 'no') not in ('yes', 'no'):
-        raise UserError(f'--launch_option=spot={job.options["spot"]}: yes or no')
-    if job.option('via') == 'xpk':
-        _xpk(job)
-        return {}
-    return {FILE: '# Written by gpt_jax; kubectl apply -f this file.\n' + quoting.yaml(jobset(job))}
-
-
-def name(job: Job) -> str:
-    """The job's name as Kubernetes wants it: small letters, digits and hyphens; short, since pods add to it."""
-    made = re.sub('[^a-z0-9-]', '-', job.name.lower()).strip('-')[:40].strip('-')
-    return made if re.match('[a-z]', made) else f'run-{made}'.rstrip('-')
-
-
-def machines(job: Job) -> int:
-    """Of one slice.
-
-    Raises:
-      UserError: a topology that is none, or that --nodes contradicts.
-    """
-    topology = job.needs('topology', '2x2x4')
+    topology = job.require_option('topology', '2x2x4')
     if not re.fullmatch(r'[1-9][0-9]*(x[1-9][0-9]*){1,2}', topology):
-        raise UserError(f'--launch_option=topology={topology}: wants 4x4 or 2x2x4')
-    chips, each = math.prod(map(int, topology.split('x'))), job.number('chips', 4)
-    if each < 1 or (chips % each and chips > each):
-        raise UserError(f'--launch_option=chips={each}: does not divide the {chips} chips of {topology}')
-    made = max(1, chips // each)
-    if job.nodes not in (1, made * job.number('slices', 1)):
-        raise UserError(f'--nodes={job.nodes}: {topology} has {made} machines of {each} chips; leave it out')
-    return made
+        raise UserError(f'--launch_option=topology: must be like 4x4 or 2x2x4, got {topology}')
+    chips = math.prod(map(int, topology.split('x')))
+    chips_per_machine = job.get_int_option('chips', 4)
+    if chips_per_machine < 1 or (chips % chips_per_machine and chips > chips_per_machine):
+        raise UserError(
+            f'--launch_option=chips: must divide the {chips} chips of {topology}, '
+            f'got {chips_per_machine}'
+        )
+    machines = max(1, chips // chips_per_machine)
+    if job.nodes not in (1, machines * job.get_int_option('slices', 1)):
+        raise UserError(
+            f'--nodes: must be left out, got {job.nodes}; topology {topology} has {machines} '
+            f'machines of {chips_per_machine} chips'
+        )
+    return machines
 
 
-def jobset(job: Job) -> dict[str, Any]:
-    """The object, in jobset.x-k8s.io/v1alpha2."""
-    count = machines(job)
-    labels = {'kueue.x-k8s.io/queue-name': job.options['queue']} if job.option('queue') else {}
-    metadata = {
-        'name': name(job),
-        'namespace': job.option('namespace', 'default'),
-        **({'labels': labels} if labels else {}),
-        'annotations': {'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'},
+def make_jobset(job: Job) -> dict[str, Any]:
+    """Return the JobSet object, of API version jobset.x-k8s.io/v1alpha2.
+
+    Raises:
+      UserError: an option is missing or invalid.
+    """
+    metadata: dict[str, Any] = {
+        'name': jobset_name(job),
+        'namespace': job.get_option('namespace', 'default'),
     }
-    failed = {'name': 'final', 'action': 'FailJobSet', 'onJobFailureReasons': ['PodFailurePolicy']}
-    of_slice = {
-        'parallelism': count,
-        'completions': count,
-        'completionMode': 'Indexed',
-        'backoffLimit': 0,
-        'podFailurePolicy': {
-            'rules': [{'action': 'FailJob', 'onExitCodes': {'operator': 'In', 'values': sorted(FINAL)}}]
-        },
-        **({'activeDeadlineSeconds': 60 * job.minutes} if job.minutes else {}),
-        'template': {'spec': _pod(job)},
+    if job.get_option('queue'):
+        metadata['labels'] = {'kueue.x-k8s.io/queue-name': job.options['queue']}
+    metadata['annotations'] = {
+        'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'
+    }
+    end_rule = {
+        'name': 'final',
+        'action': 'FailJobSet',
+        'onJobFailureReasons': ['PodFailurePolicy'],
+    }
+    slices = {
+        'name': 'slice',
+        'replicas': max(1, job.get_int_option('slices', 1)),
+        'template': {'spec': _make_slice_spec(job)},
     }
     return {
         'apiVersion': 'jobset.x-k8s.io/v1alpha2',
         'kind': 'JobSet',
         'metadata': metadata,
         'spec': {
-            'failurePolicy': {'maxRestarts': job.number('restarts', 50), 'rules': [failed]},
-            'replicatedJobs': [
-                {'name': 'slice', 'replicas': max(1, job.number('slices', 1)), 'template': {'spec': of_slice}}
-            ],
+            'failurePolicy': {
+                'maxRestarts': job.get_int_option('restarts', 50),
+                'rules': [end_rule],
+            },
+            'replicatedJobs': [slices],
         },
     }
 
 
-def _pod(job: Job) -> dict[str, Any]:
-    chips, mount = job.number('chips', 4), job.option('mount', '/data')
-    claim = job.needs('claim', 'data')
-    for word in job.command:
-        folder = PurePosixPath(word.removeprefix('--workdir='))
-        if word.startswith('--workdir=') and not folder.is_relative_to(mount):
-            raise UserError(f'{word}: goes with its pod; a folder in {mount}, where the claim is mounted, stays')
-    selector = {
-        'cloud.google.com/gke-tpu-accelerator': job.needs('accelerator', 'tpu-v5p-slice'),
-        'cloud.google.com/gke-tpu-topology': job.options['topology'],
-        **({'cloud.google.com/gke-spot': 'true'} if job.option('spot') == 'yes' else {}),
+def _make_slice_spec(job: Job) -> dict[str, Any]:
+    """Return the Kubernetes job of one slice: one pod per machine."""
+    machines = count_machines(job)
+    exit_codes = {'operator': 'In', 'values': sorted(FINAL_EXIT_CODES)}
+    time_limit = {'activeDeadlineSeconds': 60 * job.minutes} if job.minutes else {}
+    return {
+        'parallelism': machines,
+        'completions': machines,
+        'completionMode': 'Indexed',
+        'backoffLimit': 0,
+        'podFailurePolicy': {'rules': [{'action': 'FailJob', 'onExitCodes': exit_codes}]},
+        **time_limit,
+        'template': {'spec': _make_pod_spec(job)},
     }
+
+
+def _make_pod_spec(job: Job) -> dict[str, Any]:
+    mount, claim = job.get_option('mount', '/data'), job.require_option('claim', 'data')
+    _check_workdir(job, mount)
+    selector = {
+        'cloud.google.com/gke-tpu-accelerator': job.require_option('accelerator', 'tpu-v5p-slice'),
+        'cloud.google.com/gke-tpu-topology': job.options['topology'],
+    }
+    if job.get_bool_option('spot'):
+        selector['cloud.google.com/gke-spot'] = 'true'
+    words = [*job.command, '--distributed=auto']
     container = {
         'name': 'train',
-        'image': job.needs('image', 'us-docker.pkg.dev/project/images/gpt_jax'),
-        'workingDir': quoting.checked(job.option('folder', '/gpt_jax')),
-        'command': [quoting.kubernetes(word) for word in [*job.command, '--distributed=auto']],
-        **({'env': _env(job)} if job.env else {}),
-        'resources': {'limits': {'google.com/tpu': chips}},
+        'image': job.require_option('image', EXAMPLE_IMAGE),
+        'workingDir': quoting.check_argument(job.get_option('folder', '/gpt_jax')),
+        'command': [quoting.escape_kubernetes(word) for word in words],
+        **({'env': _make_env(job)} if job.env else {}),
+        'resources': {'limits': {'google.com/tpu': job.get_int_option('chips', 4)}},
         'volumeMounts': [{'name': 'data', 'mountPath': mount}],
     }
     return {
         'restartPolicy': 'Never',
-        'terminationGracePeriodSeconds': 120,  # in which a pod that is asked to leave saves
+        'terminationGracePeriodSeconds': TERMINATION_SECONDS,
         'nodeSelector': selector,
         'containers': [container],
         'volumes': [{'name': 'data', 'persistentVolumeClaim': {'claimName': claim}}],
     }
 
 
-def _env(job: Job) -> list[dict[str, str]]:
-    quoting.exports(job.env)  # raises for a name that is none
-    return [{'name': key, 'value': quoting.kubernetes(value)} for key, value in job.env.items()]
+def _check_workdir(job: Job, mount: str) -> None:
+    for word in job.command:
+        if not word.startswith('--workdir='):
+            continue
+        if not PurePosixPath(word.removeprefix('--workdir=')).is_relative_to(mount):
+            raise UserError(
+                f'{word}: must be in {mount}, where the claim is mounted; '
+                'other folders are lost with their pod'
+            )
 
 
-def _place(job: Job) -> list[str]:
-    return [f'--{key}={job.options[key]}' for key in ('project', 'zone') if job.option(key)]
+def _make_env(job: Job) -> list[dict[str, str]]:
+    quoting.check_env_names(job.env)
+    return [{'name': key, 'value': quoting.escape_kubernetes(job.env[key])} for key in job.env]
 
 
-def _xpk(job: Job) -> list[str]:
-    quoting.exports(job.env)
-    folder = job.option('folder', '/gpt_jax')
+def _uses_xpk(job: Job) -> bool:
+    return job.get_option('via') == 'xpk'
+
+
+def _xpk_cluster(job: Job) -> list[str]:
+    options = [f'--{key}={job.options[key]}' for key in ('project', 'zone') if job.get_option(key)]
+    return [f'--cluster={job.require_option("cluster", EXAMPLE_CLUSTER)}', *options]
+
+
+def _make_xpk_command(job: Job) -> list[str]:
+    quoting.check_env_names(job.env)
+    folder = job.get_option('folder', '/gpt_jax')
     for word in (*job.command, *job.env.values(), folder):
         if '$' in word or not word.isprintable():  # xpk pastes the command into a file of its own
-            raise UserError(f'{word!r}: xpk would not pass it on as it is; use --launch_option=via=jobset')
-    command = f'cd {quoting.words([folder])} && exec {quoting.words([*job.command, "--distributed=auto"])}'
+            raise UserError(
+                f'{word!r}: is not passed on unchanged by xpk; use --launch_option=via=jobset'
+            )
+    run = quoting.join_words([*job.command, '--distributed=auto'])
     return [
-        'xpk', 'workload', 'create', f'--workload={name(job)}', f'--cluster={job.needs("cluster", "my-cluster")}',
-        *_place(job), f'--tpu-type={job.needs("type", "v5p-32")}', f'--num-slices={job.number("slices", 1)}',
-        f'--docker-image={job.needs("image", "us-docker.pkg.dev/project/images/gpt_jax")}',
-        f'--max-restarts={job.number("restarts", 50)}', '--restart-on-user-code-failure',
-        '--termination-grace-period-seconds=120', *(['--spot'] if job.option('spot') == 'yes' else []),
-        *(f'--env={key}={value}' for key, value in job.env.items()), f'--command={command}',
-    ]  # fmt: skip
-
-
-def start(job: Job) -> list[list[str]]:
-    if job.option('via') == 'xpk':
-        return [_xpk(job)]
-    return [['kubectl', 'apply', '-f', str(job.folder / FILE)]]
+        'xpk',
+        'workload',
+        'create',
+        f'--workload={jobset_name(job)}',
+        *_xpk_cluster(job),
+        f'--tpu-type={job.require_option("type", "v5p-32")}',
+        f'--num-slices={job.get_int_option("slices", 1)}',
+        f'--docker-image={job.require_option("image", EXAMPLE_IMAGE)}',
+        f'--max-restarts={job.get_int_option("restarts", 50)}',
+        '--restart-on-user-code-failure',
+        f'--termination-grace-period-seconds={TERMINATION_SECONDS}',
+        *(['--spot'] if job.get_bool_option('spot') else []),
+        *(f'--env={key}={value}' for key, value in job.env.items()),
+        f'--command=cd {quoting.join_words([folder])} && exec {run}',
+    ]
 
 
 def _kubectl(job: Job, *words: str) -> list[str]:
-    return ['kubectl', '--namespace', job.option('namespace', 'default'), *words]
+    return ['kubectl', '--namespace', job.get_option('namespace', 'default'), *words]
 
 
-def _pods(job: Job) -> str:
-    return f'--selector=jobset.sigs.k8s.io/jobset-name={name(job)}'
-
-
-def status(job: Job, _: str) -> list[list[str]]:
-    return [_kubectl(job, 'get', 'jobset', name(job)), _kubectl(job, 'get', 'pods', _pods(job))]
-
-
-def logs(job: Job, _: str) -> list[list[str]]:
-    return [_kubectl(job, 'logs', _pods(job), '--prefix', '--tail=20', '--max-log-requests=64')]
-
-
-def cancel(job: Job, _: str) -> list[list[str]]:
-    if job.option('via') == 'xpk':
-        cluster = job.needs('cluster', 'my-cluster')
-        return [
-            ['xpk', 'workload', 'delete', f'--workload={name(job)}', f'--cluster={cluster}', *_place(job), '--force']
-        ]
-    return [_kubectl(job, 'delete', 'jobset', name(job))]
+def _pod_selector(job: Job) -> str:
+    return f'--selector=jobset.sigs.k8s.io/jobset-name={jobset_name(job)}'

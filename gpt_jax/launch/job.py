@@ -1,23 +1,35 @@
-"""What is to be run where? One description that every launcher turns into its own files and commands."""
+"""The description of a job, and the interface that launchers implement."""
 
-from collections.abc import Callable, Mapping
+import abc
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Self
 
-from gpt_jax.errors import UserError
+from gpt_jax.core.config_fields import nearest
+from gpt_jax.core.errors import UserError
 from gpt_jax.launch import quoting
-from gpt_jax.schema import nearest
 
-STARTED = 'started.json'  # in Job.folder: what the launcher needs to find its job again
+STARTED_FILE = 'started.json'  # in Job.folder: what the launcher needs to follow its job
+ENV_PREFIX = 'env.'  # of option keys that set environment variables
 
 
 @dataclass(frozen=True)
 class Job:
-    """name: of the run. command: of one process, without --distributed. cwd: where it starts. folder: of the files.
+    """A command to run on one or more machines.
 
-    nodes: machines; hosts: their names, where the launcher wants names. processes: on each. minutes: the time limit, 0
-    for none. parts: a sweep's trials by process, 'NAME' or 'NAME,NAME'; empty where one model is trained.
+    Attributes:
+      name: of the run.
+      command: argument list of one process, without --distributed.
+      cwd: the working directory of each process.
+      folder: for the launcher's own files.
+      nodes: number of machines.
+      hosts: their names, for a launcher that needs names; else empty.
+      processes_per_node: number of processes on each machine.
+      minutes: the time limit; 0: none.
+      trial_groups: the trials of a sweep by process, each 'NAME' or 'NAME,NAME'; empty for a run
+        that trains one model.
+      options: the values of --launch_option by key.
     """
 
     name: str
@@ -26,87 +38,155 @@ class Job:
     folder: Path
     nodes: int
     hosts: tuple[str, ...]
-    processes: int
+    processes_per_node: int
     minutes: int
-    parts: tuple[str, ...]
+    trial_groups: tuple[str, ...]
     options: Mapping[str, str]
 
     @property
-    def tasks(self) -> int:
-        """Processes on all nodes."""
-        return self.nodes * self.processes
+    def total_processes(self) -> int:
+        """Number of processes on all machines."""
+        return self.nodes * self.processes_per_node
 
     @property
     def env(self) -> dict[str, str]:
-        """--launch_option=env.NAME=VALUE."""
-        return {key[4:]: value for key, value in self.options.items() if key.startswith('env.')}
+        """Environment variables, from --launch_option=env.NAME=VALUE."""
+        return {
+            key.removeprefix(ENV_PREFIX): value
+            for key, value in self.options.items()
+            if key.startswith(ENV_PREFIX)
+        }
 
-    def option(self, name: str, otherwise: str = '') -> str:
-        return self.options.get(name, otherwise)
+    def get_option(self, key: str, default: str = '') -> str:
+        """Return the value of an option, or the default."""
+        return self.options.get(key, default)
 
-    def needs(self, name: str, example: str) -> str:
-        """The option's value.
-
-        Raises:
-          UserError: it is not given.
-        """
-        if not self.option(name):
-            raise UserError(f'--launch_option={name}=...: is needed here; {example}, say')
-        return self.options[name]
-
-    def number(self, name: str, otherwise: int) -> int:
-        """The option as a natural number.
+    def require_option(self, key: str, example: str) -> str:
+        """Return the value of an option.
 
         Raises:
-          UserError: it is none.
+          UserError: the option is missing; the message shows the example.
         """
-        value = self.option(name, str(otherwise))
+        if not self.get_option(key):
+            raise UserError(f'--launch_option={key}=VALUE: is required; for example {example}')
+        return self.options[key]
+
+    def get_int_option(self, key: str, default: int) -> int:
+        """Return the value of an option as a non-negative integer.
+
+        Raises:
+          UserError: it is not one.
+        """
+        value = self.get_option(key, str(default))
         if not (value.isascii() and value.isdigit()):
-            raise UserError(f'--launch_option={name}={value}: wants a natural number')
+            raise UserError(f'--launch_option={key}: must be a non-negative integer, got {value}')
         return int(value)
 
+    def get_bool_option(self, key: str) -> bool:
+        """Return whether an option is 'yes'; it is 'no' by default.
 
-def saved(job: Job) -> dict[str, Any]:
-    """The job in JSON's types."""
-    return {**vars(job), 'cwd': str(job.cwd), 'folder': str(job.folder), 'options': dict(job.options)}
+        Raises:
+          UserError: it is neither 'yes' nor 'no'.
+        """
+        value = self.get_option(key, 'no')
+        if value not in ('yes', 'no'):
+            raise UserError(f'--launch_option={key}: must be yes or no, got {value}')
+        return value == 'yes'
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the job in JSON's types."""
+        return {
+            **vars(self),
+            'cwd': str(self.cwd),
+            'folder': str(self.folder),
+            'options': dict(self.options),
+        }
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Self:
+        """Return the job that `to_json` wrote."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+        }
+        values |= {key: Path(fields[key]) for key in ('cwd', 'folder')}
+        return cls(**values)
 
 
-def loaded(fields: dict[str, Any]) -> Job:
-    """The job again."""
-    made: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    return Job(**made | {key: Path(fields[key]) for key in ('cwd', 'folder')})
+class Launcher(abc.ABC):
+    """One way to run jobs: a scheduler, a cloud, a set of machines.
 
+    To support another, write a subclass and name an instance of it on the command line:
+    `--launch=my_lab.launchers:FARM`. Methods return argument lists to run one after the other.
 
-class Launcher(NamedTuple):
-    """options: those it takes, with what they mean. files: their text, by name in Job.folder.
-
-    start, status, logs, cancel: argument lists to run one after the other; the last three are given what the last
-    command of `start` printed (sbatch: the job's number).
+    Attributes:
+      options: help text by key of --launch_option.
+      shared_filesystem: whether this machine's paths, Python included, are valid on the machines
+        of the job. If not, the options 'python' and 'folder' give their interpreter and the folder
+        of run.py.
+      ephemeral: whether machines come and go, and the run folder is therefore not on this machine:
+        --workdir is required, and the launcher's files are in runs/NAME/launch here.
+      accepts_hosts: whether --nodes may list names of machines.
+      captures_output: whether the output of the start command identifies the job; it is then
+        stored, and passed to the other commands.
     """
 
     options: Mapping[str, str]
-    files: Callable[[Job], dict[str, str]]
-    start: Callable[[Job], list[list[str]]]
-    status: Callable[[Job, str], list[list[str]]]
-    logs: Callable[[Job, str], list[list[str]]]
-    cancel: Callable[[Job, str], list[list[str]]]
+    shared_filesystem = True
+    ephemeral = False
+    accepts_hosts = False
+    captures_output = False
+
+    @abc.abstractmethod
+    def render_files(self, job: Job) -> dict[str, str]:
+        """Check the job and return the text of its files by name in `job.folder`.
+
+        Raises:
+          UserError: the launcher cannot run this job, or an option is missing or invalid.
+        """
+
+    @abc.abstractmethod
+    def start_commands(self, job: Job) -> list[list[str]]:
+        """Return the commands that start the job, once its files are written."""
+
+    @abc.abstractmethod
+    def status_commands(self, job: Job, output: str) -> list[list[str]]:
+        """Return the commands that show the job's state.
+
+        Args:
+          job: the started job.
+          output: what the last start command printed, if `captures_output`; else ''.
+        """
+
+    @abc.abstractmethod
+    def log_commands(self, job: Job, output: str) -> list[list[str]]:
+        """Return the commands that show the end of the job's logs; see `status_commands`."""
+
+    @abc.abstractmethod
+    def cancel_commands(self, job: Job, output: str) -> list[list[str]]:
+        """Return the commands that end the job; see `status_commands`."""
 
 
-def options(given: list[str], known: Mapping[str, str]) -> dict[str, str]:
-    """`KEY=VALUE` words as a dict.
+def parse_options(words: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
+    """Parse KEY=VALUE words.
+
+    Args:
+      words: the values of --launch_option.
+      known: the launcher's options; env.NAME is accepted as well.
 
     Raises:
-      UserError: one without '=', one twice, or one that this launcher does not know.
+      UserError: a word has no '=', a key is unknown, or a key is repeated.
     """
-    made: dict[str, str] = {}
-    for word in given:
-        key, equals, value = word.partition('=')
-        if not equals or not value:
-            raise UserError(f'--launch_option={word}: wants KEY=VALUE')
-        if key not in known and not key.startswith('env.'):
-            there = ', '.join(known)
-            raise UserError(f'--launch_option={key}: no such option here{nearest(key, known)}; there are {there}')
-        if key in made:
+    options: dict[str, str] = {}
+    for word in words:
+        key, _, value = word.partition('=')
+        if not value:
+            raise UserError(f'--launch_option: must be KEY=VALUE, got {word!r}')
+        if key not in known and not key.startswith(ENV_PREFIX):
+            raise UserError(
+                f'--launch_option={key}: must be one of {", ".join(known)} or env.NAME'
+                f'{nearest(key, known)}'
+            )
+        if key in options:
             raise UserError(f'--launch_option={key}: is given twice')
-        made[key] = quoting.checked(value)
-    return made
+        options[key] = quoting.check_argument(value)
+    return options

@@ -1,16 +1,37 @@
-"""Which ways are there to start a job? One row each; a new cluster is a new file and a row here."""
+"""Registry of launchers."""
 
-from gpt_jax.launch import gke, local, slurm, ssh, tpu
+from gpt_jax.core.errors import UserError
+from gpt_jax.core.registry import resolve
+from gpt_jax.launch.gke import GkeLauncher
 from gpt_jax.launch.job import Launcher
+from gpt_jax.launch.local import LocalLauncher
+from gpt_jax.launch.slurm import SlurmLauncher
+from gpt_jax.launch.ssh import SshLauncher
+from gpt_jax.launch.tpu import TpuLauncher
 
-LAUNCHERS = {
-    'local': Launcher(local.OPTIONS, local.files, local.start, local.status, local.logs, local.cancel),
-    'slurm': Launcher(slurm.OPTIONS, slurm.files, slurm.start, slurm.status, slurm.logs, slurm.cancel),
-    'ssh': Launcher(ssh.OPTIONS, ssh.files, ssh.start, ssh.status, ssh.logs, ssh.cancel),
-    'tpu': Launcher(tpu.OPTIONS, tpu.files, tpu.start, tpu.status, tpu.logs, tpu.cancel),
-    'gke': Launcher(gke.OPTIONS, gke.files, gke.start, gke.status, gke.logs, gke.cancel),
+LAUNCHERS: dict[str, Launcher] = {
+    'local': LocalLauncher(),
+    'slurm': SlurmLauncher(),
+    'ssh': SshLauncher(),
+    'tpu': TpuLauncher(),
+    'gke': GkeLauncher(),
 }
-# Their processes are processes of this machine, and live as long as the command does.
-IN_FOREGROUND = {'local': local.processes, 'ssh': ssh.processes}
-FAR = ('tpu', 'gke')  # machines that come and go, on a file system of their own
-ELSEWHERE = ('ssh', 'tpu', 'gke')  # another file system, it may be: paths are theirs
+
+
+def find_launcher(word: str) -> Launcher:
+    """Return the launcher that --launch names.
+
+    Args:
+      word: a registered word, or a dotted path to an instance of Launcher,
+        'my_lab.launchers:FARM'.
+
+    Raises:
+      UserError: the word is unknown, cannot be imported, or is not a launcher.
+    """
+    launcher = resolve(word, LAUNCHERS, '--launch')
+    if not isinstance(launcher, Launcher):
+        raise UserError(
+            f'--launch: must be an instance of gpt_jax.launch.job.Launcher, got {word!r}, '
+            f'which is a {type(launcher).__name__}'
+        )
+    return launcher

@@ -1,4 +1,4 @@
-"""How does an argument arrive as it was? Quoted for the one reader that stands between, or refused."""
+"""Script templates, and quoting of arguments for shells, Slurm, Kubernetes and YAML."""
 
 import json
 import re
@@ -6,93 +6,122 @@ import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gpt_jax.errors import UserError
+from gpt_jax.core.errors import UserError
 
-PLAIN_KEY = '[A-Za-z][A-Za-z0-9]{5,}|env|kind|name|spec'  # shorter ones may mean something: yes, null
+# Keys that YAML reads as text without quotes; shorter ones may have a meaning, such as yes or null.
+UNQUOTED_KEY = '[A-Za-z][A-Za-z0-9]{5,}|env|kind|name|spec'
 ENV_NAME = r'[A-Za-z_][A-Za-z0-9_]*'
 
 
-def words(argv: Iterable[str]) -> str:
-    """The words as one line of text that bash, dash, zsh and every POSIX shell read back as these words.
+def render_script(name: str, /, **values: object) -> str:
+    """Render the template templates/NAME.j2. Values are inserted unquoted."""
+    import jinja2  # here, because only commands that launch need it
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader('gpt_jax.launch'),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        autoescape=False,
+    )
+    return environment.get_template(f'{name}.j2').render(values)
+
+
+def join_words(argv: Iterable[str]) -> str:
+    """Join arguments into one line that every POSIX shell splits back into the same arguments.
 
     Raises:
-      UserError: a word holds what no argument can: a NUL, or what is not Unicode.
+      UserError: an argument contains NUL or is not valid Unicode.
     """
-    return shlex.join([checked(word) for word in argv])
+    return shlex.join([check_argument(word) for word in argv])
 
 
-def checked(word: str) -> str:
-    """The word itself.
+def check_argument(word: str) -> str:
+    """Return the argument unchanged.
 
     Raises:
-      UserError: no command line can carry it.
+      UserError: a command line cannot carry it.
     """
     if '\0' in word:
-        raise UserError(f'{word!r}: holds a NUL character, which no command line can carry')
+        raise UserError(f'{word!r}: contains a NUL character, which no command line can carry')
     try:
         word.encode()
     except UnicodeEncodeError:
-        raise UserError(f'{word!r}: is not Unicode text; rename it') from None
+        raise UserError(f'{word!r}: is not valid Unicode; rename it') from None
     return word
 
 
-def exports(env: Mapping[str, str]) -> list[str]:
-    """Lines of shell that set environment variables.
+def export_lines(env: Mapping[str, str]) -> list[str]:
+    """Return shell lines that set environment variables.
 
     Raises:
-      UserError: a name that is none.
+      UserError: a name is not valid for an environment variable.
     """
-    for name in env:
+    check_env_names(env)
+    return [f'export {name}={shlex.quote(check_argument(value))}' for name, value in env.items()]
+
+
+def check_env_names(names: Iterable[str]) -> None:
+    """Raise UserError for a name that is not valid for an environment variable."""
+    for name in names:
         if not re.fullmatch(ENV_NAME, name):
             raise UserError(
-                f'--launch_option=env.{name}: no name of an environment variable; use letters, digits and _'
+                f'--launch_option=env.{name}: is not a valid name of an environment variable; '
+                'use letters, digits and _'
             )
-    return [f'export {name}={shlex.quote(checked(value))}' for name, value in env.items()]
 
 
-def plain(value: str, option: str) -> str:
-    """The value, where it needs no quoting at all: for readers whose rules of quoting are their own (#SBATCH lines).
+def check_plain(value: str, option: str) -> str:
+    """Return a value that needs no quoting; for readers with rules of their own (#SBATCH lines).
 
     Raises:
-      UserError: it would need it.
+      UserError: the value contains other characters.
     """
     if not re.fullmatch(r'[A-Za-z0-9._:,/=+@*\[\]&|-]+', value):
-        raise UserError(f'--launch_option={option}={value}: use letters, digits and . _ : , / = + @ * [ ] & | - only')
+        raise UserError(
+            f'--launch_option={option}: must contain only letters, digits and '
+            f'. _ : , / = + @ * [ ] & | -, got {value!r}'
+        )
     return value
 
 
-def kubernetes(word: str) -> str:
-    """A word of a container's command: Kubernetes replaces $(NAME) there, and reads $$ as $."""
-    return checked(word).replace('$', '$$')
+def escape_kubernetes(word: str) -> str:
+    """Escape a word of a container's command, where $(NAME) is replaced and $$ means $."""
+    return check_argument(word).replace('$', '$$')
 
 
-def yaml(value: Any, indent: int = 0) -> str:
-    """Nested dicts and lists as YAML; every text in double quotes."""
+def to_yaml(value: Any, indent: int = 0) -> str:
+    """Render nested dicts and lists as YAML, with every string in double quotes."""
     pad = ' ' * indent
     if isinstance(value, Mapping) and value:
         return ''.join(
-            f'{pad}{key if re.fullmatch(PLAIN_KEY, key) else _text(key)}:{_beside(item, indent + 2)}'
-            for key, item in value.items()
-        )  # fmt: skip
+            f'{pad}{_yaml_key(key)}:{_yaml_item(item, indent + 2)}' for key, item in value.items()
+        )
     if isinstance(value, list | tuple) and value:
-        items = [yaml(item, indent + 2) for item in value]
-        return ''.join(f'{pad}- {item[indent + 2 :] if item.startswith(pad + "  ") else item}' for item in items)
-    return f'{_text(value)}\n'
+        blocks = [to_yaml(item, indent + 2) for item in value]
+        # The first line of a block follows its dash instead of the indentation.
+        nested = pad + '  '
+        return ''.join(f'{pad}- {block.removeprefix(nested)}' for block in blocks)
+    return f'{_yaml_scalar(value)}\n'
 
 
-def _beside(value: Any, indent: int) -> str:
-    text = yaml(value, indent)
+def _yaml_key(key: str) -> str:
+    return key if re.fullmatch(UNQUOTED_KEY, key) else _yaml_scalar(key)
+
+
+def _yaml_item(value: Any, indent: int) -> str:
+    text = to_yaml(value, indent)
     return f'\n{text}' if isinstance(value, Mapping | list | tuple) and value else f' {text}'
 
 
-def _text(value: Any) -> str:
+def _yaml_scalar(value: Any) -> str:
     if not isinstance(value, str):
         return json.dumps(value)
-    # Beyond ASCII everything is escaped: YAML takes some characters for ends of line that JSON does not.
-    return '"' + ''.join(_character(c) for c in checked(value)) + '"'
+    # All but ASCII is escaped: YAML has line ends that JSON does not have.
+    return '"' + ''.join(_yaml_character(c) for c in check_argument(value)) + '"'
 
 
-def _character(c: str) -> str:
+def _yaml_character(c: str) -> str:
     if ' ' <= c <= '~':
         return f'\\{c}' if c in '"\\' else c
     return f'\\u{ord(c):04x}' if ord(c) <= 0xFFFF else f'\\U{ord(c):08x}'

@@ -1,82 +1,68 @@
-"""How does a job run on machines that one can log in to? One process on each, which ends with this one."""
+"""Launcher for machines that are reached by ssh, with one connection per process."""
 
 import shlex
 
-from gpt_jax.errors import UserError
-from gpt_jax.launch import local, quoting
+from gpt_jax.core.errors import UserError
+from gpt_jax.launch import quoting
 from gpt_jax.launch.job import Job
-from gpt_jax.launch.processes import Process
+from gpt_jax.launch.local import RESTARTS_HELP, ForegroundLauncher, ProcessSpec, process_log
 
 OPTIONS = {
-    'folder': 'where run.py lies on the machines (this folder, shared)',
-    'python': 'the interpreter there (python3)',
-    'address': 'of the first machine, for the others (its name)',
-    'port': 'where the first machine listens to the others (29400)',
+    'folder': 'the folder of run.py on the machines (default: this folder, on a shared disk)',
+    'python': 'the Python interpreter there (default python3)',
+    'address': 'of the first machine, as the others reach it (default: its name)',
+    'port': 'on which the first machine listens to the others (default 29400)',
     'config': 'a configuration file for ssh, its -F',
-    'restarts': 'how often processes that were interrupted are started again (0)',
+    'restarts': RESTARTS_HELP,
 }
-
-# Standard input is the tether: it ends when the connection does, or when the launcher closes it to ask for a stop.
-REMOTE = """\
-cd {folder} || exit 2
-{exports}exec 3<&0
-{command} </dev/null 3<&- &
-child=$!
-{{ cat <&3 >/dev/null; kill -TERM "$child"; }} 2>/dev/null &
-tether=$!
-wait "$child"
-code=$?
-kill "$tether" 2>/dev/null
-exit "$code"
-"""
+SSH = ('ssh', '-T', '-o', 'BatchMode=yes')
+KEEPALIVE = ('-o', 'ServerAliveInterval=15', '-o', 'ServerAliveCountMax=4')
 
 
-def files(job: Job) -> dict[str, str]:
-    """None; what cannot be is refused.
+class SshLauncher(ForegroundLauncher):
+    """Run processes on machines reached by ssh; they end when the connection ends."""
 
-    Raises:
-      UserError: no names of machines, or names that ssh would take for options.
-    """
-    if not job.hosts:
-        raise UserError(f'--nodes={job.nodes}: --launch=ssh wants names, --nodes=alpha,beta')
-    for host in job.hosts:
-        if host.startswith('-') or not host:
-            raise UserError(f'--nodes: {host!r} is no name of a machine')
-        quoting.checked(host)
-    if job.minutes:
-        raise UserError(f'--minutes={job.minutes}: --launch=ssh knows no time limit')
-    return {}
+    options = OPTIONS
+    shared_filesystem = False
+    accepts_hosts = True
+
+    def render_files(self, job: Job) -> dict[str, str]:
+        if not job.hosts:
+            raise UserError(
+                f'--nodes: must list machines with --launch=ssh, as alpha,beta, got {job.nodes}'
+            )
+        for host in job.hosts:
+            if host.startswith('-') or not host:  # ssh would read an option
+                raise UserError(f'--nodes: must be names of machines, got {host!r}')
+            quoting.check_argument(host)
+        if job.minutes:
+            raise UserError('--minutes: is not supported by --launch=ssh')
+        return {}
+
+    def make_processes(self, job: Job, attempt: int) -> list[ProcessSpec]:
+        config = ['-F', job.options['config']] if job.get_option('config') else []
+        specs = []
+        for index in range(job.total_processes):
+            host = job.hosts[index // job.processes_per_node]
+            # One word for sh -c, so that the login shell of the machine matters little.
+            command = quoting.join_words(['sh', '-c', render_remote_script(job, index, attempt)])
+            argv = [*SSH, *KEEPALIVE, *config, host, command]
+            specs.append(ProcessSpec(argv, process_log(job, index), stops_on_eof=True))
+        return specs
 
 
-def processes(job: Job, attempt: int) -> list[Process]:
-    """One connection for each process; the first speaks at the terminal, the others write to process-K.log here."""
-    made = []
-    for index in range(job.tasks):
-        host = job.hosts[index // job.processes]
-        argv = ['ssh', '-T', '-o', 'BatchMode=yes', '-o', 'ServerAliveInterval=15', '-o', 'ServerAliveCountMax=4']
-        argv += ['-F', job.options['config']] if job.option('config') else []
-        # One word for sh -c, so that it matters little which shell the machine logs in with.
-        argv += [host, quoting.words(['sh', '-c', remote(job, index, attempt)])]
-        made.append(Process(argv, None if index == 0 else job.folder / f'process-{index}.log', tether=True))
-    return made
-
-
-def remote(job: Job, index: int, attempt: int) -> str:
-    """What runs on the machine of process `index`."""
+def render_remote_script(job: Job, index: int, attempt: int) -> str:
+    """Return the shell script that process `index` runs on its machine."""
     command = list(job.command)
-    if job.tasks > 1 and not job.parts:
-        first = job.option('address', job.hosts[0].rpartition('@')[2])
-        # Another port each time: the one before may not be free yet.
-        command.append(f'--distributed={first}:{job.number("port", 29400) + attempt % 100},{job.tasks},{index}')
-    lines = ''.join(f'{line}\n' for line in quoting.exports(job.env))
-    return REMOTE.format(
-        folder=shlex.quote(quoting.checked(job.option('folder', str(job.cwd)))), exports=lines,
-        command=quoting.words(command),
-    )  # fmt: skip
-
-
-def start(job: Job) -> list[list[str]]:
-    return [one.argv for one in processes(job, 0)]
-
-
-status, logs, cancel = local.status, local.logs, local.cancel  # the connections are processes of this machine
+    if job.total_processes > 1 and not job.trial_groups:
+        address = job.get_option('address', job.hosts[0].rpartition('@')[2])
+        # Another port for each attempt, since the previous one may still be in use.
+        port = job.get_int_option('port', 29400) + attempt % 100
+        command.append(f'--distributed={address}:{port},{job.total_processes},{index}')
+    folder = job.get_option('folder', str(job.cwd))
+    return quoting.render_script(
+        'ssh_process.sh',
+        folder=shlex.quote(quoting.check_argument(folder)),
+        exports=quoting.export_lines(job.env),
+        command=quoting.join_words(command),
+    )

@@ -1,157 +1,120 @@
-"""How does a job run on TPU VMs? A script of gcloud commands: ask for the machines, run on all, again when interrupted.
+"""Launcher for Google Cloud TPU VMs: a script of gcloud commands that requests, runs and retries.
 
-A spot slice that is taken away is deleted and asked for anew, and the run goes on from its checkpoint; so --workdir
-has to be a folder that outlives the machines, a mounted bucket, say. Rendered and checked; never run by its authors.
+A preempted spot slice is deleted and requested again, and the run resumes from its checkpoint;
+--workdir therefore has to outlive the machines, for example on a mounted bucket. The rendered
+script is tested, but it was never run on Google Cloud.
 """
 
 import re
 import shlex
 
-from gpt_jax.errors import EXIT_RESUMABLE, UserError
+from gpt_jax.core.errors import EXIT_RESUMABLE, UserError
 from gpt_jax.launch import quoting
-from gpt_jax.launch.job import Job
+from gpt_jax.launch.job import Job, Launcher
 
 OPTIONS = {
-    'zone': 'of Google Cloud, needed: us-east5-a, say',
-    'type': 'of the slice, --accelerator-type, needed: v5p-32, say',
-    'version': 'of the runtime, --runtime-version, needed: v2-alpha-tpuv5, say',
-    'project': "of Google Cloud (gcloud's own setting)",
-    'spot': 'yes: cheap machines that may be taken away, and are asked for again',
-    'reserved': 'yes: of what the project has reserved',
-    'setup': 'a script of this machine that every worker runs first, to bring gpt_jax and the data, say',
-    'folder': 'where run.py lies on the workers, from the home folder (gpt_jax)',
-    'python': 'the interpreter there (python3)',
-    'restarts': 'how often the run is started again at most (50)',
+    'zone': 'of Google Cloud, required; for example us-east5-a',
+    'type': 'of the slice (--accelerator-type), required; for example v5p-32',
+    'version': 'of the runtime (--runtime-version), required; for example v2-alpha-tpuv5',
+    'project': "of Google Cloud (default: gcloud's setting)",
+    'spot': 'yes: preemptible machines, requested again after preemption',
+    'reserved': "yes: from the project's reservation",
+    'setup': 'a local script that every worker runs first, for example to install gpt_jax and data',
+    'folder': 'the folder of run.py on the workers, relative to their home (default gpt_jax)',
+    'python': 'the Python interpreter there (default python3)',
+    'restarts': 'maximum number of restarts of the run (default 50)',
 }
-SCRIPT = 'tpu.sh'
-
-# The coordinator listens on the address of its own network card, not on all.
-REMOTE = """\
-cd {folder} || exit 2
-export JAX_COORDINATOR_PORT=8476 JAX_COORDINATOR_BIND_ADDRESS="$(hostname -I | cut -d ' ' -f 1):8476"
-{exports}exec {command} 2>&1
-"""
-
-TEXT = """\
-#!/bin/bash
-# Written by gpt_jax. Holds the slice until the run has ended; it can be run again, and takes up what is there.
-name={name}
-place=({place})
-
-state() {{
-  gcloud compute tpus queued-resources describe "$name" "${{place[@]}}" --format='value(state.state)' 2>/dev/null
-}}
-
-remove() {{
-  gcloud compute tpus queued-resources delete "$name" "${{place[@]}}" --force --quiet
-}}
-
-# Returns when the slice is there; asks for it, again where it was taken away.
-obtain() {{
-  while true; do
-    case "$(state)" in
-      ACTIVE) return 0 ;;
-      '') gcloud compute tpus queued-resources create "$name" "${{place[@]}}" {create} || return 1 ;;
-      FAILED | SUSPENDED) remove || return 1 ;;
-    esac
-    sleep 30
-  done
-}}
-
-on_all() {{
-  gcloud compute tpus tpu-vm ssh "$name" "${{place[@]}}" --worker=all --command="$1"
-}}
-
-code=1
-for attempt in $(seq 0 {restarts}); do
-  echo "$name: start $attempt" >&2
-  obtain || exit 1
-{setup}  on_all {remote}
-  code=$?
-  # 75 is saved, to go on; 2, 3 and 4 would only happen again; anything else may be a slice that was taken away.
-  case "$code" in 0 | 2 | 3 | 4) break ;; esac
-  [ "$code" -eq {resumable} ] || [ "$(state)" != ACTIVE ] || sleep 60
-done
-case "$code" in 0 | 2 | 3 | 4) remove ;; esac
-exit "$code"
-"""
+TPU_VM = ('gcloud', 'compute', 'tpus', 'tpu-vm')
+QUEUED_RESOURCES = ('gcloud', 'compute', 'tpus', 'queued-resources')
+SCRIPT_FILE = 'tpu.sh'
 
 
-def files(job: Job) -> dict[str, str]:
-    """The script.
+class TpuLauncher(Launcher):
+    """Run one model on a slice of TPU VMs, from a script on this machine."""
 
-    Raises:
-      UserError: an option is missing, or does not fit.
-    """
-    _fits(job)
-    restarts, setup = job.number('restarts', 50), ''
-    if job.option('setup'):
-        script = shlex.quote(quoting.checked(job.options['setup']))
-        copy = f'gcloud compute tpus tpu-vm scp {script} "$name":gpt_jax_setup.sh "${{place[@]}}" --worker=all'
-        setup = f"  {copy} || continue\n  on_all 'bash gpt_jax_setup.sh' || continue\n"
-    text = TEXT.format(
-        name=shlex.quote(_name(job)), place=quoting.words(_place(job)), create=quoting.words(_create(job)),
-        restarts=restarts, setup=setup, remote=shlex.quote(_remote(job)), resumable=EXIT_RESUMABLE,
-    )  # fmt: skip
-    return {SCRIPT: text}
+    options = OPTIONS
+    shared_filesystem = False
+    ephemeral = True
+
+    def render_files(self, job: Job) -> dict[str, str]:
+        _check_job(job)
+        setup = quoting.check_argument(job.get_option('setup'))
+        script = quoting.render_script(
+            'tpu_job.sh',
+            name=shlex.quote(_resource_name(job)),
+            place=quoting.join_words(_location(job)),
+            create=quoting.join_words(_create_options(job)),
+            restarts=job.get_int_option('restarts', 50),
+            setup=shlex.quote(setup) if setup else '',
+            remote=shlex.quote(_render_remote_script(job)),
+            resumable=EXIT_RESUMABLE,
+        )
+        return {SCRIPT_FILE: script}
+
+    def start_commands(self, job: Job) -> list[list[str]]:
+        return [['bash', str(job.folder / SCRIPT_FILE)]]
+
+    def status_commands(self, job: Job, output: str) -> list[list[str]]:
+        del output
+        return [[*QUEUED_RESOURCES, 'describe', _resource_name(job), *_location(job)]]
+
+    def log_commands(self, job: Job, output: str) -> list[list[str]]:
+        """Show the workers' system journals; the script's own output is at its terminal."""
+        del output
+        command = '--command=journalctl --no-pager -n 50'
+        return [[*TPU_VM, 'ssh', _resource_name(job), *_location(job), '--worker=all', command]]
+
+    def cancel_commands(self, job: Job, output: str) -> list[list[str]]:
+        del output
+        name = _resource_name(job)
+        return [[*QUEUED_RESOURCES, 'delete', name, *_location(job), '--force', '--quiet']]
 
 
-def _fits(job: Job) -> None:
-    job.needs('type', 'v5p-32')
-    job.needs('version', 'v2-alpha-tpuv5')
-    for option in ('spot', 'reserved'):
-        if job.option(option, 'no') not in ('yes', 'no'):
-            raise UserError(f'--launch_option={option}={job.options[option]}: yes or no')
-    if job.processes != 1:
-        raise UserError(f'--processes={job.processes}: a TPU VM takes one process, which has all of its chips')
+def _check_job(job: Job) -> None:
+    job.require_option('type', 'v5p-32')
+    job.require_option('version', 'v2-alpha-tpuv5')
+    if job.processes_per_node != 1:
+        raise UserError(
+            f'--processes: must be 1 with --launch=tpu, got {job.processes_per_node}; '
+            "one process uses all of a machine's chips"
+        )
     if job.nodes != 1:
-        raise UserError(f'--nodes={job.nodes}: the type of the slice says how many machines there are; leave it out')
-    if job.parts:
-        raise UserError('--launch=tpu: runs one model; add --trial=NAME, or start the sweep on a TPU VM itself')
+        raise UserError(
+            f'--nodes: must be left out with --launch=tpu, got {job.nodes}; '
+            'the type of the slice determines the number of machines'
+        )
+    if job.trial_groups:
+        raise UserError(
+            '--launch=tpu: runs one model; add --trial=NAME, or start the sweep on a TPU VM itself'
+        )
     if job.minutes:
-        raise UserError(f'--minutes={job.minutes}: --launch=tpu knows no time limit')
+        raise UserError('--minutes: is not supported by --launch=tpu')
 
 
-def _name(job: Job) -> str:
-    """The job's name in the letters of Google Cloud: small ones, digits, hyphens, a letter first, 61 at most."""
+def _resource_name(job: Job) -> str:
+    """Return the job's name in Google Cloud's letters: a-z, then a-z, 0-9, hyphens; at most 61."""
     name = re.sub('[^a-z0-9-]', '-', job.name.lower()).strip('-')[:55]
     return name if re.match('[a-z]', name) else f'run-{name}'.rstrip('-')
 
 
-def _place(job: Job) -> list[str]:
-    place = [f'--zone={job.needs("zone", "us-east5-a")}']
-    return place + ([f'--project={job.options["project"]}'] if job.option('project') else [])
+def _location(job: Job) -> list[str]:
+    location = [f'--zone={job.require_option("zone", "us-east5-a")}']
+    return location + ([f'--project={job.options["project"]}'] if job.get_option('project') else [])
 
 
-def _create(job: Job) -> list[str]:
-    create = [f'--node-id={_name(job)}', f'--accelerator-type={job.options["type"]}']
-    create.append(f'--runtime-version={job.options["version"]}')
-    create += ['--spot'] if job.option('spot') == 'yes' else []
-    return create + (['--reserved'] if job.option('reserved') == 'yes' else [])
-
-
-def _remote(job: Job) -> str:
-    exports = ''.join(f'{line}\n' for line in quoting.exports(job.env))
-    command = quoting.words([*job.command, '--distributed=auto'])
-    folder = shlex.quote(quoting.checked(job.option('folder', 'gpt_jax')))
-    return REMOTE.format(folder=folder, exports=exports, command=command)
-
-
-def start(job: Job) -> list[list[str]]:
-    return [['bash', str(job.folder / SCRIPT)]]
-
-
-def status(job: Job, _: str) -> list[list[str]]:
-    return [['gcloud', 'compute', 'tpus', 'queued-resources', 'describe', _name(job), *_place(job)]]
-
-
-def logs(job: Job, _: str) -> list[list[str]]:
-    """What the script prints is at its terminal; here: what the workers' systems say."""
-    tail = 'journalctl --no-pager -n 50'
-    return [
-        ['gcloud', 'compute', 'tpus', 'tpu-vm', 'ssh', _name(job), *_place(job), '--worker=all', f'--command={tail}']
+def _create_options(job: Job) -> list[str]:
+    options = [
+        f'--node-id={_resource_name(job)}',
+        f'--accelerator-type={job.options["type"]}',
+        f'--runtime-version={job.options["version"]}',
     ]
+    return options + [f'--{key}' for key in ('spot', 'reserved') if job.get_bool_option(key)]
 
 
-def cancel(job: Job, _: str) -> list[list[str]]:
-    return [['gcloud', 'compute', 'tpus', 'queued-resources', 'delete', _name(job), *_place(job), '--force', '--quiet']]
+def _render_remote_script(job: Job) -> str:
+    return quoting.render_script(
+        'tpu_worker.sh',
+        folder=shlex.quote(quoting.check_argument(job.get_option('folder', 'gpt_jax'))),
+        exports=quoting.export_lines(job.env),
+        command=quoting.join_words([*job.command, '--distributed=auto']),
+    )

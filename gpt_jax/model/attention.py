@@ -1,109 +1,168 @@
-"""How do positions look at each other? The projections, and the kernels behind one signature.
+"""Multi-head attention: projections, positions, and a choice of attention kernels.
 
-A kernel is `kernel(q_BLHK, k_BMGK, v_BMGK, sight, config) -> o_BLHK`: causal attention over what `sight` lets a query
-see (model/mask.py), scaled by 1/sqrt(K), softmax in float32.
+A kernel is a function `kernel(q_BLHK, k_BMGK, v_BMGK, mask, config) -> o_BLHK`: causal attention
+restricted by `mask` (model/mask.py), scaled by 1/sqrt(K), with the softmax in float32.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.errors import UserError
-from gpt_jax.model import cache
-from gpt_jax.model.chunked import chunked
-from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.long import LONG
-from gpt_jax.model.mask import Sight
-from gpt_jax.model.norm import head_norm
-from gpt_jax.model.position import POSITIONS
-from gpt_jax.model.products import einsum, scaled, spread
-from gpt_jax.model.splash import splash
-from gpt_jax.model.weights import Declare
-from gpt_jax.parametrization import forward
+from gpt_jax.core.config import ModelConfig
+from gpt_jax.core.errors import UserError
+from gpt_jax.core.parametrization import forward_multipliers
+from gpt_jax.core.registry import resolve
+from gpt_jax.model import kv_cache
+from gpt_jax.model.chunked_attention import chunked_attention
+from gpt_jax.model.context_parallel import CONTEXT_PARALLEL
+from gpt_jax.model.kv_cache import LayerKVCache, SlotInfo
+from gpt_jax.model.mask import AttentionMask
+from gpt_jax.model.matmul import apply_multiplier, broadcast_param, einsum
+from gpt_jax.model.norms import scale_by_rms
+from gpt_jax.model.position import get_position_scheme
+from gpt_jax.model.splash_attention import splash_attention
+from gpt_jax.model.weights import ParamFn
+from gpt_jax.parallel.sharding import ShardingPolicy
 
 
-def multi_head(
-    declare: Declare, x_BLD: jax.Array, positions_BL: jax.Array | None, sight: Sight, room: cache.Room | None, *,
-    config: ModelConfig, place: Any,
-) -> tuple[jax.Array, cache.Layer | None]:  # fmt: skip
-    """Multi-head attention; grouped-query where kv_heads < heads, multi-query where it is 1 (Ainslie et al. 2023).
+def multi_head_attention(
+    param: ParamFn,
+    x_BLD: jax.Array,
+    positions_BL: jax.Array | None,
+    mask: AttentionMask,
+    slot: SlotInfo | None,
+    *,
+    config: ModelConfig,
+    policy: ShardingPolicy,
+) -> tuple[jax.Array, LayerKVCache | None]:
+    """Multi-head attention.
 
-    [B, L, D] -> [B, L, D], and the layer's cache with these tokens in it, where there is one.
+    Grouped-query where kv_heads < heads, multi-query where kv_heads is 1 (Ainslie et al. 2023).
+
+    Args:
+      x_BLD: the input of the layer.
+      positions_BL: int32, or None for 0, 1, 2, ...
+      mask: what queries see besides the causal order.
+      slot: the layer's cache and the tokens that enter it; None without a cache.
+
+    Returns:
+      The output [B, L, D], and the layer's cache with these tokens added (None without one).
     """
-    x_BLD = place.team('H').gather(x_BLD, 1)
-    q_BLHK = einsum('BLD,DHK->BLHK', x_BLD, declare('query', 'DHK', 'hidden'), config)
-    x_BMD = x_BLD  # the memory of a text is the text itself
-    k_BMGK = einsum('BMD,DGK->BMGK', x_BMD, declare('key', 'DGK', 'hidden'), config)
-    v_BMGK = einsum('BMD,DGK->BMGK', x_BMD, declare('value', 'DGK', 'hidden'), config)
-    if config.bias or config.qkv_bias:
-        q_BLHK = q_BLHK + spread(declare('query_bias', 'HK', 'bias'), q_BLHK.shape, q_BLHK.dtype)
-        k_BMGK = k_BMGK + spread(declare('key_bias', 'GK', 'bias'), k_BMGK.shape, k_BMGK.dtype)
-        v_BMGK = v_BMGK + spread(declare('value_bias', 'GK', 'bias'), v_BMGK.shape, v_BMGK.dtype)
-    if config.qk_norm:
-        q_BLHK = head_norm(q_BLHK, declare('query_norm', 'K', 'scale'), config)
-        k_BMGK = head_norm(k_BMGK, declare('key_norm', 'K', 'scale'), config)
-    if (turn := POSITIONS[config.position].turn) is not None:
-        q_BLHK, k_BMGK = turn(q_BLHK, positions_BL, config), turn(k_BMGK, positions_BL, config)
-    q_BLHK = place.activation(scaled(q_BLHK, forward(config).attention), 'BLHK')
-    k_BMGK, v_BMGK = place.activation(k_BMGK, 'BMGK'), place.activation(v_BMGK, 'BMGK')
+    x_BLD = policy.group('H').all_gather(x_BLD, 1)
+    q_BLHK, k_BMGK, v_BMGK = _project(param, x_BLD, config)
+    scheme = get_position_scheme(config)
+    if scheme.rotate is not None:
+        q_BLHK = scheme.rotate(q_BLHK, positions_BL, config)
+        k_BMGK = scheme.rotate(k_BMGK, positions_BL, config)
+    q_BLHK = apply_multiplier(q_BLHK, forward_multipliers(config).attention)
+    q_BLHK = policy.activation(q_BLHK, 'BLHK')
+    k_BMGK, v_BMGK = policy.activation(k_BMGK, 'BMGK'), policy.activation(v_BMGK, 'BMGK')
     if config.attention_sink:
-        sight = sight._replace(sink_H=declare('sink', 'H', 'bias'))
-    if (slopes := POSITIONS[config.position].slopes) is not None:
-        sight = sight._replace(slopes_H=place.team('H').take(slopes(config.heads), 0))
-    k_BMGK, v_BMGK = own_groups(k_BMGK, q_BLHK, config, place), own_groups(v_BMGK, q_BLHK, config, place)
-    kept = None if room is None else cache.write(room, k_BMGK, v_BMGK)
-    if room is None or room.fresh:
-        kernel = KERNELS[config.attention_kernel]
-        if (team := place.team('L')).size > 1:
-            kernel = functools.partial(LONG[place.long], team=team, kernel=kernel)
-        o_BLHK = kernel(q_BLHK, k_BMGK, v_BMGK, sight, config)
+        mask = mask._replace(sink_H=param('sink', 'H', 'bias'))
+    if scheme.slopes is not None:
+        mask = mask._replace(slopes_H=policy.group('H').shard(scheme.slopes(config.heads), 0))
+    k_BMGK = _select_kv_head(k_BMGK, q_BLHK.shape[2], config, policy)
+    v_BMGK = _select_kv_head(v_BMGK, q_BLHK.shape[2], config, policy)
+
+    cache = None if slot is None else kv_cache.update_cache(slot, k_BMGK, v_BMGK)
+    if cache is None or slot is None or slot.prefill:
+        kernel = resolve(config.attention_kernel, ATTENTION_KERNELS, 'model.attention_kernel')
+        if (group := policy.group('L')).size > 1:
+            parallel = CONTEXT_PARALLEL[policy.context_parallel]
+            kernel = functools.partial(parallel, group=group, kernel=kernel)
+        o_BLHK = kernel(q_BLHK, k_BMGK, v_BMGK, mask, config)
     else:
-        assert kept is not None
-        o_BLHK = cache.attend(q_BLHK, kept, room, sight, config)
-    y_BLD = einsum('BLHK,HKD->BLD', o_BLHK, declare('output', 'HKD', 'residual'), config)
-    y_BLD = place.team('H').scatter(y_BLD, 1)
+        o_BLHK = kv_cache.attend_to_cache(q_BLHK, cache, slot, mask, config)
+    y_BLD = einsum('BLHK,HKD->BLD', o_BLHK, param('output', 'HKD', 'residual'), config)
+    y_BLD = policy.group('H').reduce_scatter(y_BLD, 1)
     if config.bias:
-        y_BLD = y_BLD + spread(declare('output_bias', 'D', 'bias'), y_BLD.shape, y_BLD.dtype)
-    return y_BLD, kept
+        bias_D = param('output_bias', 'D', 'bias')
+        y_BLD = y_BLD + broadcast_param(bias_D, y_BLD.shape, y_BLD.dtype)
+    return y_BLD, cache
 
 
-def own_groups(a_BMGK: jax.Array, q_BLHK: jax.Array, config: ModelConfig, place: Any) -> jax.Array:
-    """The keys or values of this device's query heads, where there are too few groups to give each device its own."""
-    team = place.team('H')
-    if a_BMGK.shape[2] * team.size == config.kv_heads:
+def _project(
+    param: ParamFn, x_BLD: jax.Array, config: ModelConfig
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return queries, keys and values, with biases and QK norm where the config asks for them."""
+    q_BLHK = einsum('BLD,DHK->BLHK', x_BLD, param('query', 'DHK', 'hidden'), config)
+    x_BMD = x_BLD  # self-attention: keys and values come from the same text
+    k_BMGK = einsum('BMD,DGK->BMGK', x_BMD, param('key', 'DGK', 'hidden'), config)
+    v_BMGK = einsum('BMD,DGK->BMGK', x_BMD, param('value', 'DGK', 'hidden'), config)
+    if config.bias or config.qkv_bias:
+        q_bias, k_bias = param('query_bias', 'HK', 'bias'), param('key_bias', 'GK', 'bias')
+        v_bias = param('value_bias', 'GK', 'bias')
+        q_BLHK = q_BLHK + broadcast_param(q_bias, q_BLHK.shape, q_BLHK.dtype)
+        k_BMGK = k_BMGK + broadcast_param(k_bias, k_BMGK.shape, k_BMGK.dtype)
+        v_BMGK = v_BMGK + broadcast_param(v_bias, v_BMGK.shape, v_BMGK.dtype)
+    if config.qk_norm:
+        q_BLHK = scale_by_rms(q_BLHK, param('query_norm', 'K', 'scale'), config)
+        k_BMGK = scale_by_rms(k_BMGK, param('key_norm', 'K', 'scale'), config)
+    return q_BLHK, k_BMGK, v_BMGK
+
+
+def _select_kv_head(
+    a_BMGK: jax.Array, local_heads: int, config: ModelConfig, policy: ShardingPolicy
+) -> jax.Array:
+    """Select the key/value head of this device's query heads.
+
+    Applies only where devices share the query heads and there are fewer key/value heads than
+    devices: then each device holds all key/value heads, and its query heads read one of them.
+    """
+    group = policy.group('H')
+    if a_BMGK.shape[2] * group.size == config.kv_heads:
         return a_BMGK
-    repeats = config.heads // config.kv_heads
-    return jax.lax.dynamic_slice_in_dim(a_BMGK, team.index() * q_BLHK.shape[2] // repeats, 1, axis=2)
+    queries_per_kv_head = config.heads // config.kv_heads
+    index = group.index() * local_heads // queries_per_kv_head
+    return jax.lax.dynamic_slice_in_dim(a_BMGK, index, 1, axis=2)
 
 
-def cudnn(q_BLHK: jax.Array, k_BMGK: jax.Array, v_BMGK: jax.Array, sight: Sight, config: ModelConfig) -> jax.Array:
-    """cuDNN's fused attention on NVIDIA GPUs (bfloat16 operands). Segments become an explicit mask."""
+def cudnn_attention(
+    q_BLHK: jax.Array,
+    k_BMGK: jax.Array,
+    v_BMGK: jax.Array,
+    mask: AttentionMask,
+    config: ModelConfig,
+) -> jax.Array:
+    """cuDNN's fused attention on NVIDIA GPUs, with bfloat16 operands.
+
+    Segments become an explicit mask.
+
+    Raises:
+      UserError: no NVIDIA GPU, float32 operands, or an option that cuDNN does not support.
+    """
     if jax.default_backend() != 'gpu' or config.matmul_dtype == 'float32':
         raise UserError(
-            'config.model.attention_kernel: cudnn wants an NVIDIA GPU and 16-bit operands, and here are '
-            f'{jax.default_backend()} and {config.matmul_dtype}; chunked runs everywhere'
+            'config.model.attention_kernel: cudnn must have an NVIDIA GPU and 16-bit operands, '
+            f'got {jax.default_backend()} and {config.matmul_dtype}; use chunked'
         )
-    if (
-        config.attention_softcap
-        or sight.slopes_H is not None
-        or sight.sink_H is not None
-        or not isinstance(sight.window, int | None)
-    ):
+    window = mask.window
+    biased = mask.slopes_H is not None or mask.sink_H is not None
+    if config.attention_softcap or biased or not isinstance(window, int | None):
         raise UserError(
-            'config.model.attention_kernel: cudnn knows no soft cap, ALiBi or sink, and no layers of two kinds under '
-            'scan_layers; chunked does'
+            'config.model.attention_kernel: cudnn supports no soft cap, ALiBi, sink, or mixed full '
+            'and window layers with scan_layers; use chunked'
         )
     dtype = jnp.dtype(config.matmul_dtype)
-    segments_BL = sight.segments_BL
-    mask = None if segments_BL is None else (segments_BL[:, None, :, None] == segments_BL[:, None, None, :])
+    same_segment = None
+    if (segments_BL := mask.segments_BL) is not None:
+        same_segment = segments_BL[:, None, :, None] == segments_BL[:, None, None, :]
     o_BLHK = jax.nn.dot_product_attention(
-        q_BLHK.astype(dtype), k_BMGK.astype(dtype), v_BMGK.astype(dtype), mask=mask, is_causal=True,
-        local_window_size=None if sight.window is None else (sight.window - 1, 0), implementation='cudnn',
-    )  # fmt: skip
+        q_BLHK.astype(dtype),
+        k_BMGK.astype(dtype),
+        v_BMGK.astype(dtype),
+        mask=same_segment,
+        is_causal=True,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation='cudnn',
+    )
     return o_BLHK.astype(config.activation_dtype)
 
 
-ATTENTIONS = {'multi_head': multi_head}
-KERNELS = {'chunked': chunked, 'cudnn': cudnn, 'splash': splash}
+ATTENTIONS = {'multi_head': multi_head_attention}
+ATTENTION_KERNELS = {
+    'chunked': chunked_attention,
+    'cudnn': cudnn_attention,
+    'splash': splash_attention,
+}

@@ -1,132 +1,159 @@
-"""How are a layer's tokens sent to a few of its experts, and what comes back?
+"""Mixture of experts: a router sends each token to a few of a layer's feed-forwards.
 
-A router gives every token a probability of each expert; the token goes to the `experts_per_token` most probable ones
-and gets their outputs, by their weights (Shazeer et al. 2017; Fedus et al. 2021). Tokens are sorted by expert into
-blocks of rows, each block of one expert, so that an expert's work is a product of matrices:
+The router gives each token a probability of every expert; the token goes to the `experts_per_token`
+most probable ones and receives their outputs, weighted (Shazeer et al. 2017; Fedus et al. 2021).
+Tokens are sorted by expert into blocks of rows, each block of one expert, so that an expert's work
+is a product of matrices:
 
-- dropless (`capacity_factor` 0; Gale et al. 2022): as many blocks of a fixed size as the tokens need;
-- with a capacity: one block for each expert, of `capacity_factor` times its fair share of rows. What finds no row is
-  dropped: first the later choices, then the later tokens (Lepikhin et al. 2020). In training alone: where nothing is
-  learned the config comes without a capacity (model/block.py), so that what a text gives does not depend on what it is
-  read with, nor on the padding beside it.
+- dropless (`capacity_factor` 0; Gale et al. 2022): as many blocks of a fixed size as the tokens
+  need;
+- with a capacity: one block for each expert, of `capacity_factor` times its fair share of rows.
+  Choices without a row are dropped: first the later choices, then the later tokens (Lepikhin et al.
+  2020). Only in training: otherwise the config comes without a capacity (model/gpt.py), so that a
+  text's output depends neither on the rest of its batch nor on padding.
 
-The tokens that one device takes at once are sent by themselves, whatever the mesh; how even the choices are is known
-of all. Where devices share the experts, rows go to the expert's device and back (with a capacity: Lepikhin et al.
-2020), or every device takes all tokens of the others for its own experts (dropless: exact, and as slow as if all
-choices fell on them).
+Each device routes its own tokens, on any mesh; the balance statistics cover all of them. Where
+devices share the experts, rows travel to the expert's device and back (with a capacity: Lepikhin et
+al. 2020), or every device gets all tokens of the others for its own experts (dropless: exact, and
+as slow as if all choices fell on them).
 """
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.model.activation import ACTIVATIONS
-from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.products import einsum, grouped
-from gpt_jax.model.weights import Declare
-from gpt_jax.parallel.place import Placement
+from gpt_jax.core.config import ModelConfig
+from gpt_jax.model.feedforward import get_activation
+from gpt_jax.model.matmul import einsum, grouped_matmul
+from gpt_jax.model.weights import ParamFn
+from gpt_jax.parallel.sharding import ShardingPolicy
 
-Statistics = dict[str, jax.Array]  # float32 scalars
-ROUTING_LOSSES = ('load_balance', 'router_z')  # statistics that are minimized, by the config's coefficients
+RoutingStatistics = dict[str, jax.Array]  # float32 scalars
+# The statistics that are minimized; the config has a coefficient of the same name for each.
+ROUTING_LOSSES = ('load_balance', 'router_z')
 
 
-def experts(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place: Any) -> tuple[jax.Array, Statistics]:
-    """Routed experts, each a gated feed-forward without biases, and beside them the shared ones (Dai et al. 2024).
+def routed_experts(
+    param: ParamFn, x_BLD: jax.Array, *, config: ModelConfig, policy: ShardingPolicy
+) -> tuple[jax.Array, RoutingStatistics]:
+    """Routed experts, each a gated feed-forward without biases, plus shared ones.
 
-    [B, L, D] -> [B, L, D] and `routed`'s statistics.
+    Every token passes through the shared experts (Dai et al. 2024). [B, L, D] -> [B, L, D], and
+    `route_tokens`' statistics.
     """
-    x_BLD = place.team('F').gather(x_BLD, 1)
-    router = place.team('E').gather(declare('router', 'DE', 'hidden'), 1)
-    gate, up = declare('gate', 'EDF', 'hidden'), declare('up', 'EDF', 'hidden')
-    matrices = (router, gate, up, declare('down', 'EFD', 'residual'))
-    y_BLD, statistics = place.apart(functools.partial(_local, config=config, place=place))(x_BLD, matrices)
+    x_BLD = policy.group('F').all_gather(x_BLD, 1)
+    router = policy.group('E').all_gather(param('router', 'DE', 'hidden'), 1)
+    gate, up = param('gate', 'EDF', 'hidden'), param('up', 'EDF', 'hidden')
+    weights = (router, gate, up, param('down', 'EFD', 'residual'))
+    apply = policy.shard_map_block(functools.partial(_apply_routed, config=config, policy=policy))
+    y_BLD, statistics = apply(x_BLD, weights)
     if config.shared_experts:
-        g_BLU = einsum('BLD,DU->BLU', x_BLD, declare('shared_gate', 'DU', 'hidden'), config)
-        h_BLU = einsum('BLD,DU->BLU', x_BLD, declare('shared_up', 'DU', 'hidden'), config)
-        h_BLU = ACTIVATIONS[config.activation](g_BLU) * h_BLU
-        y_BLD = y_BLD + einsum('BLU,UD->BLD', h_BLU, declare('shared_down', 'UD', 'residual'), config)
-    return place.team('F').scatter(y_BLD, 1), statistics
+        g_BLU = einsum('BLD,DU->BLU', x_BLD, param('shared_gate', 'DU', 'hidden'), config)
+        h_BLU = einsum('BLD,DU->BLU', x_BLD, param('shared_up', 'DU', 'hidden'), config)
+        h_BLU = get_activation(config)(g_BLU) * h_BLU
+        down_UD = param('shared_down', 'UD', 'residual')
+        y_BLD = y_BLD + einsum('BLU,UD->BLD', h_BLU, down_UD, config)
+    return policy.group('F').reduce_scatter(y_BLD, 1), statistics
 
 
-def _local(
-    x_BLD: jax.Array, matrices: tuple[jax.Array, ...], *, config: ModelConfig, place: Any
-) -> tuple[jax.Array, Statistics]:
-    """The routed experts' output for one device's tokens; dropped_tokens is the share of all choices without a row."""
-    w_DE, gate, up, down = matrices
+def _apply_routed(
+    x_BLD: jax.Array, weights: tuple[jax.Array, ...], *, config: ModelConfig, policy: ShardingPolicy
+) -> tuple[jax.Array, RoutingStatistics]:
+    """The routed experts' output for one device's tokens.
+
+    With a capacity the statistics include dropped_tokens, the share of all choices without a row.
+    """
+    router_DE, gate, up, down = weights
     x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
-    weights_TX, chosen_TX, statistics = routed(x_TD, w_DE, config, place)
-    team = place.team('E')
-    if team.size > 1 and not config.capacity_factor:
-        # Every device does its experts' share of all tokens: the only exact way whose shapes are known beforehand.
-        x_TD, weights_TX, chosen_TX = (team.gather(a, 0) for a in (x_TD, weights_TX, chosen_TX))
-        chosen_TX = chosen_TX - team.index() * len(gate)
-        chosen_TX = jnp.where(chosen_TX < 0, len(gate), chosen_TX)
-    plan = PLANS['capacity' if config.capacity_factor else 'dropless'](chosen_TX, config, len(gate))
+    weights_TX, experts_TX, statistics = route_tokens(x_TD, router_DE, config, policy)
+    group = policy.group('E')
     if config.capacity_factor:
-        statistics['dropped_tokens'] = jnp.mean(plan.row_TX == plan.token_PC.size, dtype=jnp.float32)
+        plan = _plan_with_capacity(experts_TX, config)
+        dropped_TX = plan.row_TX == plan.token_PC.size
+        statistics['dropped_tokens'] = jnp.mean(dropped_TX, dtype=jnp.float32)
+    else:
+        if group.size > 1:
+            # Every device does its experts' share of all tokens: the only exact way whose shapes
+            # are known at trace time.
+            x_TD, weights_TX, experts_TX = (
+                group.all_gather(a, 0) for a in (x_TD, weights_TX, experts_TX)
+            )
+            experts_TX = experts_TX - group.index() * len(gate)
+            experts_TX = jnp.where(experts_TX < 0, len(gate), experts_TX)
+        plan = _plan_dropless(experts_TX, config, len(gate))
     x_PCD = _to_rows(x_TD, plan)
-    if config.capacity_factor:  # each expert's rows go to where it lives
-        x_PCD = team.exchange(x_PCD, 0, 1)
-    g_PCF = grouped(x_PCD, gate, plan.owner_P, config)
-    h_PCF = ACTIVATIONS[config.activation](g_PCF) * grouped(x_PCD, up, plan.owner_P, config)
-    # The weight goes in before the last product, which is linear: so the experts' outputs need not be kept.
+    # The output is linear in the weight, so it can multiply the last product's input: the experts'
+    # outputs then need not be stored.
     weights_PC = weights_TX.reshape(-1).at[plan.choice_PC].get(mode='fill', fill_value=0)
+    if config.capacity_factor:  # each expert's rows travel to its device
+        x_PCD, weights_PC = group.all_to_all(x_PCD, 0, 1), group.all_to_all(weights_PC, 0, 1)
+    g_PCF = grouped_matmul(x_PCD, gate, plan.owner_P, config)
+    h_PCF = get_activation(config)(g_PCF) * grouped_matmul(x_PCD, up, plan.owner_P, config)
+    y_PCD = grouped_matmul(_weight_rows(h_PCF, weights_PC), down, plan.owner_P, config)
     if config.capacity_factor:
-        weights_PC = team.exchange(weights_PC, 0, 1)
-    y_PCD = grouped(_weighted(h_PCF, weights_PC), down, plan.owner_P, config)
-    if config.capacity_factor:
-        return _from_rows(team.exchange(y_PCD, 1, 0), plan).reshape(x_BLD.shape), statistics
-    y_TD = team.scatter(_from_rows(y_PCD, plan), 0)
+        y_TD = _from_rows(group.all_to_all(y_PCD, 1, 0), plan)
+    else:
+        y_TD = group.reduce_scatter(_from_rows(y_PCD, plan), 0)
     return y_TD.reshape(x_BLD.shape), statistics
 
 
-def routed(
-    x_TD: jax.Array, w_DE: jax.Array, config: ModelConfig, place: Placement
-) -> tuple[jax.Array, jax.Array, Statistics]:
-    """Which experts each token takes. The router is float32 throughout (Fedus et al. 2021, section 2.4).
+def route_tokens(
+    x_TD: jax.Array, router_DE: jax.Array, config: ModelConfig, policy: ShardingPolicy
+) -> tuple[jax.Array, jax.Array, RoutingStatistics]:
+    """Choose the experts of each token.
+
+    The router is float32 throughout (Fedus et al. 2021, section 2.4).
 
     Returns:
-      weights_TX: the chosen experts' probabilities, float32; they sum to 1 where `normalize_experts` says so.
-      chosen_TX: int32, the most probable expert first.
+      weights_TX: the chosen experts' probabilities, float32; they sum to 1 if `normalize_experts`.
+      experts_TX: int32, the most probable expert first.
       statistics, with f_e the share of all choices that fell on expert e, and p the probabilities:
-        load_balance: E x sum over e of f_e x mean(p_e); 1 where the choices are even (Fedus et al. 2021, equations
-          4 to 6, without alpha; f is divided by the choices of a token, so that 1 is right for any number of them).
+        load_balance: E x sum over e of f_e x mean(p_e); 1 where the choices are even (Fedus et al.
+          2021, equations 4 to 6, without alpha; f is divided by the choices of a token, so that 1
+          means even for any number of them).
         router_z: mean of log(sum over e of exp(logit_e))^2 (Zoph et al. 2022, equation 5).
-        router_entropy: of a token's p, in nats, mean over the tokens; log(E) where the router knows nothing.
+        router_entropy: of a token's p, in nats, mean over the tokens; log(E) for a uniform router.
         busiest_expert: E x the largest f_e: how many fair shares it has.
         idle_experts: the share of the experts that no token chose.
     """
-    s_TE = jnp.einsum('TD,DE->TE', x_TD.astype(jnp.float32), w_DE, precision=jax.lax.Precision.HIGHEST)
-    total_T = jax.nn.logsumexp(s_TE, axis=-1)
-    log_p_TE = s_TE - total_T[:, None]
+    logits_TE = jnp.einsum(
+        'TD,DE->TE', x_TD.astype(jnp.float32), router_DE, precision=jax.lax.Precision.HIGHEST
+    )
+    lse_T = jax.nn.logsumexp(logits_TE, axis=-1)
+    log_p_TE = logits_TE - lse_T[:, None]
     p_TE = jnp.exp(log_p_TE)
-    weights_TX, chosen_TX = jax.lax.top_k(p_TE, config.experts_per_token)
+    weights_TX, experts_TX = jax.lax.top_k(p_TE, config.experts_per_token)
     if config.normalize_experts:
         weights_TX = weights_TX / jnp.sum(weights_TX, axis=-1, keepdims=True)
-    shares_E = place.team('T').mean(_counts(chosen_TX, config.experts) / chosen_TX.size)
-    return weights_TX, chosen_TX, {
+    local_shares_E = _count_choices(experts_TX, config.experts) / experts_TX.size
+    shares_E = policy.group('T').mean(local_shares_E)
+    statistics = {
         'load_balance': config.experts * jnp.sum(shares_E * jnp.mean(p_TE, axis=0)),
-        'router_z': jnp.mean(jnp.square(total_T)),
+        'router_z': jnp.mean(jnp.square(lse_T)),
         'router_entropy': -jnp.mean(jnp.sum(p_TE * log_p_TE, axis=-1)),
         'busiest_expert': config.experts * jnp.max(shares_E),
         'idle_experts': jnp.mean(shares_E == 0, dtype=jnp.float32),
-    }  # fmt: skip
+    }
+    return weights_TX, experts_TX, statistics
 
 
-def _counts(chosen_TX: jax.Array, experts: int) -> jax.Array:
-    return jnp.sum(chosen_TX.reshape(-1, 1) == jnp.arange(experts), axis=0)
+def _count_choices(experts_TX: jax.Array, experts: int) -> jax.Array:
+    return jnp.sum(experts_TX.reshape(-1, 1) == jnp.arange(experts), axis=0)
 
 
-class Plan(NamedTuple):
-    """Which row of which block each choice has; all int32.
+# Which row of which block each choice gets
 
-    row_TX: counted through all blocks; P x C for a choice that is dropped. token_PC: T where a row is empty.
-    choice_PC: counted through [T, X]; T x X where a row is empty. owner_P: the blocks' experts; None: block p is
-    expert p's.
+
+class DispatchPlan(NamedTuple):
+    """The assignment of choices to rows; all int32.
+
+    row_TX: counted through all blocks; P x C for a dropped choice.
+    token_PC: the token of each row; T where a row is empty.
+    choice_PC: counted through [T, X]; T x X where a row is empty.
+    owner_P: the blocks' experts; None: block p is expert p's.
     """
 
     row_TX: jax.Array
@@ -135,89 +162,109 @@ class Plan(NamedTuple):
     owner_P: jax.Array | None
 
 
-def _dropless(chosen_TX: jax.Array, config: ModelConfig, experts: int) -> Plan:
-    """Blocks of C rows; an expert has as many as its tokens fill, in whole ones. A choice beyond the experts is not
-    ours."""
-    choices = chosen_TX.size
-    size = block_size(choices, config.experts)
-    busy = min(experts, choices)
-    blocks = (choices - busy) // size + busy  # whatever the routing: the most that `choices` rows can fill
-    ends_E = jnp.cumsum(-(-_counts(chosen_TX, experts) // size))
+def _plan_dropless(experts_TX: jax.Array, config: ModelConfig, experts: int) -> DispatchPlan:
+    """Blocks of C rows; an expert has as many whole blocks as its tokens fill.
+
+    A choice of `experts` or above belongs to another device.
+    """
+    choices = experts_TX.size
+    size = dispatch_block_size(choices, config.experts)
+    # The most blocks that `choices` rows can fill under any routing.
+    busy_experts = min(experts, choices)
+    blocks = (choices - busy_experts) // size + busy_experts
+    ends_E = jnp.cumsum(-(-_count_choices(experts_TX, experts) // size))
     owner_P = jnp.searchsorted(ends_E, jnp.arange(blocks), side='right', method='compare_all')
-    first_E = jnp.concatenate([jnp.zeros(1, ends_E.dtype), ends_E[:-1]]) * size
-    row_TX = jnp.where(chosen_TX < experts, first_E[chosen_TX] + _places(chosen_TX, experts), blocks * size)
-    return _plan(row_TX, (blocks, size), jnp.minimum(owner_P, experts - 1))
+    starts_E = jnp.concatenate([jnp.zeros(1, ends_E.dtype), ends_E[:-1]]) * size
+    row_TX = starts_E[experts_TX] + _rank_choices(experts_TX, experts)
+    row_TX = jnp.where(experts_TX < experts, row_TX, blocks * size)
+    return _invert_plan(row_TX, (blocks, size), jnp.minimum(owner_P, experts - 1))
 
 
-def block_size(choices: int, experts: int) -> int:
-    """Rows of a block. Each block reads a matrix, and each expert leaves half a block empty: the cost of both, when
-    reading takes as long as multiplying 64 rows, is least at the root of 64 x an expert's fair share of rows."""
+def dispatch_block_size(choices: int, experts: int) -> int:
+    """Return the rows of a block.
+
+    Each block reads a matrix, and each expert leaves half a block empty on average. Where reading a
+    matrix takes as long as multiplying 64 rows, the cost of both is least at the root of 64 x an
+    expert's fair share of rows.
+    """
     best = math.sqrt(64 * choices / experts)
     return min(choices, 2 ** max(0, math.floor(math.log2(best))))
 
 
-def _capacity(chosen_TX: jax.Array, config: ModelConfig, _: int) -> Plan:
-    """One block for each expert, wherever it lives."""
-    tokens = chosen_TX.shape[0]
-    size = capacity(tokens, config)
-    place_TX = _places(chosen_TX, config.experts)
-    row_TX = jnp.where(place_TX < size, chosen_TX * size + place_TX, config.experts * size)
-    return _plan(row_TX, (config.experts, size), None)
+def _plan_with_capacity(experts_TX: jax.Array, config: ModelConfig) -> DispatchPlan:
+    """One block for each expert, on any device."""
+    size = expert_capacity(experts_TX.shape[0], config)
+    rank_TX = _rank_choices(experts_TX, config.experts)
+    row_TX = jnp.where(rank_TX < size, experts_TX * size + rank_TX, config.experts * size)
+    return _invert_plan(row_TX, (config.experts, size), None)
 
 
-def capacity(tokens: int, config: ModelConfig) -> int:
-    """The most tokens that an expert takes, of `tokens` that are routed together."""
-    return min(tokens, math.ceil(config.capacity_factor * tokens * config.experts_per_token / config.experts))
+def expert_capacity(tokens: int, config: ModelConfig) -> int:
+    """Return the most tokens that an expert takes, of `tokens` that are routed together."""
+    fair_share = tokens * config.experts_per_token / config.experts
+    return min(tokens, math.ceil(config.capacity_factor * fair_share))
 
 
-PLANS: dict[str, Callable[[jax.Array, ModelConfig, int], Plan]] = {'dropless': _dropless, 'capacity': _capacity}
+def _rank_choices(experts_TX: jax.Array, experts: int) -> jax.Array:
+    """Count how many choices of the same expert precede each one.
+
+    All first choices come first, by position, then all second ones.
+    """
+    flat = experts_TX.T.reshape(-1)
+    order = jnp.argsort(flat, stable=True)
+    counts_E = _count_choices(experts_TX, experts)
+    starts_E = jnp.cumsum(counts_E) - counts_E
+    sorted_ranks = jnp.arange(flat.size) - starts_E[flat[order]]
+    ranks = jnp.zeros_like(sorted_ranks).at[order].set(sorted_ranks, unique_indices=True)
+    return ranks.reshape(experts_TX.shape[::-1]).T
 
 
-def _places(chosen_TX: jax.Array, experts: int) -> jax.Array:
-    """How many choices of the same expert come before each: all first choices, by position, then all second ones."""
-    chosen = chosen_TX.T.reshape(-1)
-    order = jnp.argsort(chosen, stable=True)
-    counts_E = _counts(chosen_TX, experts)
-    first_E = jnp.cumsum(counts_E) - counts_E
-    sorted_places = jnp.arange(chosen.size) - first_E[chosen[order]]
-    places = jnp.zeros_like(sorted_places).at[order].set(sorted_places, unique_indices=True)
-    return places.reshape(chosen_TX.shape[::-1]).T
-
-
-def _plan(row_TX: jax.Array, shape: tuple[int, int], owner_P: jax.Array | None) -> Plan:
-    """The plan of that many rows, as [blocks, rows of each]."""
-    rows, choices = math.prod(shape), row_TX.size
-    choice = jnp.full(rows, choices, jnp.int32).at[row_TX.reshape(-1)].set(jnp.arange(choices), mode='drop')
+def _invert_plan(
+    row_TX: jax.Array, shape: tuple[int, int], owner_P: jax.Array | None
+) -> DispatchPlan:
+    """Make the plan from the rows of the choices; `shape` is [blocks, rows of each]."""
+    choices = row_TX.size
+    empty = jnp.full(math.prod(shape), choices, jnp.int32)
+    choice = empty.at[row_TX.reshape(-1)].set(jnp.arange(choices), mode='drop')
     choice_PC = choice.reshape(shape)
-    return Plan(row_TX, choice_PC // row_TX.shape[1], choice_PC, owner_P)
+    return DispatchPlan(row_TX, choice_PC // row_TX.shape[1], choice_PC, owner_P)
 
 
-# Each is the other's transpose, so that both directions are gathers: no additions into rows whose order is not fixed.
+# `_to_rows` and `_from_rows` are each other's transpose, so both directions are gathers: there are
+# no additions into rows in an order that may vary.
+
+
 @jax.custom_vjp
-def _to_rows(x_TD: jax.Array, plan: Plan) -> jax.Array:
-    """Every row's token; zeros in empty rows."""
+def _to_rows(x_TD: jax.Array, plan: DispatchPlan) -> jax.Array:
+    """Return the token of every row; zeros in empty rows."""
     return x_TD.at[plan.token_PC].get(mode='fill', fill_value=0)
 
 
 @jax.custom_vjp
-def _from_rows(y_PCD: jax.Array, plan: Plan) -> jax.Array:
-    """For each token the sum of its rows."""
+def _from_rows(y_PCD: jax.Array, plan: DispatchPlan) -> jax.Array:
+    """Return the sum of each token's rows."""
     y_TXD = y_PCD.reshape(-1, y_PCD.shape[-1]).at[plan.row_TX].get(mode='fill', fill_value=0)
     return jnp.sum(y_TXD, axis=1, dtype=jnp.float32).astype(y_PCD.dtype)
 
 
 @jax.custom_vjp
-def _weighted(h_PCF: jax.Array, weights_PC: jax.Array) -> jax.Array:
-    """Keeps `h_PCF` in its own type, and sums the weights' gradient in float32."""
+def _weight_rows(h_PCF: jax.Array, weights_PC: jax.Array) -> jax.Array:
+    """Multiply rows by weights in the rows' dtype; the weights' gradient is summed in float32."""
     return (h_PCF * weights_PC[..., None]).astype(h_PCF.dtype)
 
 
-def _weighted_backward(kept: tuple[jax.Array, jax.Array], dy_PCF: jax.Array) -> tuple[jax.Array, jax.Array]:
-    h_PCF, weights_PC = kept
-    return _weighted(dy_PCF, weights_PC), jnp.sum(dy_PCF.astype(jnp.float32) * h_PCF, axis=-1)
+def _weight_rows_backward(
+    residuals: tuple[jax.Array, jax.Array], dy_PCF: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    h_PCF, weights_PC = residuals
+    d_weights_PC = jnp.sum(dy_PCF.astype(jnp.float32) * h_PCF, axis=-1)
+    return _weight_rows(dy_PCF, weights_PC), d_weights_PC
 
 
-_weighted.defvjp(lambda h_PCF, weights_PC: (_weighted(h_PCF, weights_PC), (h_PCF, weights_PC)), _weighted_backward)
+_weight_rows.defvjp(
+    lambda h_PCF, weights_PC: (_weight_rows(h_PCF, weights_PC), (h_PCF, weights_PC)),
+    _weight_rows_backward,
+)
 _to_rows.defvjp(
     lambda x_TD, plan: (_to_rows(x_TD, plan), plan),
     lambda plan, dx_PCD: (_from_rows(dx_PCD, plan), None),

@@ -1,49 +1,73 @@
-"""What does a block compute at each position by itself?
+"""Dense feed-forward layers: two matrices, or three with a gate; activation functions.
 
-A feed-forward gives its output and what is to be known of it: for routed experts, statistics by name, else nothing.
-Between the branches each of the devices that share F (or H, in attention) has its own part of the length; a branch
-gathers the whole, and scatters the sum of what they make of it (Korthikanti et al. 2022).
+A feed-forward returns its output and a dict of statistics, which only routed experts fill
+(experts.py). Devices that share F (in attention: H) hold different parts of the length between
+the branches: a branch gathers the whole length and scatters the sum of the devices' outputs
+(sequence parallelism; Korthikanti et al. 2022).
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
-from gpt_jax.model.activation import ACTIVATIONS
-from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.experts import Statistics, experts
-from gpt_jax.model.products import einsum, spread
-from gpt_jax.model.weights import Declare
+from gpt_jax.core.config import ModelConfig
+from gpt_jax.core.registry import resolve
+from gpt_jax.model.matmul import broadcast_param, einsum
+from gpt_jax.model.weights import ParamFn
+from gpt_jax.parallel.sharding import ShardingPolicy
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    'gelu': functools.partial(jax.nn.gelu, approximate=True),  # the tanh form of GPT-2 and GPT-3
+    'gelu_exact': functools.partial(jax.nn.gelu, approximate=False),
+    'relu': jax.nn.relu,
+    'squared_relu': lambda x: jnp.square(jax.nn.relu(x)),  # So et al. 2021
+    'silu': jax.nn.silu,
+    'sigmoid': jax.nn.sigmoid,
+    'identity': lambda x: x,
+}
 
 
-def mlp(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place: Any) -> tuple[jax.Array, Statistics]:
+def get_activation(config: ModelConfig) -> Callable[[jax.Array], jax.Array]:
+    """Look up the activation function that the config names."""
+    return resolve(config.activation, ACTIVATIONS, 'model.activation')
+
+
+def mlp(
+    param: ParamFn, x_BLD: jax.Array, *, config: ModelConfig, policy: ShardingPolicy
+) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Two matrices with an activation between them. [B, L, D] -> [B, L, D]."""
-    x_BLD = place.team('F').gather(x_BLD, 1)
-    h_BLF = einsum('BLD,DF->BLF', x_BLD, declare('up', 'DF', 'hidden'), config)
+    x_BLD = policy.group('F').all_gather(x_BLD, 1)
+    h_BLF = einsum('BLD,DF->BLF', x_BLD, param('up', 'DF', 'hidden'), config)
     if config.bias:
-        h_BLF = h_BLF + spread(declare('up_bias', 'F', 'bias'), h_BLF.shape, h_BLF.dtype)
-    h_BLF = place.activation(ACTIVATIONS[config.activation](h_BLF), 'BLF')
-    return _down(declare, h_BLF, config, place), {}
+        h_BLF = h_BLF + broadcast_param(param('up_bias', 'F', 'bias'), h_BLF.shape, h_BLF.dtype)
+    h_BLF = policy.activation(get_activation(config)(h_BLF), 'BLF')
+    return _project_down(param, h_BLF, config, policy), {}
 
 
-def gated(declare: Declare, x_BLD: jax.Array, *, config: ModelConfig, place: Any) -> tuple[jax.Array, Statistics]:
-    """Shazeer 2020: down(activation(gate x) * up x). silu is SwiGLU, gelu GEGLU, relu ReGLU, identity bilinear."""
-    x_BLD = place.team('F').gather(x_BLD, 1)
-    g_BLF = einsum('BLD,DF->BLF', x_BLD, declare('gate', 'DF', 'hidden'), config)
-    h_BLF = einsum('BLD,DF->BLF', x_BLD, declare('up', 'DF', 'hidden'), config)
+def gated(
+    param: ParamFn, x_BLD: jax.Array, *, config: ModelConfig, policy: ShardingPolicy
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """down(activation(gate x) * up x) (Shazeer 2020). [B, L, D] -> [B, L, D].
+
+    Activation silu gives SwiGLU, gelu GEGLU, relu ReGLU, sigmoid GLU, identity the bilinear form.
+    """
+    x_BLD = policy.group('F').all_gather(x_BLD, 1)
+    g_BLF = einsum('BLD,DF->BLF', x_BLD, param('gate', 'DF', 'hidden'), config)
+    h_BLF = einsum('BLD,DF->BLF', x_BLD, param('up', 'DF', 'hidden'), config)
     if config.bias:
-        g_BLF = g_BLF + spread(declare('gate_bias', 'F', 'bias'), g_BLF.shape, g_BLF.dtype)
-        h_BLF = h_BLF + spread(declare('up_bias', 'F', 'bias'), h_BLF.shape, h_BLF.dtype)
-    h_BLF = place.activation(ACTIVATIONS[config.activation](g_BLF) * h_BLF, 'BLF')
-    return _down(declare, h_BLF, config, place), {}
+        g_BLF = g_BLF + broadcast_param(param('gate_bias', 'F', 'bias'), g_BLF.shape, g_BLF.dtype)
+        h_BLF = h_BLF + broadcast_param(param('up_bias', 'F', 'bias'), h_BLF.shape, h_BLF.dtype)
+    h_BLF = policy.activation(get_activation(config)(g_BLF) * h_BLF, 'BLF')
+    return _project_down(param, h_BLF, config, policy), {}
 
 
-def _down(declare: Declare, h_BLF: jax.Array, config: ModelConfig, place: Any) -> jax.Array:
-    y_BLD = einsum('BLF,FD->BLD', h_BLF, declare('down', 'FD', 'residual'), config)
-    y_BLD = place.team('F').scatter(y_BLD, 1)
+def _project_down(
+    param: ParamFn, h_BLF: jax.Array, config: ModelConfig, policy: ShardingPolicy
+) -> jax.Array:
+    y_BLD = einsum('BLF,FD->BLD', h_BLF, param('down', 'FD', 'residual'), config)
+    y_BLD = policy.group('F').reduce_scatter(y_BLD, 1)
     if config.bias:
-        y_BLD = y_BLD + spread(declare('down_bias', 'D', 'bias'), y_BLD.shape, y_BLD.dtype)
+        y_BLD = y_BLD + broadcast_param(param('down_bias', 'D', 'bias'), y_BLD.shape, y_BLD.dtype)
     return y_BLD
-
-
-FEEDFORWARDS = {'mlp': mlp, 'gated': gated, 'experts': experts}

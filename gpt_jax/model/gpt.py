@@ -1,218 +1,387 @@
-"""How do tokens become features of the next token? Embedding, positions, the layers, the last norm, the head."""
+"""A decoder-only transformer: token embedding, positions, layers, final norm, head.
 
-from collections.abc import Callable, Iterable, Mapping
+Every choice is a word of the config's model section; a word is a registered name or a dotted path
+'package.module:function'. The choices, their sources and the modules that implement them:
+
+- Layer: pre-norm (GPT-2, Radford et al. 2019), post-norm (Vaswani et al. 2017; GPT-1), or
+  parallel attention and feed-forward (GPT-J; PaLM, Chowdhery et al. 2022). This module.
+- Norm: layer norm (Ba et al. 2016), RMS norm (Zhang & Sennrich 2019). norms.py
+- Positions: learned (GPT-1 to GPT-3), rotary (Su et al. 2021) with linear, NTK, Llama 3 or YaRN
+  scaling, ALiBi (Press et al. 2022), none (Haviv et al. 2022). position.py
+- Attention: multi-head, grouped-query or multi-query (Ainslie et al. 2023); full, local windows,
+  or both in turn (GPT-3, Brown et al. 2020); QK norm (Henry et al. 2020), soft cap, sink; exact
+  kernels that store no scores (Dao et al. 2022). attention.py
+- Feed-forward: two matrices, gated (Shazeer 2020). feedforward.py. Routed experts (Shazeer et al.
+  2017; Fedus et al. 2021), dropless or with a capacity, and shared experts (Dai et al. 2024).
+  experts.py
+- Head: tied to the embedding or separate; soft cap and z-loss (Chowdhery et al. 2022). loss.py
+- Parametrization: standard (GPT-2's residual scaling), muP (Yang et al. 2022), CompleteP (Dey et
+  al. 2025). core/parametrization.py
+
+The model returns features instead of logits: loss.py multiplies them with the head in chunks, so
+that the [B, L, V] logits need not exist at once.
+"""
+
+import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from gpt_jax import schema
-from gpt_jax.model.activation import ACTIVATIONS
-from gpt_jax.model.attention import ATTENTIONS, KERNELS
-from gpt_jax.model.block import BLOCKS, Block
-from gpt_jax.model.cache import Cache, Room
-from gpt_jax.model.config import ModelConfig
-from gpt_jax.model.experts import Statistics
-from gpt_jax.model.feedforward import FEEDFORWARDS
-from gpt_jax.model.mask import EVERYTHING
-from gpt_jax.model.norm import NORMS
-from gpt_jax.model.position import POSITIONS, SCALINGS
-from gpt_jax.model.products import PRODUCT, scaled
-from gpt_jax.model.weights import Declare, Part
-from gpt_jax.parallel.pipeline import piped
-from gpt_jax.parallel.place import Placement
-from gpt_jax.parametrization import forward
-
-# Every config word of the model and the functions it chooses from.
-CHOICES: Mapping[str, Iterable[str]] = {
-    'block': BLOCKS,
-    'norm': NORMS,
-    'position': POSITIONS,
-    'rotary_scaling': SCALINGS,
-    'attention': ATTENTIONS,
-    'attention_kernel': KERNELS,
-    'feedforward': FEEDFORWARDS,
-    'activation': ACTIVATIONS,
-}
+from gpt_jax.core.config import ModelConfig
+from gpt_jax.core.parametrization import forward_multipliers
+from gpt_jax.core.registry import resolve
+from gpt_jax.model.attention import ATTENTIONS
+from gpt_jax.model.experts import RoutingStatistics, routed_experts
+from gpt_jax.model.feedforward import gated, mlp
+from gpt_jax.model.kv_cache import KVCache, LayerKVCache, SlotInfo
+from gpt_jax.model.mask import NO_WINDOW, AttentionMask
+from gpt_jax.model.matmul import MATMUL_RESULT, apply_multiplier
+from gpt_jax.model.norms import NORMS
+from gpt_jax.model.position import get_position_scheme
+from gpt_jax.model.weights import FunctionModule, ParamFn
+from gpt_jax.parallel.pipeline import run_pipeline
+from gpt_jax.parallel.sharding import ShardingPolicy
 
 
-def check_choices(config: ModelConfig) -> None:
-    """Raises UserError for a config word that names no function."""
-    for field, choices in CHOICES.items():
-        schema.choice(getattr(config, field), choices, f'model.{field}')
+class GPTOutput(NamedTuple):
+    """The features of every token, and further results for the loss and the next call.
 
-
-def _table(declare: Declare, *, config: ModelConfig, place: Any) -> jax.Array:
-    del config, place
-    return declare('table_VD', 'VD', 'embedding')
-
-
-def _head(declare: Declare, *, config: ModelConfig, place: Any) -> jax.Array:
-    del config, place
-    return declare('weight_VD', 'VD', 'head')
-
-
-class Features(NamedTuple):
-    """What the model makes of its tokens.
-
-    x_BLD: the features before the head, in `activation_dtype`.
-    w_VD: the head's weights, float32; loss.py puts the two together. None where the params are without a head, since
-      somebody else holds it.
-    cache: with these tokens in it; None where none was given.
-    statistics: of the routing, float32 [N] each; empty where nothing is routed.
+    x_BLD: the features that the head reads, in `activation_dtype`.
+    w_VD: the head's weights, float32; None where the params have no head of their own.
+    cache: the given cache with these tokens added; None where none was given.
+    statistics: of expert routing, float32 [N] each; empty where nothing is routed.
     """
 
     x_BLD: jax.Array
     w_VD: jax.Array | None
-    cache: Cache | None
-    statistics: Statistics
+    cache: KVCache | None
+    statistics: RoutingStatistics
 
 
 class GPT(nn.Module):
     """A decoder-only transformer.
 
     config: the model's config.
-    place: how activations and weights are placed on the mesh (parallel/place.py).
+    policy: how activations and weights are sharded over the mesh (parallel/sharding.py).
     train: whether dropout is on; needs an rng named 'dropout' where the rate is above 0.
     """
 
     config: ModelConfig
-    place: Placement
+    policy: ShardingPolicy
     train: bool
 
     @nn.compact
     def __call__(
-        self, tokens_BL: jax.Array, segments_BL: jax.Array | None = None, positions_BL: jax.Array | None = None, *,
-        cache: Cache | None = None, count_B: jax.Array | None = None, fresh: bool = False,
-    ) -> Features:  # fmt: skip
-        """The features of every token.
+        self,
+        tokens_BL: jax.Array,
+        segments_BL: jax.Array | None = None,
+        positions_BL: jax.Array | None = None,
+        *,
+        cache: KVCache | None = None,
+        count_B: jax.Array | None = None,
+        prefill: bool = False,
+    ) -> GPTOutput:
+        """Compute the features of every token.
 
         Args:
           tokens_BL: int32 ids in [0, vocab_size).
           segments_BL: int32; attention stays within equal numbers. None: one segment a row.
-          positions_BL: int32 in [0, context). None: 0, 1, 2, ..., or what follows on the cache.
-          cache: the tokens before these. Wants the layers' weights apart (`unstack`), and neither segments nor
-            positions.
-          count_B: with a cache, how many tokens of each row are real; those after them mean nothing. None: all.
-          fresh: the cache is known to be empty; else at most its `chunk` tokens are taken at once.
+          positions_BL: int32 in [0, context). None: 0, 1, 2, ..., or those that follow the cache.
+          cache: the tokens before these. Needs one tree of weights per layer (`unstack_layers`),
+            and excludes segments and positions.
+          count_B: with a cache, how many tokens of each row are real; the rest are padding at the
+            end. None: all.
+          prefill: the cache is known to be empty; else one call adds at most its `chunk` tokens.
         """
-        config, place = self.config, self.place
-        table_VD = Part(_table, config, place, name='embedding')()
-        rooms: tuple[Any, ...] = (None,) * config.layers
+        config, policy = self.config, self.policy
+        slots: tuple[SlotInfo | None, ...] = (None,) * config.layers
         if cache is not None:
             batch, length = tokens_BL.shape
             count_B = jnp.full(batch, length, jnp.int32) if count_B is None else count_B
-            rooms = tuple(Room(layer, cache.length_B, count_B, fresh) for layer in cache.layers)
-            positions_BL = None if fresh else cache.length_B[:, None] + jnp.arange(length)
-        x_BLD = place.activation(_embedded(table_VD, tokens_BL, config, place), 'BLD')
-        if (add := POSITIONS[config.position].add) is not None:
-            x_BLD = Part(add, config, place, name='position')(x_BLD, positions_BL)
+            slots = tuple(SlotInfo(c, cache.length_B, count_B, prefill) for c in cache.layers)
+            positions_BL = None if prefill else cache.length_B[:, None] + jnp.arange(length)
+
+        table_VD = FunctionModule(_embedding_table, config, policy, name='embedding')()
+        x_BLD = policy.activation(_embed(table_VD, tokens_BL, config, policy), 'BLD')
+        if (add_positions := get_position_scheme(config).add) is not None:
+            x_BLD = FunctionModule(add_positions, config, policy, name='position')(
+                x_BLD, positions_BL
+            )
         x_BLD = nn.Dropout(config.dropout, deterministic=not self.train)(x_BLD)
-        if self.is_initializing() or self.has_variable('params', 'blocks'):
-            layers: list[Any] = []
-            if place.team('N').size > 1:
-                x_BLD, known = self._piped(x_BLD, segments_BL, positions_BL)
-            else:
-                x_BLD, (_, known) = _rolled(config, place, self.train)(x_BLD, segments_BL, positions_BL)
+
+        layer_caches: tuple[LayerKVCache, ...] = ()
+        inputs = (x_BLD, segments_BL, positions_BL)
+        stacked = self.is_initializing() or self.has_variable('params', 'blocks')
+        if not stacked:
+            x_BLD, layer_caches, statistics = self._run_unrolled(*inputs, slots)
+        elif policy.group('N').size > 1:
+            x_BLD, statistics = self._run_pipelined(*inputs)
         else:
-            each, layers = [], []
-            for n, room in enumerate(rooms):
-                block = _block(config, place)(config, place, self.train, windows(config)[n], name=f'block_{n}')
-                x_BLD, (kept, known) = block(x_BLD, segments_BL, positions_BL, None, room)
-                each.append(known)
-                layers.append(kept)
-            known = jax.tree.map(lambda *values: jnp.stack(values), *each)
+            x_BLD, statistics = _scan_layers(config, policy, self.train)(*inputs)
+
         if config.final_norm:
-            x_BLD = Part(NORMS[config.norm], config, place, name='norm')(x_BLD)
-        x_BLD = scaled(x_BLD, forward(config).logits)
+            norm = resolve(config.norm, NORMS, 'model.norm')
+            x_BLD = FunctionModule(norm, config, policy, name='norm')(x_BLD)
+        x_BLD = apply_multiplier(x_BLD, forward_multipliers(config).logits)
         w_VD = table_VD if config.tied_head else None
         if not config.tied_head and (self.is_initializing() or self.has_variable('params', 'head')):
-            w_VD = Part(_head, config, place, name='head')()
+            w_VD = FunctionModule(_head_weight, config, policy, name='head')()
         if cache is not None and count_B is not None:
-            cache = Cache(tuple(layers), cache.length_B + count_B)
-        return Features(x_BLD, w_VD, cache, known)
+            cache = KVCache(layer_caches, cache.length_B + count_B)
+        return GPTOutput(x_BLD, w_VD, cache, statistics)
 
-    def _piped(self, x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None) -> Any:
-        """The layers where devices hold different ones of them."""
-        stage = Stage(self.config, self.place, self.train)
+    def _run_unrolled(
+        self,
+        x_BLD: jax.Array,
+        segments_BL: jax.Array | None,
+        positions_BL: jax.Array | None,
+        slots: tuple[SlotInfo | None, ...],
+    ) -> tuple[jax.Array, tuple[LayerKVCache, ...], RoutingStatistics]:
+        """Run the layers one after the other, each with its own tree of weights."""
+        block_class = _make_block_class(self.config, self.policy)
+        caches, statistics = [], []
+        for n, (window, slot) in enumerate(zip(layer_windows(self.config), slots, strict=True)):
+            block = block_class(self.config, self.policy, self.train, window, name=f'block_{n}')
+            x_BLD, (cache, layer_statistics) = block(x_BLD, segments_BL, positions_BL, None, slot)
+            caches.append(cache)
+            statistics.append(layer_statistics)
+        return x_BLD, tuple(caches), jax.tree.map(lambda *values: jnp.stack(values), *statistics)
+
+    def _run_pipelined(
+        self, x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None
+    ) -> tuple[jax.Array, RoutingStatistics]:
+        """Run the layers where devices hold different ones of them."""
+        stage = PipelineStage(self.config, self.policy, self.train)
         key = self.make_rng('dropout') if self.train and self.has_rng('dropout') else None
 
-        def run(params: Any, x_BLD: jax.Array, beside: Any, number: jax.Array) -> tuple[jax.Array, Any]:
-            rngs = None if key is None else {'dropout': jax.random.fold_in(key, number)}
-            return stage.apply({'params': {'blocks': params}}, x_BLD, *beside, rngs=rngs)
+        def run_stage(
+            params: Any, x_BLD: jax.Array, side_inputs: Any, microbatch: jax.Array
+        ) -> tuple[jax.Array, Any]:
+            rngs = None if key is None else {'dropout': jax.random.fold_in(key, microbatch)}
+            return stage.apply({'params': {'blocks': params}}, x_BLD, *side_inputs, rngs=rngs)
 
         params: Any = self.get_variable('params', 'blocks')
-        beside = (segments_BL, positions_BL)
-        return piped(run, params, x_BLD, beside, team=self.place.team('N'), rows=self.place.rows)
+        return run_pipeline(
+            run_stage,
+            params,
+            x_BLD,
+            (segments_BL, positions_BL),
+            group=self.policy.group('N'),
+            microbatch_rows=self.policy.microbatch_rows,
+        )
 
 
-def _embedded(table_VD: jax.Array, tokens_BL: jax.Array, config: ModelConfig, place: Placement) -> jax.Array:
-    """The tokens' rows of the table. Where devices share the rows, each gets its part of the length of all rows."""
-    team = place.team('V')
-    if team.size == 1:
+def _embedding_table(param: ParamFn, *, config: ModelConfig, policy: ShardingPolicy) -> jax.Array:
+    del config, policy
+    return param('table_VD', 'VD', 'embedding')
+
+
+def _head_weight(param: ParamFn, *, config: ModelConfig, policy: ShardingPolicy) -> jax.Array:
+    del config, policy
+    return param('weight_VD', 'VD', 'head')
+
+
+def _embed(
+    table_VD: jax.Array, tokens_BL: jax.Array, config: ModelConfig, policy: ShardingPolicy
+) -> jax.Array:
+    """Look up the tokens' rows of the table.
+
+    Where devices share the rows of the table, each looks up its own and gets its part of the
+    length of the sum.
+    """
+    group = policy.group('V')
+    if group.size == 1:
         return table_VD[tokens_BL].astype(config.activation_dtype)
-    row_BL = tokens_BL - team.index() * len(table_VD)
-    mine_BL = (row_BL >= 0) & (row_BL < len(table_VD))
-    found_BLD = table_VD[jnp.where(mine_BL, row_BL, 0)].astype(config.activation_dtype)
-    return team.scatter(jnp.where(mine_BL[..., None], found_BLD, 0), 1)
+    row_BL = tokens_BL - group.index() * len(table_VD)
+    local_BL = (row_BL >= 0) & (row_BL < len(table_VD))
+    x_BLD = table_VD[jnp.where(local_BL, row_BL, 0)].astype(config.activation_dtype)
+    return group.reduce_scatter(jnp.where(local_BL[..., None], x_BLD, 0), 1)
 
 
-def windows(config: ModelConfig) -> tuple[int | None, ...]:
-    """How far each layer's queries see back; None: to the beginning."""
-    return tuple(config.window if kind == 'window' else None for kind in config.kinds)
+# The layers as one loop, as stages of a pipeline, or unrolled
 
 
-def _block(config: ModelConfig, place: Placement) -> Any:
-    policies = jax.checkpoint_policies
-    policy = None if config.remat == 'block' else policies.save_only_these_names(PRODUCT)
-    if config.remat == 'none':
-        if place.keeps is None:
-            return Block
-        policy = place.keeps
-    return nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
+def layer_windows(config: ModelConfig) -> tuple[int | None, ...]:
+    """Return the attention window of each layer; None: full attention."""
+    return tuple(config.window if kind == 'window' else None for kind in config.layer_kinds)
 
 
-class Stage(nn.Module):
-    """Some of the layers: those that a device holds of the stack."""
+def _scan_layers(
+    config: ModelConfig, policy: ShardingPolicy, train: bool
+) -> Callable[..., tuple[jax.Array, RoutingStatistics]]:
+    """Return a function that runs this device's layers as one loop over stacked weights.
 
-    config: ModelConfig
-    place: Placement
-    train: bool
-
-    @nn.compact
-    def __call__(self, x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None) -> Any:
-        x_BLD, (_, known) = _rolled(self.config, self.place, self.train)(x_BLD, segments_BL, positions_BL)
-        return x_BLD, known
-
-
-def _rolled(config: ModelConfig, place: Placement, train: bool) -> Callable[..., Any]:
-    """The layers as one loop. Where they are of two kinds, the window of each is an input of the loop."""
-    seen = windows(config)
-    mixed = len(set(seen)) > 1
+    Where full and window layers alternate, the window is an input of each iteration.
+    """
+    windows = layer_windows(config)
+    mixed = len(set(windows)) > 1
     scanned = nn.scan(
-        _block(config, place),
+        _make_block_class(config, policy),
         variable_axes={'params': 0},
         split_rngs={'params': True, 'dropout': True},
         in_axes=(nn.broadcast, nn.broadcast, 0 if mixed else nn.broadcast, nn.broadcast),
-        length=config.layers // place.team('N').size,
-    )(config, place, train, None if mixed else seen[0], name='blocks')
-    each = jnp.array([EVERYTHING if window is None else window for window in seen], jnp.int32) if mixed else None
-    each = None if each is None else place.team('N').take(each, 0)
-    return lambda x_BLD, segments_BL, positions_BL: scanned(x_BLD, segments_BL, positions_BL, each, None)
+        length=config.layers // policy.group('N').size,
+    )(config, policy, train, None if mixed else windows[0], name='blocks')
+    window_N = None
+    if mixed:
+        window_N = jnp.array([NO_WINDOW if w is None else w for w in windows], jnp.int32)
+        window_N = policy.group('N').shard(window_N, 0)
+
+    def run(
+        x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None
+    ) -> tuple[jax.Array, RoutingStatistics]:
+        x_BLD, (_, statistics) = scanned(x_BLD, segments_BL, positions_BL, window_N, None)
+        return x_BLD, statistics
+
+    return run
 
 
-def unstack(params: Any, layers: int) -> Any:
-    """The weights with a tree for each layer instead of one stack of all: for the loop over layers written out.
+class PipelineStage(nn.Module):
+    """The layers that one stage of the pipeline holds."""
 
-    Done once a step, outside the loop over microbatches, for on a CPU every slice of a stack is a copy.
+    config: ModelConfig
+    policy: ShardingPolicy
+    train: bool
+
+    @nn.compact
+    def __call__(
+        self, x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None
+    ) -> tuple[jax.Array, RoutingStatistics]:
+        run = _scan_layers(self.config, self.policy, self.train)
+        return run(x_BLD, segments_BL, positions_BL)
+
+
+def _make_block_class(config: ModelConfig, policy: ShardingPolicy) -> Any:
+    """Return Block, with rematerialization where the config or the sharding policy asks for it."""
+    remat_policy = policy.remat_policy
+    if config.remat == 'none' and remat_policy is None:
+        return Block
+    if config.remat == 'dots':
+        remat_policy = jax.checkpoint_policies.save_only_these_names(MATMUL_RESULT)
+    if config.remat == 'block':
+        remat_policy = None  # saves only the inputs
+    return nn.remat(Block, policy=remat_policy, prevent_cse=not config.scan_layers)
+
+
+# One layer
+
+NormFn = Callable[[jax.Array], jax.Array]
+BranchFn = Callable[[jax.Array], tuple[jax.Array, Any]]  # -> (output, auxiliary output)
+
+
+def pre_norm_block(
+    x_BLD: jax.Array, norms: tuple[NormFn, NormFn], attend: BranchFn, feed: BranchFn
+) -> tuple[jax.Array, Any, Any]:
+    """x + attention(norm(x)), then x + feedforward(norm(x)) (GPT-2 and later).
+
+    Returns:
+      The residual stream [B, L, D], then the auxiliary outputs of attention and of feed-forward.
     """
-    rest = {name: part for name, part in params.items() if name != 'blocks'}
-    return rest | {f'block_{n}': jax.tree.map(lambda a, n=n: a[n], params['blocks']) for n in range(layers)}
+    y_BLD, cache = attend(norms[0](x_BLD))
+    x_BLD = x_BLD + y_BLD
+    y_BLD, statistics = feed(norms[1](x_BLD))
+    return x_BLD + y_BLD, cache, statistics
 
 
-def stack(params: Any, layers: int) -> Any:
-    """The inverse of `unstack`."""
+def post_norm_block(
+    x_BLD: jax.Array, norms: tuple[NormFn, NormFn], attend: BranchFn, feed: BranchFn
+) -> tuple[jax.Array, Any, Any]:
+    """norm(x + attention(x)), then norm(x + feedforward(x)) (Vaswani et al. 2017; GPT-1)."""
+    y_BLD, cache = attend(x_BLD)
+    x_BLD = norms[0](x_BLD + y_BLD)
+    y_BLD, statistics = feed(x_BLD)
+    return norms[1](x_BLD + y_BLD), cache, statistics
+
+
+def parallel_block(
+    x_BLD: jax.Array, norms: tuple[NormFn, NormFn], attend: BranchFn, feed: BranchFn
+) -> tuple[jax.Array, Any, Any]:
+    """x + attention(norm(x)) + feedforward(norm(x)), with one norm (GPT-J; PaLM)."""
+    normed_BLD = norms[0](x_BLD)
+    (y_BLD, cache), (z_BLD, statistics) = attend(normed_BLD), feed(normed_BLD)
+    return x_BLD + y_BLD + z_BLD, cache, statistics
+
+
+BLOCKS = {'pre_norm': pre_norm_block, 'post_norm': post_norm_block, 'parallel': parallel_block}
+FEEDFORWARDS = {'mlp': mlp, 'gated': gated, 'experts': routed_experts}
+
+
+class Block(nn.Module):
+    """One layer, with the signature of a `lax.scan` body: (carry, inputs) -> (carry, outputs).
+
+    window: the attention window of this layer. None: full attention, or the window is an input
+      because full and window layers share one loop.
+    """
+
+    config: ModelConfig
+    policy: ShardingPolicy
+    train: bool
+    window: int | None
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        segments_BL: jax.Array | None,
+        positions_BL: jax.Array | None,
+        window: jax.Array | None,
+        slot: SlotInfo | None,
+    ) -> tuple[jax.Array, tuple[LayerKVCache | None, RoutingStatistics]]:
+        config, policy = self.config, self.policy
+        combine = resolve(config.block, BLOCKS, 'model.block')
+        norm = resolve(config.norm, NORMS, 'model.norm')
+        norm_1 = FunctionModule(norm, config, policy, name='norm_1')
+        norm_2 = FunctionModule(norm, config, policy, name='norm_2')
+        attention = FunctionModule(
+            resolve(config.attention, ATTENTIONS, 'model.attention'),
+            config,
+            policy,
+            name='attention',
+        )
+        # Only training drops tokens; without a capacity, routing is dropless.
+        feedforward = FunctionModule(
+            resolve(config.feedforward, FEEDFORWARDS, 'model.feedforward'),
+            config if self.train else dataclasses.replace(config, capacity_factor=0.0),
+            policy,
+            name='feedforward',
+        )
+        dropout = nn.Dropout(config.dropout, deterministic=not self.train)
+        multiplier = forward_multipliers(config).branch
+        window = self.window if window is None else window  # type: ignore[assignment]
+        mask = AttentionMask(segments_BL, window, sink_H=None, slopes_H=None)
+
+        def attend(y_BLD: jax.Array) -> tuple[jax.Array, LayerKVCache | None]:
+            o_BLD, cache = attention(y_BLD, positions_BL, mask, slot)
+            return apply_multiplier(dropout(o_BLD), multiplier), cache
+
+        def feed(y_BLD: jax.Array) -> tuple[jax.Array, RoutingStatistics]:
+            o_BLD, statistics = feedforward(y_BLD)
+            return apply_multiplier(dropout(o_BLD), multiplier), statistics
+
+        x_BLD, cache, statistics = combine(x_BLD, (norm_1, norm_2), attend, feed)
+        return policy.activation(x_BLD, 'BLD'), (cache, statistics)
+
+
+# Stacked params ('blocks': [N, ...]) and per-layer params ('block_0', 'block_1', ...)
+
+
+def unstack_layers(params: Any, layers: int) -> Any:
+    """Return the params with one tree per layer instead of one stack, for unrolled layers.
+
+    A step does this once, outside the loop over microbatches: on a CPU every slice of a stack is
+    a copy.
+    """
+    rest = {name: subtree for name, subtree in params.items() if name != 'blocks'}
+    return rest | {
+        f'block_{n}': jax.tree.map(lambda a, n=n: a[n], params['blocks']) for n in range(layers)
+    }
+
+
+def stack_layers(params: Any, layers: int) -> Any:
+    """Invert `unstack_layers`."""
     blocks = [params[f'block_{n}'] for n in range(layers)]
-    rest = {name: part for name, part in params.items() if not name.startswith('block_')}
-    return rest | {'blocks': jax.tree.map(lambda *parts: jnp.stack(parts), *blocks)}
+    rest = {name: subtree for name, subtree in params.items() if not name.startswith('block_')}
+    return rest | {'blocks': jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}

@@ -1,4 +1,4 @@
-"""Which keys may a query see?"""
+"""Attention masks: causal order, sliding window, document segments, sink and ALiBi slopes."""
 
 from typing import NamedTuple
 
@@ -6,17 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-HIDDEN = -1e30  # a score that softmax turns into exactly 0; finite, so that no row can become NaN
-EVERYTHING = 2**30  # a window that hides nothing
+# A score that softmax turns into exactly 0; finite, so that no row can become NaN.
+MASK_VALUE = -1e30
+NO_WINDOW = 2**30  # a window that hides nothing, where the window must be a number
 
 
-class Sight(NamedTuple):
-    """What a layer's queries see beside the causal order.
+class AttentionMask(NamedTuple):
+    """Everything besides the causal order that changes the attention of a layer.
 
-    segments_BL: keys of an equal number alone; None: all.
-    window: the newest so many keys, the query's own included; an int, an int32 scalar, or None: all.
-    sink_H: float32 scores of a key that gives nothing; None: there is none.
-    slopes_H: float32, by how much scores fall per position of distance; None: not at all.
+    segments_BL: a query sees only keys of the same number; None: all.
+    window: how many of the newest keys a query sees, its own included; an int, an int32 scalar, or
+      None for all.
+    sink_H: float32 logits of an extra key whose value is 0; None: no such key.
+    slopes_H: float32; scores fall by this much per position of distance (ALiBi); None: 0.
     """
 
     segments_BL: jax.Array | None
@@ -26,23 +28,36 @@ class Sight(NamedTuple):
 
 
 def visible_keys(queries: range, window: int | jax.Array | None) -> range:
-    """The keys that any of the queries can see, as far as is known before the program runs."""
+    """Return the keys that any of the queries can see, as far as is known at trace time."""
     return range(max(0, queries.start - window + 1) if isinstance(window, int) else 0, queries.stop)
 
 
 def causal_mask(
-    queries: range, keys: range, repeats: int, segments_BL: jax.Array | None, window: int | jax.Array | None
+    queries: range,
+    keys: range,
+    repeats: int,
+    segments_BL: jax.Array | None,
+    window: int | jax.Array | None,
 ) -> jax.Array:
-    """True where the key is not later than the query, in its window, and of the same segment.
+    """True where the key is not later than the query, within its window and of its segment.
 
-    Returns bool, broadcastable to [B, G, S, M]: S the `repeats` x `queries`, M the `keys`.
+    Args:
+      queries, keys: their positions.
+      repeats: query heads per key/value head.
+      segments_BL: of all positions, or None.
+      window: as in `AttentionMask`.
+
+    Returns:
+      bool, broadcastable to [B, G, S, M], where S is `repeats` x `queries` and M is `keys`.
     """
-    rows = lambda a: jnp.tile(a, repeats)  # noqa: E731
-    distance_SM = rows(jnp.arange(queries.start, queries.stop))[:, None] - jnp.arange(keys.start, keys.stop)
+    repeat_rows = lambda a: jnp.tile(a, repeats)
+    queries_S = repeat_rows(jnp.arange(queries.start, queries.stop))
+    distance_SM = queries_S[:, None] - jnp.arange(keys.start, keys.stop)
     visible_SM = distance_SM >= 0
     if window is not None:
         visible_SM &= distance_SM < window
     if segments_BL is None:
         return visible_SM
-    segments_BS = jax.vmap(rows)(segments_BL[:, queries.start : queries.stop])
-    return visible_SM & (segments_BS[:, None, :, None] == segments_BL[:, None, None, keys.start : keys.stop])
+    query_segments_BS = jax.vmap(repeat_rows)(segments_BL[:, queries.start : queries.stop])
+    key_segments_BM = segments_BL[:, keys.start : keys.stop]
+    return visible_SM & (query_segments_BS[:, None, :, None] == key_segments_BM[:, None, None, :])

@@ -1,1 +1,1 @@
-"""From gradients to updates."""
+"""Optimizers and learning-rate schedules, as optax transformations."""

@@ -1,54 +1,72 @@
-"""How does the learning rate move over a run? Each schedule is a factor in [0, 1] on the peak rate."""
+"""Learning-rate schedules, as factors in [0, 1] on the peak rate.
 
-from collections.abc import Callable
+`optimizer.schedule` is a key of SCHEDULES or a dotted path 'my_lab.schedules:inverse_sqrt' to a
+function (progress after warmup in [0, 1], config) -> factor. The schedules of optax are not used
+because they round differently, and their warmup begins at a rate of 0.
+"""
+
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gpt_jax.optim.config import OptimizerConfig
+from gpt_jax.core.config import OptimizerConfig
+from gpt_jax.core.registry import resolve
 
-Shape = Callable[[jax.Array, OptimizerConfig], jax.Array]  # progress after warmup in [0, 1] -> factor
+ScheduleShape = Callable[[jax.Array, OptimizerConfig], jax.Array]
 
 
 def cosine(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
-    """Half a cosine from 1 to `final_fraction`, reached at `decay_fraction` of the run (GPT-3: 260B of 300B tokens)."""
-    half = 0.5 * (1 + jnp.cos(jnp.pi * progress))
-    return config.final_fraction + (1 - config.final_fraction) * half
+    """Half a cosine from 1 to `final_lr_fraction`.
+
+    It ends at `decay_end_fraction` of the run (GPT-3: after 260B of 300B tokens).
+    """
+    half_cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    return config.final_lr_fraction + (1 - config.final_lr_fraction) * half_cosine
 
 
 def linear(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
-    """A straight line from 1 to `final_fraction`."""
-    return 1 - (1 - config.final_fraction) * progress
+    """A straight line from 1 to `final_lr_fraction`."""
+    return 1 - (1 - config.final_lr_fraction) * progress
 
 
 def wsd(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
-    """Constant, then a cooldown over the last `cooldown_fraction` as 1 - sqrt (Hagele et al. 2024, equation 1)."""
-    into = (progress - (1 - config.cooldown_fraction)) / config.cooldown_fraction
-    return 1 - (1 - config.final_fraction) * jnp.sqrt(jnp.clip(into, 0, 1))
+    """Constant, then a cooldown as 1 - sqrt (Hagele et al. 2024, equation 1).
+
+    The cooldown takes the last `cooldown_fraction`.
+    """
+    cooldown = (progress - (1 - config.cooldown_fraction)) / config.cooldown_fraction
+    return 1 - (1 - config.final_lr_fraction) * jnp.sqrt(jnp.clip(cooldown, 0, 1))
 
 
 def constant(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
+    """Constant after the warmup."""
     del config
     return jnp.ones_like(progress)
 
 
-SCHEDULES: dict[str, Shape] = {'cosine': cosine, 'linear': linear, 'wsd': wsd, 'constant': constant}
+SCHEDULES: Mapping[str, ScheduleShape] = {
+    'cosine': cosine,
+    'linear': linear,
+    'wsd': wsd,
+    'constant': constant,
+}
 
 
-def schedule(config: OptimizerConfig, steps: int, peak: float | jax.Array) -> optax.Schedule:
-    """The learning rate of update k = 0, 1, ..., `steps` - 1: warmup from `peak` / W up in W steps, then the shape.
+def make_schedule(config: OptimizerConfig, steps: int, peak: float | jax.Array) -> optax.Schedule:
+    """Make the learning rate by number of updates made, 0 to `steps` - 1.
 
-    The first update has a rate above 0, so no step of the run is lost.
+    A warmup over W steps rises from `peak` / W to `peak`, so the first update has a positive rate.
     """
+    shape = resolve(config.schedule, SCHEDULES, 'optimizer.schedule')
     warmup = max(1, round(config.warmup_fraction * steps)) if config.warmup_fraction > 0 else 0
-    end = max(warmup + 1, round(config.decay_fraction * steps))
+    end = max(warmup + 1, round(config.decay_end_fraction * steps))
 
-    def rate(count: jax.Array) -> jax.Array:
+    def schedule(count: jax.Array) -> jax.Array:
         count = jnp.asarray(count, jnp.float32)
         rising = (count + 1) / max(warmup, 1)
         progress = jnp.clip((count - warmup) / (end - warmup), 0, 1)
-        factor = jnp.where(count < warmup, rising, SCHEDULES[config.schedule](progress, config))
-        return peak * factor
+        return peak * jnp.where(count < warmup, rising, shape(progress, config))
 
-    return rate
+    return schedule

@@ -1,1 +1,1 @@
-"""Where tensors live on a mesh of devices. Knows dims and axes, not what a GPT is."""
+"""Mesh, logical axis rules, sharding, collectives and pipeline; independent of the model."""

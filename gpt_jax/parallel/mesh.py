@@ -1,9 +1,8 @@
-"""Which devices work together, and along which axes?"""
+"""Device meshes: axis sizes from the config, divisibility checks, and automatic choice."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,60 +10,37 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from gpt_jax import schema
-from gpt_jax.errors import UserError
-from gpt_jax.parallel.rules import AXES, CUT, STRATEGIES
+from gpt_jax.core import config_fields
+from gpt_jax.core.config import MESH_AXES, MeshConfig
+from gpt_jax.core.errors import UserError
+from gpt_jax.parallel.rules import LOGICAL_AXIS_RULES
 
-LONG = ('ring', 'all_to_all')
-AUTO = 'auto'
-
-
-@dataclass(frozen=True)
-class MeshConfig:
-    """Sizes of the axes (0: all devices that are left) and the strategy that spreads weights over them."""
-
-    strategy: str
-    slice: int
-    data: int
-    fsdp: int
-    expert: int
-    pipeline: int
-    context: int
-    tensor: int
-    long: str
-    cpu_devices: int
-
-    def __post_init__(self) -> None:
-        schema.choice(self.strategy, (*STRATEGIES, AUTO), 'mesh.strategy')
-        schema.choice(self.long, LONG, 'mesh.long')
-        for name in (*AXES, 'cpu_devices'):
-            schema.require(getattr(self, name) >= 0, f'mesh.{name}', 'must be 0 (automatic) or positive')
-        free = [axis for axis, size in self.sizes.items() if size == 0]
-        schema.require(len(free) <= 1, 'mesh', f'only one of {" and ".join(free)} can be 0 (automatic)')
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {axis: getattr(self, axis) for axis in AXES}
-
-    @property
-    def axes(self) -> int:
-        """Those with more than one device, as far as is known before the devices are; an automatic one counts."""
-        return max(1, sum(size != 1 for size in self.sizes.values())) if self.strategy != AUTO else len(AXES)
+Sizes = dict[str, int]  # of all MESH_AXES
 
 
-class Demands(NamedTuple):
+class DivisibilityConstraints(NamedTuple):
     """What a mesh must divide.
 
-    batches: sequences, by their config field. dims: sizes, by letter: of H, G, F, U, V, E, N and L those that the
-    model has.
+    batch_sizes: sequences, by their config field.
+    dim_sizes: by letter, those of H, G, F, U, V, E, N and L that the model has.
     """
 
-    batches: Mapping[str, int]
-    dims: Mapping[str, int]
+    batch_sizes: Mapping[str, int]
+    dim_sizes: Mapping[str, int]
 
 
-ANY = Demands(batches={}, dims={})
-FIELDS = {
+class MemoryBudget(NamedTuple):
+    """What `choose_mesh` considers; in bytes.
+
+    state_bytes: the whole training state.
+    device_bytes: the memory of one device; 0: unknown.
+    """
+
+    state_bytes: int
+    device_bytes: int
+
+
+_DIM_FIELDS = {
     'H': 'model.heads',
     'G': 'model.kv_heads',
     'F': 'model.mlp_width',
@@ -76,179 +52,244 @@ FIELDS = {
 }
 
 
-def sized(config: MeshConfig, demands: Demands, count: int, alone: bool = False) -> dict[str, int]:
-    """The sizes of the axes over `count` devices.
+def make_mesh(
+    config: MeshConfig, constraints: DivisibilityConstraints, devices: Sequence[Any] | None = None
+) -> Mesh:
+    """Make the mesh over this run's devices.
+
+    An automatic axis (size 0) takes all devices that the others leave; in a single process, the
+    largest number of them that meets the constraints.
 
     Args:
-      alone: whether an automatic axis may leave devices out so that the demands are met.
+      config: the mesh section.
+      constraints: what the mesh must divide.
+      devices: of the run; None: all.
 
     Raises:
-      UserError: the axes do not multiply to the devices, or do not divide what they cut; with the nearest mesh that
-        does.
+      UserError: as `resolve_axis_sizes`.
     """
-    sizes = _filled(config, demands, count, alone)
-    found = _problem(sizes, demands)
-    if found:
-        field, said = found
-        raise UserError(f'config.{field}: {said}{_nearest(sizes, demands, count, alone)}')
+    may_omit = devices is None and jax.process_count() == 1
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = resolve_axis_sizes(config, constraints, len(devices), may_omit)
     total = math.prod(sizes.values())
-    schema.require(
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    return Mesh(_arrange_devices(sizes, devices[:total]), MESH_AXES, axis_types=axis_types)
+
+
+def resolve_axis_sizes(
+    config: MeshConfig, constraints: DivisibilityConstraints, count: int, may_omit: bool = False
+) -> Sizes:
+    """Return the sizes of the axes over `count` devices.
+
+    Args:
+      config: the mesh section.
+      constraints: what the mesh must divide.
+      count: of devices.
+      may_omit: whether devices may be left out so that the constraints are met.
+
+    Raises:
+      UserError: the product of the axes is not the number of devices, or does not divide what they
+        shard; names the nearest mesh that works.
+    """
+    sizes = _fill_automatic_axis(config, constraints, count, may_omit)
+    if violation := _find_violation(sizes, constraints):
+        field, message = violation
+        raise UserError(
+            f'config.{field}: {message}{_suggest_mesh(sizes, constraints, count, may_omit)}'
+        )
+    total = math.prod(sizes.values())
+    config_fields.require(
         config.strategy != 'fsdp' or sizes['fsdp'] > 1 or total == 1,
         'mesh.fsdp',
-        f'1, so the strategy fsdp spreads no weights over the {total} devices; '
-        '--config.mesh.data=1 --config.mesh.fsdp=0 takes all of them',
+        f'must be above 1 to shard weights over the {total} devices with strategy fsdp, got 1; '
+        '--config.mesh.data=1 --config.mesh.fsdp=0 uses all of them',
     )
-    schema.require(
+    config_fields.require(
         config.strategy != 'replicated' or sizes['fsdp'] == 1,
         'mesh.fsdp',
-        f'{sizes["fsdp"]}, but the strategy replicated spreads no weights; --config.mesh.strategy=fsdp or zero1 does, '
-        'and mesh.data shares the batch alone',
+        f'must be 1 with strategy replicated, got {sizes["fsdp"]}; '
+        '--config.mesh.strategy=fsdp or zero1 shards weights, mesh.data the batch alone',
     )
     return sizes
 
 
-def make_mesh(config: MeshConfig, demands: Demands, devices: Sequence[Any] | None = None) -> Mesh:
-    """The mesh over this run's devices.
-
-    An automatic axis takes all devices that the others leave; in a single process, the largest number of them that
-    meets the demands.
-
-    Args:
-      devices: those of the run; None: all there are.
-
-    Raises:
-      UserError: the axes do not multiply to the devices, or do not divide what they cut; with the nearest mesh that
-        does.
-    """
-    alone = devices is None and jax.process_count() == 1
-    devices = jax.devices() if devices is None else list(devices)
-    sizes = sized(config, demands, len(devices), alone)
-    total = math.prod(sizes.values())
-    return Mesh(_arranged(sizes, devices[:total]), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-
-
-def _filled(config: MeshConfig, demands: Demands, count: int, alone: bool) -> dict[str, int]:
-    """The sizes with the automatic one found."""
+def _fill_automatic_axis(
+    config: MeshConfig, constraints: DivisibilityConstraints, count: int, may_omit: bool
+) -> Sizes:
     sizes = config.sizes
     automatic = next((axis for axis, size in sizes.items() if size == 0), None)
     fixed = math.prod(max(size, 1) for size in sizes.values())
-    fits = count >= fixed if alone else count % fixed == 0 if automatic else count == fixed
-    if not fits:
-        product = ' x '.join(f'{axis} {size}' for axis, size in sizes.items() if size > 1) or 'one'
-        near = _nearest({axis: max(size, 1) for axis, size in sizes.items()}, demands, count, alone)
-        raise UserError(f'config.mesh: {product} makes {fixed} devices, but there are {count}{near}')
+    exact = count % fixed == 0 if automatic else count == fixed
+    if not (count >= fixed if may_omit else exact):
+        fixed_sizes = {axis: max(size, 1) for axis, size in sizes.items()}
+        product = _format_sizes(sizes) or 'one device'
+        suggestion = _suggest_mesh(fixed_sizes, constraints, count, may_omit)
+        relation = 'be at most' if may_omit else 'divide' if automatic else 'equal'
+        raise UserError(
+            f'config.mesh: the product of the axes must {relation} the {count} devices, '
+            f'got {product} = {fixed}{suggestion}'
+        )
     if automatic:
-        most = count // fixed
-        ways = (n for n in range(most, 0, -1) if not alone or not _problem({**sizes, automatic: n}, demands))
-        sizes[automatic] = next(ways, most)
+        largest = count // fixed
+        candidates = (
+            n
+            for n in range(largest, 0, -1)
+            if not may_omit or not _find_violation({**sizes, automatic: n}, constraints)
+        )
+        sizes[automatic] = next(candidates, largest)
     return sizes
 
 
-def _problem(sizes: Mapping[str, int], demands: Demands) -> tuple[str, str] | None:
-    """(config field, what is wrong), of the first demand that is not met."""
-    tensor = sizes['tensor']
-    for letter, size in demands.dims.items():
-        # The residual stream is cut by the tensor axis too, and the ring gives each device two parts of the text.
-        cut = [axis for axis in (*CUT[letter], *(['tensor'] if letter == 'L' else [])) if sizes[axis] > 1]
-        parts = 2 if letter == 'L' and 'context' in cut else 1
-        ways = parts * math.prod(sizes[axis] for axis in cut)
-        if size % ways and not (letter == 'G' and tensor % size == 0):
-            axes = ' x '.join(f'mesh.{axis} {sizes[axis]}' for axis in cut)
-            halves = ', two parts each,' if parts == 2 else ''
-            return f'mesh.{cut[0]}', f'{axes}{halves} does not divide {FIELDS[letter]}, {size}'
-    rows = math.prod(sizes[axis] for axis in CUT['B'])
-    for field, batch in demands.batches.items():
-        if batch % rows:
-            return (
-                field,
-                f'{batch} sequences do not divide over {rows} devices; {max(1, round(batch / rows)) * rows} would',
+def _format_sizes(sizes: Mapping[str, int]) -> str:
+    return ' x '.join(f'{axis} {size}' for axis, size in sizes.items() if size > 1)
+
+
+def _find_violation(
+    sizes: Mapping[str, int], constraints: DivisibilityConstraints
+) -> tuple[str, str] | None:
+    """Return the config field and the message of the first constraint that is not met."""
+    for letter, size in constraints.dim_sizes.items():
+        # The tensor axis also shards the length of the residual stream.
+        rule_axes = (*LOGICAL_AXIS_RULES[letter], *(['tensor'] if letter == 'L' else []))
+        axes = [axis for axis in rule_axes if sizes[axis] > 1]
+        # The ring gives each device two parts of the sequence.
+        parts = 2 if letter == 'L' and 'context' in axes else 1
+        shards = parts * math.prod(sizes[axis] for axis in axes)
+        # Devices may share one of fewer key/value heads.
+        shared = letter == 'G' and sizes['tensor'] % size == 0
+        if size % shards and not shared:
+            product = ' x '.join(f'mesh.{axis} {sizes[axis]}' for axis in axes)
+            two_parts = ' with two parts each' if parts == 2 else ''
+            message = f'must divide {_DIM_FIELDS[letter]} ({size}), got {product}{two_parts}'
+            return f'mesh.{axes[0]}', message
+    batch_shards = math.prod(sizes[axis] for axis in LOGICAL_AXIS_RULES['B'])
+    for field, batch in constraints.batch_sizes.items():
+        if batch % batch_shards:
+            nearest = max(1, round(batch / batch_shards)) * batch_shards
+            return field, (
+                f'must be a multiple of the {batch_shards} devices that share the batch, '
+                f'got {batch}; {nearest} works'
             )
     return None
 
 
-def _nearest(sizes: Mapping[str, int], demands: Demands, count: int, alone: bool) -> str:
-    """'; the nearest that works: flags', or '' where none does. Of all devices, or where there is none and some may be
-    left out, of as many as can be."""
+def _suggest_mesh(
+    sizes: Mapping[str, int], constraints: DivisibilityConstraints, count: int, may_omit: bool
+) -> str:
+    """Return '; the nearest mesh that works: FLAGS', or '' if there is none.
+
+    Prefers meshes of all devices; where there is none and devices may be left out, as many as
+    possible.
+    """
 
     def distance(other: Mapping[str, int]) -> tuple[float, float]:
-        changes = {axis: abs(math.log2(other[axis] / sizes[axis])) for axis in AXES}
-        return sum(changes.values()), -changes['data']  # of two as near, that which keeps what was asked for
+        changes = {axis: abs(math.log2(other[axis] / sizes[axis])) for axis in MESH_AXES}
+        # Of two equally near meshes, the one that leaves the other axes as they are.
+        return sum(changes.values()), -changes['data']
 
-    # What is not asked for stays out, but for the data axis, which takes any devices that are left.
-    used = [axis for axis in AXES if sizes[axis] > 1 or axis == 'data']
-    working: list[dict[str, int]] = []
-    for some in range(count, 0 if alone else count - 1, -1):
-        working = working or [other for other in _meshes(used, some) if not _problem(other, demands)]
-    if not working:
+    # Only axes that are in use change, and the data axis, which takes any remaining devices.
+    axes = [axis for axis in MESH_AXES if sizes[axis] > 1 or axis == 'data']
+    candidates: list[Sizes] = []
+    for total in range(count, 0 if may_omit else count - 1, -1):
+        meshes = _enumerate_meshes(axes, total)
+        candidates = [mesh for mesh in meshes if not _find_violation(mesh, constraints)]
+        if candidates:
+            break
+    if not candidates:
         return ''
-    best = min(working, key=distance)
-    flags = ' '.join(f'--config.mesh.{axis}={best[axis]}' for axis in used if best[axis] != 1 or sizes[axis] != 1)
+    best = min(candidates, key=distance)
+    changed = [axis for axis in axes if best[axis] != 1 or sizes[axis] != 1]
+    flags = ' '.join(f'--config.mesh.{axis}={best[axis]}' for axis in changed)
     return f'; the nearest mesh that works: {flags or "one device"}'
 
 
-def _meshes(axes: Sequence[str], count: int) -> Iterator[dict[str, int]]:
-    """Every way of cutting `count` devices along these axes."""
+def _enumerate_meshes(axes: Sequence[str], count: int) -> Iterator[Sizes]:
+    """Yield every way of splitting `count` devices along these axes."""
     if not axes:
         if count == 1:
-            yield dict.fromkeys(AXES, 1)
+            yield dict.fromkeys(MESH_AXES, 1)
         return
     for size in (n for n in range(1, count + 1) if count % n == 0):
-        for rest in _meshes(axes[1:], count // size):
+        for rest in _enumerate_meshes(axes[1:], count // size):
             yield rest | {axes[0]: size}
 
 
-def _arranged(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
-    """The devices as an array of the axes; neighbours along the last ones are close, where the machine says so."""
-    shape = tuple(sizes[axis] for axis in AXES)
+def _arrange_devices(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
+    """Return the devices as an array of the axes.
+
+    On a TPU, neighbors along the last axes are close in the machine's network.
+    """
+    shape = tuple(sizes[axis] for axis in MESH_AXES)
     if getattr(devices[0], 'platform', '') != 'tpu':
         return np.array(devices).reshape(shape)
-    if sizes['slice'] > 1:
-        inner, outer = (1, *shape[1:]), (sizes['slice'], *(1 for _ in shape[1:]))
-        return mesh_utils.create_hybrid_device_mesh(inner, outer, devices)
+    if sizes['dcn'] > 1:
+        within_slice = (1, *shape[1:])
+        across_slices = (sizes['dcn'], *(1 for _ in shape[1:]))
+        return mesh_utils.create_hybrid_device_mesh(within_slice, across_slices, devices)
     return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
-class Needs(NamedTuple):
-    """What `automatic` weighs: bytes of the training state on one device, of a device's memory; 0: not known."""
+def choose_mesh(
+    config: MeshConfig, constraints: DivisibilityConstraints, budget: MemoryBudget, count: int
+) -> tuple[MeshConfig, str]:
+    """Choose a mesh of `count` devices where the strategy is 'auto'; given axes stay as they are.
 
-    state: int
-    memory: int
+    The simplest that fits is preferred, since each further kind of parallelism adds communication.
+    Weights are sharded as little as lets the state take half of the memory; where the batch has
+    fewer sequences than there are devices, the rest of them share tensors, and then the length of
+    the sequences.
 
-
-def automatic(config: MeshConfig, demands: Demands, needs: Needs, count: int) -> tuple[MeshConfig, str]:
-    """A mesh for `count` devices where the strategy is 'auto': (the config with it, why). What is given stays.
-
-    The plainest that fits comes first: each further kind of parallelism talks more between devices. Weights are spread
-    as little as lets the state take half of the memory; where the batch has fewer sequences than there are devices, the
-    rest of them share tensors, and then the length of the text.
+    Returns:
+      The config with the mesh, and one line that explains it.
 
     Raises:
-      UserError: nothing divides what must be.
+      UserError: no mesh meets the constraints.
     """
-    given = {axis: size for axis, size in config.sizes.items() if size > 1}
-    free = [axis for axis in ('data', 'fsdp', 'context', 'tensor') if axis not in given]
-    left, rest = divmod(count, math.prod(given.values()))
-    meshes = [] if rest else [sizes | given for sizes in _meshes(free, left)]
-    working = [sizes for sizes in meshes if not _problem(sizes, demands)]
-    named = ', '.join(f'{axis} {size}' for axis, size in given.items())
-    schema.require(
-        bool(working),
+    fixed = {axis: size for axis, size in config.sizes.items() if size > 1}
+    free = [axis for axis in ('data', 'fsdp', 'context', 'tensor') if axis not in fixed]
+    remaining, remainder = divmod(count, math.prod(fixed.values()))
+    meshes = [] if remainder else [sizes | fixed for sizes in _enumerate_meshes(free, remaining)]
+    candidates = [sizes for sizes in meshes if not _find_violation(sizes, constraints)]
+    given_text = ', '.join(f'{axis} {size}' for axis, size in fixed.items())
+    config_fields.require(
+        bool(candidates),
         'mesh.strategy',
-        f'auto finds no mesh of {count} devices{named and f" with {named}"} for this batch and model',
+        f'auto finds no mesh of {count} devices{given_text and f" with {given_text}"} for this '
+        'batch and model',
     )
-    share = lambda sizes: needs.state / (sizes['fsdp'] * sizes['tensor'])  # noqa: E731
-    fits = [sizes for sizes in working if not needs.memory or share(sizes) <= needs.memory / 2]
-    key: Callable[[dict[str, int]], tuple[float, ...]] = lambda s: (s['context'], s['tensor'], s['fsdp'])  # noqa: E731
-    best = min(fits, key=key) if fits else min(working, key=lambda s: (share(s), *key(s)))
+
+    def local_bytes(sizes: Sizes) -> float:
+        return budget.state_bytes / (sizes['fsdp'] * sizes['tensor'])
+
+    def complexity(sizes: Sizes) -> tuple[int, ...]:
+        return sizes['context'], sizes['tensor'], sizes['fsdp']
+
+    limit = budget.device_bytes / 2 or math.inf
+    fitting = [sizes for sizes in candidates if local_bytes(sizes) <= limit]
+    if fitting:
+        best = min(fitting, key=complexity)
+    else:
+        best = min(candidates, key=lambda sizes: (local_bytes(sizes), *complexity(sizes)))
     strategy = 'fsdp' if best['fsdp'] > 1 else 'replicated'
-    why = [f'{needs.state / 1e9:.3g} GB of weights and optimizer state']
-    why.append(f'{needs.memory / 1e9:.3g} GB on a device' if needs.memory else 'a device of unknown memory')
-    sharing = best['fsdp'] * best['tensor']
-    shared = f'{sharing} devices share the state' if sharing > 1 else 'each holds all of it'
-    why.append(shared if fits else 'spread as far as it goes')
-    if best['tensor'] * best['context'] > 1:
-        why.append('fewer sequences than devices, or no other way to fit')
     changes: dict[str, Any] = {**best, 'strategy': strategy}
-    chosen = dataclasses.replace(config, **changes)
-    named = ' x '.join(f'{axis} {size}' for axis, size in best.items() if size > 1) or 'one device'
-    return chosen, f'mesh: {strategy}, {named} ({"; ".join(why)})'
+    reasons = '; '.join(_explain_choice(best, budget, bool(fitting)))
+    mesh = f'mesh: {strategy}, {_format_sizes(best) or "one device"} ({reasons})'
+    return dataclasses.replace(config, **changes), mesh
+
+
+def _explain_choice(sizes: Sizes, budget: MemoryBudget, fits: bool) -> list[str]:
+    reasons = [f'{budget.state_bytes / 1e9:.3g} GB of weights and optimizer state']
+    if budget.device_bytes:
+        reasons.append(f'{budget.device_bytes / 1e9:.3g} GB per device')
+    else:
+        reasons.append('unknown device memory')
+    state_shards = sizes['fsdp'] * sizes['tensor']
+    if not fits:
+        reasons.append('sharded as far as possible')
+    elif state_shards > 1:
+        reasons.append(f'{state_shards} devices share the state')
+    else:
+        reasons.append('each device holds the whole state')
+    if sizes['tensor'] * sizes['context'] > 1:
+        reasons.append('fewer sequences than devices, or no other way to fit')
+    return reasons

@@ -1,4 +1,4 @@
-"""How do devices that each hold some of the layers work at once? On different microbatches (Huang et al. 2019)."""
+"""Pipeline parallelism: each device holds some of the layers (GPipe; Huang et al. 2019)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,44 +6,55 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from gpt_jax.parallel.team import Team
+from gpt_jax.parallel.axis_group import AxisGroup
 
-Stage = Callable[[Any, jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
+# (params of the stage, x of a microbatch, its side inputs, its number) -> (x, statistics)
+StageFn = Callable[[Any, jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
 
 
-def piped(
-    stage: Stage, params: Any, x: jax.Array, beside: Any, *, team: Team, rows: int
-) -> tuple[jax.Array, Any]:  # fmt: skip
-    """All stages one after the other, device i of the team being stage i.
+def run_pipeline(
+    stage: StageFn,
+    params: Any,
+    x: jax.Array,
+    side_inputs: Any,
+    *,
+    group: AxisGroup,
+    microbatch_rows: int,
+) -> tuple[jax.Array, Any]:
+    """Run all stages in sequence, device i of the group being stage i.
 
-    Each device comes with its own rows of the batch and leaves with the same rows. In between all rows go through in m
-    microbatches: at tick t, stage i works on microbatch t - i. So of m + stages - 1 ticks, stages - 1 are idle for each
-    device: the bubble is (stages - 1) / (m + stages - 1). The backward pass runs the ticks the other way round.
+    Each device starts and ends with its own rows of the batch. In between all rows pass through in
+    m microbatches: at tick t, stage i processes microbatch t - i. Of m + stages - 1 ticks each
+    device is idle for stages - 1: the bubble is (stages - 1) / (m + stages - 1). The backward pass
+    runs the ticks in reverse.
 
     Args:
-      stage: (its params, x of a microbatch, what is beside it, the microbatch's number) -> (x, what is known of it).
+      stage: one stage; must not change the shape of x.
       params: of this device's stage.
-      x: [rows of this device, ...]; every stage leaves the shape as it is.
-      beside: a tree of what each microbatch needs at every stage, [rows of this device, ...]; not differentiated.
-      rows: of a microbatch; divides the team's rows together.
+      x: [rows of this device, ...].
+      side_inputs: a tree of further inputs of each microbatch at every stage, [rows of this device,
+        ...]; not differentiated.
+      group: the devices of the pipeline.
+      microbatch_rows: must divide the group's total rows.
 
     Returns:
-      x after the last stage, and the mean over the microbatches of what this device's stage knows.
+      x after the last stage, and the mean over microbatches of this device's statistics.
     """
-    cut = lambda a: team.gather(a, 0).reshape(-1, rows, *a.shape[1:])  # noqa: E731
-    parts, beside = cut(x), jax.tree.map(cut, beside)
-    count, index = len(parts), team.index()
+    split = lambda a: group.all_gather(a, 0).reshape(-1, microbatch_rows, *a.shape[1:])
+    microbatches, side_inputs = split(x), jax.tree.map(split, side_inputs)
+    count, index = len(microbatches), group.index()
 
-    def tick(received: jax.Array, now: jax.Array) -> tuple[jax.Array, Any]:
-        number = now - index
-        safe = jnp.clip(number, 0, count - 1)
-        taken = jnp.where(index == 0, parts[safe], received)
-        y, known = stage(params, taken, jax.tree.map(lambda a: a[safe], beside), safe)
-        works = (number >= 0) & (number < count)
-        return team.rotate(y), (y, jax.tree.map(lambda a: jnp.where(works, a, 0) / count, known))
+    def run_tick(received: jax.Array, tick: jax.Array) -> tuple[jax.Array, Any]:
+        number = tick - index
+        in_range = jnp.clip(number, 0, count - 1)
+        x = jnp.where(index == 0, microbatches[in_range], received)
+        y, statistics = stage(params, x, jax.tree.map(lambda a: a[in_range], side_inputs), in_range)
+        is_active = (number >= 0) & (number < count)
+        statistics = jax.tree.map(lambda a: jnp.where(is_active, a, 0) / count, statistics)
+        return group.ppermute(y), (y, statistics)
 
-    ticks = jnp.arange(count + team.size - 1)
-    _, (each, known) = jax.lax.scan(tick, jnp.zeros_like(parts[0]), ticks)
-    last = jnp.where(index == team.size - 1, each[team.size - 1 :], 0)
-    y = team.scatter(last.reshape(-1, *x.shape[1:]), 0)
-    return y, jax.tree.map(lambda a: jnp.sum(a, axis=0), known)
+    ticks = jnp.arange(count + group.size - 1)
+    _, (outputs, statistics) = jax.lax.scan(run_tick, jnp.zeros_like(microbatches[0]), ticks)
+    last_stage = jnp.where(index == group.size - 1, outputs[group.size - 1 :], 0)
+    y = group.reduce_scatter(last_stage.reshape(-1, *x.shape[1:]), 0)
+    return y, jax.tree.map(lambda a: jnp.sum(a, axis=0), statistics)

@@ -1,18 +1,19 @@
-"""Which mesh axis takes which dim? Two tables: what is cut while it is computed with, and how weights are kept."""
+"""Logical axis rules: which mesh axes shard each dim, and how weights are stored.
+
+The mesh axes, slowest first, are `MESH_AXES` of core/config.py; neighbors along the last one
+communicate the most. The letters of dims are listed in model/weights.py.
+"""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-# The order of the mesh: the slowest first. Neighbours along the last axis talk the most.
-AXES = ('slice', 'data', 'fsdp', 'expert', 'pipeline', 'context', 'tensor')
-
-# The axes over which each letter is cut while the model computes; a letter that is absent is whole on every device.
-# Every axis but context and tensor has its own rows of the batch: what is not the experts' or a stage's of the pipeline
-# is computed on an equal share of the rows everywhere.
-CUT: Mapping[str, tuple[str, ...]] = {
-    'B': ('slice', 'data', 'fsdp', 'expert', 'pipeline'),
+# The mesh axes that shard each dim while the model computes; dims of other letters are whole on
+# every device. Every axis except context and tensor has its own rows of the batch: outside the
+# experts and the pipeline stages, every device computes on an equal share of the rows.
+LOGICAL_AXIS_RULES: Mapping[str, tuple[str, ...]] = {
+    'B': ('dcn', 'data', 'fsdp', 'expert', 'pipeline'),
     'L': ('context',),
-    'T': ('slice', 'data', 'fsdp', 'expert', 'context'),  # what is at the same layer at the same time
+    'T': ('dcn', 'data', 'fsdp', 'expert', 'context'),  # the same layer at the same time
     'H': ('tensor',),
     'G': ('tensor',),
     'F': ('tensor',),
@@ -22,28 +23,31 @@ CUT: Mapping[str, tuple[str, ...]] = {
     'N': ('pipeline',),
 }
 
-# The dims of a weight that a strategy may cut besides, in this order: the first that can be divided.
-SPREAD_DIMS = 'DFV'
+# The dims of a weight that a strategy may shard in addition, in order of preference: the first one
+# that divides evenly.
+SHARDED_DIMS = 'DFV'
 
 
 class Strategy(NamedTuple):
-    """How weights and optimizer state are kept between steps.
+    """How weights and optimizer state are stored between steps.
 
-    spread: axes over which every matrix is cut, besides CUT; vectors are small, and stay whole. by_layer: whether a
-      layer's matrices are gathered when it is its turn, and their gradients scattered then; else all at once, at the
-      beginning and the end of the step.
+    shard_axes: mesh axes that shard every matrix in addition to LOGICAL_AXIS_RULES; vectors are
+      small, and stay whole.
+    gather_per_layer: whether the matrices of a layer are gathered right before it runs, and their
+      gradients scattered right after; else all at once, at the start and the end of the step.
     """
 
-    spread: tuple[str, ...]
-    by_layer: bool
+    shard_axes: tuple[str, ...]
+    gather_per_layer: bool
 
 
 STRATEGIES: Mapping[str, Strategy] = {
-    # Every device holds all that CUT leaves it.
-    'replicated': Strategy(spread=(), by_layer=False),
-    # ZeRO-1 (Rajbhandari et al. 2020): the optimizer works on a share, gradients are scattered and weights gathered
-    # once a step. The weights too are kept cut between steps: the same traffic, less memory.
-    'zero1': Strategy(spread=('data', 'fsdp'), by_layer=False),
-    # ZeRO-3, fully sharded data parallelism: nowhere are more than a layer's weights whole.
-    'fsdp': Strategy(spread=('fsdp',), by_layer=True),
+    # Every device stores all that LOGICAL_AXIS_RULES assign to it.
+    'replicated': Strategy(shard_axes=(), gather_per_layer=False),
+    # ZeRO-1 (Rajbhandari et al. 2020): the optimizer updates a shard; gradients are scattered and
+    # weights gathered once a step. The weights are sharded between steps too: the same traffic,
+    # less memory.
+    'zero1': Strategy(shard_axes=('data', 'fsdp'), gather_per_layer=False),
+    # ZeRO-3, fully sharded data parallelism: no device holds more than one layer's whole weights.
+    'fsdp': Strategy(shard_axes=('fsdp',), gather_per_layer=True),
 }

@@ -1,1 +1,1 @@
-"""What will a run need and cost on a machine that is not here? Its real step, compiled for that machine, and read."""
+"""Memory, time and cost of a run on a machine that is not attached, from its compiled step."""

@@ -1,117 +1,153 @@
-"""How long does the compiled step take, and with what? From its text, the chip's numbers and the interconnect's."""
+"""Time, FLOPs and memory traffic of a compiled training step on a given chip and interconnect."""
 
 from dataclasses import dataclass
 
-from gpt_jax.assemble import Settings
-from gpt_jax.compiled import loops, text, work
-from gpt_jax.compiled.collectives import Collective, collectives
-from gpt_jax.compiled.cycles import Timeline, timeline
-from gpt_jax.compiled.parts import Part, parts
-from gpt_jax.compiled.text import Computation, Instruction
-from gpt_jax.model.config import ModelConfig
-from gpt_jax.preflight import kernels
-from gpt_jax.preflight.chips import Chip
-from gpt_jax.preflight.links import seconds
-from gpt_jax.preflight.parts import PARTS, REST
-from gpt_jax.preflight.program import Made
+from gpt_jax.core.config import Config, ModelConfig
+from gpt_jax.preflight import hlo_cost, splash_kernels
+from gpt_jax.preflight.collectives import Collective, estimate_collective_seconds, find_collectives
+from gpt_jax.preflight.compile_step import CompiledStep
+from gpt_jax.preflight.hlo import (
+    Computation,
+    ExecutionCounts,
+    HloProgram,
+    Instruction,
+    count_executions,
+    parse_hlo,
+)
+from gpt_jax.preflight.timeline import (
+    OTHER_PART,
+    PART_PATTERNS,
+    StepPart,
+    group_by_part,
+    simulate_schedule,
+)
 from gpt_jax.preflight.topology import Machine
 
-MATMUL = 0.6  # of a GPU's peak that products are taken to reach, where no compiler says
-CPU_WIDER = 2  # a CPU's compiler sends and keeps bfloat16 as float32
+MATMUL_EFFICIENCY = 0.6  # assumed share of a GPU's peak in products, without a compiler's estimate
+CPU_BFLOAT16_WIDENING = 2  # the CPU compiler stores and sends bfloat16 as float32
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Of one device and one step.
+class StepEstimate:
+    """Cost of one training step on one device.
 
-    seconds: by the compiler's cycles, or of GPUs by closed forms. floor: what each instruction takes at the chip's peak
-    or bandwidth, added up. exposed: seconds in which nothing but sending goes on. sending: all of it, hidden or not.
-    flops, moved: executed, and bytes to and from main memory. unknown: what was counted as nothing.
+    Attributes:
+      seconds: by the compiler's cycles; on GPUs by closed forms.
+      ideal_seconds: sum over the instructions of their time at peak FLOP/s or memory bandwidth.
+      exposed_seconds: those in which only communication runs.
+      collective_seconds: of all communication, hidden or not.
+      flops: executed.
+      moved_bytes: to and from main memory.
+      collectives: each with the seconds of one execution.
+      parts: seconds by part of the model, in `StepPart.cycles`.
+      unknown: instructions whose cost or loops whose trip count is unknown.
     """
 
     seconds: float
-    floor: float
-    exposed: float
-    sending: float
+    ideal_seconds: float
+    exposed_seconds: float
+    collective_seconds: float
     flops: int
-    moved: int
+    moved_bytes: int
     collectives: list[tuple[Collective, float]]
-    parts: list[Part]
+    parts: list[StepPart]
     unknown: list[str]
 
 
-def estimate(made: Made, settings: Settings, one: Machine, code: dict[str, kernels.Code]) -> Estimate:
-    """Reads the compiled program.
+def estimate_step(
+    step: CompiledStep,
+    config: Config,
+    machine: Machine,
+    kernels: dict[str, splash_kernels.KernelCode],
+) -> StepEstimate:
+    """Estimate the cost of the compiled step.
 
     Args:
-      code: of splash attention (kernels.compiled), where the program uses it.
+      kernels: of splash attention (splash_kernels.compile_kernels), where the program uses it.
     """
-    program = text.parse(made.text)
-    runs = loops.times(program)
-    chip, model = one.chip, settings.model
-    wider = 1 if one.tpu else CPU_WIDER
-    found = [(each, seconds(each, chip, made.places) / wider) for each in collectives(program, runs)]
-    clock = chip.clock or 1.0
-    by_name = {(each.computation, each.name): wanted * clock for each, wanted in found}
-
-    def sending(computation: Computation, instruction: Instruction) -> float:
-        return by_name.get((computation.name, instruction.name), 0.0)
-
-    guessed: list[str] = []
-
-    def kernel(computation: Computation, instruction: Instruction) -> float:
-        known = kernels.cycles(computation, instruction, model, code)
-        if known is None:
-            guessed.append(instruction.name)
-        return known or 0.0
-
-    inside = {
-        name: sum(_flops(program.computations[name], each, model) for each in program.computations[name].instructions)
-        for name in runs.times
+    program = parse_hlo(step.text)
+    counts = count_executions(program)
+    chip = machine.chip
+    widening = 1 if machine.is_tpu else CPU_BFLOAT16_WIDENING
+    clock = chip.clock_hz or 1.0
+    costs = _InstructionCosts(program, counts, config.model)
+    collectives = [
+        (collective, estimate_collective_seconds(collective, chip, step.coordinates) / widening)
+        for collective in find_collectives(program, counts)
+    ]
+    cycles_by_name = {
+        (collective.computation, collective.name): seconds * clock
+        for collective, seconds in collectives
     }
+    unknown_kernels: list[str] = []
 
-    def closed(computation: Computation, instruction: Instruction) -> float:
-        size, products = _cost(program, computation, instruction, inside, model)
-        return max(size / wider / chip.bandwidth, products / (MATMUL * chip.peak))
+    def collective_cost(computation: Computation, instruction: Instruction) -> float:
+        return cycles_by_name.get((computation.name, instruction.name), 0.0)
 
-    flops, moved, floor = _counted(program, runs, inside, chip, model, wider)
-    line = timeline(program, sending, kernel, runs, None if one.tpu else closed)
-    return Estimate(
-        seconds=line.cycles / clock, floor=floor, exposed=line.exposed / clock, sending=line.sending / clock,
-        flops=flops, moved=moved, collectives=found, parts=_parts(program, line, clock),
-        unknown=[*runs.unknown, *line.unknown, *guessed],
-    )  # fmt: skip
+    def kernel_cost(computation: Computation, instruction: Instruction) -> float:
+        cycles = splash_kernels.estimate_splash_cycles(
+            computation, instruction, config.model, kernels
+        )
+        if cycles is None:
+            unknown_kernels.append(instruction.name)
+        return cycles or 0.0
 
+    def gpu_cost(computation: Computation, instruction: Instruction) -> float:
+        size, flops = costs.find(computation, instruction)
+        memory_seconds = size / widening / chip.memory_bandwidth
+        return max(memory_seconds, flops / (MATMUL_EFFICIENCY * chip.bfloat16_peak))
 
-def _counted(
-    program: text.Program, runs: loops.Times, inside: dict[str, int], chip: Chip, model: ModelConfig, wider: int
-) -> tuple[int, int, float]:
-    """FLOPs, bytes, and the seconds that each instruction takes at least, added up."""
-    flops = moved = 0
-    floor = 0.0
-    for name, count in runs.times.items():
+    flops = moved_bytes = 0
+    ideal_seconds = 0.0
+    for name, executions in counts.executions.items():
         computation = program.computations[name]
-        flops += count * inside[name]
-        for each in computation.instructions if name not in runs.fused else ():
-            size, products = _cost(program, computation, each, inside, model)
-            moved += count * size // wider
-            floor += count * max(size / wider / chip.bandwidth, products / chip.peak)
-    return flops, moved, floor
+        flops += executions * costs.flops_inside[name]
+        for instruction in computation.instructions if name not in counts.fused else ():
+            size, products = costs.find(computation, instruction)
+            moved_bytes += executions * size // widening
+            memory_seconds = size / widening / chip.memory_bandwidth
+            ideal_seconds += executions * max(memory_seconds, products / chip.bfloat16_peak)
+    other_cost = None if machine.is_tpu else gpu_cost
+    timeline = simulate_schedule(program, collective_cost, kernel_cost, other_cost)
+    parts = group_by_part(program, timeline, PART_PATTERNS, OTHER_PART)
+    return StepEstimate(
+        seconds=timeline.cycles / clock,
+        ideal_seconds=ideal_seconds,
+        exposed_seconds=timeline.exposed_cycles / clock,
+        collective_seconds=timeline.collective_cycles / clock,
+        flops=flops,
+        moved_bytes=moved_bytes,
+        collectives=collectives,
+        parts=[part._replace(cycles=part.cycles / clock) for part in parts],
+        unknown=[*counts.unknown, *timeline.unknown, *unknown_kernels],
+    )
 
 
-def _cost(
-    program: text.Program, computation: Computation, one: Instruction, inside: dict[str, int], model: ModelConfig
-) -> tuple[int, int]:
-    """Bytes and FLOPs of an instruction, those inside a fusion included."""
-    fused = sum(inside.get(name, 0) for name in one.called) if one.opcode == 'fusion' else 0
-    return work.moved(program, computation, one), fused + _flops(computation, one, model)
+class _InstructionCosts:
+    """Bytes and FLOPs of instructions, those of splash attention and inside fusions included.
 
+    flops_inside: sum over the instructions of each computation.
+    """
 
-def _flops(computation: Computation, one: Instruction, model: ModelConfig) -> int:
-    if kernels.is_splash(one):
-        return kernels.flops(computation, one, model)
-    return work.flops(computation, one)
+    def __init__(self, program: HloProgram, counts: ExecutionCounts, model_config: ModelConfig):
+        self.program = program
+        self.model_config = model_config
+        self.flops_inside = {
+            name: sum(
+                self._count_flops(program.computations[name], instruction)
+                for instruction in program.computations[name].instructions
+            )
+            for name in counts.executions
+        }
 
+    def find(self, computation: Computation, instruction: Instruction) -> tuple[int, int]:
+        """Return (bytes, FLOPs) of one execution."""
+        fused = instruction.called if instruction.opcode == 'fusion' else ()
+        flops = sum(self.flops_inside.get(name, 0) for name in fused)
+        flops += self._count_flops(computation, instruction)
+        return hlo_cost.count_bytes(self.program, computation, instruction), flops
 
-def _parts(program: text.Program, line: Timeline, clock: float) -> list[Part]:
-    return [part._replace(cycles=part.cycles / clock) for part in parts(program, line, PARTS, REST)]
+    def _count_flops(self, computation: Computation, instruction: Instruction) -> int:
+        if splash_kernels.is_splash(instruction):
+            return splash_kernels.count_splash_flops(computation, instruction, self.model_config)
+        return hlo_cost.count_flops(computation, instruction)

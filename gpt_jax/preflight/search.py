@@ -1,4 +1,4 @@
-"""Which mesh, rematerialization and microbatch are worth compiling? Closed forms prune and order them."""
+"""Search space of mesh, rematerialization and microbatch, pruned and ordered by closed forms."""
 
 import dataclasses
 import itertools
@@ -8,171 +8,234 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gpt_jax import assemble, layout
-from gpt_jax.assemble import Settings
-from gpt_jax.errors import UserError
-from gpt_jax.model import memory, weights
-from gpt_jax.model.config import REMAT
+from gpt_jax.core.config import MESH_AXES, REMAT_POLICIES, Config
+from gpt_jax.core.errors import UserError
+from gpt_jax.model import weights
 from gpt_jax.parallel import mesh as meshes
-from gpt_jax.parallel.rules import AXES
-from gpt_jax.preflight import flops
-from gpt_jax.preflight.estimate import MATMUL
+from gpt_jax.preflight import model_cost
+from gpt_jax.preflight.estimate import MATMUL_EFFICIENCY
 from gpt_jax.preflight.topology import Machine
+from gpt_jax.train import build, mesh_layout
 
-ROOM = 0.95  # of a device's memory that the closed form may fill; it knows nothing of work in progress
-TENSOR = 16  # devices that share tensors, at most: beyond, what they send each other outweighs what they save
-COPY = 0.3  # of a chip's bandwidth that the TPU's compiler charges for what only moves (experiments/preflight/)
-HIDDEN = 0.9  # of the time in which weights are gathered, other work goes on (ibid.)
-NARROWER = 1.15  # so much longer products take on a share of the heads and of the width (ibid.)
-MOMENTS = 3  # the weights and Adam's two moments, float32
+# Share of a device's memory that the closed form may fill; it leaves out the working memory.
+MEMORY_FRACTION = 0.95
+# Maximum size of the tensor axis: beyond it, communication outweighs the savings.
+MAX_TENSOR = 16
+# Measured constants of the TPU's compiler (experiments/preflight/): the share of the memory
+# bandwidth that it assumes for copies, the share of the time of gathering weights that other work
+# hides, and the slowdown of products on a part of the heads and of the width.
+COPY_BANDWIDTH = 0.3
+GATHER_OVERLAP = 0.9
+TENSOR_SLOWDOWN = 1.15
+STATE_COPIES = 3  # parameters and both Adam moments, float32
 
 
-class Candidate(NamedTuple):
-    """changes: fields of the config by their dotted names. bytes, seconds: of one device and a step, by closed forms:
-    products at a usual share of the peak, and what is sent, not hidden."""
+class SearchCandidate(NamedTuple):
+    """One point of the search space.
+
+    Attributes:
+      changes: config fields by dotted name.
+      config: with these changes.
+      bytes: of one device, by closed forms.
+      seconds: of one step, by closed forms: products at a usual share of the peak, plus exposed
+        communication.
+    """
 
     changes: dict[str, Any]
-    settings: Settings
+    config: Config
     bytes: float
     seconds: float
 
 
-def candidates(settings: Settings, one: Machine) -> tuple[list[Candidate], int]:
-    """Those that may fit, the fastest first, and how many were pruned."""
-    found, pruned, stored = [], 0, _stored(settings)
-    kept: dict[tuple[str, int], int] = {}
-    for changes in _all(settings, one.chips):
+def rank_candidates(config: Config, machine: Machine) -> tuple[list[SearchCandidate], int]:
+    """Return the candidates that may fit, the fastest first, and how many were pruned."""
+    candidates, pruned, param_bytes = [], 0, _count_param_bytes(config)
+    activation_bytes: dict[tuple[str, int], int] = {}
+    for changes in _list_changes(config, machine.chips):
         try:
-            changed = apply(settings, changes)
-            meshes.sized(changed.mesh, layout.demands(changed.model, changed.train), one.chips)
+            changed = apply_changes(config, changes)
+            constraints = mesh_layout.make_divisibility_constraints(changed.model, changed.train)
+            meshes.resolve_axis_sizes(changed.mesh, constraints, machine.chips)
         except UserError:
             pruned += 1
             continue
-        rows = changed.train.microbatch
-        key = (changed.model.remat, rows)
-        if key not in kept:
-            kept[key] = memory.activation_bytes(changed.model, rows)
-        parts = changed.train.microbatches(one.chips // changed.mesh.tensor)
-        count = _bytes(changed, stored, kept[key], rows, parts)
-        if count > ROOM * one.chip.memory:
+        sequences = changed.train.microbatch_size
+        key = (changed.model.remat, sequences)
+        if key not in activation_bytes:
+            activation_bytes[key] = model_cost.count_activation_bytes(changed.model, sequences)
+        activations = activation_bytes[key]
+        microbatches = changed.train.microbatches(machine.chips // changed.mesh.tensor)
+        size = _estimate_bytes(changed, param_bytes, activations, sequences, microbatches)
+        if size > MEMORY_FRACTION * machine.chip.memory_bytes:
             pruned += 1
             continue
-        found.append(Candidate(changes, changed, count, _seconds(changed, one, stored, kept[key])))
-    return sorted(found, key=lambda each: each.seconds), pruned
+        seconds = _estimate_seconds(changed, machine, param_bytes, activations)
+        candidates.append(SearchCandidate(changes, changed, size, seconds))
+    return sorted(candidates, key=lambda candidate: candidate.seconds), pruned
 
 
-def _all(settings: Settings, chips: int) -> Iterator[dict[str, Any]]:
-    for mesh in _meshes(chips):
-        share = settings.train.batch // (chips // mesh['mesh.tensor'])
-        for remat in REMAT:
-            for size in [size for size in range(1, share + 1) if share % size == 0][-4:]:
-                yield mesh | {'model.remat': remat, 'train.microbatch': size}
+def _list_changes(config: Config, chips: int) -> Iterator[dict[str, Any]]:
+    for mesh in _list_meshes(chips):
+        sequences = config.train.batch_size // (chips // mesh['mesh.tensor'])
+        divisors = [size for size in range(1, sequences + 1) if sequences % size == 0]
+        for remat in REMAT_POLICIES:
+            for microbatch_size in divisors[-4:]:
+                yield mesh | {'model.remat': remat, 'train.microbatch_size': microbatch_size}
 
 
-def _meshes(chips: int) -> Iterator[dict[str, Any]]:
-    """Every strategy; the axes of weights and tensors in powers of two."""
-    for tensor in _powers(1, min(TENSOR, chips)):
+def _list_meshes(chips: int) -> Iterator[dict[str, Any]]:
+    """Yield meshes of every strategy; the fsdp and tensor axes are powers of two."""
+    for tensor in _powers_of_two(1, min(MAX_TENSOR, chips)):
         if chips % tensor:
             continue
-        left = chips // tensor
-        for strategy in ('replicated', 'zero1') if left > 1 else ('replicated',):
-            yield _mesh(strategy, left, 1, tensor)
-        for fsdp in _powers(2, left):
-            if left % fsdp == 0:
-                yield _mesh('fsdp', left // fsdp, fsdp, tensor)
+        replicas = chips // tensor
+        for strategy in ('replicated', 'zero1') if replicas > 1 else ('replicated',):
+            yield _make_mesh(strategy, replicas, 1, tensor)
+        for fsdp in _powers_of_two(2, replicas):
+            if replicas % fsdp == 0:
+                yield _make_mesh('fsdp', replicas // fsdp, fsdp, tensor)
 
 
-def _powers(first: int, last: int) -> Iterator[int]:
+def _powers_of_two(first: int, last: int) -> Iterator[int]:
     while first <= last:
         yield first
         first *= 2
 
 
-def _mesh(strategy: str, data: int, fsdp: int, tensor: int) -> dict[str, Any]:
-    alone = {f'mesh.{axis}': 1 for axis in AXES}
-    return alone | {'mesh.strategy': strategy, 'mesh.data': data, 'mesh.fsdp': fsdp, 'mesh.tensor': tensor}
+def _make_mesh(strategy: str, data: int, fsdp: int, tensor: int) -> dict[str, Any]:
+    unused = {f'mesh.{axis}': 1 for axis in MESH_AXES}
+    return unused | {
+        'mesh.strategy': strategy,
+        'mesh.data': data,
+        'mesh.fsdp': fsdp,
+        'mesh.tensor': tensor,
+    }
 
 
-def apply(settings: Settings, changes: dict[str, Any]) -> Settings:
-    """The settings with fields replaced by their dotted names; raises UserError where they do not go together."""
+def apply_changes(config: Config, changes: dict[str, Any]) -> Config:
+    """Replace fields by their dotted names.
+
+    Raises:
+      UserError: the fields are inconsistent.
+    """
     for name, value in changes.items():
+        section_name, field = name.split('.')
+        section = dataclasses.replace(getattr(config, section_name), **{field: value})
+        config = dataclasses.replace(config, **{section_name: section})
+    return config
+
+
+def find_changed_fields(config: Config, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the changes whose value differs from that of the config."""
+
+    def current_value(name: str) -> Any:
         section, field = name.split('.')
-        part = dataclasses.replace(getattr(settings, section), **{field: value})
-        settings = dataclasses.replace(settings, **{section: part})
-    return settings
+        return getattr(getattr(config, section), field)
+
+    return {name: value for name, value in changes.items() if current_value(name) != value}
 
 
-def differing(settings: Settings, changes: dict[str, Any]) -> dict[str, Any]:
-    """Those of the changes that are any."""
-
-    def now(name: str) -> Any:
-        section, field = name.split('.')
-        return getattr(getattr(settings, section), field)
-
-    return {name: value for name, value in changes.items() if now(name) != value}
-
-
-def _stored(settings: Settings) -> int:
-    """Bytes of all weights, float32."""
-    tree = weights.unbox(assemble.declarations(settings.model))
+def _count_param_bytes(config: Config) -> int:
+    """Count the bytes of all parameters in float32."""
+    tree = weights.unbox(build.declare_params(config.model))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def _bytes(settings: Settings, stored: int, kept: int, rows: int, parts: int) -> float:
-    """Weights, moments and gradients as the mesh cuts them, what the backward pass keeps, and one chunk's logits."""
-    mesh = settings.mesh
-    own = stored / mesh.tensor  # all of them, as far as they are not spread
-    ways = {'replicated': 1, 'zero1': mesh.data * mesh.fsdp, 'fsdp': mesh.fsdp}[mesh.strategy]
-    # What is whole while it is used: weights and gradients under ZeRO-1, one layer's where they come layer by layer.
-    used = {'replicated': own, 'zero1': 2 * own, 'fsdp': own / ways + own / settings.model.layers}[mesh.strategy]
-    cast = 0 if mesh.strategy == 'fsdp' else own / 2  # weights in 16 bits
-    summed = used if parts > 1 else 0  # of gradients there are the sum so far, and what is to be added
-    chunk = settings.model.loss_chunk or settings.model.context
-    logits = 2 * 4 * rows * chunk * settings.model.dims['V']
-    return MOMENTS * own / ways + used + cast + summed + (kept + logits) / mesh.tensor
+def _estimate_bytes(
+    config: Config, param_bytes: int, activation_bytes: int, sequences: int, microbatches: int
+) -> float:
+    """Estimate the bytes of one device.
+
+    They are sharded parameters, moments and gradients, saved activations, and the logits of one
+    chunk.
+    """
+    mesh = config.mesh
+    tensor_bytes = param_bytes / mesh.tensor  # of one model replica on one device
+    shards = {'replicated': 1, 'zero1': mesh.data * mesh.fsdp, 'fsdp': mesh.fsdp}[mesh.strategy]
+    # Unsharded while in use: weights and gradients under ZeRO-1, those of one layer under FSDP.
+    working = {
+        'replicated': tensor_bytes,
+        'zero1': 2 * tensor_bytes,
+        'fsdp': tensor_bytes / shards + tensor_bytes / config.model.layers,
+    }[mesh.strategy]
+    cast = 0 if mesh.strategy == 'fsdp' else tensor_bytes / 2  # 16-bit copy of the weights
+    # With several microbatches there are two gradients: the sum so far, and the next addend.
+    accumulated = working if microbatches > 1 else 0
+    chunk = config.model.loss_chunk or config.model.context
+    logits = 2 * 4 * sequences * chunk * config.model.dims['V']
+    state = STATE_COPIES * tensor_bytes / shards
+    return state + working + cast + accumulated + (activation_bytes + logits) / mesh.tensor
 
 
-def _seconds(settings: Settings, one: Machine, stored: int, kept: int) -> float:
-    """Products at a usual share of the peak, what a rolled loop copies in and out of what is kept, and what is sent."""
-    chip, mesh, model = one.chip, settings.mesh, settings.model
-    products = sum(flops.explained(model).values()) * settings.tokens_per_step
-    products *= NARROWER if mesh.tensor > 1 else 1
-    ways = one.chips // mesh.tensor
-    own, parts = stored / mesh.tensor, settings.train.microbatches(ways)
-    copied = 2 * parts * kept / mesh.tensor if model.scan_layers else 0
+def _estimate_seconds(
+    config: Config, machine: Machine, param_bytes: int, activation_bytes: int
+) -> float:
+    """Estimate the seconds of one step: products, copies of scanned layers, communication.
+
+    A scan copies saved activations into and out of its stacked buffers.
+    """
+    chip, mesh, model_config = machine.chip, config.mesh, config.model
+    flops = sum(model_cost.explain_flops(model_config).values()) * config.tokens_per_step
+    flops *= TENSOR_SLOWDOWN if mesh.tensor > 1 else 1
+    replicas = machine.chips // mesh.tensor
+    tensor_bytes, microbatches = param_bytes / mesh.tensor, config.train.microbatches(replicas)
+    copied = 2 * microbatches * activation_bytes / mesh.tensor if model_config.scan_layers else 0
+    communication = _weight_seconds(
+        config, machine, tensor_bytes, microbatches
+    ) + _activation_seconds(config, machine, replicas)
     return (
-        products / (MATMUL * chip.peak * one.chips)
-        + copied / (COPY * chip.bandwidth)
-        + (_weights_sent(settings, one, own, parts) + _activations_sent(settings, one, ways))
+        flops / (MATMUL_EFFICIENCY * chip.bfloat16_peak * machine.chips)
+        + copied / (COPY_BANDWIDTH * chip.memory_bandwidth)
+        + communication
     )
 
 
-def _weights_sent(settings: Settings, one: Machine, own: float, parts: int) -> float:
-    """Seconds in which weights and gradients are sent and nothing else goes on."""
-    mesh = settings.mesh
+def _weight_seconds(
+    config: Config, machine: Machine, tensor_bytes: float, microbatches: int
+) -> float:
+    """Estimate the exposed seconds of communicating weights and gradients."""
+    mesh = config.mesh
     if mesh.strategy != 'fsdp':
-        ways = mesh.data * mesh.fsdp
-        return 2 * own / _rate(one, ways) if ways > 1 else 0
-    # Weights in 16 bits there and back in every part, while products go on, and gradients in 32 bits: scattered over
-    # whole sides of a TPU's torus; over all of them, its compiler sums gradients whole and slices.
-    sides = {math.prod(some) for count in range(1, len(one.size)) for some in itertools.combinations(one.size, count)}
-    scattered = 1 if not one.tpu or mesh.fsdp in sides else 2
-    each = own * ((1 - HIDDEN) * 2 * 0.5 + scattered)
-    return parts * each / _rate(one, mesh.fsdp) + (2 * own / mesh.fsdp / _rate(one, mesh.data) if mesh.data > 1 else 0)
+        replicas = mesh.data * mesh.fsdp
+        return 2 * tensor_bytes / _group_bandwidth(machine, replicas) if replicas > 1 else 0
+    # Each microbatch gathers 16-bit weights twice, hidden behind products, and reduces 32-bit
+    # gradients. These are scattered where the group is whole sides of a TPU's torus; else its
+    # compiler uses an all-reduce and a slice, which sends twice as much.
+    sides = {
+        math.prod(dims)
+        for count in range(1, len(machine.size))
+        for dims in itertools.combinations(machine.size, count)
+    }
+    reduce_factor = 1 if not machine.is_tpu or mesh.fsdp in sides else 2
+    microbatch_bytes = tensor_bytes * ((1 - GATHER_OVERLAP) * 2 * 0.5 + reduce_factor)
+    replica_seconds = 0.0
+    if mesh.data > 1:
+        replica_seconds = 2 * tensor_bytes / mesh.fsdp / _group_bandwidth(machine, mesh.data)
+    fsdp_seconds = microbatches * microbatch_bytes / _group_bandwidth(machine, mesh.fsdp)
+    return fsdp_seconds + replica_seconds
 
 
-def _activations_sent(settings: Settings, one: Machine, ways: int) -> float:
-    """Both halves of a layer gather what they read and scatter what they give, forward, backward and once more."""
-    model = settings.model
-    passes = 3 if model.remat == 'block' else 2
-    sent = 2 * model.layers * 2 * passes * settings.tokens_per_step / ways * model.width * 2
-    tensor = settings.mesh.tensor
-    return sent / _rate(one, tensor) if tensor > 1 else 0
+def _activation_seconds(config: Config, machine: Machine, replicas: int) -> float:
+    """Estimate the seconds of tensor parallelism.
+
+    Both halves of a layer gather their input and scatter their output, in the forward pass, the
+    backward pass and, with rematerialization of blocks, once more.
+    """
+    model_config, tensor = config.model, config.mesh.tensor
+    passes = 3 if model_config.remat == 'block' else 2
+    tokens = config.tokens_per_step / replicas
+    sent = 2 * model_config.layers * 2 * passes * tokens * model_config.width * 2
+    return sent / _group_bandwidth(machine, tensor) if tensor > 1 else 0
 
 
-def _rate(one: Machine, group: int) -> float:
-    """Bytes/s that a chip sends, to both neighbours along as many sides of the torus as `group` chips need."""
-    chip = one.chip
-    if one.tpu:
-        return chip.link * 2 * min(chip.dims, max(1, math.ceil(math.log(group, max(one.size)) - 1e-9)))
-    return chip.link if group <= chip.host else chip.beyond
+def _group_bandwidth(machine: Machine, group_size: int) -> float:
+    """Return the bytes/s that a chip sends within a group.
+
+    On a torus it sends to both neighbors, along as many sides as the group needs.
+    """
+    chip = machine.chip
+    if machine.is_tpu:
+        needed = math.ceil(math.log(group_size, max(machine.size)) - 1e-9)
+        return chip.link_bandwidth * 2 * min(chip.torus_dims, max(1, needed))
+    within_host = group_size <= chip.devices_per_host
+    return chip.link_bandwidth if within_host else chip.network_bandwidth

@@ -1,1 +1,1 @@
-"""What do finished runs say about the next size up? Numpy, scipy and matplotlib only: nothing here imports JAX."""
+"""Scaling laws of finished runs, plans of the next ones, and reports; without JAX."""

@@ -1,6 +1,7 @@
-"""What do these runs say? The whole of `fit`: clean, fit, hold the largest out, put the approaches side by side.
+"""Analysis of finished runs: clean them, fit a law, forecast the largest, compare the approaches.
 
-Everything comes back as one JSON-able dict, so that the table, --json and the figures show the same numbers.
+Everything is returned as one JSON-able dict, so that the table, --json and the figures show the
+same numbers.
 """
 
 import dataclasses
@@ -8,91 +9,130 @@ from typing import Any
 
 import numpy as np
 
-from gpt_jax.errors import UserError
-from gpt_jax.scaling import approaches, confidence, downstream, intervals, laws, outliers, profiles, splits, surface
+from gpt_jax.core.errors import UserError
+from gpt_jax.scaling import (
+    bootstrap,
+    downstream,
+    forecast,
+    isoflop,
+    outliers,
+    parametric_fit,
+    power_law,
+    profiles,
+    robust_fit,
+)
+from gpt_jax.scaling.approaches import compare_approaches
+from gpt_jax.scaling.law_forms import has_optimal_split
 from gpt_jax.scaling.runs import Runs
 
-COLUMN = {'N': 'params', 'D': 'tokens', 'C': 'flops'}
-POWER_DRAWS = 300  # of a power law's bootstrap; more move its intervals little
-FEWEST_POWER = 4  # sizes in a resample
-TRIES = 12  # starts of the fits beside the main one
+VARIABLE_COLUMNS = {'N': 'params', 'D': 'tokens', 'C': 'flops'}
+POWER_DRAWS = 300  # bootstrap draws of a power law; more change its intervals little
+MIN_POWER_SIZES = 4  # in a resample
+SECONDARY_STARTS = 12  # of every fit but the main one
+LARGEST = 'the largest by FLOPs'
 
 
-def fit(
-    runs: Runs, *, law: str = 'chinchilla', delta: float = surface.HUBER_DELTA, draws: int = 1000, seed: int = 0,
-    holdout: str = '', at_flops: tuple[float, ...] = (), constants: dict[str, float] | None = None,
-    keep_outliers: bool = False, which: tuple[str, ...] = ('3',), starts: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Fits a law over parameters and tokens, with everything that says how far it can be believed.
+def analyze_parametric(
+    runs: Runs,
+    *,
+    law: str = 'chinchilla',
+    delta: float = robust_fit.HUBER_DELTA,
+    draws: int = 1000,
+    seed: int = 0,
+    holdout: str = '',
+    at_flops: tuple[float, ...] = (),
+    constants: dict[str, float] | None = None,
+    keep_outliers: bool = False,
+    which: tuple[str, ...] = ('3',),
+    starts: int | None = None,
+) -> dict[str, Any]:
+    """Fits a law over parameters and tokens, with everything that says how reliable it is.
 
     Args:
-      law: a key of forms.LAWS.
+      runs: the runs.
+      law: a key of LAW_FORMS.
+      delta: where the Huber loss turns from squared to linear.
       draws: bootstrap resamples; 0 for none.
-      holdout: a condition such as 'flops>=1e21'; the largest by FLOPs where empty.
+      seed: of the random numbers.
+      holdout: a condition such as 'flops>=1e21'; empty: the largest by FLOPs.
       at_flops: budgets to split.
       constants: of the base law that 'repeated' holds fixed.
+      keep_outliers: whether runs far off the law are fitted too.
       which: of the approaches '1', '2', '3'.
       starts: of the main fit; None: all that the law has.
 
     Returns:
       data: the file, its SHA-256, the conventions of N and C, the number of runs fitted.
-      left_out: row, name and reason of each row that is not.
+      left_out: row, name and reason of each row that is not fitted.
       seed_noise: standard deviation of log loss between seeds and its degrees of freedom, or None.
-      fit: the fields of surface.Surface. intervals: per constant, the fields of confidence.Interval.
-      profiles: per constant, what profiles.profile returns.
-      residuals: per run, params, tokens, flops, loss, row, name, curves and log_residual (measured over law).
+      fit: the fields of `parametric_fit.ParametricLaw`.
+      intervals: per constant, the fields of `bootstrap.Interval`.
+      profiles: per constant, what `profiles.profile_constant` returns.
+      residuals: per run, params, tokens, flops, loss, row, name, curves and log_residual (measured
+        over law).
       envelope: indices into residuals: the runs that nothing cheaper beats.
-      held_out: what held_out returns.
-      approaches: per approach a, b (N* ~ C^a, D* ~ C^b), n_coefficient, d_coefficient, cost (C = k N^p D), a_interval,
-        band (N* along compute: flops, params_low, params_high), at (per budget flops, params, tokens, tokens_per_param,
-        loss, params_low, params_high), note; of approach 2 also minima (approaches.Minimum), points
-        (what their indices mean; between_runs: read off between runs, see slices.py) and akima; of approach 1 also
-        envelope (indices into residuals).
-      disagreements: sentences on approaches whose intervals of a, or of N* and D* at a budget, do not meet.
-      downstream: what downstream.fit returns, where the runs have an error.
+      held_out: what `evaluate_holdout` returns.
+      approaches: per approach a, b (N* ~ C^a, D* ~ C^b), n_coefficient, d_coefficient, cost
+        (C = k N^p D), a_interval, band (N* along compute: flops, params_low, params_high), at (per
+        budget flops, params, tokens, tokens_per_param, loss, params_low, params_high), note; of
+        approach 2 also minima (`isoflop.IsoflopMinimum`), points (what their indices mean;
+        between_runs: interpolated between runs) and akima; of approach 1 also envelope (indices
+        into residuals).
+      disagreements: sentences on approaches whose intervals of a, or of N* and D* at a budget, do
+        not overlap.
+      downstream: what `downstream.fit_downstream` returns, where the runs have an error.
 
     Raises:
       UserError: the runs cannot carry the law.
     """
-    runs, delta, noise = outliers.cleaned(law, runs, delta=delta, constants=constants, keep_outliers=keep_outliers)
-    given = surface.data(runs)
-    found = surface.fit(law, given, delta=delta, constants=constants, tries=starts)
-    resamples, words = confidence.counts(runs, draws, seed)
-    drawn = confidence.bootstrap(found, given, resamples, held=constants is not None) if draws else []
-    result = measured(runs) | {
+    runs, delta, noise = outliers.clean_runs(
+        law, runs, delta=delta, constants=constants, keep_outliers=keep_outliers
+    )
+    data = parametric_fit.to_log_data(runs)
+    fitted = parametric_fit.fit_parametric_law(
+        law, data, delta=delta, constants=constants, tries=starts
+    )
+    resamples, resampled = bootstrap.draw_resamples(runs, draws, seed)
+    refits: list[dict[str, float]] = []
+    if draws:
+        fixed_base = constants is not None
+        refits = bootstrap.refit_resamples(fitted, data, resamples, fixed_base=fixed_base)
+    names = profiles.PROFILED_CONSTANTS.get(law, ())
+    result = describe_runs(runs) | {
         'seed_noise': noise,
-        'fit': dataclasses.asdict(found),
-        'intervals': _intervals(found, drawn, words),
-        'profiles': _profiles(found, given),
-        'held_out': held_out(law, runs, holdout, delta=delta, constants=constants),
+        'fit': dataclasses.asdict(fitted),
+        'intervals': _compute_intervals(fitted, refits, resampled),
+        'profiles': {name: profiles.profile_constant(fitted, data, name) for name in names},
+        'held_out': evaluate_holdout(law, runs, holdout, delta=delta, constants=constants),
     }
-    expected = np.log(found.predict(runs.params, runs.tokens, np.exp(given.u)))
-    result['residuals']['log_residual'] = (given.log_loss - expected).tolist()
-    if law != 'kaplan':
-        result['approaches'], result['disagreements'] = splits.side_by_side(
-            runs, found, drawn, words, at_flops, which, seed
+    log_predicted = np.log(fitted.predict(runs.params, runs.tokens, np.exp(data.u)))
+    result['residuals']['log_residual'] = (data.log_loss - log_predicted).tolist()
+    if has_optimal_split(fitted.constants):
+        result['approaches'], result['disagreements'] = compare_approaches(
+            runs, fitted, refits, resampled, at_flops, which, seed
         )
-    if 'error' in runs.more:
-        result['downstream'] = downstream.fit(runs, draws=min(draws, downstream.DRAWS), seed=seed)
+    if 'error' in runs.extra:
+        few_draws = min(draws, downstream.DRAWS)
+        result['downstream'] = downstream.fit_downstream(runs, draws=few_draws, seed=seed)
     return result
 
 
-def _intervals(found: surface.Surface, drawn: list[dict[str, float]], words: str) -> dict[str, Any]:
-    if not drawn:
+def _compute_intervals(
+    law: parametric_fit.ParametricLaw, refits: list[dict[str, float]], resampled: str
+) -> dict[str, Any]:
+    if not refits:
         return {}
+    draws = {name: [constants[name] for constants in refits] for name in law.constants}
     return {
-        name: dataclasses.asdict(confidence.interval([one[name] for one in drawn], words)) for name in found.constants
+        name: dataclasses.asdict(bootstrap.compute_interval(values, resampled))
+        for name, values in draws.items()
     }
 
 
-def _profiles(found: surface.Surface, given: surface.Data) -> dict[str, Any]:
-    return {name: profiles.profile(found, given, name) for name in profiles.NAMES[found.law]}
-
-
-def measured(runs: Runs) -> dict[str, Any]:
-    """What `fit` and `power` say of the runs themselves, whether or not a law can be fitted to them."""
+def describe_runs(runs: Runs) -> dict[str, Any]:
+    """Returns the part of a result that describes the runs; the same for every law."""
     return {
-        'data': runs.about | {'runs': len(runs)},
+        'data': runs.provenance | {'runs': len(runs)},
         'left_out': runs.left_out,
         'residuals': {
             'params': runs.params.tolist(),
@@ -103,28 +143,47 @@ def measured(runs: Runs) -> dict[str, Any]:
             'name': runs.names,
             'curves': runs.curves,
         },
-        'envelope': approaches.envelope(runs).tolist(),
+        'envelope': isoflop.find_envelope(runs).tolist(),
     }
 
 
-def held_out(
+def evaluate_holdout(
     law: str, runs: Runs, condition: str, *, delta: float, constants: dict[str, float] | None
 ) -> dict[str, Any]:
-    """Fits without the top of the data and predicts it: mean, bias and worst error, in nats and percent."""
-    top = chosen(runs, condition)
-    rest, there = runs.take(~top), runs.take(top)
+    """Fits without the top of the data and predicts it.
+
+    Args:
+      law: a key of LAW_FORMS.
+      runs: all of them.
+      condition: selects the held-out runs, as in `select_holdout`.
+      delta: where the Huber loss turns from squared to linear.
+      constants: of the base law that 'repeated' holds fixed.
+
+    Returns:
+      condition, runs (held out), fitted_runs, constants, note; and the mean absolute error, the
+      bias and the worst error, in nats and percent. Only condition, runs and note if the rest
+      cannot carry the law.
+    """
+    is_held_out = select_holdout(runs, condition)
+    rest, held_out = runs.take(~is_held_out), runs.take(is_held_out)
+    about = {'condition': condition or LARGEST, 'runs': len(held_out)}
     try:
-        found = surface.fit(law, surface.data(rest), delta=delta, constants=constants, tries=TRIES)
+        fitted = parametric_fit.fit_parametric_law(
+            law,
+            parametric_fit.to_log_data(rest),
+            delta=delta,
+            constants=constants,
+            tries=SECONDARY_STARTS,
+        )
     except UserError as reason:
-        return {'condition': condition or 'the largest by FLOPs', 'runs': int(top.sum()), 'note': str(reason)}
-    predicted = found.predict(there.params, there.tokens, np.exp(surface.data(there).u))
-    error = predicted - there.loss
-    percent = 100 * error / there.loss
-    return {
-        'condition': condition or 'the largest by FLOPs',
-        'runs': len(there),
+        return about | {'note': str(reason)}
+    unique_tokens = np.exp(parametric_fit.to_log_data(held_out).u)
+    predicted = fitted.predict(held_out.params, held_out.tokens, unique_tokens)
+    error = predicted - held_out.loss
+    percent = 100 * error / held_out.loss
+    return about | {
         'fitted_runs': len(rest),
-        'constants': found.constants,
+        'constants': fitted.constants,
         'mean_absolute_nats': float(np.abs(error).mean()),
         'bias_nats': float(error.mean()),
         'worst_nats': float(error[np.argmax(np.abs(error))]),
@@ -135,71 +194,112 @@ def held_out(
     }
 
 
-def chosen(runs: Runs, condition: str) -> np.ndarray:
-    """The runs that a condition such as 'flops>=1e21' means; those of the largest FLOPs where it is empty.
+def select_holdout(runs: Runs, condition: str) -> np.ndarray:
+    """Returns the mask of the runs that are held out, [runs].
+
+    Args:
+      runs: all of them.
+      condition: such as 'flops>=1e21'; empty: those of the largest FLOPs.
 
     Raises:
-      UserError: it is no such condition, or it leaves nothing to fit or nothing to predict.
+      UserError: it is not such a condition, or it leaves nothing to fit or nothing to predict.
     """
     if not condition:
         return runs.flops >= runs.flops.max() * (1 - 1e-6)
     comparisons = {'>=': np.greater_equal, '<=': np.less_equal, '>': np.greater, '<': np.less}
     sign = next((sign for sign in comparisons if sign in condition), '>=')
     name, _, value = condition.partition(sign)
-    columns = {'params': runs.params, 'tokens': runs.tokens, 'loss': runs.loss, 'flops': runs.flops, **runs.more}
+    columns = {
+        'params': runs.params,
+        'tokens': runs.tokens,
+        'loss': runs.loss,
+        'flops': runs.flops,
+        **runs.extra,
+    }
     try:
         mask = comparisons[sign](columns[name.strip()], float(value))
     except (KeyError, ValueError):
         raise UserError(
-            f"--holdout={condition}: wants COLUMN>=NUMBER, 'flops>=1e21' say; columns: {', '.join(columns)}"
+            f"--holdout={condition}: must be COLUMN>=NUMBER, such as 'flops>=1e21'; columns: "
+            f'{", ".join(columns)}'
         ) from None
     if mask.all() or not mask.any():
         raise UserError(
-            f'--holdout={condition}: {int(mask.sum())} of {len(mask)} runs; it must leave some on each side'
+            f'--holdout={condition}: holds out {int(mask.sum())} of {len(mask)} runs; it must '
+            'leave some on each side'
         )
     return mask
 
 
-def power(
-    runs: Runs, over: str, *, irreducible: bool, delta: float, draws: int = POWER_DRAWS, seed: int = 0,
+def analyze_power_law(
+    runs: Runs,
+    over: str,
+    *,
+    irreducible: bool,
+    delta: float,
+    draws: int = POWER_DRAWS,
+    seed: int = 0,
     keep_outliers: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """L(N), L(D) or L(C) with its leave-the-largest-out forecast, by forecast.py's rule and laws.py's fit.
+) -> dict[str, Any]:
+    """Fits L(N), L(D) or L(C), and forecasts the largest run from the others.
+
+    Args:
+      runs: the runs.
+      over: 'N', 'D' or 'C'.
+      irreducible: whether the law has an irreducible loss.
+      delta: where the Huber loss turns from squared to linear.
+      draws: bootstrap resamples, at most POWER_DRAWS; 0 for none.
+      seed: of the random numbers.
+      keep_outliers: whether runs far off the law are fitted too.
 
     Returns:
-      data, left_out, residuals, envelope: as `fit`, log_residual over this law. over: 'N', 'D' or 'C'.
-      law: the fields of laws.PowerLaw. intervals: of its amplitude, exponent and irreducible loss, as
-      intervals.interval makes them; none without draws or with too few sizes. forecast: what
-      forecast.leave_largest_out returns, from three sizes on, with x_column.
+      data, left_out, residuals, envelope: as `analyze_parametric`, log_residual over this law.
+      over: 'N', 'D' or 'C'.
+      law: the fields of `power_law.PowerLaw`.
+      intervals: of its amplitude, exponent and irreducible loss, as `bootstrap.summarize_draws`
+        returns them; empty without draws or with too few sizes.
+      forecast: what `forecast.leave_largest_out` returns, from three sizes on, with x_column.
     """
-    from gpt_jax.scaling import forecast
-
     if not keep_outliers:
-        runs = outliers.along(over, runs, irreducible=irreducible, delta=delta)
-    x = runs.along(over)
-    law = laws.fit(x, runs.loss, with_irreducible=irreducible, delta=delta)
-    result = measured(runs) | {'over': over, 'law': dataclasses.asdict(law), 'intervals': {}}
-    result['residuals']['log_residual'] = np.log(runs.loss / laws.predict(law, x)).tolist()
-    if draws and np.unique(x).size > FEWEST_POWER:
-
-        def read(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
-            one = laws.fit(x, loss, with_irreducible=irreducible, delta=delta, tries=2)
-            return np.array([one.amplitude, one.exponent, one.irreducible])
-
-        about = {'seed': seed, 'sizes': FEWEST_POWER}
-        drawn = intervals.bootstrap(x, runs.loss, read, draws=min(draws, POWER_DRAWS), **about)
-        names = ('amplitude', 'exponent', *(('irreducible',) if irreducible else ()))
-        result['intervals'] = {
-            name: intervals.interval(values, runs=x.size, **about) for name, values in zip(names, drawn.T, strict=False)
-        }
-    if np.unique(x).size >= forecast.FEWEST:
-        result['forecast'] = forecast.leave_largest_out(x, runs.loss) | {'x_column': COLUMN[over]}
+        runs = outliers.drop_power_law_outliers(over, runs, irreducible=irreducible, delta=delta)
+    x = runs.variable(over)
+    law = power_law.fit_power_law(x, runs.loss, with_irreducible=irreducible, delta=delta)
+    result = describe_runs(runs) | {'over': over, 'law': dataclasses.asdict(law), 'intervals': {}}
+    log_residual = np.log(runs.loss / power_law.predict_loss(law, x))
+    result['residuals']['log_residual'] = log_residual.tolist()
+    if draws and np.unique(x).size > MIN_POWER_SIZES:
+        few_draws = min(draws, POWER_DRAWS)
+        result['intervals'] = _bootstrap_power_law(
+            x, runs.loss, irreducible=irreducible, delta=delta, draws=few_draws, seed=seed
+        )
+    if np.unique(x).size >= forecast.MIN_SIZES:
+        result['forecast'] = forecast.leave_largest_out(x, runs.loss)
+        result['forecast'] |= {'x_column': VARIABLE_COLUMNS[over]}
     return result
 
 
-def as_ladder(result: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What plots.scaling_curve draws: the forecast of `power`'s result, and the runs as its records."""
-    column = COLUMN[result['over']]
+def _bootstrap_power_law(
+    x: np.ndarray, loss: np.ndarray, *, irreducible: bool, delta: float, draws: int, seed: int
+) -> dict[str, Any]:
+    """Computes intervals of the constants of a power law."""
+
+    def fit_constants(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
+        law = power_law.fit_power_law(x, loss, with_irreducible=irreducible, delta=delta, tries=2)
+        return np.array([law.amplitude, law.exponent, law.irreducible])
+
+    values = bootstrap.bootstrap_statistic(
+        x, loss, fit_constants, draws=draws, seed=seed, sizes=MIN_POWER_SIZES
+    )
+    names = ('amplitude', 'exponent', *(('irreducible',) if irreducible else ()))
+    return {
+        name: bootstrap.summarize_draws(column, runs=x.size, seed=seed, sizes=MIN_POWER_SIZES)
+        for name, column in zip(names, values.T, strict=False)
+    }
+
+
+def to_ladder_records(result: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns what the scaling-curve figure draws: the forecast of a power law, and its runs."""
+    column = VARIABLE_COLUMNS[result['over']]
     runs = result['residuals']
     records = [
         {'name': name, 'status': 'done', column: x, 'loss': loss}
@@ -208,12 +308,12 @@ def as_ladder(result: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, An
     return result['forecast'] | {'loss_column': 'loss'}, records
 
 
-def plain(value: Any) -> Any:
-    """The same for JSON: NaN and infinity become null, for which it has a word."""
+def nan_to_none(value: Any) -> Any:
+    """Returns the same for JSON, in which NaN and infinity are null."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: nan_to_none(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [nan_to_none(item) for item in value]
     if isinstance(value, float) and value - value != 0:
         return None
     return value

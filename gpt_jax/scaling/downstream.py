@@ -1,4 +1,4 @@
-"""How does a downstream error follow from the loss? error = eps - k exp(-gamma loss), Gadre et al. 2024, equation 5."""
+"""Downstream error over loss, eps - k exp(-gamma loss): Gadre et al. 2024, equation 5."""
 
 import math
 from typing import Any
@@ -6,62 +6,69 @@ from typing import Any
 import numpy as np
 from scipy import optimize
 
-from gpt_jax.errors import UserError
-from gpt_jax.scaling import intervals
+from gpt_jax.core.errors import UserError
+from gpt_jax.scaling import bootstrap
 from gpt_jax.scaling.runs import Runs
 
-FEWEST = 4  # losses
+MIN_LOSSES = 4
 DRAWS = 200
+GAMMAS = (0.3, 1.0, 3.0)  # starts of the fit
 
 
-def fit(runs: Runs, *, draws: int, seed: int) -> dict[str, Any]:
-    """By least squares through the runs that have an error.
+def fit_downstream(runs: Runs, *, draws: int, seed: int) -> dict[str, Any]:
+    """Fits the law by least squares to the runs that have an error.
+
+    Args:
+      runs: with the column 'error'.
+      draws: bootstrap resamples; 0 for none.
+      seed: of the random numbers.
 
     Returns:
-      eps, k, gamma, rms_error, runs; and intervals of the three, as intervals.interval makes them ({} without draws).
+      eps, k, gamma, rms_error, runs; and intervals of the three constants, as
+      `bootstrap.summarize_draws` returns them (empty without draws).
 
     Raises:
-      UserError: fewer than FEWEST runs have an error.
+      UserError: fewer than MIN_LOSSES runs have an error.
     """
-    known = np.isfinite(runs.more['error'])
-    loss, error = runs.loss[known], runs.more['error'][known]
+    known = np.isfinite(runs.extra['error'])
+    loss, error = runs.loss[known], runs.extra['error'][known]
     names = ('eps', 'k', 'gamma')
-    found = constants(loss, error)
-    rms = float(np.sqrt(np.mean((found[0] - found[1] * np.exp(-found[2] * loss) - error) ** 2)))
-    made: dict[str, Any] = dict(zip(names, found.tolist(), strict=True))
-    made |= {'rms_error': rms, 'runs': len(loss), 'intervals': {}}
+    eps, k, gamma = constants = fit_constants(loss, error)
+    rms = float(np.sqrt(np.mean((eps - k * np.exp(-gamma * loss) - error) ** 2)))
+    result: dict[str, Any] = dict(zip(names, constants.tolist(), strict=True))
+    result |= {'rms_error': rms, 'runs': len(loss), 'intervals': {}}
     if draws:
-        about = {'seed': seed, 'sizes': FEWEST}
         # The bootstrap draws pairs: a run's error goes with its loss.
-        drawn = intervals.bootstrap(loss, error, _constants, draws=draws, **about)
-        made['intervals'] = {
-            name: intervals.interval(values, runs=len(loss), **about)
-            for name, values in zip(names, drawn.T, strict=True)
+        values = bootstrap.bootstrap_statistic(
+            loss, error, _minimize_squares, draws=draws, seed=seed, sizes=MIN_LOSSES
+        )
+        result['intervals'] = {
+            name: bootstrap.summarize_draws(column, runs=len(loss), seed=seed, sizes=MIN_LOSSES)
+            for name, column in zip(names, values.T, strict=True)
         }
-    return made
+    return result
 
 
-def constants(loss: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """(eps, k, gamma), by least squares.
+def fit_constants(loss: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Returns (eps, k, gamma) by least squares.
 
     Raises:
-      UserError: fewer than FEWEST losses.
+      UserError: fewer than MIN_LOSSES losses.
     """
-    if np.unique(loss).size < FEWEST:
-        raise UserError(f'downstream law: {len(loss)} runs have an error; it takes at least {FEWEST}')
-    return _constants(loss, error)
+    if np.unique(loss).size < MIN_LOSSES:
+        raise UserError(
+            f'downstream law: needs at least {MIN_LOSSES} runs with an error, got {len(loss)}'
+        )
+    return _minimize_squares(loss, error)
 
 
-def _constants(loss: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """(eps, k, gamma)."""
+def _minimize_squares(loss: np.ndarray, error: np.ndarray) -> np.ndarray:
     centre = loss.mean()
 
     def residual(theta: np.ndarray) -> np.ndarray:
         return theta[0] - np.exp(theta[1] - theta[2] * (loss - centre)) - error
 
-    tries = [
-        optimize.least_squares(residual, [error.max() + 0.02, math.log(max(1e-3, np.ptp(error))), gamma])
-        for gamma in (0.3, 1.0, 3.0)
-    ]
-    eps, level, gamma = min(tries, key=lambda one: one.cost).x
+    eps, level = error.max() + 0.02, math.log(max(1e-3, np.ptp(error)))
+    results = [optimize.least_squares(residual, [eps, level, gamma]) for gamma in GAMMAS]
+    eps, level, gamma = min(results, key=lambda result: result.cost).x
     return np.array([eps, math.exp(level + gamma * centre), gamma])

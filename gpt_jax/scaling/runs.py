@@ -1,18 +1,22 @@
-"""Which runs can a law be fitted to? Anyone's CSV or JSONL becomes columns; a row left out is named with its reason.
+"""Runs that laws are fitted to, read from a CSV, JSON or JSONL file and cleaned.
 
-The columns that laws and plots read, after --columns and the aliases below:
+A row that is left out is listed with its reason. The columns that laws and plots read, after
+--columns and the aliases of rows.py:
 
-    params, tokens, loss    parameters (the convention is the reader's choice), tokens trained on, nats per token
-    flops                   training FLOPs; where no row has them they are 6 x params x tokens; where most rows do,
-                            the others are left out
-    budget                  the FLOP budget that a run was planned for: runs of one budget are one isoFLOP curve
+    params, tokens, loss    parameters (under any convention), tokens trained on, nats per token
+    flops                   training FLOPs; 6 x params x tokens where no row has them; where most
+                            rows do, the others are left out
+    budget                  the FLOP budget that a run was planned for: runs of one budget are one
+                            isoFLOP curve
     unique_tokens           tokens of distinct text; less than `tokens` where text was repeated
     planned_tokens          tokens at which the run was to end; a run that stopped short is left out
     seed, status, name      seed; 'done' or what went wrong; the run's name
-    role                    'trunk' for a run at a constant rate, from which others cool down, 'tuned' for one that
-                            began with another run's weights, 'task' for one that learned a task: left out
-    error                   a downstream error in (0, 1), for the law error = eps - k exp(-gamma loss)
-    curve                   [[tokens, loss], ...] on the way there, in JSON and JSONL alone; drawn, never fitted
+    role                    'trunk' for a run at a constant rate, from which others cool down;
+                            'tuned' for one that began with another run's weights; 'task' for one
+                            that learned a task: all of these are left out
+    error                   downstream error in (0, 1), for error = eps - k exp(-gamma loss)
+    curve                   [[tokens, loss], ...] on the way there, in JSON and JSONL only; drawn,
+                            never fitted
 """
 
 import dataclasses
@@ -22,15 +26,30 @@ from typing import Any
 
 import numpy as np
 
-from gpt_jax.errors import UserError
-from gpt_jax.scaling import curves, rows
+from gpt_jax.core.errors import UserError
+from gpt_jax.scaling import rows
+from gpt_jax.scaling.rows import REQUIRED_COLUMNS, Row
 
-NUMBERS = (*rows.NEEDED, 'flops', 'budget', 'unique_tokens', 'planned_tokens', 'seed', 'error')
-COUNTS = ('params', 'tokens', 'flops', 'budget', 'unique_tokens', 'planned_tokens')
-WHOLE = ('params', 'tokens', 'unique_tokens', 'planned_tokens')  # no run has less than one of them
-MOST = 1e40  # no run comes near it, and what is squared on the way to a law stays a float
-DONE = ('', 'done', 'ok', 'finished', 'complete', 'completed', 'success', 'none', 'nan')
-UNFINISHED = 0.995  # of the planned tokens: less is a run that stopped short, more is a last partial batch
+EXTRA_COLUMNS = ('budget', 'unique_tokens', 'planned_tokens', 'seed', 'error')
+NUMBER_COLUMNS = (*REQUIRED_COLUMNS, 'flops', *EXTRA_COLUMNS)
+POSITIVE_COLUMNS = (
+    'params',
+    'tokens',
+    'flops',
+    'budget',
+    'unique_tokens',
+    'planned_tokens',
+    'loss',
+)
+COUNT_COLUMNS = ('params', 'tokens', 'unique_tokens', 'planned_tokens')  # at least 1
+# No run comes near it, and its squares on the way to a law are still floats.
+MAX_VALUE = 1e40
+MAX_CURVE_VALUE = 1e300  # JSON's integers have no bound, floats do
+DONE_WORDS = ('', 'done', 'ok', 'finished', 'complete', 'completed', 'success', 'none', 'nan')
+# Share of the planned tokens below which a run stopped short; above it, a last batch is missing.
+COMPLETE_SHARE = 0.995
+
+Curve = list[tuple[float, float]]  # (tokens, loss in nats/token), by tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,51 +58,83 @@ class Runs:
 
     Attributes:
       params, tokens, loss, flops: float64, [runs].
-      more: the other numeric columns that the file has, NaN where a row lacks the value.
+      extra: the other numeric columns that the file has, NaN where a row lacks the value.
       names: of the runs, [runs]; 'row 12' where the file gives none.
-      rows: where each run stands in the file, counted from 1 without the header.
-      curves: (tokens, loss) on the way to each run's loss, [runs]; empty where a row has none that can be read.
+      rows: the number of each run's row in the file, from 1 and without the header.
+      curves: (tokens, loss) on the way to each run's loss, [runs]; empty where a row has none that
+        can be read.
       left_out: {'row', 'name', 'reason'} for every row that is not fitted.
-      about: 'file', 'sha256', 'count', 'flops': where the numbers are from and under which conventions.
+      provenance: 'file', 'sha256', 'count', 'flops': the source of the numbers and their
+        conventions.
     """
 
     params: np.ndarray
     tokens: np.ndarray
     loss: np.ndarray
     flops: np.ndarray
-    more: dict[str, np.ndarray]
+    extra: dict[str, np.ndarray]
     names: list[str]
     rows: np.ndarray
-    curves: list[curves.Curve]
+    curves: list[Curve]
     left_out: list[dict[str, Any]]
-    about: dict[str, str]
+    provenance: dict[str, str]
 
     def __len__(self) -> int:
         return len(self.loss)
 
-    def along(self, over: str) -> np.ndarray:
-        """The variable of a law over one: 'N', 'D' or 'C'."""
+    def variable(self, over: str) -> np.ndarray:
+        """Returns the variable of a law over one: 'N', 'D' or 'C'."""
         return {'N': self.params, 'D': self.tokens, 'C': self.flops}[over]
 
-    def take(self, keep: np.ndarray) -> 'Runs':
-        """The runs where `keep` (a mask or indices) says so; `left_out` stays as it is."""
-        index = np.arange(len(self))[keep]
-        picked = {name: getattr(self, name)[index] for name in ('params', 'tokens', 'loss', 'flops', 'rows')}
-        more = {name: values[index] for name, values in self.more.items()}
-        names, drawn = [self.names[i] for i in index], [self.curves[i] for i in index]
-        return dataclasses.replace(self, **picked, more=more, names=names, curves=drawn)
+    def take(self, selection: np.ndarray) -> 'Runs':
+        """Returns the runs of a mask or of indices; `left_out` is unchanged."""
+        index = np.arange(len(self))[selection]
+        return dataclasses.replace(
+            self,
+            params=self.params[index],
+            tokens=self.tokens[index],
+            loss=self.loss[index],
+            flops=self.flops[index],
+            extra={name: values[index] for name, values in self.extra.items()},
+            names=[self.names[i] for i in index],
+            rows=self.rows[index],
+            curves=[self.curves[i] for i in index],
+        )
 
-    def without(self, reasons: dict[int, str]) -> 'Runs':
+    def exclude(self, reasons: dict[int, str]) -> 'Runs':
         """Leaves out the runs at these indices, each with its reason."""
-        keep = np.ones(len(self), bool)
-        keep[list(reasons)] = False
-        gone = [
-            {'row': int(self.rows[i]), 'name': self.names[i], 'reason': reason} for i, reason in sorted(reasons.items())
+        is_fitted = np.ones(len(self), bool)
+        is_fitted[list(reasons)] = False
+        excluded = [
+            {'row': int(self.rows[i]), 'name': self.names[i], 'reason': reason}
+            for i, reason in sorted(reasons.items())
         ]
-        return dataclasses.replace(self.take(keep), left_out=[*self.left_out, *gone])
+        left_out = [*self.left_out, *excluded]
+        return dataclasses.replace(self.take(is_fitted), left_out=left_out)
 
 
-def read(
+def parse_curve(value: Any) -> Curve:
+    """Returns the points of a record's `curve`, by tokens; empty where there are none.
+
+    A curve is only drawn. So a malformed one counts as missing, and a point that is not a pair of
+    finite numbers above zero is ignored; neither excludes the run from a fit.
+    """
+    points = [point for point in value if _is_point(point)] if isinstance(value, list) else []
+    return sorted((float(tokens), float(loss)) for tokens, loss in points)
+
+
+def _is_point(value: Any) -> bool:
+    if not isinstance(value, list) or len(value) != 2:
+        return False
+    return all(
+        isinstance(number, int | float)
+        and not isinstance(number, bool)
+        and 0 < number < MAX_CURVE_VALUE
+        for number in value
+    )
+
+
+def read_runs(
     path: str,
     *,
     columns: dict[str, str] | None = None,
@@ -97,134 +148,168 @@ def read(
     Args:
       path: .csv (with a header), .jsonl or .json (a list of objects).
       columns: {name in the file: name here}.
-      count: which parameters are N: '' (the column params, or what our own records count as total), or that column
-        params_COUNT of our own records: total, non_embedding, without_positions, active.
-      flops: '' (the column flops if there is one, else 6ND), '6ND', 'column'; 'with_attention' and 'causal' are the
-        columns flops_with_attention and flops_causal of our own records. Where most runs have the column and some lack
-        it, those are left out: two ways of counting in one fit would bend its law.
-      drop_highest: so many of the highest losses are left out.
-      for_fitting: False where the runs are only looked up, to score a forecast: then one is enough, losses may be equal
-        and FLOPs, which nobody asks for, are 6ND.
+      count: which parameters are N: '' (the column params, or the total of gpt_jax records), or the
+        column params_COUNT of gpt_jax records: total, non_embedding, without_positions, active.
+      flops: '' (the column flops if there is one, else 6ND), '6ND', 'column'; 'with_attention' and
+        'causal' are the columns flops_with_attention and flops_causal of gpt_jax records. Where
+        most runs have the column and some lack it, those are left out: two ways of counting in one
+        fit would distort its law.
+      drop_highest: how many of the highest losses are left out.
+      for_fitting: False where the runs are only looked up, to score a forecast: then one is enough,
+        losses may be equal, and FLOPs, which are unused, are 6ND.
 
     Raises:
-      UserError: no such file, a missing column, text where a number should be, a value that no run can have, FLOPs that
-        half of the runs or more lack and others have, or fewer than two runs left.
+      UserError: no such file, a missing column, text in place of a number, an impossible value,
+        FLOPs that half of the runs or more lack while others have them, or fewer than two runs.
     """
     flops = flops if for_fitting else '6ND'
-    content = rows.content(path)
-    table, count = rows.table(path, content, columns or {}, count, flops)
-    kept, left_out = _sorted_out(path, table)
-    runs = _without_flops(path, _runs(path, content, kept, left_out, count, flops), flops)
+    content = rows.read_content(path)
+    table, count = rows.parse_rows(path, content, columns or {}, count, flops)
+    fitted, left_out = _separate_rows(path, table)
+    runs = _make_runs(path, content, fitted, left_out, count, flops)
+    runs = _exclude_without_flops(path, runs, flops)
     if drop_highest:
         highest = np.argsort(-runs.loss, kind='stable')[:drop_highest]
-        runs = runs.without({int(i): f'one of the {drop_highest} highest losses (--drop-highest)' for i in highest})
-    if not for_fitting and not len(runs):
-        raise UserError(f'{path}: none of {len(table)} rows is a finished run; {_why(runs)}')
+        reason = f'one of the {drop_highest} highest losses (--drop_highest)'
+        runs = runs.exclude({int(i): reason for i in highest})
     if not for_fitting:
+        if not len(runs):
+            raise UserError(
+                f'{path}: {len(table)} rows and no finished run; {_summarize_reasons(runs)}'
+            )
         return runs
     if len(runs) < 2:
-        raise UserError(f'{path}: {len(runs)} of {len(table)} rows can be fitted, and a law needs more; {_why(runs)}')
+        raise UserError(
+            f'{path}: {len(runs)} of {len(table)} rows can be fitted, and a law needs more; '
+            f'{_summarize_reasons(runs)}'
+        )
     if np.ptp(runs.loss) == 0:
-        raise UserError(f'{path}: all {len(runs)} losses are {runs.loss[0]:g}; there is nothing to fit')
+        raise UserError(
+            f'{path}: all {len(runs)} losses are {runs.loss[0]:g}; there is nothing to fit'
+        )
     return runs
 
 
-def _sorted_out(path: str, table: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows that can be fitted, their numbers as floats, and the others with their reasons."""
-    kept: list[dict[str, Any]] = []
+def _separate_rows(path: str, table: list[Row]) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Returns the rows that can be fitted, their numbers as floats; the others with reasons."""
+    fitted: list[Row] = []
     left_out: list[dict[str, Any]] = []
-    seen: dict[tuple[Any, ...], int] = {}
+    first_rows: dict[tuple[Any, ...], int] = {}  # number of the first row with the same values
     for number, row in enumerate(table, 1):
-        name, reason, values = str(row.get('name') or f'row {number}'), _not_a_run(row), {}
+        name, values = str(row.get('name') or f'row {number}'), {}
+        # The status comes first, because a failed run may have left anything in its columns.
+        reason = _find_bad_status(row)
         if not reason:
-            values = _values(row, f'{path}: row {number}')
-            reason = _reason(row, values)
-        same = tuple(repr(value) for value in values.values())
-        if not reason and same in seen:
-            reason = f'the same as row {seen[same]} in every column'
+            values = _parse_values(row, f'{path}: row {number}')
+            reason = _find_bad_value(row, values)
+        key = tuple(repr(value) for value in values.values())
+        if not reason and key in first_rows:
+            reason = f'the same as row {first_rows[key]} in every column'
         if reason:
             left_out.append({'row': number, 'name': name, 'reason': reason})
         else:
-            seen[same] = number
-            kept.append(values | {'row': number, 'name': name, 'curve': curves.read(row.get('curve'))})
-    return kept, left_out
+            first_rows[key] = number
+            curve = parse_curve(row.get('curve'))
+            fitted.append(values | {'row': number, 'name': name, 'curve': curve})
+    return fitted, left_out
 
 
-def _not_a_run(row: dict[str, Any]) -> str:
-    """Asked before any value is looked at: what died may have left anything in its columns."""
+def _find_bad_status(row: Row) -> str:
     status = str(row.get('status') if row.get('status') is not None else '').strip()
-    if status.lower() not in DONE:
+    if status.lower() not in DONE_WORDS:
         return f'status is {status!r}'
-    return rows.OFF_THE_LAW.get(str(row.get('role')), '')
+    return rows.EXCLUDED_ROLES.get(str(row.get('role')), '')
 
 
-def _values(row: dict[str, Any], where: str) -> dict[str, Any]:
-    """The row's numbers; NaN where it has none. Raises UserError for one that is a slip, not the end of a run."""
-    values = {name: rows.number(row.get(name), f'{where}: {name}') for name in NUMBERS}
-    for name in (*COUNTS, 'loss'):
+def _parse_values(row: Row, where: str) -> dict[str, Any]:
+    """Returns the row's numbers; NaN where it has none.
+
+    Raises:
+      UserError: a value that only a mistake can explain, and not the failure of a run.
+    """
+    values = {name: rows.parse_number(row.get(name), f'{where}: {name}') for name in NUMBER_COLUMNS}
+    for name in POSITIVE_COLUMNS:
         value = values[name]
         if not math.isfinite(value):
             continue
         if value <= 0:
-            raise UserError(f'{where}: {name} is {value:g}; it must be above zero')
-        if name in WHOLE and value < 1:
-            raise UserError(f'{where}: {name} is {value:g}; it must be at least 1, as a count and not in billions')
-        if not 1 / MOST < value < MOST:
-            raise UserError(f'{where}: {name} is {value:g}, which no run has; mend the row or delete it')
+            raise UserError(f'{where}: {name}: must be above zero, got {value:g}')
+        if name in COUNT_COLUMNS and value < 1:
+            raise UserError(
+                f'{where}: {name}: must be at least 1, got {value:g}; give a count, not billions'
+            )
+        if not 1 / MAX_VALUE < value < MAX_VALUE:
+            raise UserError(
+                f'{where}: {name} is {value:g}, which no run has; correct the row or delete it'
+            )
     return values
 
 
-def _reason(row: dict[str, Any], values: dict[str, Any]) -> str:
-    for name in rows.NEEDED:
+def _find_bad_value(row: Row, values: dict[str, Any]) -> str:
+    for name in REQUIRED_COLUMNS:
         if not math.isfinite(values[name]):
             return f'{name} is {"missing" if row.get(name) in (None, "") else row[name]}'
-    for name in NUMBERS:
+    for name in NUMBER_COLUMNS:
         if math.isinf(values[name]):
             return f'{name} is {row[name]}'
-    if values['tokens'] < UNFINISHED * values['planned_tokens']:
-        return f'unfinished: {values["tokens"]:.4g} of {values["planned_tokens"]:.4g} planned tokens'
+    if values['tokens'] < COMPLETE_SHARE * values['planned_tokens']:
+        return (
+            f'unfinished: {values["tokens"]:.4g} of {values["planned_tokens"]:.4g} planned tokens'
+        )
     return ''
 
 
-def _runs(
-    path: str, content: bytes, kept: list[dict[str, Any]], left_out: list[dict[str, Any]], count: str, flops: str
+def _make_runs(
+    path: str,
+    content: bytes,
+    fitted: list[Row],
+    left_out: list[dict[str, Any]],
+    count: str,
+    flops: str,
 ) -> Runs:
-    columns = {name: np.array([row[name] for row in kept], float) for name in NUMBERS}
-    six = 6 * columns['params'] * columns['tokens']
-    known = not np.isnan(columns['flops']).all()
+    columns = {name: np.array([row[name] for row in fitted], float) for name in NUMBER_COLUMNS}
+    has_flops = not np.isnan(columns['flops']).all()
     return Runs(
         params=columns['params'],
         tokens=columns['tokens'],
         loss=columns['loss'],
-        flops=columns['flops'] if known else six,
-        more={n: columns[n] for n in NUMBERS[4:] if not np.isnan(columns[n]).all()},
-        names=[row['name'] for row in kept],
-        rows=np.array([row['row'] for row in kept], int),
-        curves=[row['curve'] for row in kept],
+        flops=columns['flops'] if has_flops else 6 * columns['params'] * columns['tokens'],
+        extra={name: columns[name] for name in EXTRA_COLUMNS if not np.isnan(columns[name]).all()},
+        names=[row['name'] for row in fitted],
+        rows=np.array([row['row'] for row in fitted], int),
+        curves=[row['curve'] for row in fitted],
         left_out=left_out,
-        about={
+        provenance={
             'file': path,
             'sha256': hashlib.sha256(content).hexdigest(),
             'count': count or 'as given',
-            'flops': (flops or 'column') if known else '6ND',
+            'flops': (flops or 'column') if has_flops else '6ND',
         },
     )
 
 
-def _without_flops(path: str, runs: Runs, flops: str) -> Runs:
-    """Leaves out the runs without FLOPs where most have them; with none at all, 6ND stands in unless flags forbid."""
+def _exclude_without_flops(path: str, runs: Runs, flops: str) -> Runs:
+    """Leaves out the runs without FLOPs where most have them.
+
+    Raises:
+      UserError: half of the runs or more lack them while others have them, or all lack a column
+        that `flops` names.
+    """
     name = 'flops' if flops in ('', 'column') else f'flops_{flops}'
     missing = np.flatnonzero(np.isnan(runs.flops))
-    asked = flops in ('with_attention', 'causal', 'column') and runs.about['flops'] == '6ND'
-    if len(runs) and (asked or 2 * missing.size >= len(runs)):
-        lacking, said = len(runs) if asked else missing.size, f'--flops={flops}: ' if flops else ''
+    is_named = flops in ('with_attention', 'causal', 'column')
+    all_missing = is_named and runs.provenance['flops'] == '6ND'
+    if len(runs) and (all_missing or 2 * missing.size >= len(runs)):
+        number, flag = len(runs) if all_missing else missing.size, f'--flops={flops}: '
         raise UserError(
-            f'{path}: {said}column {name!r} is missing in {lacking} of {len(runs)} runs; --flops=6ND needs none'
+            f'{path}: {flag if flops else ""}column {name!r} is missing in {number} of '
+            f'{len(runs)} runs; use --flops=6ND'
         )
     reason = f'{name} is missing, and most rows have it (--flops=6ND needs none)'
-    return runs.without({int(i): reason for i in missing})
+    return runs.exclude({int(i): reason for i in missing})
 
 
-def _why(runs: Runs) -> str:
-    reasons = [f'row {one["row"]}: {one["reason"]}' for one in runs.left_out]
-    return '; '.join(reasons[:3] + ([f'and {len(reasons) - 3} more'] if len(reasons) > 3 else [])) or 'give more runs'
+def _summarize_reasons(runs: Runs) -> str:
+    reasons = [f'row {row["row"]}: {row["reason"]}' for row in runs.left_out]
+    more = [f'and {len(reasons) - 3} more'] if len(reasons) > 3 else []
+    return '; '.join(reasons[:3] + more) or 'give more runs'

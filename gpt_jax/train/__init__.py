@@ -1,1 +1,1 @@
-"""State, step and loop."""
+"""Training: step, objective, loop, layout on devices, checkpoints and metrics."""

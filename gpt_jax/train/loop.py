@@ -1,4 +1,7 @@
-"""In which order do steps, logs, validations and checkpoints happen? The impure rim; it receives functions only."""
+"""The training loop: the order of steps, logging, evaluation and checkpoints.
+
+All effects are in the functions that the loop receives, so it knows neither files nor configs.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -6,91 +9,120 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from gpt_jax.errors import Diverged, Preempted
-from gpt_jax.train.state import State
+from gpt_jax.core.errors import Diverged, Preempted
+from gpt_jax.train.step import State
 
 
-class Every(NamedTuple):
-    """Steps between two of a kind; 0 is never, apart from the end."""
+class Intervals(NamedTuple):
+    """Steps between events of each kind; every event also follows the last step. 0: only then.
+
+    save_steps: steps after which the state is saved in addition.
+    """
 
     log: int
     evaluate: int
-    ask: int
+    suite: int
     save: int
-    save_at: tuple[int, ...]  # and at these steps
+    save_steps: tuple[int, ...]
 
 
 class Hooks(NamedTuple):
-    """What the loop calls. Steps are counted as 'updates done'.
+    """The functions that the loop calls. A step number is the number of updates done.
 
-    log: (step, metrics as Python numbers, or lists of them where several runs train at once), once on the host.
-    evaluate, ask: (step, state), while nothing else is under way.
-    save: (step, state, wait); has copied the state when it returns, and with `wait` it is on the disk by then.
-    stop: whether to save and leave now; asked once a step.
-    enough: whether the run is to end here; asked after a validation.
+    log: (step, metrics as Python numbers, or as lists if several runs train at once).
+    evaluate: (step, state); validation.
+    run_suite: (step, state); evaluation on the tasks of the suite.
+    save: (step, state, wait); the state may change after it returns. With `wait` it returns once
+      the checkpoint is complete.
+    should_stop: whether to save and raise Preempted; called once per step.
+    should_finish: whether to end the run early; called after each validation.
     """
 
     log: Callable[[int, dict[str, Any]], None]
     evaluate: Callable[[int, State], None]
-    ask: Callable[[int, State], None]
+    run_suite: Callable[[int, State], None]
     save: Callable[[int, State, bool], None]
-    stop: Callable[[], bool]
-    enough: Callable[[], bool]
+    should_stop: Callable[[], bool]
+    should_finish: Callable[[], bool]
 
 
-def train(
-    step: Callable[[State, Any], tuple[State, Any]], state: State, batches: Iterator[Any], *,
-    start: int, steps: int, every: Every, max_skipped: int, hooks: Hooks,
-) -> State:  # fmt: skip
-    """Runs updates `start` + 1 to `steps` and returns the last state.
+def run_training_loop(
+    step: Callable[[State, Any], tuple[State, Any]],
+    state: State,
+    batches: Iterator[Any],
+    *,
+    start: int,
+    steps: int,
+    every: Intervals,
+    max_skipped: int,
+    hooks: Hooks,
+) -> State:
+    """Run updates `start` + 1 to `steps` and return the last state.
 
-    A step's metrics are fetched after the next step is under way, so that reading them never stalls the device.
+    Args:
+      step: (state, batch) -> (state, metrics), jitted; it may donate the state.
+      batches: begins with the batch of update `start` + 1.
+      max_skipped: consecutive non-finite steps after which the run has diverged.
 
     Raises:
-      Preempted: `hooks.stop` said so; the state is saved.
-      Diverged: `max_skipped` non-finite steps in a row; nothing is saved.
+      Preempted: `hooks.should_stop` returned true; the state is saved.
+      Diverged: there were `max_skipped` non-finite steps in a row; nothing is saved.
     """
-    pending: tuple[int, Any] | None = None
+    if start and hooks.should_finish():  # it ended early before, but its summary was not written
+        return state
+    delayed_log = _DelayedLog(hooks.log, max_skipped)
 
-    def read() -> None:
-        nonlocal pending
-        if pending is None:
-            return
-        done, metrics = pending
-        pending = None
-        values = {name: value.tolist() for name, value in jax.device_get(metrics).items()}
-        hooks.log(done, values)
-        skipped = int(np.min(values['skipped_in_row']))  # where several runs train at once, the best of them
-        if skipped >= max_skipped:
-            raise Diverged(f'{skipped} steps in a row up to step {done} were not finite')
-
-    def due(done: int, interval: int) -> bool:
+    def is_due(done: int, interval: int) -> bool:
         return done == steps or (interval > 0 and done % interval == 0)
 
-    if start and hooks.enough():  # it was ended here, and its summary was not written
-        return state
     for done in range(start + 1, steps + 1):
         state, metrics = step(state, next(batches))
-        read()
-        if due(done, every.log):
-            pending = done, metrics
-        stop = hooks.stop() and done < steps
-        evaluate, ask = due(done, every.evaluate), due(done, every.ask)
-        save = due(done, every.save) or done in every.save_at
-        if evaluate or ask or save or stop:
-            read()
-        enough = False
-        if ask:
-            hooks.ask(done, state)
+        delayed_log.write()
+        if is_due(done, every.log):
+            delayed_log.put(done, metrics)
+
+        stop = hooks.should_stop() and done < steps
+        evaluate, run_suite = is_due(done, every.evaluate), is_due(done, every.suite)
+        save = is_due(done, every.save) or done in every.save_steps
+        if evaluate or run_suite or save or stop:
+            delayed_log.write()
+
+        finish = False
+        if run_suite:
+            hooks.run_suite(done, state)
         if evaluate:
             hooks.evaluate(done, state)
-            enough = done < steps and hooks.enough()
-        if save or stop or enough:
+            finish = done < steps and hooks.should_finish()
+        if save or stop or finish:
             hooks.save(done, state, stop)
-        if enough:
-            if not ask:
-                hooks.ask(done, state)
+        if finish:
+            if not run_suite:
+                hooks.run_suite(done, state)
             break
         if stop:
             raise Preempted(f'stopped and saved at step {done} of {steps}')
     return state
+
+
+class _DelayedLog:
+    """Logs a step's metrics after the next one is dispatched, so that the device never waits."""
+
+    def __init__(self, log: Callable[[int, dict[str, Any]], None], max_skipped: int):
+        self._log, self._max_skipped = log, max_skipped
+        self._pending: tuple[int, Any] | None = None
+
+    def put(self, done: int, metrics: Any) -> None:
+        """Remember the metrics of a step that may still be running."""
+        self._pending = done, metrics
+
+    def write(self) -> None:
+        """Fetch and log the remembered metrics; raise Diverged if too many steps were skipped."""
+        if self._pending is None:
+            return
+        (done, metrics), self._pending = self._pending, None
+        values = {name: value.tolist() for name, value in jax.device_get(metrics).items()}
+        self._log(done, values)
+        # If several runs train at once, those that did not diverge go on.
+        skipped = int(np.min(values['skipped_in_row']))
+        if skipped >= self._max_skipped:
+            raise Diverged(f'{skipped} steps in a row up to step {done} were not finite')

@@ -1,8 +1,9 @@
-"""Which checkpoint of a folder is the newest that is still, to the byte, what was written? Imports no JAX.
+"""Checkpoint manifests: the step, meta and checksums that show a checkpoint is intact. No JAX.
 
-A checkpoint's manifest is one JSON file holding the step, the caller's meta, a line per array, and the size and SHA-256
-of every other file of the checkpoint. It ends with its own SHA-256, and it must be the very bytes that `write` would
-write, so that none of them can change unseen either. It is written last.
+A manifest is one JSON file with the step, the caller's meta, a line for each array, and the size
+and SHA-256 of every other file of the checkpoint. It ends with its own SHA-256 and must consist of
+exactly the bytes that `write_manifest` writes, so no byte of it can change unnoticed either. It is
+written last.
 """
 
 import hashlib
@@ -13,62 +14,72 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpt_jax.errors import UserError
-from gpt_jax.files import sha256_file, write_bytes, write_text
+from gpt_jax.core.errors import UserError
+from gpt_jax.core.files import sha256_file, write_bytes, write_text
 
-NAME = 'manifest.json'
-QUARANTINE, COMPLETED = 'quarantine', 'completed.txt'
+MANIFEST_FILE = 'manifest.json'
+QUARANTINE_FOLDER, COMPLETED_FILE = 'quarantine', 'completed.txt'
+BEST_FOLDER = 'best'  # in a run's folder: its best checkpoint, as a run of its own
 
 
 class DamageError(Exception):
-    """The checkpoint is not what its manifest says; the message names the file and what is wrong with it."""
+    """A checkpoint does not match its manifest; the message names the file and the difference."""
 
 
-def write(folder: Path, *, step: int, meta: dict[str, Any], leaves: dict[str, str]) -> None:
-    """Takes stock of `folder` and writes its manifest; every other file must have been written.
+def write_manifest(
+    folder: Path, *, step: int, meta: dict[str, Any], leaves: dict[str, str]
+) -> None:
+    """Write the manifest of a checkpoint whose other files are all written.
 
     Args:
-      leaves: what each array is, by its path in the state, as in {'params/embed': 'float32[256,64]'}.
+      folder: of the checkpoint.
+      step: of the checkpoint.
+      meta: JSON values.
+      leaves: dtype and shape of each array by its path: {'params/embed': 'float32[256,64]'}.
     """
-    present = sorted(_files(folder).items())
-    files = {name: {'bytes': path.stat().st_size, 'sha256': sha256_file(path)} for name, path in present}
-    write_bytes(folder / NAME, _encode({'step': step, 'meta': meta, 'leaves': leaves, 'files': files}))
+    checksums = {
+        name: {'bytes': path.stat().st_size, 'sha256': sha256_file(path)}
+        for name, path in sorted(_list_files(folder).items())
+    }
+    body = {'step': step, 'meta': meta, 'leaves': leaves, 'files': checksums}
+    write_bytes(folder / MANIFEST_FILE, _encode(body))
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The manifest alone, checked against its own SHA-256: 'step', 'meta', 'leaves', 'files'.
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest and check its own SHA-256: 'step', 'meta', 'leaves', 'files'.
 
     Raises:
-      DamageError: it is missing or one of its bytes has changed.
+      DamageError: it is missing, or one of its bytes has changed.
     """
     try:
-        content = (folder / NAME).read_bytes()
+        content = (folder / MANIFEST_FILE).read_bytes()
         body = json.loads(content)
         del body['sha256']
-        unchanged = _encode(body) == content
+        is_intact = _encode(body) == content
     except OSError as error:
-        raise DamageError(f'{NAME} cannot be read: {error.strerror}') from None
+        raise DamageError(f'{MANIFEST_FILE} cannot be read: {error.strerror}') from None
     except (ValueError, KeyError, TypeError):
-        unchanged = False
-    if not unchanged:
-        raise DamageError(f'{NAME} does not match its own SHA-256')
+        is_intact = False
+    if not is_intact:
+        raise DamageError(f'{MANIFEST_FILE} does not match its own SHA-256')
     return body
 
 
-def verify(folder: Path) -> dict[str, Any]:
-    """The manifest, after every file of the folder was read and found to be as written.
+def verify_checkpoint(folder: Path) -> dict[str, Any]:
+    """Check every file against the manifest and return the manifest.
 
     Raises:
-      DamageError: a file is missing, surplus, of another size or of another SHA-256, or the folder is another step's.
+      DamageError: a file is missing, unlisted, or has another size or SHA-256; or the manifest is
+        that of another step.
     """
-    manifest = read(folder)
+    manifest = read_manifest(folder)
     if folder.name != str(manifest['step']):
-        raise DamageError(f'{NAME} is of step {manifest["step"]}')
-    present, listed = _files(folder), manifest['files']
+        raise DamageError(f'{MANIFEST_FILE} is of step {manifest["step"]}')
+    present, listed = _list_files(folder), manifest['files']
     for name in sorted(listed.keys() - present.keys()):
         raise DamageError(f'{name} is missing')
     for name in sorted(present.keys() - listed.keys()):
-        raise DamageError(f'{name} is not listed in {NAME}')
+        raise DamageError(f'{name} is not listed in {MANIFEST_FILE}')
     for name, entry in listed.items():
         try:
             size = present[name].stat().st_size
@@ -81,92 +92,119 @@ def verify(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def steps(directory: Path) -> list[int]:
-    """The completed steps of a run's folder, newest first, not verified."""
-    found = directory.iterdir() if directory.is_dir() else ()
-    return sorted((int(p.name) for p in found if re.fullmatch('0|[1-9][0-9]*', p.name) and p.is_dir()), reverse=True)
+def list_steps(directory: Path) -> list[int]:
+    """List the completed steps in a run's checkpoint folder, newest first, without verification."""
+    paths = directory.iterdir() if directory.is_dir() else ()
+    is_step = re.compile('0|[1-9][0-9]*').fullmatch
+    steps = [int(path.name) for path in paths if is_step(path.name) and path.is_dir()]
+    return sorted(steps, reverse=True)
 
 
-def newest_good(directory: Path, on_damage: Callable[[int, DamageError], None]) -> int | None:
-    """The step of the newest checkpoint that verifies; None only if none was ever completed in `directory`.
+def find_newest_valid(directory: Path, on_damage: Callable[[int, DamageError], None]) -> int | None:
+    """Return the step of the newest checkpoint that is intact; None if none was ever completed.
 
     Args:
-      on_damage: is called with each newer one's step and what is wrong with it.
+      directory: the run's checkpoint folder.
+      on_damage: called with the step of each newer checkpoint and its damage.
 
     Raises:
-      UserError: checkpoints were completed here, but no good one is left.
+      UserError: checkpoints were completed here, but none is intact.
     """
-    there = steps(directory)
-    for step in there:
+    steps = list_steps(directory)
+    for step in steps:
         try:
-            verify(directory / str(step))
+            verify_checkpoint(directory / str(step))
         except DamageError as damage:
             on_damage(step, damage)
         else:
             return step
-    if there or _was_one(directory):
-        raise _lost(directory)
+    if steps or _was_completed(directory):
+        raise _make_lost_error(directory)
     return None
 
 
-def read_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The newest good checkpoint's meta, after all its files were verified; None if none was ever completed.
+def read_verified_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Read the meta of the newest intact checkpoint; None if none was ever completed.
 
     Raises:
-      UserError: checkpoints were completed here, but no good one is left.
+      UserError: checkpoints were completed here, but none is intact.
     """
-    step = newest_good(Path(directory), lambda *_: None)
-    return None if step is None else read(Path(directory) / str(step))['meta']
+    step = find_newest_valid(Path(directory), lambda *_: None)
+    return None if step is None else read_manifest(Path(directory) / str(step))['meta']
 
 
-def newest_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The meta of the newest checkpoint whose manifest is whole; its other files are not looked at.
+def read_newest_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Read the meta of the newest checkpoint with an intact manifest; checks no other file.
 
-    None only if none was ever completed in `directory`.
+    None if none was ever completed in `directory`.
 
     Raises:
-      UserError: checkpoints were completed here, but none has a whole manifest; names the newest one's file.
+      UserError: checkpoints were completed here, but no manifest is intact; names the newest file.
     """
-    directory, newest = Path(directory), ''
-    for step in steps(directory):
+    directory, newest_damage = Path(directory), ''
+    for step in list_steps(directory):
         try:
-            return read(directory / str(step))['meta']
+            return read_manifest(directory / str(step))['meta']
         except DamageError as damage:
-            newest = newest or f'{directory / str(step)}: damaged ({damage}); '
-    if newest or _was_one(directory):
-        raise _lost(directory, newest)
+            newest_damage = newest_damage or f'{directory / str(step)}: damaged ({damage}); '
+    if newest_damage or _was_completed(directory):
+        raise _make_lost_error(directory, newest_damage)
     return None
+
+
+def select_checkpoint_folder(folder: Path, step: int | None) -> Path:
+    """Select the folder whose checkpoints represent a run: its best/, if it has one.
+
+    Args:
+      folder: of the run.
+      step: of a checkpoint, which only the run's own folder has; None: the best or the newest.
+    """
+    best = folder / BEST_FOLDER
+    return best if step is None and (best / 'checkpoints').is_dir() else folder
 
 
 def mark_completed(directory: Path) -> None:
-    """Leaves word that a checkpoint was completed in `directory`, should all of them be lost."""
-    if not (directory / COMPLETED).exists():
-        write_text(directory / COMPLETED, 'A checkpoint was completed here: without one, this run refuses to start.\n')
+    """Record that a checkpoint was completed in `directory`, in case all of them are lost."""
+    if not (directory / COMPLETED_FILE).exists():
+        write_text(
+            directory / COMPLETED_FILE,
+            'A checkpoint was completed here: without one, this run refuses to start.\n',
+        )
 
 
-def quarantine(directory: Path, step: int) -> Path:
-    """Moves the checkpoint out of the way, to where it can be looked at; returns the place."""
-    room = directory / QUARANTINE
-    room.mkdir(exist_ok=True)
-    count = sum(1 for _ in room.glob(f'{step}-*'))
-    return (directory / str(step)).rename(room / f'{step}-{count}')
+def quarantine_checkpoint(directory: Path, step: int) -> Path:
+    """Move a checkpoint into the quarantine folder, for inspection; return its new path."""
+    quarantine = directory / QUARANTINE_FOLDER
+    quarantine.mkdir(exist_ok=True)
+    count = sum(1 for _ in quarantine.glob(f'{step}-*'))
+    return (directory / str(step)).rename(quarantine / f'{step}-{count}')
 
 
-def _was_one(directory: Path) -> bool:
-    return (directory / QUARANTINE).exists() or (directory / COMPLETED).exists()
+def _was_completed(directory: Path) -> bool:
+    return (directory / QUARANTINE_FOLDER).exists() or (directory / COMPLETED_FILE).exists()
 
 
-def _lost(directory: Path, why: str = '') -> UserError:
-    return UserError(f'{why}{directory}: no good checkpoint is left of this run; bring one back, or remove the folder')
+def _make_lost_error(directory: Path, newest_damage: str = '') -> UserError:
+    return UserError(
+        f'{newest_damage}{directory}: no good checkpoint is left of this run; restore one, or '
+        'remove the folder'
+    )
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Every file below `folder` but its manifest, by relative path; also links and whatever else is not a folder."""
+def _list_files(folder: Path) -> dict[str, Path]:
+    """List every file below `folder` except its manifest, by relative path.
+
+    Links and anything else that is not a folder count as files.
+    """
     paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob('*')}
-    return {name: path for name, path in paths.items() if name != NAME and (path.is_symlink() or not path.is_dir())}
+    return {
+        name: path
+        for name, path in paths.items()
+        if name != MANIFEST_FILE and (path.is_symlink() or not path.is_dir())
+    }
 
 
 def _encode(body: dict[str, Any]) -> bytes:
-    """Raises TypeError or ValueError for what JSON has no word for: NaN, infinity, arrays."""
+    """Encode a manifest; raise TypeError or ValueError for NaN, infinity and arrays."""
     digest = hashlib.sha256(json.dumps(body, allow_nan=False).encode()).hexdigest()
     return (json.dumps({**body, 'sha256': digest}, indent=1, allow_nan=False) + '\n').encode()

@@ -1,4 +1,8 @@
-"""What happens in one update? A pure function (state, batch) -> (state, metrics)."""
+"""One update of the parameters as a pure function: step(state, batch) -> (state, metrics).
+
+`make_step` takes its ingredients as functions: the loss (objective.py), the optimizer (optim/) and
+the sharding (mesh_layout.py). build.py chooses them by the config; loop.py calls the result.
+"""
 
 import functools
 from collections.abc import Callable
@@ -7,149 +11,268 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 from jax.sharding import Mesh, PartitionSpec
 
-from gpt_jax import trees
-from gpt_jax.optim.updates import clip
-from gpt_jax.parallel.team import Team
-from gpt_jax.train.guard import keep_if_finite
-from gpt_jax.train.state import State, Weights
+from gpt_jax.core import trees
+from gpt_jax.finetune.partition import PartitionedParams
+from gpt_jax.optim.transforms import clip_by_norm
+from gpt_jax.parallel.axis_group import AxisGroup
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# (params in the loss's form, batch, dropout key) -> (summed objective, sums by name: 'weight' of the targets, 'loss' in
-# nats, and whatever else is to be known as a mean over the targets)
-Loss = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]]
+
+# (params, batch, dropout key) -> (summed objective, sums by name). The sums are scalars: 'weight',
+# the number of targets; 'loss', in nats; and others, reported as means over the targets.
+LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]]
 
 
-class Form(NamedTuple):
-    """The form in which a loss wants the params, trained or kept: `enter` makes it once a step, `leave` takes gradients
-    out of it."""
+class State(struct.PyTreeNode):
+    """Everything a run carries from step to step. `step` is also its position in the data.
 
-    enter: Callable[[Any], Any]
-    leave: Callable[[Any], Any]
+    step: int32, the number of updates attempted.
+    params: the trainable parameters, which are all that the optimizer sees.
+    opt_state: the optimizer's state.
+    skipped_steps: int32, the number of updates skipped because they were not finite.
+    skipped_in_row: int32, the number of consecutive skipped updates up to now.
+    frozen: the parameters that no step changes; None if all are trainable.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    skipped_steps: Any
+    skipped_in_row: Any
+    frozen: Any = None
+
+    @property
+    def partitioned(self) -> PartitionedParams:
+        """Both parts of the model's parameters."""
+        return PartitionedParams(self.params, self.frozen)
 
 
-AS_STORED = Form(enter=lambda params: params, leave=lambda gradients: gradients)
+def create_state(params: PartitionedParams, optimizer: optax.GradientTransformation) -> State:
+    """Create the state before the first update."""
+    zero = lambda: jnp.zeros((), jnp.int32)  # one array for each field, since the state is donated
+    return State(
+        step=zero(),
+        params=params.trainable,
+        opt_state=optimizer.init(params.trainable),
+        skipped_steps=zero(),
+        skipped_in_row=zero(),
+        frozen=params.frozen,
+    )
 
 
-class Layout(NamedTuple):
-    """How a step lies on a mesh.
+class ParamLayout(NamedTuple):
+    """Conversion between stored parameters and the form that the loss takes.
 
-    specs: of the stored weights. batch: of every array of a batch. whole: (stored shares, in a device's program) -> the
-    weights as the loss wants them. scattered: (gradients of what is trained) -> each share's sum over the devices that
-    took it for theirs. tokens: the devices that have different targets. everyone: all devices.
+    Parameters are stored with the layers stacked along a leading dimension. A model whose layers
+    are not in a `lax.scan` reads them faster as one tree for each layer.
+
+    unstack: stored parameters (trainable or frozen) -> the loss's form.
+    stack: gradients in the loss's form -> the stored form.
+    """
+
+    unstack: Callable[[Any], Any]
+    stack: Callable[[Any], Any]
+
+
+STACKED = ParamLayout(unstack=lambda params: params, stack=lambda gradients: gradients)
+
+
+class StepSharding(NamedTuple):
+    """The distribution of a step over a mesh, on which each device runs one program.
+
+    param_specs: of the stored parameters.
+    batch_spec: of every array of a batch.
+    gather_params: a device's stored shards -> the parameters as the loss takes them.
+    reduce_gradients: a device's gradients of the trainable parameters -> the shards of their sum.
+    token_group: the devices that have different targets.
+    device_group: all devices.
     """
 
     mesh: Mesh
-    specs: Weights
-    batch: PartitionSpec
-    whole: Callable[[Weights], Weights]
-    scattered: Callable[[Any], Any]
-    tokens: Team
-    everyone: Team
+    param_specs: PartitionedParams
+    batch_spec: PartitionSpec
+    gather_params: Callable[[PartitionedParams], PartitionedParams]
+    reduce_gradients: Callable[[Any], Any]
+    token_group: AxisGroup
+    device_group: AxisGroup
 
 
 def make_step(
-    loss: Loss, transformation: optax.GradientTransformation, rate: optax.Schedule, *,
-    layout: Layout | None, microbatches: int, clip_norm: float, seed: int | jax.Array, form: Form,
-    whole: Callable[[Weights], Any],
-) -> Callable[[State, Batch], tuple[State, Metrics]]:  # fmt: skip
-    """The step, to be jitted with the state donated.
+    loss: LossFn,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    *,
+    sharding: StepSharding | None,
+    microbatches: int,
+    clip_norm: float,
+    seed: int | jax.Array,
+    param_layout: ParamLayout,
+    combine: Callable[[PartitionedParams], Any],
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    """Make the step, to be jitted with the state donated.
 
-    `whole` puts together, in the loss's form, what is trained and what is kept.
-
-    Every device has one program (`layout`; None: there is one device), which cuts its share of the batch into
-    `microbatches` and sums their gradients: so gradients cross between devices once a step.
+    Args:
+      loss: its objective is differentiated by the trainable parameters.
+      optimizer: includes the learning rate.
+      schedule: the learning rate by number of updates made; only reported here.
+      sharding: None on a single device.
+      microbatches: parts into which a device splits its share of the batch. Their gradients are
+        summed on the device, so gradients cross between devices once per step.
+      clip_norm: maximum global norm of the gradient; 0 disables clipping.
+      seed: dropout at step k draws from fold_in(key(seed), k).
+      param_layout: converts both parts of the parameters to the loss's form.
+      combine: both parts in the loss's form -> the parameters that the loss takes.
     """
-    gradients_of: Callable[..., Any] = functools.partial(_summed_gradients, loss, whole, microbatches, form)
-    if layout is not None:
-        gradients_of = _on_every_device(gradients_of, layout)
+    sum_gradients: Callable[..., tuple[Metrics, Any]]
+    sum_gradients = functools.partial(_sum_gradients, loss, combine, microbatches, param_layout)
+    if sharding is not None:
+        sum_gradients = _shard_over_mesh(sum_gradients, sharding)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        sums, gradients = gradients_of(state.weights, batch, key)
-        count = sums['weight']
-        gradients = jax.tree.map(lambda g: g / count, gradients)
-        norm = trees.global_norm(gradients)
-        updates, optimizer = transformation.update(clip(gradients, norm, clip_norm), state.optimizer, state.params)
+        dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+        sums, gradients = sum_gradients(state.partitioned, batch, dropout_key)
+
+        # Sums over the whole batch become means over its targets.
+        target_count = sums.pop('weight')
+        gradients = jax.tree.map(lambda g: g / target_count, gradients)
+        metrics = {name: total / target_count for name, total in sums.items()}
+
+        gradient_norm = trees.global_norm(gradients)
+        gradients = clip_by_norm(gradients, gradient_norm, clip_norm)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {name: total / count for name, total in sums.items() if name != 'weight'} | {
-            'gradient_norm': norm,
-            'parameter_norm': trees.global_norm(params),
-            'learning_rate': jnp.asarray(rate(state.step - state.skipped), jnp.float32),  # skipped steps do not count
-        }
-        updated = state.replace(step=state.step + 1, params=params, optimizer=optimizer)
-        state = keep_if_finite(updated, state, jnp.isfinite(metrics['loss']) & jnp.isfinite(norm))
-        return state, metrics | {'skipped_steps': state.skipped, 'skipped_in_row': state.in_row}
+
+        metrics['gradient_norm'] = gradient_norm
+        metrics['parameter_norm'] = trees.global_norm(params)
+        updates_made = state.step - state.skipped_steps
+        metrics['learning_rate'] = jnp.asarray(schedule(updates_made), jnp.float32)
+
+        updated = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+        finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(gradient_norm)
+        state = skip_nonfinite_update(updated, state, finite)
+        metrics['skipped_steps'] = state.skipped_steps
+        metrics['skipped_in_row'] = state.skipped_in_row
+        return state, metrics
 
     return step
 
 
-def make_evaluation(loss: Loss, *, layout: Layout | None) -> Callable[[Any, Batch], tuple[jax.Array, jax.Array]]:
-    """(params, batch) -> (summed loss in nats, summed weight of the targets)."""
+def skip_nonfinite_update(updated: State, previous: State, finite: jax.Array) -> State:
+    """Return `updated` if `finite`, else `previous` with the step counted as skipped.
 
-    def sums_of(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        _, sums = loss(params, batch, jax.random.key(0))
-        return sums['loss'], sums['weight']
-
-    if layout is None:
-        return sums_of
-
-    def local(shares: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return layout.tokens.sum(sums_of(layout.whole(Weights(shares, None)).trained, batch))
-
-    specs, everywhere = layout.specs.trained, PartitionSpec()
-    return jax.shard_map(local, mesh=layout.mesh, in_specs=(specs, layout.batch), out_specs=everywhere, check_vma=False)
-
-
-def make_reading(read: Callable[[Any, Batch], Any], *, layout: Layout | None) -> Callable[[Any, Batch], Any]:
-    """(params, batch) -> what `read` finds at every place of the batch: [B, L, ...], one array or several."""
-    if layout is None:
-        return read
-    return jax.shard_map(
-        lambda shares, batch: read(layout.whole(Weights(shares, None)).trained, batch),
-        mesh=layout.mesh, in_specs=(layout.specs.trained, layout.batch), out_specs=layout.batch, check_vma=False,
-    )  # fmt: skip
+    This selects rather than multiplies, since 0 x NaN is NaN. The optimizer's state is selected,
+    too.
+    """
+    state: State = jax.tree.map(
+        lambda new, old: new if new is old else jnp.where(finite, new, old), updated, previous
+    )
+    skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
+    return state.replace(
+        step=updated.step,
+        skipped_steps=previous.skipped_steps + skipped,
+        skipped_in_row=(previous.skipped_in_row + skipped) * skipped,
+    )
 
 
-def _summed_gradients(
-    loss: Loss, whole: Callable[[Weights], Any], microbatches: int, form: Form, weights: Weights, batch: Batch,
-    key: jax.Array,
-) -> tuple[Metrics, Any]:  # fmt: skip
-    """Sums over microbatches: (the loss's sums, gradients of the summed objective by what is trained)."""
-    trained, kept = form.enter(weights.trained), form.enter(weights.kept)
+def _sum_gradients(
+    loss: LossFn,
+    combine: Callable[[PartitionedParams], Any],
+    microbatches: int,
+    param_layout: ParamLayout,
+    params: PartitionedParams,
+    batch: Batch,
+    dropout_key: jax.Array,
+) -> tuple[Metrics, Any]:
+    """Return (the loss's sums, gradients of the summed objective), added up over microbatches."""
+    trainable = param_layout.unstack(params.trainable)
+    frozen = param_layout.unstack(params.frozen)
 
-    def of_trained(trained: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        return loss(whole(Weights(trained, kept)), batch, key)
+    def loss_of_trainable(trainable: Any, batch: Batch, key: jax.Array) -> Any:
+        return loss(combine(PartitionedParams(trainable, frozen)), batch, key)
 
-    value_and_grad = jax.value_and_grad(of_trained, has_aux=True)
+    value_and_grad = jax.value_and_grad(loss_of_trainable, has_aux=True)
     if microbatches == 1:
-        (_, sums), gradients = value_and_grad(trained, batch, key)
-        return sums, form.leave(gradients)
-    parts = jax.tree.map(lambda a: a.reshape(microbatches, -1, *a.shape[1:]), batch)
+        (_, sums), gradients = value_and_grad(trainable, batch, dropout_key)
+        return sums, param_layout.stack(gradients)
 
-    def add(totals: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
-        index, part = inputs
-        (_, sums), gradients = value_and_grad(trained, part, jax.random.fold_in(key, index))
+    # [batch, ...] -> [microbatches, batch / microbatches, ...]
+    split = jax.tree.map(lambda a: a.reshape(microbatches, -1, *a.shape[1:]), batch)
+
+    def add_microbatch(totals: Any, inputs: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+        index, microbatch = inputs
+        key = jax.random.fold_in(dropout_key, index)
+        (_, sums), gradients = value_and_grad(trainable, microbatch, key)
         return jax.tree.map(jnp.add, totals, (sums, gradients)), None
 
-    (_, sums), _ = jax.eval_shape(value_and_grad, trained, jax.tree.map(lambda a: a[0], parts), key)
-    start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (sums, trained))
-    (sums, gradients), _ = jax.lax.scan(add, start, (jnp.arange(microbatches), parts))
-    return sums, form.leave(gradients)
+    first = jax.tree.map(lambda a: a[0], split)
+    (_, sums), _ = jax.eval_shape(value_and_grad, trainable, first, dropout_key)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (sums, trainable))
+    (sums, gradients), _ = jax.lax.scan(add_microbatch, zeros, (jnp.arange(microbatches), split))
+    return sums, param_layout.stack(gradients)
 
 
-def _on_every_device(gradients_of: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
-    """Runs `gradients_of` on each device's share of the batch, and sums what comes out over the devices."""
+def _shard_over_mesh(
+    sum_gradients: Callable[..., Any], sharding: StepSharding
+) -> Callable[..., Any]:
+    """Run `sum_gradients` on each device's share of the batch and add up the results."""
 
-    def local(shares: Weights, batch: Batch, key: jax.Array) -> Any:
-        key = jax.random.fold_in(key, layout.everyone.index())
-        sums, gradients = gradients_of(layout.whole(shares), batch, key)
-        return layout.tokens.sum(sums), layout.scattered(gradients)
+    def run_on_device(shards: PartitionedParams, batch: Batch, dropout_key: jax.Array) -> Any:
+        key = jax.random.fold_in(dropout_key, sharding.device_group.index())
+        sums, gradients = sum_gradients(sharding.gather_params(shards), batch, key)
+        return sharding.token_group.sum(sums), sharding.reduce_gradients(gradients)
 
-    everywhere = PartitionSpec()
+    replicated = PartitionSpec()
     return jax.shard_map(
-        local, mesh=layout.mesh, in_specs=(layout.specs, layout.batch, everywhere),
-        out_specs=(everywhere, layout.specs.trained), check_vma=False,
-    )  # fmt: skip
+        run_on_device,
+        mesh=sharding.mesh,
+        in_specs=(sharding.param_specs, sharding.batch_spec, replicated),
+        out_specs=(replicated, sharding.param_specs.trainable),
+        check_vma=False,
+    )
+
+
+def make_eval_step(
+    loss: LossFn, *, sharding: StepSharding | None
+) -> Callable[[Any, Batch], tuple[jax.Array, jax.Array]]:
+    """Make (params, batch) -> (summed loss in nats, summed weight of the targets)."""
+
+    def sum_loss(params: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        no_dropout = jax.random.key(0)
+        _, sums = loss(params, batch, no_dropout)
+        return sums['loss'], sums['weight']
+
+    if sharding is None:
+        return sum_loss
+    token_group = sharding.token_group
+    return _shard_function(
+        lambda params, batch: token_group.sum(sum_loss(params, batch)), sharding, PartitionSpec()
+    )
+
+
+def make_score_step(
+    score: Callable[[Any, Batch], Any], *, sharding: StepSharding | None
+) -> Callable[[Any, Batch], Any]:
+    """Make (params, batch) -> the scores of each position: one or several arrays [B, L, ...]."""
+    return score if sharding is None else _shard_function(score, sharding, sharding.batch_spec)
+
+
+def _shard_function(
+    function: Callable[[Any, Batch], Any], sharding: StepSharding, out_specs: PartitionSpec
+) -> Callable[[Any, Batch], Any]:
+    """Run a function of params and batch on each device; its params have no frozen part."""
+
+    def run_on_device(shards: Any, batch: Batch) -> Any:
+        params = sharding.gather_params(PartitionedParams(shards, None)).trainable
+        return function(params, batch)
+
+    return jax.shard_map(
+        run_on_device,
+        mesh=sharding.mesh,
+        in_specs=(sharding.param_specs.trainable, sharding.batch_spec),
+        out_specs=out_specs,
+        check_vma=False,
+    )

@@ -1,4 +1,4 @@
-"""Does the accelerator's measurement find the best batch and variant, end in time, and run on a bare image?"""
+"""The accelerator measurement: best batch and variant, time limit, and a bare image."""
 
 import importlib
 import json
@@ -15,16 +15,29 @@ import pytest
 from experiments.accelerator import child, jax_gpt, measure, report
 
 ROOT = Path(__file__).parents[2]
-FORBIDDEN = ('ml_collections', 'grain', 'tensorflow_datasets', 'tokenizers', 'tensorboardX', 'orbax', 'pyarrow')
+FORBIDDEN = (
+    'ml_collections',
+    'grain',
+    'tensorflow_datasets',
+    'tokenizers',
+    'tensorboardX',
+    'orbax',
+    'pyarrow',
+)
 DEVICE = {
-    'device': 'one', 'platform': 'cpu', 'peak_flops': 1e12, 'peak_flops_source': 'given', 'versions': {},
-    'flops_convention': 'with_attention', 'xla_flags': '',
-}  # fmt: skip
+    'device': 'one',
+    'platform': 'cpu',
+    'peak_flops': 1e12,
+    'peak_flops_source': 'given',
+    'versions': {},
+    'flops_convention': 'with_attention',
+    'xla_flags': '',
+}
 
 
 def run(flags, tmp_path, monkeypatch, *, seconds=100.0):
     monkeypatch.setattr(sys, 'argv', ['measure.py', f'--output={tmp_path}/out.jsonl', *flags])
-    return measure.Run(measure.parse(), DEVICE, time.monotonic() + seconds)
+    return measure.Run(measure.parse_flags(), DEVICE, time.monotonic() + seconds)
 
 
 # --- the search for the batch ---
@@ -56,30 +69,32 @@ def device_of(capacity, rate=lambda batch: 100.0 * batch, error='out of memory')
 )
 def test_search_doubles_then_bisects_to_the_largest_that_fits(capacity, expected):
     attempt, tried = device_of(capacity)
-    list(jax_gpt.search(attempt, 8))
+    list(jax_gpt.search_batch_sizes(attempt, 8))
     assert tried == expected
 
 
 def test_search_ends_where_a_larger_batch_does_not_pay():
     attempt, tried = device_of(10**6, rate=lambda batch: min(batch, 32) * 100.0)
-    list(jax_gpt.search(attempt, 8))
+    list(jax_gpt.search_batch_sizes(attempt, 8))
     assert tried == [8, 16, 32, 64]
 
 
 def test_search_ends_at_another_failure():
     attempt, tried = device_of(8, error='no such kernel')
-    assert list(jax_gpt.search(attempt, 8))[-1]['failed'] == 'no such kernel'
+    assert list(jax_gpt.search_batch_sizes(attempt, 8))[-1]['failed'] == 'no such kernel'
     assert tried == [8, 16]
 
 
 def test_attempt_catches_out_of_memory_and_frees_the_memory(monkeypatch):
     def exhausted(checked):
-        held = [jnp.full((1000,), checked.train.batch)]
-        raise RuntimeError(f'RESOURCE_EXHAUSTED: Out of memory allocating {len(held)} bytes.\nA table follows')
+        held = [jnp.full((1000,), checked.train.batch_size)]
+        raise RuntimeError(
+            f'RESOURCE_EXHAUSTED: Out of memory allocating {len(held)} bytes.\nA table follows'
+        )
 
-    monkeypatch.setattr(jax_gpt, 'measure', exhausted)
+    monkeypatch.setattr(jax_gpt, 'measure_step', exhausted)
     before = len(jax.live_arrays())
-    record = jax_gpt.attempt(measure.SHAPES['toy'], {}, 4, 1)
+    record = jax_gpt.try_batch(measure.SHAPES['toy'], {}, 4, 1)
     assert record == {
         'batch': 4,
         'failed': 'RuntimeError: RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.',
@@ -89,7 +104,7 @@ def test_attempt_catches_out_of_memory_and_frees_the_memory(monkeypatch):
 
 
 def test_a_failure_that_is_not_memory_says_so():
-    record = jax_gpt.attempt(measure.SHAPES['toy'], {'remat': 'dot'}, 4, 1)
+    record = jax_gpt.try_batch(measure.SHAPES['toy'], {'remat': 'dot'}, 4, 1)
     assert 'model.remat' in record['failed']
     assert not record['out_of_memory']
 
@@ -105,7 +120,7 @@ def test_steps_are_timed_apart_from_the_warm_up():
         time.sleep(0.5 if len(taken) <= 1 else 0.01)
         return state + batch, {'loss': jnp.float32(len(taken))}
 
-    seconds, losses = jax_gpt.step_seconds(step, jnp.zeros(()), jnp.ones(()), 4)
+    seconds, losses = jax_gpt.time_steps(step, jnp.zeros(()), jnp.ones(()), 4)
     assert len(seconds) == 4
     assert all(0 < second < 0.4 for second in seconds)
     assert losses == [float(n) for n in range(1, len(taken) + 1)]
@@ -123,72 +138,88 @@ def test_shapes_are_those_of_the_configs(shape):
         name: sizes[name] for name in ('layers', 'width', 'heads')
     }
     assert sizes['vocab'] == config.vocab_size
-    assert jax_gpt.settings(sizes, {}, 8, 1).model.dims['V'] == 50_304
+    assert jax_gpt.make_config(sizes, {}, 8, 1).model.dims['V'] == 50_304
 
 
 def test_every_variant_is_a_valid_config():
     for group in measure.GROUPS.values():
         for fields in group.values():
-            model = jax_gpt.settings(measure.SHAPES['toy'], fields, 4, 1).model
+            model = jax_gpt.make_config(measure.SHAPES['toy'], fields, 4, 1).model
             assert {name: getattr(model, name) for name in fields} == fields
 
 
-def fake_timed(speeds, calls):
-    def timed(run, shape, words, batch, *, search, until, final=False):
+def fake_measure(speeds, calls):
+    def measure_variant(run, shape, choices, batch, *, search, deadline, final=False):
         assert search is not final
-        assert until > 0
-        calls.append((tuple(words), batch, final))
-        rate = 100.0 * math.prod(speeds.get(word, 1.0) for word in words)
-        record = {'shape': shape, 'variant': list(words), 'batch': batch, 'elapsed_seconds': 1.0, 'final': final}
+        assert deadline > 0
+        calls.append((tuple(choices), batch, final))
+        rate = 100.0 * math.prod(speeds.get(choice, 1.0) for choice in choices)
+        record = {
+            'shape': shape,
+            'variant': list(choices),
+            'batch': batch,
+            'elapsed_seconds': 1.0,
+            'final': final,
+        }
         record |= {'tokens_per_second': rate, 'framework': 'gpt_jax'} if rate else {'failed': 'no'}
         run.records.append(record)
         return [record]
 
-    return timed
+    return measure_variant
 
 
 def test_variants_are_tried_one_choice_at_a_time_and_the_faster_kept(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(measure, 'timed', fake_timed({'remat_dots': 0.5, 'unrolled': 1.2, 'loss_chunk_0': 1.1}, calls))
+    monkeypatch.setattr(
+        measure,
+        'measure_variant',
+        fake_measure({'remat_dots': 0.5, 'unrolled': 1.2, 'loss_chunk_0': 1.1}, calls),
+    )
     got = run(['--shapes=350m', '--variants=all', '--notorch'], tmp_path, monkeypatch)
     measure.measure_shape(got, '350m', got.deadline)
-    assert calls[0] == (measure.PLAIN, measure.FIRST_BATCH, False)
-    assert calls[-1] == (('chunked_512', 'remat_none', 'unrolled', 'loss_chunk_0'), measure.FIRST_BATCH, True)
-    tried = {word for words, _, _ in calls for word in words}
-    assert tried == set(measure.WORDS) - {'cudnn'}  # the device is no GPU
+    assert calls[0] == (measure.STANDARD, measure.FIRST_BATCH, False)
+    assert calls[-1] == (
+        ('chunked_512', 'remat_none', 'unrolled', 'loss_chunk_0'),
+        measure.FIRST_BATCH,
+        True,
+    )
+    tried = {choice for choices, _, _ in calls for choice in choices}
+    assert tried == set(measure.CHOICES) - {'cudnn'}  # the device is no GPU
     assert not got.not_done
 
 
 def test_where_the_usual_variant_fails_the_frugal_one_is_the_start(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(measure, 'timed', fake_timed({'remat_none': 0.0}, calls))
+    monkeypatch.setattr(measure, 'measure_variant', fake_measure({'remat_none': 0.0}, calls))
     got = run(['--variants=none', '--notorch'], tmp_path, monkeypatch)
     measure.measure_shape(got, '350m', got.deadline)
-    assert [call[0] for call in calls] == [measure.PLAIN, measure.FRUGAL, measure.FRUGAL]
+    assert [call[0] for call in calls] == [measure.STANDARD, measure.LOW_MEMORY, measure.LOW_MEMORY]
 
 
 def test_what_time_does_not_allow_is_listed(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(measure, 'timed', fake_timed({}, calls))
+    monkeypatch.setattr(measure, 'measure_variant', fake_measure({}, calls))
     got = run(['--variants=remat_dots,unrolled', '--notorch'], tmp_path, monkeypatch)
     measure.measure_shape(got, '350m', time.monotonic() + 0.5)
     assert len(calls) == 1
-    assert got.not_done == ['350m: remat_dots', '350m: unrolled', '350m: final figure']
+    assert got.not_done == ['350m: remat_dots', '350m: unrolled', '350m: final measurement']
 
 
 def test_torch_batch_is_halved_until_it_fits(tmp_path, monkeypatch):
     seen = []
 
-    def lines(command, until):
-        assert until > time.monotonic()
-        seen.append(next(int(word.split('=')[1]) for word in command if word.startswith('--batch=')))
+    def stream_records(command, deadline):
+        assert deadline > time.monotonic()
+        seen.append(
+            next(int(word.split('=')[1]) for word in command if word.startswith('--batch='))
+        )
         assert '--vocab=50304' in command
         if seen[-1] > 3:
             yield {'failed': 'exit 1: OutOfMemoryError', 'out_of_memory': True}
         else:
             yield {'tokens_per_second': 1e4, 'peak_memory_bytes': 1, 'compile_seconds': 1.0}
 
-    monkeypatch.setattr(measure, 'lines', lines)
+    monkeypatch.setattr(measure, 'stream_records', stream_records)
     got = run(['--torch_python=python'], tmp_path, monkeypatch)
     got.records.append({'shape': '125m', 'flops_per_token': 10**7})
     measure.measure_torch(got, '125m', 12, got.deadline)
@@ -202,7 +233,7 @@ def test_torch_batch_is_halved_until_it_fits(tmp_path, monkeypatch):
 
 
 def python(code, seconds=20.0):
-    return list(child.lines([sys.executable, '-c', code], time.monotonic() + seconds))
+    return list(child.stream_records([sys.executable, '-c', code], time.monotonic() + seconds))
 
 
 def test_a_process_gives_its_json_lines_only():
@@ -212,7 +243,9 @@ def test_a_process_gives_its_json_lines_only():
 
 
 def test_a_process_that_fails_gives_its_last_line():
-    records = python('print(\'{"a": 1}\', flush=True); raise MemoryError("Unable to allocate 9 GiB")')
+    records = python(
+        'print(\'{"a": 1}\', flush=True); raise MemoryError("Unable to allocate 9 GiB")'
+    )
     assert records[0]['a'] == 1
     assert records[1]['failed'] == 'exit 1: MemoryError: Unable to allocate 9 GiB'
     assert records[1]['out_of_memory']
@@ -225,7 +258,8 @@ def test_a_process_ends_with_its_children_when_its_time_is_over(tmp_path):
     inner = f'import time\nwhile True: open({str(beat)!r}, "a").write("x"); time.sleep(.02)'
     began = time.monotonic()
     code = (
-        f'import subprocess, sys; print(\'{{"a": 1}}\', flush=True); subprocess.run([sys.executable, "-c", {inner!r}])'
+        'import subprocess, sys; print(\'{"a": 1}\', flush=True); '
+        f'subprocess.run([sys.executable, "-c", {inner!r}])'
     )
     records = python(code, seconds=1.5)
     assert time.monotonic() - began < 10
@@ -241,20 +275,41 @@ def test_a_process_ends_with_its_children_when_its_time_is_over(tmp_path):
 
 
 def test_table_and_summary_hold_figures_failures_and_the_ratio():
-    fits = {'batch': 8, 'step_seconds': 0.1, 'model_flops_utilization': 0.5, 'peak_memory_bytes': 2**31}
+    fits = {
+        'batch': 8,
+        'step_seconds': 0.1,
+        'model_flops_utilization': 0.5,
+        'peak_memory_bytes': 2**31,
+    }
     fits |= {'compile_seconds': 3.0, 'timed_steps': 20, 'shape': '350m'}
-    ours = fits | {'framework': 'gpt_jax', 'variant': ['scan'], 'tokens_per_second': 300.0, 'final': False}
+    ours = fits | {
+        'framework': 'gpt_jax',
+        'variant': ['scan'],
+        'tokens_per_second': 300.0,
+        'final': False,
+    }
     final = ours | {'tokens_per_second': 280.0, 'final': True}
-    torch = fits | {'framework': 'nanogpt', 'variant': ['compiled'], 'tokens_per_second': 140.0, 'final': False}
-    broken = {'shape': '350m', 'framework': 'gpt_jax', 'variant': ['cudnn'], 'batch': 8, 'failed': 'no cuDNN'}
+    torch = fits | {
+        'framework': 'nanogpt',
+        'variant': ['compiled'],
+        'tokens_per_second': 140.0,
+        'final': False,
+    }
+    broken = {
+        'shape': '350m',
+        'framework': 'gpt_jax',
+        'variant': ['cudnn'],
+        'batch': 8,
+        'failed': 'no cuDNN',
+    }
     late = broken | {'failed': 'no time left', 'out_of_time': True}
     records = [ours, torch, broken, late, final]
-    lines = report.table(records).splitlines()
+    lines = report.format_table(records).splitlines()
     assert len(lines) == 6
     assert [line.count('*') for line in lines] == [0, 0, 0, 0, 0, 1]
     assert '50.0%' in lines[1]
     assert 'no cuDNN' in lines[3]
-    found = report.summary(records, DEVICE, ['350m', '1_3b'], ['1_3b: scan'], 5.0)
+    found = report.summarize(records, DEVICE, ['350m', '1_3b'], ['1_3b: scan'], 5.0)
     assert found['shapes']['350m']['gpt_jax']['tokens_per_second'] == 280.0
     assert found['shapes']['350m']['ratio'] == 2.0
     assert found['shapes']['1_3b'] == {'gpt_jax': None, 'torch': None, 'ratio': None}
@@ -276,7 +331,7 @@ def test_table_and_summary_hold_figures_failures_and_the_ratio():
 def test_a_bad_flag_is_named(flag, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['measure.py', flag])
     with pytest.raises(SystemExit, match='2'):
-        measure.parse()
+        measure.parse_flags()
     assert message in capsys.readouterr().err
 
 
@@ -291,15 +346,31 @@ sys.meta_path.insert(0, Blocker())
 """
     (tmp_path / 'sitecustomize.py').write_text(blocker)
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-    monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
-    assert subprocess.run([sys.executable, '-c', 'import grain'], capture_output=True).returncode == 1
-    flags = ['--shapes=toy', '--variants=cudnn', '--batch=4', '--steps=3', '--peak_flops=1e11', '--notorch']
-    command = [sys.executable, 'experiments/accelerator/measure.py', *flags, f'--output={tmp_path}/out.jsonl']
+    monkeypatch.setenv(
+        'XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+    )
+    assert (
+        subprocess.run([sys.executable, '-c', 'import grain'], capture_output=True).returncode == 1
+    )
+    flags = [
+        '--shapes=toy',
+        '--variants=cudnn',
+        '--batch=4',
+        '--steps=3',
+        '--peak_flops=1e11',
+        '--notorch',
+    ]
+    command = [
+        sys.executable,
+        'experiments/accelerator/measure.py',
+        *flags,
+        f'--output={tmp_path}/out.jsonl',
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     first, failed, final = map(json.loads, (tmp_path / 'out.jsonl').read_text().splitlines())
     assert (first['final'], final['final'], final['compile_from_cache']) == (False, True, True)
-    assert 'cudnn wants an NVIDIA GPU' in failed['failed']
+    assert 'cudnn must have an NVIDIA GPU' in failed['failed']
     assert final['timed_steps'] == 6
     assert final['tokens_per_second'] * final['step_seconds'] == pytest.approx(4 * 32)
     share = final['tokens_per_second'] * final['flops_per_token'] / 1e11

@@ -1,38 +1,42 @@
-"""Do adapters begin as nothing, go where they are told, and merge into what they computed?"""
+"""Adapters begin without effect, are where the config puts them, and merge exactly."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt_jax import assemble, pretrained, trees
-from gpt_jax.errors import UserError
+from gpt_jax.core import trees
+from gpt_jax.core.errors import UserError
 from gpt_jax.finetune import lora
-from gpt_jax.model import loss as losses
+from gpt_jax.inference import pretrained
 from gpt_jax.model import weights
-from gpt_jax.model.gpt import GPT, unstack
-from gpt_jax.model.lowrank import Adapter, without
-from gpt_jax.parallel.place import ANYWHERE
+from gpt_jax.model.gpt import GPT, unstack_layers
+from gpt_jax.model.loss import compute_logits
+from gpt_jax.model.low_rank import Adapter, remove_adapters
+from gpt_jax.parallel.sharding import UNSHARDED
+from gpt_jax.train import build
+from gpt_jax.train.objective import make_loss
 from tests.model.architectures import ARCHITECTURES
 
 
-def made(config, names, rank=3, scale=0.5, seed=0):
-    """(params, adapters that change something, their scales)."""
-    params = weights.unbox(assemble.initial(config, jax.random.key(0)))
-    letters = pretrained.letters_of(config)
-    chosen = lora.targets(letters, names, config.layers)
-    fresh = lora.create(params, letters, chosen, rank, jax.random.key(seed))
+def make_adapters(config, names, rank=3, scale=0.5, seed=0):
+    """Return (params, new adapters, adapters that change the model, their scales)."""
+    params = weights.unbox(build.init_params(config, jax.random.key(0)))
+    logical_axes = pretrained.weight_letters(config)
+    targets = lora.select_targets(logical_axes, names, config.layers)
+    new = lora.init_adapters(params, logical_axes, targets, rank, jax.random.key(seed))
     keys = iter(jax.random.split(jax.random.key(1), 100))
-    moved = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), fresh)
-    return params, fresh, moved, dict.fromkeys(chosen, scale)
+    moved = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(next(keys), a.shape), new)
+    return params, new, moved, dict.fromkeys(targets, scale)
 
 
-def logits(config, params):
-    """Of a few tokens; the layers as `config` has them."""
+def compute_logits_of(config, params):
+    """Compute the logits of random tokens; `config` says whether the layers are scanned."""
     tokens = jax.random.randint(jax.random.key(2), (2, config.context), 0, config.vocab_size)
-    given = params if config.scan_layers else unstack(params, config.layers)
-    features = jax.jit(lambda p: GPT(config, ANYWHERE, train=False).apply({'params': p}, tokens))(given)
-    return np.asarray(losses.logits(features.x_BLD, features.w_VD, config))
+    params = params if config.scan_layers else unstack_layers(params, config.layers)
+    model = GPT(config, UNSHARDED, train=False)
+    output = jax.jit(lambda params: model.apply({'params': params}, tokens))(params)
+    return np.asarray(compute_logits(output.x_BLD, output.w_VD, config))
 
 
 EVERYTHING = ['all-linear', 'embedding']
@@ -44,33 +48,48 @@ EVERYTHING = ['all-linear', 'embedding']
         ('gpt2', True),
         ('llama', False),
         *(
-            pytest.param(*one, marks=pytest.mark.slow)
-            for one in (('gpt2', False), ('llama', True), ('shared_experts', False), ('shared_experts', True))
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ('gpt2', False),
+                ('llama', True),
+                ('shared_experts', False),
+                ('shared_experts', True),
+            )
         ),
     ],
 )
-def test_new_adapters_change_nothing_and_moved_ones_what_they_change_in_the_weights(model_config, name, scan_layers):
+def test_new_adapters_change_nothing_and_others_act_like_merged_weights(
+    model_config, name, scan_layers
+):
     config = model_config(**ARCHITECTURES[name], scan_layers=scan_layers)
     names = EVERYTHING if config.tied_head else [*EVERYTHING, 'head']
-    params, fresh, moved, scales = made(config, names)
-    before = logits(config, params)
+    params, new, moved, scales = make_adapters(config, names)
+    before = compute_logits_of(config, params)
     np.testing.assert_allclose(
-        logits(config, lora.adapt(params, fresh, scales)), before, atol=2e-6 * np.abs(before).max()
+        compute_logits_of(config, lora.attach_adapters(params, new, scales)),
+        before,
+        atol=2e-6 * np.abs(before).max(),
     )
-    after = logits(config, lora.adapt(params, moved, scales))
-    merged = lora.merge(params, moved, scales)
+    after = compute_logits_of(config, lora.attach_adapters(params, moved, scales))
+    merged = lora.merge_adapters(params, moved, scales)
     assert jax.tree.structure(merged) == jax.tree.structure(params)
-    np.testing.assert_allclose(after, logits(config, merged), atol=2e-6 * np.abs(after).max())
+    np.testing.assert_allclose(
+        after, compute_logits_of(config, merged), atol=2e-6 * np.abs(after).max()
+    )
     assert np.abs(after - before).max() > 0.1 * np.abs(before).max()
-    jax.tree.map(np.testing.assert_array_equal, without(lora.adapt(params, moved, scales)), params)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        remove_adapters(lora.attach_adapters(params, moved, scales)),
+        params,
+    )
 
 
-def test_the_beginning_is_pefts(model_config):
-    """Even in +-1/sqrt(inputs) (kaiming_uniform with a = sqrt(5)) and zero; of an embedding, zero and normal."""
+def test_initial_values_are_those_of_peft(model_config):
+    """Uniform in +-1/sqrt(inputs), that is kaiming_uniform with a = sqrt(5); embedding: normal."""
     config = model_config(width=48, head_dim=12, mlp_width=100, vocab_size=300, tied_head=False)
-    _, fresh, *_ = made(config, ['*'], rank=64)
+    _, adapters, *_ = make_adapters(config, ['*'], rank=64)
     inputs = {'query': 48, 'key': 48, 'value': 48, 'output': 48, 'up': 48, 'down': 100}
-    for path, adapter in fresh.items():
+    for path, adapter in adapters.items():
         zero, drawn = (adapter.a, adapter.b) if path.endswith('VD') else (adapter.b, adapter.a)
         assert not np.any(zero)
         drawn = np.asarray(drawn)
@@ -81,72 +100,96 @@ def test_the_beginning_is_pefts(model_config):
         bound = 1 / np.sqrt(inputs.get(path.split('/')[-1], 48))
         assert 0.99 * bound < np.abs(drawn).max() <= bound
         assert drawn.std() == pytest.approx(bound / np.sqrt(3), rel=0.05)
-    flat = [np.ravel(adapter.a)[:9].tobytes() for adapter in fresh.values() if adapter.a.any()]
-    assert len(set(flat)) == len(flat)
+    first_values = [
+        np.ravel(adapter.a)[:9].tobytes() for adapter in adapters.values() if adapter.a.any()
+    ]
+    assert len(set(first_values)) == len(first_values)
 
 
-def test_an_adapter_does_not_depend_on_what_else_has_one(model_config):
+def test_an_adapter_does_not_depend_on_other_adapters(model_config):
     config = model_config()
-    _, alone, *_ = made(config, ['value'])
-    _, beside, *_ = made(config, ['value', 'all-linear'])
-    np.testing.assert_array_equal(alone['blocks/attention/value'].a, beside['blocks/attention/value'].a)
-    _, other, *_ = made(config, ['value'], seed=1)
-    assert not np.array_equal(alone['blocks/attention/value'].a, other['blocks/attention/value'].a)
+    path = 'blocks/attention/value'
+    _, single, *_ = make_adapters(config, ['value'])
+    _, several, *_ = make_adapters(config, ['value', 'all-linear'])
+    np.testing.assert_array_equal(single[path].a, several[path].a)
+    _, other_seed, *_ = make_adapters(config, ['value'], seed=1)
+    assert not np.array_equal(single[path].a, other_seed[path].a)
 
 
-def test_layers_that_are_not_chosen_have_none_and_get_none(model_config):
-    config = model_config(layers=3)
-    params, fresh, _, scales = made(config, ['blocks[1]/attention/query', 'blocks[-1]/up'])
-    a = np.asarray(fresh['blocks/attention/query'].a)
-    assert a.shape == (3, 32, 3)
-    assert [bool(layer.any()) for layer in a] == [False, True, False]
-    assert [bool(layer.any()) for layer in np.asarray(fresh['blocks/feedforward/up'].a)] == [False, False, True]
-    moved = {path: Adapter(one.a, one.b + 0.1 * jnp.abs(one.a).sum((1, 2)).reshape(-1, *[1] * (one.b.ndim - 1)))
-             for path, one in fresh.items()}  # fmt: skip
+def list_nonzero_layers(stack):
+    return [n for n, layer in enumerate(np.asarray(stack)) if layer.any()]
+
+
+def test_layers_that_are_no_targets_have_no_adapter_and_no_gradient(model_config):
+    config = model_config(layers=3, scan_layers=True)
+    query, up = 'blocks/attention/query', 'blocks/feedforward/up'
+    names = ['blocks[1]/attention/query', 'blocks[-1]/up']
+    params, adapters, _, scales = make_adapters(config, names)
+    assert adapters[query].a.shape == (3, 32, 3)
+    assert list_nonzero_layers(adapters[query].a) == [1]
+    assert list_nonzero_layers(adapters[up].a) == [2]
+
+    def move(adapter):
+        """Make b nonzero where a is."""
+        sizes = 0.1 * jnp.abs(adapter.a).sum((1, 2))
+        return Adapter(adapter.a, adapter.b + sizes.reshape(-1, *[1] * (adapter.b.ndim - 1)))
+
+    moved = {path: move(adapter) for path, adapter in adapters.items()}
     batch = {name: jnp.zeros((1, 16), jnp.int32) for name in ('inputs', 'targets')}
-    loss = assemble.summed_loss(dataclass_scan(config), ANYWHERE, train=False)
-    gradients = jax.grad(lambda one: loss(lora.adapt(params, one, scales), batch, jax.random.key(0))[0])(moved)
-    for one, layers in (('blocks/attention/query', (1,)), ('blocks/feedforward/up', (2,))):
-        for part in (gradients[one].a, gradients[one].b):
-            assert [n for n, layer in enumerate(np.asarray(part)) if layer.any()] == list(layers)
+    loss = make_loss(config, UNSHARDED, train=False)
 
+    def loss_of_adapters(adapters):
+        adapted = lora.attach_adapters(params, adapters, scales)
+        return loss(adapted, batch, jax.random.key(0))[0]
 
-def dataclass_scan(config):
-    import dataclasses
-
-    return dataclasses.replace(config, scan_layers=True)
+    gradients = jax.grad(loss_of_adapters)(moved)
+    for path, layers in ((query, [1]), (up, [2])):
+        assert list_nonzero_layers(gradients[path].a) == layers
+        assert list_nonzero_layers(gradients[path].b) == layers
 
 
 @pytest.mark.parametrize(
     ('names', 'message'),
     [
-        (['querry'], "config.tune.targets: 'querry' is no weight of this model; the nearest is 'query'"),
-        (['query', 'query_bias'], "'query_bias' is blocks/attention/query_bias, and adapters are for matrices alone"),
-        (['position'], "'position' is position/table, and adapters are for matrices alone"),
+        (
+            ['querry'],
+            "config.finetune.targets: 'querry' matches no parameter of the model; the nearest is "
+            "'query'",
+        ),
+        (
+            ['query', 'query_bias'],
+            "'query_bias' matches blocks/attention/query_bias; only matrices can have adapters",
+        ),
+        (['position'], "'position' matches position/table; only matrices can have adapters"),
     ],
 )
-def test_targets_that_are_no_matrices(model_config, names, message):
+def test_targets_that_are_no_matrices_are_rejected(model_config, names, message):
     config = model_config()
     with pytest.raises(UserError) as error:
-        lora.targets(pretrained.letters_of(config), names, config.layers)
+        lora.select_targets(pretrained.weight_letters(config), names, config.layers)
     assert message in str(error.value)
 
 
-def test_all_linear_is_every_matrix_of_the_layers_and_no_router(model_config):
+def test_all_linear_is_every_matrix_of_the_layers_except_routers(model_config):
     config = model_config(**ARCHITECTURES['shared_experts'])
-    letters = pretrained.letters_of(config)
-    found = lora.targets(letters, ['all-linear'], config.layers)
-    wanted = {path for path in letters if path.startswith('blocks') and len(letters[path]) > 2}
-    assert found.keys() == wanted - {'blocks/feedforward/router'}
-    assert lora.targets(letters, ['blocks/attention/*'], config.layers).keys() < found.keys()
+    logical_axes = pretrained.weight_letters(config)
+    targets = lora.select_targets(logical_axes, ['all-linear'], config.layers)
+    matrices = {
+        path
+        for path, letters in logical_axes.items()
+        if path.startswith('blocks') and len(letters) > 2
+    }
+    assert targets.keys() == matrices - {'blocks/feedforward/router'}
+    attention = lora.select_targets(logical_axes, ['blocks/attention/*'], config.layers)
+    assert attention.keys() < targets.keys()
 
 
-def test_scales_of_the_papers():
-    assert lora.scale(8, 16.0, False) == 2.0
-    assert lora.scale(16, 16.0, True) == 4.0
+def test_scales_are_those_of_the_papers():
+    assert lora.lora_scale(8, 16.0, False) == 2.0
+    assert lora.lora_scale(16, 16.0, True) == 4.0
 
 
-def test_counts_are_those_of_two_thin_matrices(model_config):
+def test_an_adapter_has_the_parameters_of_two_thin_matrices(model_config):
     config = model_config(layers=2, width=32)
-    _, fresh, *_ = made(config, ['query', 'value'], rank=8)
-    assert trees.size(fresh) == 2 * 2 * 8 * (32 + 32)
+    _, adapters, *_ = make_adapters(config, ['query', 'value'], rank=8)
+    assert trees.count_elements(adapters) == 2 * 2 * 8 * (32 + 32)

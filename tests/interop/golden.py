@@ -1,10 +1,10 @@
-"""What transformers computes of the small models, kept in golden/NAME.json for machines without it.
+"""Results of transformers for the small models, stored in golden/NAME.json.
 
-    PYTHONPATH=. python -m tests.interop.golden        # writes them anew; takes torch and transformers
+    PYTHONPATH=. python -m tests.interop.golden    # writes the files; needs torch and transformers
 
-A file holds the config.json that transformers writes, the names and shapes of the tensors it writes, the logits of its
-model in float64, and of the gradient of the mean loss by each tensor the component along a direction that its name
-decides.
+A file has the config.json that transformers writes, the names and shapes of its tensors, the logits
+of its model in float64, and of the gradient of the mean loss by each tensor the component along
+small_models.direction.
 """
 
 import json
@@ -14,89 +14,107 @@ from typing import Any
 
 import numpy as np
 
-from gpt_jax.interop import tensors
+from gpt_jax.interop import safetensors_files
 from tests.interop import small_models
-from tests.interop.small_models import EXAMPLES, direction, tokens
+from tests.interop.small_models import EXAMPLES, direction, make_tokens
 
 FOLDER = Path(__file__).with_name('golden')
 
 
-def read(name: str) -> dict[str, Any]:
-    found = json.loads((FOLDER / f'{name}.json').read_text())
-    return found | {'logits': np.array(found['logits'])}
+def read_golden(name: str) -> dict[str, Any]:
+    content = json.loads((FOLDER / f'{name}.json').read_text())
+    return content | {'logits': np.array(content['logits'])}
 
 
-def theirs(name: str, folder: Path) -> Any:
-    """Transformers' model in float32 with the weights that the names of its tensors decide, saved to the folder too."""
-    return made(*EXAMPLES[name], folder)
+def make_example(name: str, folder: Path) -> Any:
+    """Make the model of transformers of an example, in float32, and save it to the folder."""
+    return make_model(*EXAMPLES[name], folder)
 
 
-def made(kind: str, fields: dict[str, Any], folder: Path) -> Any:
-    """The same of that `model_type` and these fields of its config class."""
+def make_model(model_type: str, fields: dict[str, Any], folder: Path) -> Any:
+    """Make a model of transformers with the weights of `make_tensor`, and save it to the folder.
+
+    model_type, fields: of its config class.
+    """
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **fields))
-    model.save_pretrained(folder)  # the names on disk are not those in memory: experts
-    found = tensors.find(folder)
-    shapes = {one: found.shape(one) for one in found.where}
-    small_models.write(folder, json.loads((folder / 'config.json').read_text()), shapes)
-    return load(folder, 'float32')
+    model = transformers.AutoModelForCausalLM.from_config(
+        transformers.AutoConfig.for_model(model_type, **fields)
+    )
+    # Saved first, since the names of experts on disk differ from those in memory.
+    model.save_pretrained(folder)
+    config = json.loads((folder / 'config.json').read_text())
+    small_models.write_folder(folder, config, list_shapes(folder))
+    return load_model(folder, 'float32')
 
 
-def load(folder: Path, dtype: str) -> Any:
-    """Transformers' model of that folder, computed in `dtype` and in the plainest way."""
+def list_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a folder's tensors, by name."""
+    tensors = safetensors_files.index_folder(folder)
+    return {name: tensors.shape(name) for name in sorted(tensors.entries)}
+
+
+def load_model(folder: Path, dtype: str) -> Any:
+    """Load a model of transformers that computes in `dtype` with the simplest kernels."""
     import torch
     import transformers
 
     return transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation='eager', experts_implementation='eager',
+        folder,
+        dtype=getattr(torch, dtype),
+        attn_implementation='eager',
+        experts_implementation='eager',
         local_files_only=True,
-    ).eval()  # fmt: skip
+    ).eval()
 
 
-def logits(model: Any) -> np.ndarray:
+def compute_logits(model: Any) -> np.ndarray:
+    """The logits of the tokens, float64."""
     import torch
 
+    ids = torch.tensor(make_tokens(), dtype=torch.long)
     with torch.no_grad():
-        return np.asarray(model(torch.tensor(tokens(), dtype=torch.long), use_cache=False).logits.double())
+        return np.asarray(model(ids, use_cache=False).logits.double())
 
 
-def gradients(model: Any, folder: Path) -> dict[str, np.ndarray]:
-    """Of the mean loss, under the names of the tensors on disk."""
+def compute_gradients(model: Any, folder: Path) -> dict[str, np.ndarray]:
+    """The gradients of the mean loss by the names of the tensors on disk, saved in the folder."""
     import torch
 
-    ids = torch.tensor(tokens(), dtype=torch.long)
+    ids = torch.tensor(make_tokens(), dtype=torch.long)
     model.zero_grad()
     model(ids, labels=ids, use_cache=False).loss.backward()
-    gradient = {one: p.grad for one, p in model.named_parameters()}
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     with torch.no_grad():
-        for one, p in model.named_parameters():
-            p.copy_(gradient[one])
+        for name, parameter in model.named_parameters():
+            parameter.copy_(gradients[name])
     model.save_pretrained(folder)
-    found = tensors.find(folder)
-    return {one: np.array(found.raw(one)) for one in found.where}
+    tensors = safetensors_files.index_folder(folder)
+    return {name: np.array(tensors.map(name)) for name in tensors.entries}
 
 
-def make(name: str) -> dict[str, Any]:
+def make_golden(name: str) -> dict[str, Any]:
+    """The content of a golden file."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        model = theirs(name, folder / 'model').double()
-        found = tensors.find(folder / 'model')
-        computed = logits(model)
-        slopes = gradients(model, folder / 'gradients')
+        model = make_example(name, folder / 'model').double()
+        logits = compute_logits(model)
+        gradients = compute_gradients(model, folder / 'gradients')
+        slopes = {
+            tensor: np.sum(gradient * direction(tensor, gradient.shape))
+            for tensor, gradient in sorted(gradients.items())
+        }
         return {
             'config': json.loads((folder / 'model' / 'config.json').read_text()),
-            'shapes': {one: list(found.shape(one)) for one in sorted(found.where)},
-            'logits': np.round(computed, 7).tolist(),
-            'slopes': {
-                one: round(float(np.sum(slopes[one] * direction(one, slopes[one].shape))), 8) for one in sorted(slopes)
-            },
+            'shapes': list_shapes(folder / 'model'),
+            'logits': np.round(logits, 7).tolist(),
+            'slopes': {tensor: round(float(slope), 8) for tensor, slope in slopes.items()},
         }
 
 
 if __name__ == '__main__':
     FOLDER.mkdir(exist_ok=True)
     for example in EXAMPLES:
-        content = json.dumps(make(example))
+        content = json.dumps(make_golden(example))
         (FOLDER / f'{example}.json').write_text(content.replace('], [', '],\n[') + '\n')
         print(example)

@@ -1,196 +1,378 @@
-"""Is a folder that is not wholly what it says refused, and a model that no layout has? And nothing half written?"""
+"""Import and export of Hugging Face folders: hub names, invalid files, atomicity."""
 
 import dataclasses
+import functools
 import json
 import os
+import re
+import sys
+import types
 
 import ml_dtypes
 import numpy as np
 import pytest
 
-from gpt_jax.errors import UserError
-from gpt_jax.interop import huggingface, tensor_file, tensors
-from gpt_jax.interop.tensor_file import Written
+from gpt_jax.core.errors import UserError
+from gpt_jax.interop import huggingface, safetensors_files
+from gpt_jax.interop.safetensors_files import LazyTensor
 from tests.interop import golden, small_models
 
 TABLE, HEAD = 'transformer.wte.weight', 'lm_head.weight'
 
 
-def folder(path, name='gpt2', config=None, **values):
-    """The folder of a small model. config: fields to set, or to leave out where None; values: tensors, likewise."""
-    kept = golden.read(name)
-    about = {key: value for key, value in (kept['config'] | (config or {})).items() if value is not None}
-    there = {one: small_models.weight(one, tuple(shape)) for one, shape in kept['shapes'].items()}
-    there = {one: value for one, value in (there | values).items() if value is not None}
+def write_folder(path, name='gpt2', config=None, **values):
+    """Write the folder of a small model.
+
+    config: fields to change; None removes one. values: tensors, likewise.
+    """
+    example = golden.read_golden(name)
+    content = example['config'] | (config or {})
+    content = {key: value for key, value in content.items() if value is not None}
+    tensors = {
+        tensor: small_models.make_tensor(tensor, tuple(shape))
+        for tensor, shape in example['shapes'].items()
+    }
     path.mkdir(parents=True, exist_ok=True)
-    (path / 'config.json').write_text(json.dumps(about))
-    words = {np.dtype(dtype): word for word, dtype in tensor_file.DTYPES.items()}
-    tensors.write(path, [Written(one, words[v.dtype], v.shape, lambda v=v: v) for one, v in there.items()])
+    (path / 'config.json').write_text(json.dumps(content))
+    dtypes = {np.dtype(dtype): name for name, dtype in safetensors_files.DTYPES.items()}
+    safetensors_files.write_shards(
+        path,
+        [
+            LazyTensor(tensor, dtypes[v.dtype], v.shape, functools.partial(np.asarray, v))
+            for tensor, v in (tensors | values).items()
+            if v is not None
+        ],
+    )
     return path
 
 
-def table():
-    return small_models.weight(TABLE, (31, 24))
+def make_table():
+    return small_models.make_tensor(TABLE, (31, 24))
 
 
 BIAS = 'transformer.h.1.mlp.c_fc.bias'
-BROKEN = [
+INVALID_TENSORS = [
     ({BIAS: None}, r"'transformer\.h\.1\.mlp\.c_fc\.bias' is missing; the nearest is"),
-    ({'transformer.h.2.ln_1.bias': np.ones(24, np.float32)}, r"'transformer\.h\.2\.ln_1\.bias' \[24\] is no weight"),
-    ({'score.weight': np.ones((2, 24), np.float32)}, r"'score\.weight' \[2, 24\] is no weight of such a gpt2 model"),
-    ({BIAS: np.ones(95, np.float32)}, r"mlp\.c_fc\.bias' has the shape \[95\], and config\.json says \[96\]"),
-    ({'transformer.h.0.attn.c_attn.weight': np.ones((72, 24), np.float32)}, r'\[72, 24\], and .* says \[24, 72\]'),
-    ({BIAS: np.ones(96, np.int8)}, r"c_fc\.bias' is I8; weights are read as F32, F16, BF16"),
-    ({BIAS: np.ones(96, np.float64)}, r"c_fc\.bias' is F64; weights are read as F32, F16, BF16"),
-    ({BIAS: np.full(96, np.nan, np.float32)}, r"c_fc\.bias' holds NaN or infinity"),
-    ({BIAS: np.full(96, np.inf, ml_dtypes.bfloat16)}, r"c_fc\.bias' holds NaN or infinity"),
-    ({HEAD: table() + 1}, "ties the head to the embedding, and 'lm_head.weight' differs from 'transformer.wte.weight'"),
-    ({HEAD: table().astype(np.float16)}, "ties the head to the embedding, and 'lm_head.weight' differs"),
-    ({HEAD: table()[:30]}, "ties the head to the embedding, and 'lm_head.weight' differs"),
+    (
+        {'transformer.h.2.ln_1.bias': np.ones(24, np.float32)},
+        r"'transformer\.h\.2\.ln_1\.bias' \[24\] is not a weight",
+    ),
+    (
+        {'score.weight': np.ones((2, 24), np.float32)},
+        r"'score\.weight' \[2, 24\] is not a weight of this gpt2 model",
+    ),
+    (
+        {BIAS: np.ones(95, np.float32)},
+        r"c_fc\.bias' must have the shape \[96\] of config\.json, got \[95\]",
+    ),
+    (
+        {'transformer.h.0.attn.c_attn.weight': np.ones((72, 24), np.float32)},
+        r'must have the shape \[24, 72\] of .*, got \[72, 24\]',
+    ),
+    ({BIAS: np.ones(96, np.int8)}, r"c_fc\.bias' must be one of F32, F16, BF16, got I8"),
+    ({BIAS: np.ones(96, np.float64)}, r"c_fc\.bias' must be one of F32, F16, BF16, got F64"),
+    ({BIAS: np.full(96, np.nan, np.float32)}, r"c_fc\.bias' has NaN or infinite values"),
+    ({BIAS: np.full(96, np.inf, ml_dtypes.bfloat16)}, r"c_fc\.bias' has NaN or infinite values"),
+    (
+        {HEAD: make_table() + 1},
+        "ties the head to the embedding, but 'lm_head.weight' differs from 'transformer.wte",
+    ),
+    (
+        {HEAD: make_table().astype(np.float16)},
+        "ties the head to the embedding, but 'lm_head.weight' differs",
+    ),
+    ({HEAD: make_table()[:30]}, "ties the head to the embedding, but 'lm_head.weight' differs"),
 ]
 
 
-@pytest.mark.parametrize(('values', 'message'), BROKEN)
-def test_tensors_that_are_not_the_models(tmp_path, values, message):
+@pytest.mark.parametrize(('values', 'message'), INVALID_TENSORS)
+def test_invalid_tensors_are_rejected(tmp_path, values, message):
     with pytest.raises(UserError, match=message):
-        small_models.read(folder(tmp_path, **values))
+        small_models.import_model(write_folder(tmp_path, **values))
 
 
-def test_a_head_that_is_said_to_be_there_and_is_not(tmp_path):
+def test_missing_untied_head(tmp_path):
     with pytest.raises(UserError, match=r"'lm_head\.weight' is missing"):
-        small_models.read(folder(tmp_path, config={'tie_word_embeddings': False}))
+        small_models.import_model(write_folder(tmp_path, config={'tie_word_embeddings': False}))
 
 
-def test_a_tied_head_whose_shape_nothing_could_have(tmp_path):
-    path = folder(tmp_path, **{HEAD: np.zeros((0, 7), np.float32)}) / 'model.safetensors'
+def test_tied_head_with_an_impossible_shape(tmp_path):
+    path = write_folder(tmp_path, **{HEAD: np.zeros((0, 7), np.float32)}) / 'model.safetensors'
     content = path.read_bytes()
-    wide, length = content[8:].replace(b'[0,7]', b'[0,1%s]' % (b'0' * 30), 1), int.from_bytes(content[:8], 'little')
+    wide, length = (
+        content[8:].replace(b'[0,7]', b'[0,1%s]' % (b'0' * 30), 1),
+        int.from_bytes(content[:8], 'little'),
+    )
     path.write_bytes((length + 30).to_bytes(8, 'little') + wide)
     with pytest.raises(UserError, match=r"'lm_head\.weight' differs"):
-        small_models.read(tmp_path)
+        small_models.import_model(tmp_path)
 
 
-def test_a_tied_head_may_be_stored_a_second_time(tmp_path):
-    ours = small_models.read(folder(tmp_path, **{HEAD: table()}))
-    assert ours.weight('embedding/table_VD').tobytes() == table().tobytes()
+def test_tied_head_may_be_stored_too(tmp_path):
+    ours = small_models.import_model(write_folder(tmp_path, **{HEAD: make_table()}))
+    assert ours.read_weight('embedding/table_VD').tobytes() == make_table().tobytes()
 
 
-def test_names_without_the_prefix_and_buffers_beside_the_weights(tmp_path):
-    """As the published gpt2 and openai-gpt have them."""
-    plain = small_models.read(folder(tmp_path / 'plain'))
-    kept = golden.read('gpt2')['shapes']
-    bare = {one.removeprefix('transformer.'): small_models.weight(one, tuple(kept[one])) for one in kept}
+def test_names_without_prefix_and_unused_buffers(tmp_path):
+    """The published gpt2 and openai-gpt have them."""
+    plain = small_models.import_model(write_folder(tmp_path / 'plain'))
+    shapes = golden.read_golden('gpt2')['shapes']
+    bare = {
+        name.removeprefix('transformer.'): small_models.make_tensor(name, tuple(shape))
+        for name, shape in shapes.items()
+    }
     mask = np.tril(np.ones((1, 1, 16, 16), np.float32))
-    bare |= {'h.0.attn.bias': mask, 'h.1.attn.bias': mask.astype(bool), 'h.1.attn.masked_bias': np.float32([-1e4])}
-    ours = small_models.read(folder(tmp_path / 'bare', **bare, **dict.fromkeys(kept)))
+    bare |= {
+        'h.0.attn.bias': mask,
+        'h.1.attn.bias': mask.astype(bool),
+        'h.1.attn.masked_bias': np.float32([-1e4]),
+    }
+    ours = small_models.import_model(
+        write_folder(tmp_path / 'bare', **bare, **dict.fromkeys(shapes))
+    )
     for path in plain.letters:
-        assert ours.weight(path).tobytes() == plain.weight(path).tobytes()
-    waves = {'model.layers.1.self_attn.rotary_emb.inv_freq': np.ones(3, np.float32)}
-    small_models.read(folder(tmp_path / 'llama', 'llama', **waves))
+        assert ours.read_weight(path).tobytes() == plain.read_weight(path).tobytes()
+    buffer = {'model.layers.1.self_attn.rotary_emb.inv_freq': np.ones(3, np.float32)}
+    small_models.import_model(write_folder(tmp_path / 'llama', 'llama', **buffer))
 
 
 @pytest.mark.parametrize('dtype', [np.float16, ml_dtypes.bfloat16])
-def test_half_precision_comes_in_and_goes_out_exactly(tmp_path, dtype):
-    shapes = golden.read('llama')['shapes']
-    values = {one: small_models.weight(one, tuple(shape)).astype(dtype) for one, shape in shapes.items()}
-    ours = small_models.read(folder(tmp_path / 'in', 'llama', **values))
+def test_half_precision_is_imported_and_exported_exactly(tmp_path, dtype):
+    shapes = golden.read_golden('llama')['shapes']
+    values = {
+        name: small_models.make_tensor(name, tuple(shape)).astype(dtype)
+        for name, shape in shapes.items()
+    }
+    ours = small_models.import_model(write_folder(tmp_path / 'in', 'llama', **values))
     assert all(leaf.dtype == np.float32 for leaf in small_models.by_path(ours.params).values())
-    huggingface.write(
-        tmp_path / 'out', ours.model, ours.weight, ours.letters, tokens={}, dtype=np.dtype(dtype).name, extra={}
-    )  # fmt: skip
+    huggingface.write_model_folder(
+        tmp_path / 'out',
+        ours.config,
+        ours.read_weight,
+        ours.letters,
+        special_ids={},
+        dtype=np.dtype(dtype).name,
+        extra={},
+    )
     assert json.loads((tmp_path / 'out/config.json').read_text())['dtype'] == np.dtype(dtype).name
-    back = tensors.find(tmp_path / 'out')
-    assert {one: back.raw(one).tobytes() for one in back.where} == {one: v.tobytes() for one, v in values.items()}
+    exported = safetensors_files.index_folder(tmp_path / 'out')
+    assert exported.entries.keys() == values.keys()
+    for name, value in values.items():
+        assert exported.map(name).tobytes() == value.tobytes()
 
 
-@pytest.mark.parametrize(('config', 'message'), [
-    ({'model_type': 'gpt_neox'}, "model_type: 'gpt_neox' is not supported; supported are gpt2, openai-gpt, llama"),
-    ({'model_type': None}, 'model_type: None is not supported'),
-    ({'architectures': ['GPT2ForSequenceClassification']}, 'architectures: .* is not supported'),
-    ({'n_layer': 2**31 - 1}, r'says 2147483647 layers, and there are 28 tensors'),
-    ({'n_layer': 3}, r"'transformer\.h\.2\.ln_1\.weight' is missing"),
-    ({'n_layer': 1}, r"'transformer\.h\.1\..*' .* is no weight"),
-    ({'vocab_size': 2**31 - 1}, r"'transformer\.wte\.weight' has the shape \[31, 24\], and .* says \[2147483647, 24\]"),
-    ({'n_embd': 3 * 2**29, 'n_inner': 2**31 - 1}, 'has the shape'),
-])  # fmt: skip
-def test_a_config_that_is_not_the_tensors(tmp_path, config, message):
+@pytest.mark.parametrize(
+    ('config', 'message'),
+    [
+        (
+            {'model_type': 'gpt_neox'},
+            "model_type: 'gpt_neox' is not supported; supported are gpt2, openai-gpt, llama",
+        ),
+        ({'model_type': None}, 'model_type: None is not supported'),
+        (
+            {'architectures': ['GPT2ForSequenceClassification']},
+            'architectures: .* is not supported',
+        ),
+        ({'n_layer': 2**31 - 1}, r'has 2147483647 layers, but there are only 28 tensors'),
+        ({'n_layer': 3}, r"'transformer\.h\.2\.ln_1\.weight' is missing"),
+        ({'n_layer': 1}, r"'transformer\.h\.1\..*' .* is not a weight"),
+        (
+            {'vocab_size': 2**31 - 1},
+            r"wte\.weight' must have the shape \[2147483647, 24\] of .*, got \[31, 24\]",
+        ),
+        ({'n_embd': 3 * 2**29, 'n_inner': 2**31 - 1}, 'must have the shape'),
+    ],
+)
+def test_config_that_does_not_match_the_tensors(tmp_path, config, message):
     with pytest.raises(UserError, match=message):
-        small_models.read(folder(tmp_path, config=config))
+        small_models.import_model(write_folder(tmp_path, config=config))
 
 
-def test_folders_that_hold_no_model(tmp_path):
+def test_folders_without_a_valid_config(tmp_path):
     with pytest.raises(UserError, match=r'holds no config\.json'):
-        huggingface.read(str(tmp_path))
-    for content, message in (('[]', 'wants a JSON object'), ('{', 'not JSON'), ('{"a": 1, "a": 2}', 'twice')):
+        huggingface.read_folder(str(tmp_path))
+    for content, message in (
+        ('[]', 'must be a JSON object'),
+        ('{', 'not JSON'),
+        ('{"a": 1, "a": 2}', 'twice'),
+    ):
         (tmp_path / 'config.json').write_text(content)
         with pytest.raises(UserError, match=message):
-            huggingface.read(str(tmp_path))
+            huggingface.read_folder(str(tmp_path))
 
 
-@pytest.mark.parametrize(('fields', 'message'), [
-    ({'position': 'alibi'}, "config.model.position: 'alibi': no layout of Hugging Face has that; the nearest is gpt2"),
-    ({'block': 'parallel'}, "config.model.block: 'parallel'"),
-    ({'qk_norm': True}, 'config.model.qk_norm: True'),
-    ({'attention_softcap': 30.0}, 'config.model.attention_softcap: 30.0'),
-    ({'logit_softcap': 30.0}, 'config.model.logit_softcap: 30.0'),
-    ({'attention_sink': True}, 'config.model.attention_sink: True'),
-    ({'kv_heads': 1}, 'config.model.kv_heads: 1'),
-    ({'bias': False}, 'config.model.bias: False'),
-    ({'norm': 'rms'}, "config.model.norm: 'rms'"),
-    ({'attention_pattern': ('window',), 'window': 4}, 'config.model.attention_pattern'),
-    ({'parametrization': 'mup', 'base_width': 8}, "config.model.parametrization: 'mup'"),
-])  # fmt: skip
-def test_a_model_that_no_layout_has_is_refused_by_its_field(model_config, fields, message):
+@pytest.mark.parametrize(
+    ('fields', 'message'),
+    [
+        (
+            {'position': 'alibi'},
+            "config.model.position: 'alibi': no Hugging Face model has that; the nearest is gpt2",
+        ),
+        ({'block': 'parallel'}, "config.model.block: 'parallel'"),
+        ({'qk_norm': True}, 'config.model.qk_norm: True'),
+        ({'attention_softcap': 30.0}, 'config.model.attention_softcap: 30.0'),
+        ({'logit_softcap': 30.0}, 'config.model.logit_softcap: 30.0'),
+        ({'attention_sink': True}, 'config.model.attention_sink: True'),
+        ({'kv_heads': 1}, 'config.model.kv_heads: 1'),
+        ({'bias': False}, 'config.model.bias: False'),
+        ({'norm': 'rms'}, "config.model.norm: 'rms'"),
+        ({'attention_pattern': ('window',), 'window': 4}, 'config.model.attention_pattern'),
+        ({'parametrization': 'mup', 'base_width': 8}, "config.model.parametrization: 'mup'"),
+    ],
+)
+def test_models_without_a_layout_are_rejected_by_field(model_config, fields, message):
     with pytest.raises(UserError, match=message):
-        huggingface.layout_of(model_config(**fields))
+        huggingface.select_layout(model_config(**fields))
 
 
-def test_which_layout_a_model_gets(model_config):
-    rotary = {'norm': 'rms', 'position': 'rotary', 'feedforward': 'gated', 'bias': False, 'activation': 'silu'}
+def test_select_layout(model_config):
+    rotary = {
+        'norm': 'rms',
+        'position': 'rotary',
+        'feedforward': 'gated',
+        'bias': False,
+        'activation': 'silu',
+    }
     window = {'attention_pattern': ('window',), 'window': 4}
     mixed = {'attention_pattern': ('window', 'full'), 'window': 4}
-    assert huggingface.layout_of(model_config()) == 'gpt2'
-    assert huggingface.layout_of(model_config(tied_head=False, parametrization='mup')) == 'gpt2'  # of the base shape
-    assert huggingface.layout_of(model_config(block='post_norm', final_norm=False)) == 'openai-gpt'
-    assert huggingface.layout_of(model_config(**rotary)) == 'llama'
-    assert huggingface.layout_of(model_config(**rotary, **window)) == 'mistral'
-    assert huggingface.layout_of(model_config(**rotary, qkv_bias=True, **mixed)) == 'qwen2'
-    assert huggingface.layout_of(model_config(**rotary, qk_norm=True)) == 'qwen3'
+    assert huggingface.select_layout(model_config()) == 'gpt2'
+    assert (
+        huggingface.select_layout(model_config(tied_head=False, parametrization='mup')) == 'gpt2'
+    )  # of the base shape
+    assert (
+        huggingface.select_layout(model_config(block='post_norm', final_norm=False)) == 'openai-gpt'
+    )
+    assert huggingface.select_layout(model_config(**rotary)) == 'llama'
+    assert huggingface.select_layout(model_config(**rotary, **window)) == 'mistral'
+    assert huggingface.select_layout(model_config(**rotary, qkv_bias=True, **mixed)) == 'qwen2'
+    assert huggingface.select_layout(model_config(**rotary, qk_norm=True)) == 'qwen3'
     routed = rotary | {'feedforward': 'experts', 'experts': 4}
-    assert huggingface.layout_of(model_config(**routed, capacity_factor=1.25)) == 'mixtral'  # of training alone
-    assert huggingface.layout_of(model_config(**routed, qk_norm=True)) == 'qwen3_moe'
-    for field, value in (('shared_experts', 1), ('rotary_fraction', 0.5), ('rotary_scaling', 'ntk')):  # fmt: skip
+    assert (
+        huggingface.select_layout(model_config(**routed, capacity_factor=1.25)) == 'mixtral'
+    )  # of training alone
+    assert huggingface.select_layout(model_config(**routed, qk_norm=True)) == 'qwen3_moe'
+    for field, value in (
+        ('shared_experts', 1),
+        ('rotary_fraction', 0.5),
+        ('rotary_scaling', 'ntk'),
+    ):
         with pytest.raises(UserError, match=f'config.model.{field}'):
-            huggingface.layout_of(model_config(**routed | {field: value}))
+            huggingface.select_layout(model_config(**routed | {field: value}))
     with pytest.raises(UserError, match='attention_pattern'):
-        huggingface.layout_of(model_config(**rotary, **mixed))
+        huggingface.select_layout(model_config(**rotary, **mixed))
 
 
-def exported(ours, path, **changes):
-    given = {'tokens': {}, 'dtype': 'float32', 'extra': {}} | changes
-    weight = given.pop('weight', ours.weight)
-    huggingface.write(path, given.pop('model', ours.model), weight, ours.letters, **given)
+def export(ours, path, *, config=None, read_weight=None, dtype='float32', extra=None):
+    huggingface.write_model_folder(
+        path,
+        config or ours.config,
+        read_weight or ours.read_weight,
+        ours.letters,
+        special_ids={},
+        dtype=dtype,
+        extra=extra or {},
+    )
 
 
-def test_rows_that_only_pad_the_vocabulary_stay_here(tmp_path):
-    ours = small_models.read(folder(tmp_path / 'in'))
-    padded = dataclasses.replace(ours.model, vocab_multiple=16)
-    wide = lambda path: np.pad(ours.weight(path), ((0, 1), (0, 0))) if 'table_VD' in path else ours.weight(path)  # noqa: E731
+def test_vocabulary_padding_is_not_exported(tmp_path):
+    ours = small_models.import_model(write_folder(tmp_path / 'in'))
+    padded = dataclasses.replace(ours.config, vocab_multiple=16)
+
+    def pad_weight(path):
+        weight = ours.read_weight(path)
+        return np.pad(weight, ((0, 1), (0, 0))) if 'table_VD' in path else weight
+
     assert padded.dims['V'] == 32
-    exported(ours, tmp_path / 'out', model=padded, weight=wide)
-    back = tensors.find(tmp_path / 'out')
-    assert back.raw(TABLE).tobytes() == table().tobytes()
+    export(ours, tmp_path / 'out', config=padded, read_weight=pad_weight)
+    exported = safetensors_files.index_folder(tmp_path / 'out')
+    assert exported.map(TABLE).tobytes() == make_table().tobytes()
 
 
-def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
-    ours = small_models.read(folder(tmp_path / 'in'))
+def test_export_is_atomic(tmp_path):
+    ours = small_models.import_model(write_folder(tmp_path / 'in'))
     (tmp_path / 'out').mkdir()
-    with pytest.raises(UserError, match=r'holds 1e\+05, which float16 has no number for'):
-        exported(ours, tmp_path / 'out', dtype='float16', weight=lambda path: np.full_like(ours.weight(path), 1e5))
+    with pytest.raises(UserError, match=r'must be finite in float16, got 1e\+05'):
+        export(
+            ours,
+            tmp_path / 'out',
+            dtype='float16',
+            read_weight=lambda path: np.full_like(ours.read_weight(path), 1e5),
+        )
     assert sorted(os.listdir(tmp_path)) == ['in', 'out']
     assert not os.listdir(tmp_path / 'out')
-    exported(ours, tmp_path / 'out', extra={'note.txt': b'x'})
+    export(ours, tmp_path / 'out', extra={'note.txt': b'x'})
     assert sorted(os.listdir(tmp_path / 'out')) == ['config.json', 'model.safetensors', 'note.txt']
-    with pytest.raises(UserError, match=r'--output=.*out: is not empty'):
-        exported(ours, tmp_path / 'out')
+    with pytest.raises(UserError, match=r'OUTPUT=.*out: must be empty'):
+        export(ours, tmp_path / 'out')
     assert sorted(os.listdir(tmp_path)) == ['in', 'out']
+
+
+@pytest.fixture
+def downloads(tmp_path, monkeypatch):
+    """A hub that has every name; collects the calls."""
+    calls = []
+
+    def snapshot_download(name, **given):
+        calls.append((name, given))
+        return str(tmp_path)
+
+    monkeypatch.setitem(
+        sys.modules, 'huggingface_hub', types.SimpleNamespace(snapshot_download=snapshot_download)
+    )
+    return calls
+
+
+def test_local_folder_is_not_downloaded(tmp_path, downloads):
+    assert huggingface.resolve_folder(str(tmp_path)) == tmp_path
+    assert downloads == []
+
+
+def test_hub_name_is_downloaded(tmp_path, downloads):
+    assert huggingface.resolve_folder('openai-community/gpt2') == tmp_path
+    assert huggingface.resolve_folder('gpt2@e7da7f2') == tmp_path
+    assert [(name, given['revision']) for name, given in downloads] == [
+        ('openai-community/gpt2', None),
+        ('gpt2', 'e7da7f2'),
+    ]
+    patterns = downloads[0][1]['allow_patterns']
+    assert {'config.json', 'model.safetensors', 'tokenizer.json', 'merges.txt'} <= set(patterns)
+    assert not any(
+        pattern.endswith(('.bin', '.pt', '.py', '.h5')) or pattern.startswith('*')
+        for pattern in patterns
+    )
+
+
+@pytest.mark.parametrize(
+    'source', ['./gone', '../gone', '/gone', 'a/b/c', '~/gone', '', 'a b', '.hidden', 'a/../b']
+)
+def test_other_sources_are_not_downloaded(downloads, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=re.escape(f'SOURCE={source}: neither a folder nor a name')):
+        huggingface.resolve_folder(source)
+    assert downloads == []
+
+
+def test_file_instead_of_a_folder(tmp_path):
+    (tmp_path / 'model.safetensors').write_bytes(b'')
+    with pytest.raises(UserError, match='is a file; give its folder'):
+        huggingface.resolve_folder(str(tmp_path / 'model.safetensors'))
+
+
+def test_missing_hub_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    with pytest.raises(UserError, match=r"the hub needs: pip install -e '\.\[hf\]'"):
+        huggingface.resolve_folder('gpt2')
+
+
+def test_unreachable_hub(monkeypatch):
+    def snapshot_download(*_, **__):
+        raise OSError('no route\nto host')
+
+    monkeypatch.setitem(
+        sys.modules, 'huggingface_hub', types.SimpleNamespace(snapshot_download=snapshot_download)
+    )
+    with pytest.raises(
+        UserError, match=r'the download from the hub failed \(no route to host\); download'
+    ) as error:
+        huggingface.resolve_folder('gpt2')
+    assert '\n' not in str(error.value)

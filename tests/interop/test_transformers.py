@@ -1,7 +1,7 @@
-"""Do imported models compute what transformers computes, and does transformers load what is exported?
+"""Imported models compute what transformers computes, and transformers loads exported models.
 
-The same weights on both sides, large enough that every part matters (small_models.py). What is reached in float32, and
-what transformers reaches in it, as a share of the largest logit:
+The weights are large enough that every part matters (small_models.py). Prints the errors in float32
+of ours and of transformers relative to the largest logit:
 
     pytest -n 0 -s -k float64 tests/interop/test_transformers.py
 """
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.data import tokenizer
-from gpt_jax.interop import huggingface, tensors, tokenizer_files
+from gpt_jax.interop import huggingface, safetensors_files, tokenizer_files
 from tests.interop import golden, small_models
 from tests.interop.small_models import EXAMPLES
 
@@ -19,81 +19,112 @@ transformers = pytest.importorskip('transformers', reason='compares with transfo
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
-SHARE = 2e-6  # of the largest logit
-WITHIN = 2e-5  # where something else is compared by it: of 1, or of the largest number above
+RELATIVE_TOLERANCE = 2e-6  # of the largest logit
+TOLERANCE = 2e-5  # otherwise; relative to the largest value above 1
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_float32_float64_and_gradients(name, tmp_path):
-    theirs = golden.theirs(name, tmp_path / 'there')
-    ours = small_models.read(tmp_path / 'there')
-    logits, gradients = small_models.computed(ours, small_models.tokens())
-    single, double = golden.logits(theirs), golden.logits(theirs.double())
+def test_float32_errors_and_gradients(name, tmp_path):
+    theirs = golden.make_example(name, tmp_path / 'theirs')
+    ours = small_models.import_model(tmp_path / 'theirs')
+    logits, gradients = small_models.compute_gradients(ours, small_models.make_tokens())
+    single, double = golden.compute_logits(theirs), golden.compute_logits(theirs.double())
     largest = np.abs(double).max()
-    error, own = (np.abs(one - double).max() / largest for one in (logits, single))
-    print(f'\n{name}: logits of up to {largest:.1f}; error in float32 {error:.1e}, that of transformers {own:.1e}')
-    assert error <= SHARE
-    assert error <= 5 * own
-    expected = golden.gradients(theirs, tmp_path / 'gradients')
+    error, their_error = (np.abs(z - double).max() / largest for z in (logits, single))
+    print(f'\n{name}: largest logit {largest:.1f}; error {error:.1e}, theirs {their_error:.1e}')
+    assert error <= RELATIVE_TOLERANCE
+    assert error <= 5 * their_error
+    expected = golden.compute_gradients(theirs, tmp_path / 'gradients')
     assert gradients.keys() == expected.keys()
-    for one, gradient in gradients.items():
-        assert np.abs(gradient - expected[one]).max() <= WITHIN * max(1, np.abs(expected[one]).max()), one
+    for tensor, gradient in gradients.items():
+        scale = max(1, np.abs(expected[tensor]).max())
+        assert np.abs(gradient - expected[tensor]).max() <= TOLERANCE * scale, tensor
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_what_is_kept_for_other_machines_is_what_transformers_says(name, tmp_path):
-    kept, theirs = golden.read(name), golden.theirs(name, tmp_path)
-    assert np.abs(golden.logits(theirs.double()) - kept['logits']).max() <= 1e-6
-    found = tensors.find(tmp_path)
-    assert {one: list(found.shape(one)) for one in found.where} == kept['shapes']
+def test_golden_results_are_those_of_transformers(name, tmp_path):
+    expected, theirs = golden.read_golden(name), golden.make_example(name, tmp_path)
+    assert np.abs(golden.compute_logits(theirs.double()) - expected['logits']).max() <= 1e-6
+    shapes = {name: list(shape) for name, shape in golden.list_shapes(tmp_path).items()}
+    assert shapes == expected['shapes']
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_transformers_loads_what_is_exported(name, tmp_path):
-    kept = golden.read(name)
-    ours = small_models.read(small_models.write(tmp_path / 'in', kept['config'], kept['shapes']))
-    huggingface.write(
-        tmp_path / 'out', ours.model, ours.weight, ours.letters, tokens={'eos_token_id': 3}, dtype='float32',
-        extra=tokenizer_files.made(tokenizer.make('bytes', list), 16), shard_bytes=9000,
-    )  # fmt: skip
-    loaded, about = transformers.AutoModelForCausalLM.from_pretrained(
+def test_transformers_loads_exported_models(name, tmp_path):
+    expected = golden.read_golden(name)
+    small_models.write_folder(tmp_path / 'in', expected['config'], expected['shapes'])
+    ours = small_models.import_model(tmp_path / 'in')
+    huggingface.write_model_folder(
+        tmp_path / 'out',
+        ours.config,
+        ours.read_weight,
+        ours.letters,
+        special_ids={'eos_token_id': 3},
+        dtype='float32',
+        extra=tokenizer_files.make_files(tokenizer.make_tokenizer('bytes', list), 16),
+        shard_bytes=9000,
+    )
+    loaded, info = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path / 'out', experts_implementation='eager', output_loading_info=True
     )
-    assert not any(about[kind] for kind in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
+    assert not any(info[key] for key in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
     assert loaded.config.eos_token_id == 3
     assert loaded.dtype == torch.float32
-    assert np.abs(golden.logits(loaded.eval().double()) - kept['logits']).max() <= WITHIN
-    assert transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')('é')['input_ids'] == [0xC3, 0xA9]
+    assert (
+        np.abs(golden.compute_logits(loaded.eval().double()) - expected['logits']).max()
+        <= TOLERANCE
+    )
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / 'out')('é')['input_ids'] == [
+        0xC3,
+        0xA9,
+    ]
 
 
 @pytest.mark.parametrize('name', ['gpt2', 'qwen3', 'mixtral'])
-def test_bfloat16_comes_in_exactly_and_computes_within_its_rounding(name, tmp_path):
-    golden.theirs(name, tmp_path / 'single').to(torch.bfloat16).save_pretrained(tmp_path / 'half')
-    exact, rounded = (golden.logits(golden.load(tmp_path / 'half', dtype)) for dtype in ('float64', 'bfloat16'))
-    ours = small_models.read(tmp_path / 'half')
-    logits = small_models.logits(ours, small_models.tokens())
-    assert np.abs(logits - exact).max() <= WITHIN  # the same weights, computed in float32
-    low = small_models.read(tmp_path / 'half', activation_dtype='bfloat16', matmul_dtype='bfloat16')
-    logits = small_models.logits(low, small_models.tokens())
+def test_bfloat16_is_imported_exactly_and_computes_within_its_rounding(name, tmp_path):
+    golden.make_example(name, tmp_path / 'single').to(torch.bfloat16).save_pretrained(
+        tmp_path / 'half'
+    )
+    exact, rounded = (
+        golden.compute_logits(golden.load_model(tmp_path / 'half', dtype))
+        for dtype in ('float64', 'bfloat16')
+    )
+    ours = small_models.import_model(tmp_path / 'half')
+    logits = small_models.compute_logits(ours, small_models.make_tokens())
+    assert np.abs(logits - exact).max() <= TOLERANCE  # the same weights, computed in float32
+    low = small_models.import_model(
+        tmp_path / 'half', activation_dtype='bfloat16', matmul_dtype='bfloat16'
+    )
+    logits = small_models.compute_logits(low, small_models.make_tokens())
     allowed = 2 * np.sqrt(np.mean((rounded - exact) ** 2))
     assert 1e-3 < np.sqrt(np.mean((logits - exact) ** 2)) <= allowed
-    huggingface.write(
-        tmp_path / 'out', ours.model, ours.weight, ours.letters, tokens={}, dtype='bfloat16', extra={}
-    )  # fmt: skip
-    there, back = tensors.find(tmp_path / 'half'), tensors.find(tmp_path / 'out')
-    for one in there.where:
-        assert back.raw(one).tobytes() == there.raw(one).tobytes()
+    huggingface.write_model_folder(
+        tmp_path / 'out',
+        ours.config,
+        ours.read_weight,
+        ours.letters,
+        special_ids={},
+        dtype='bfloat16',
+        extra={},
+    )
+    original = safetensors_files.index_folder(tmp_path / 'half')
+    exported = safetensors_files.index_folder(tmp_path / 'out')
+    for tensor in original.entries:
+        assert exported.map(tensor).tobytes() == original.map(tensor).tobytes()
 
 
-def test_a_trained_tokenizer_gives_transformers_the_same_ids(tmp_path):
-    text = ["The cat sat on the mat, and the other cat didn't.\n", 'def f(x):\n    return x + 1  # é\n'] * 20
-    for made in (tokenizer.train(text, 290), tokenizer.make('bytes', list)):
-        folder = tmp_path / str(made.vocab_size)
-        tokenizer_files.write(folder, tokenizer_files.made(made, 64))
+def test_transformers_encodes_the_same_ids_with_exported_tokenizers(tmp_path):
+    corpus = [
+        "The cat sat on the mat, and the other cat didn't.\n",
+        'def f(x):\n    return x + 1  # é\n',
+    ] * 20
+    for original in (tokenizer.train_bpe(corpus, 290), tokenizer.make_tokenizer('bytes', list)):
+        folder = tmp_path / str(original.vocab_size)
+        tokenizer_files.write_files(folder, tokenizer_files.make_files(original, 64))
         (folder / 'config.json').write_text('{"model_type": "gpt2"}')
         loaded = transformers.AutoTokenizer.from_pretrained(folder)
-        assert loaded.eos_token_id == loaded.bos_token_id == made.end_of_document
-        assert (len(loaded), loaded.model_max_length) == (made.vocab_size, 64)
-        for one in (*text[:2], '', 'é 的 \U0001f600 ÿ\x00\xad', '   a  b\n\n', 'x' * 3000):
-            assert loaded(one)['input_ids'] == made.encode(one).tolist()
-            assert loaded.decode(made.encode(one)) == one
+        assert loaded.eos_token_id == loaded.bos_token_id == original.end_of_document
+        assert (len(loaded), loaded.model_max_length) == (original.vocab_size, 64)
+        for text in (*corpus[:2], '', 'é 的 \U0001f600 ÿ\x00\xad', '   a  b\n\n', 'x' * 3000):
+            assert loaded(text)['input_ids'] == original.encode(text).tolist()
+            assert loaded.decode(original.encode(text)) == text

@@ -1,7 +1,7 @@
-"""A Slurm of two nodes on this one machine, in a temporary folder: brought up, broken, mended and taken down by tests.
+"""A two-node Slurm cluster on this machine, in a temporary folder, that tests start and break.
 
-Debian's packages slurm-wlm and munge, as root, without systemd. The nodes n1 and n2 are two slurmd on ports of their
-own; their names have to be known, so they are added to /etc/hosts if they are not there.
+It needs Debian's packages slurm-wlm and munge and root, but no systemd. The nodes n1 and n2 are two
+slurmd processes on different ports; their names must resolve, so they are added to /etc/hosts.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 
 PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'srun', 'scontrol', 'squeue', 'scancel')
 NODES = ('n1', 'n2')
-# config_overrides: the CPUs are what is written.
+# config_overrides: the CPUs are those of the configuration, not of the machine.
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
@@ -51,11 +51,11 @@ PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 
 
 def missing() -> str:
-    """Why there can be no Slurm here, or ''."""
+    """Returns why Slurm cannot run here, or ''."""
     absent = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
     if absent:
-        return f'no {", ".join(absent)} here: apt-get install slurm-wlm munge'
-    return '' if os.geteuid() == 0 else 'a Slurm of its own takes root'
+        return f'{", ".join(absent)} missing: apt-get install slurm-wlm munge'
+    return '' if os.geteuid() == 0 else 'a Slurm cluster needs root'
 
 
 def _path() -> str:
@@ -63,65 +63,72 @@ def _path() -> str:
 
 
 class Cluster:
-    """The running cluster. env: for whatever talks to it."""
+    """The running cluster; `env` is the environment of its clients."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._pending: dict[str, float] = {}  # since when, by job
+        self._pending: dict[str, float] = {}  # job -> start of its pending time
         self.env = {key: value for key, value in os.environ.items() if not key.startswith('SLURM')}
         self.env |= {'SLURM_CONF': str(folder / 'slurm.conf'), 'PATH': _path()}
 
     def run(self, *argv: str, check: bool = True) -> str:
-        done = subprocess.run(argv, env=self.env, text=True, capture_output=True, timeout=60)
-        assert done.returncode == 0 or not check, f'{argv}: {done.stdout}{done.stderr}'
-        return done.stdout
+        result = subprocess.run(argv, env=self.env, text=True, capture_output=True, timeout=60)
+        assert result.returncode == 0 or not check, f'{argv}: {result.stdout}{result.stderr}'
+        return result.stdout
 
     def start_node(self, name: str) -> None:
         self.run('slurmd', '-N', name)
 
     def kill_node(self, name: str) -> None:
-        """As when its power fails: the daemon and whatever runs on it are gone at once."""
+        """Kills the daemon and all processes of the node, as a power failure would."""
         os.kill(int((self.folder / f'slurmd-{name}.pid').read_text()), signal.SIGKILL)
         for pid in self.processes(name):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
     def processes(self, name: str) -> list[int]:
-        """Of the jobs on a node: slurmstepd and all below it."""
+        """Returns the processes of jobs on a node: slurmstepd and its descendants."""
         parents, roots = {}, set()
         for folder in Path('/proc').iterdir():
             with contextlib.suppress(OSError, ValueError):
-                parents[int(folder.name)] = int((folder / 'stat').read_text().rpartition(')')[2].split()[1])
+                parents[int(folder.name)] = int(
+                    (folder / 'stat').read_text().rpartition(')')[2].split()[1]
+                )
                 environment = (folder / 'environ').read_bytes().split(b'\0')
                 conf = f'SLURM_CONF={self.folder}/slurm.conf'.encode()
                 if f'SLURMD_NODENAME={name}'.encode() in environment and conf in environment:
                     roots.add(int(folder.name))
-        daemons = {parents[pid] for pid in roots if parents.get(pid, 1) > 1 and parents[pid] not in roots}
-        steps = {pid for pid in daemons if b'slurmstepd' in Path(f'/proc/{pid}/cmdline').read_bytes()}
+        daemons = {
+            parents[pid] for pid in roots if parents.get(pid, 1) > 1 and parents[pid] not in roots
+        }
+        steps = {
+            pid for pid in daemons if b'slurmstepd' in Path(f'/proc/{pid}/cmdline').read_bytes()
+        }
         return sorted(roots | steps)
 
-    def wait(self, what: str, found, seconds: float):
-        """The first true value of found()."""
+    def wait(self, what: str, condition, seconds: float):
+        """Returns the first true value of condition()."""
         until = time.monotonic() + seconds
-        while not (value := found()):
+        while not (value := condition()):
             if time.monotonic() > until:
-                raise TimeoutError(f'{what}: not within {seconds:g} s\n{self.run("squeue", "--array")}{self.logs()}')
+                queue = self.run('squeue', '--array')
+                raise TimeoutError(f'{what}: not within {seconds:g} s\n{queue}{self.logs()}')
             time.sleep(0.2)
         return value
 
     def state(self, job: str) -> str:
-        """PENDING, RUNNING, ...; of an array the states of its tasks in one line; '' for a job that is gone."""
+        """Returns PENDING, RUNNING, ...; of an array all tasks' states; '' for a job that ended."""
         argv = ('squeue', '--noheader', '--array', '--states=all', '--format=%T', f'--jobs={job}')
         return ' '.join(self.run(*argv, check=False).split())
 
     def restarts(self, job: str) -> int:
-        shown = self.run('scontrol', 'show', 'job', job)
-        return int(shown.partition('Restarts=')[2].split()[0])
+        description = self.run('scontrol', 'show', 'job', job)
+        return int(description.partition('Restarts=')[2].split()[0])
 
     def hurry(self, job: str) -> None:
-        """Slurm lets a job that was queued again wait for two minutes; a test, until the nodes have forgotten it.
+        """Shortens the two minutes that Slurm lets a requeued job wait to five seconds.
 
-        Before that they refuse it ("Job credential revoked"), and Slurm gives it up.
+        Earlier the nodes would refuse it ("Job credential revoked"), and Slurm would give it up.
         """
         if self.state(job) != 'PENDING':
             self._pending.pop(job, None)
@@ -129,11 +136,13 @@ class Cluster:
             self.run('scontrol', 'update', f'JobId={job}', 'StartTime=now', check=False)
 
     def logs(self) -> str:
-        texts = [path.read_text(errors='replace')[-1500:] for path in sorted(self.folder.glob('*.log'))]
+        texts = [
+            path.read_text(errors='replace')[-1500:] for path in sorted(self.folder.glob('*.log'))
+        ]
         return '\n'.join(texts)
 
 
-def _names_known() -> None:
+def _add_host_names() -> None:
     hosts = Path('/etc/hosts')
     known = hosts.read_text().split()
     absent = [name for name in NODES if name not in known]
@@ -144,37 +153,48 @@ def _names_known() -> None:
 
 @contextlib.contextmanager
 def cluster(folder: Path, ports: tuple[int, int, int]) -> Iterator[Cluster]:
-    """Brings it up, and takes it down with all that it runs."""
+    """Starts a cluster, and ends it with all its processes."""
     munge = folder / 'munge'
-    for made in (munge, folder / 'state'):
-        made.mkdir(parents=True)
+    for path in (munge, folder / 'state'):
+        path.mkdir(parents=True)
     munge.chmod(0o700)
     (munge / 'key').write_bytes(os.urandom(128))
     (munge / 'key').chmod(0o600)
     port, first, second = ports
-    (folder / 'slurm.conf').write_text(CONFIGURATION.format(folder=folder, port=port, first=first, second=second))
-    _names_known()
-    made = Cluster(folder)
+    (folder / 'slurm.conf').write_text(
+        CONFIGURATION.format(folder=folder, port=port, first=first, second=second)
+    )
+    _add_host_names()
+    running = Cluster(folder)
     try:
-        made.run(
-            'munged', '--force', f'--socket={munge}/socket', f'--key-file={munge}/key', f'--pid-file={munge}/pid',
-            f'--log-file={munge}/log', f'--seed-file={munge}/seed',
-        )  # fmt: skip
-        made.run('slurmctld', '-c')
+        running.run(
+            'munged',
+            '--force',
+            f'--socket={munge}/socket',
+            f'--key-file={munge}/key',
+            f'--pid-file={munge}/pid',
+            f'--log-file={munge}/log',
+            f'--seed-file={munge}/seed',
+        )
+        running.run('slurmctld', '-c')
         for name in NODES:
-            made.start_node(name)
+            running.start_node(name)
         idle = ('sinfo', '--noheader', '--Node', '--format=%T')
-        made.wait('both nodes idle', lambda: made.run(*idle, check=False).split() == ['idle', 'idle'], 30)
-        yield made
+        running.wait(
+            'both nodes idle',
+            lambda: running.run(*idle, check=False).split() == ['idle', 'idle'],
+            30,
+        )
+        yield running
     finally:
-        made.run('scancel', '--user=root', '--full', '--signal=KILL', check=False)
+        running.run('scancel', '--user=root', '--full', '--signal=KILL', check=False)
         for name in NODES:
-            for pid in made.processes(name):
+            for pid in running.processes(name):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         for path in (*folder.glob('*.pid'), munge / 'pid'):
             with contextlib.suppress(OSError, ValueError):
                 pid = int(path.read_text())
                 name = Path(f'/proc/{pid}/cmdline').read_bytes()
-                if b'slurm' in name or b'munged' in name:  # the number may be another's by now
+                if b'slurm' in name or b'munged' in name:  # the pid may have been reused
                     os.kill(pid, signal.SIGKILL)

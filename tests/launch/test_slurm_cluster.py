@@ -1,6 +1,7 @@
-"""Does a job live under a real Slurm: many processes, arrays, time limits, dead nodes, and to the same last bit?
+"""Jobs under a real Slurm: several processes, arrays, time limits, dead nodes; bitwise resumption.
 
-`pytest -m slow -n 0 -s tests/launch/test_slurm_cluster.py`; Debian's slurm-wlm and munge, as root.
+`pytest -m slow -n 0 -s tests/launch/test_slurm_cluster.py` needs Debian's packages slurm-wlm and
+munge, and root.
 """
 
 import json
@@ -14,24 +15,28 @@ from collections import Counter
 
 import pytest
 
-from gpt_jax import jsonl
-from gpt_jax.launch.local import free_port
+from gpt_jax.core import files
+from gpt_jax.launch.local import find_free_port
 from tests import program
 from tests.launch import slurm_cluster
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing() or 'all there'),
+    pytest.mark.skipif(
+        bool(slurm_cluster.missing()), reason=slurm_cluster.missing() or 'Slurm is available'
+    ),
 ]
-PATIENCE = 300  # seconds
+TIMEOUT = 300  # seconds
 STEPS = 300
 SWEEP = """
 from configs import ladder_cpu
 
 def get_config():
     config = ladder_cpu.get_config()
+    small = {{'model.context': 32, 'train.tokens': 0, 'train.steps': 30}}
+    small |= {{'train.batch_size': 8, 'train.microbatch_size': 0}}
     config.sweep.trials = tuple(
-        {{**trial, 'model.context': 32, 'train.tokens': 0, 'train.steps': 30, 'train.batch': 8, 'train.microbatch': 0}}
+        {{**trial, **small}}
         for trial in config.sweep.trials[:{count}]
     )
     return config
@@ -40,101 +45,115 @@ def get_config():
 
 @pytest.fixture(scope='module')
 def cluster(tmp_path_factory):
-    ports = (free_port(), free_port(), free_port())
-    with slurm_cluster.cluster(tmp_path_factory.mktemp('slurm'), ports) as made:
-        yield made
+    ports = (find_free_port(), find_free_port(), find_free_port())
+    with slurm_cluster.cluster(tmp_path_factory.mktemp('slurm'), ports) as running:
+        yield running
 
 
 def command(workdir, source, *more, **fields):
-    """A run of some seconds on two processes of one device each."""
+    """Command of a run that takes some seconds on two processes with one device each."""
     fields = {
-        'config.data.source': source, 'config.train.steps': STEPS, 'config.train.checkpoint_every': 20,
-        'config.train.log_every': 20, 'config.train.evaluate_every': 0, 'config.mesh.cpu_devices': 1,
+        'config.data.source': source,
+        'config.train.steps': STEPS,
+        'config.train.checkpoint_every': 20,
+        'config.train.log_every': 20,
+        'config.train.eval_every': 0,
+        'config.mesh.cpu_devices': 1,
         'config.train.stall_minutes': 1.0,
-    } | fields  # fmt: skip
+    } | fields
     return [*program.command(workdir, **fields), '--launch=slurm', *more]
 
 
-def launched(cluster, argv, code=0):
-    """What the launcher says; the number of the job it started is in it."""
-    done = subprocess.run(argv, env=cluster.env, text=True, capture_output=True, cwd=program.ROOT, timeout=120)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+def launch(cluster, argv, code=0):
+    """Runs the launch command; returns its output, which contains the job id."""
+    result = subprocess.run(
+        argv, env=cluster.env, text=True, capture_output=True, cwd=program.ROOT, timeout=120
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    return result.stdout + result.stderr
 
 
-def number(said):
-    return re.search(r'sbatch: (\d+)', said)[1]
+def parse_job_id(output):
+    return re.search(r'sbatch: (\d+)', output)[1]
 
 
-def step_of(workdir):
-    """The newest step that the run's metrics hold."""
+def last_step(workdir):
+    """Returns the newest step in the run's metrics."""
     path = workdir / 'metrics.jsonl'
     lines = path.read_text().splitlines() if path.exists() else []
     return json.loads(lines[-1])['step'] if lines else 0
 
 
-def finished(cluster, workdir, job):
-    cluster.wait(f'{workdir} done', lambda: (workdir / 'summary.json').exists() or cluster.hurry(job), PATIENCE)
-    cluster.wait(f'job {job} gone', lambda: cluster.state(job) in ('', 'COMPLETED'), 60)
+def wait_until_done(cluster, workdir, job):
+    cluster.wait(
+        f'{workdir} done',
+        lambda: (workdir / 'summary.json').exists() or cluster.hurry(job),
+        TIMEOUT,
+    )
+    cluster.wait(f'end of job {job}', lambda: cluster.state(job) in ('', 'COMPLETED'), 60)
     return program.summary(workdir)
 
 
 @pytest.fixture(scope='module')
-def whole(cluster, tmp_path_factory, source):
-    """The summary of a run over both nodes that nothing disturbed."""
-    workdir = tmp_path_factory.mktemp('whole') / 'run'
-    said = launched(cluster, command(workdir, source, '--nodes=2'))
-    done = finished(cluster, workdir, number(said))
-    assert done['processes'] == 2
-    assert 'done' in launched(cluster, command(workdir, source, '--job=status'))
-    logs = launched(cluster, command(workdir, source, '--job=logs'))
+def undisturbed(cluster, tmp_path_factory, source):
+    """Summary and metrics of an undisturbed run over both nodes."""
+    workdir = tmp_path_factory.mktemp('undisturbed') / 'run'
+    output = launch(cluster, command(workdir, source, '--nodes=2'))
+    summary = wait_until_done(cluster, workdir, parse_job_id(output))
+    assert summary['processes'] == 2
+    assert 'done' in launch(cluster, command(workdir, source, '--job=status'))
+    logs = launch(cluster, command(workdir, source, '--job=logs'))
     assert f'step {STEPS}/{STEPS}' in logs
     assert {line[:2] for line in logs.splitlines() if 'compiled in' in line} <= {'0:', '1:'}
-    return done, (workdir / 'metrics.jsonl').read_bytes()
+    return summary, (workdir / 'metrics.jsonl').read_bytes()
 
 
-def same(workdir, whole):
-    done, metrics = whole
-    assert program.summary(workdir)['parameters_sha256'] == done['parameters_sha256']
+def check_same(workdir, undisturbed):
+    summary, metrics = undisturbed
+    assert program.summary(workdir)['parameters_sha256'] == summary['parameters_sha256']
     assert (workdir / 'metrics.jsonl').read_bytes() == metrics
 
 
-def test_before_the_time_limit_it_saves_and_is_queued_again(cluster, tmp_path, source, whole):
-    """The real limit once; and three times SIGTERM as Slurm sends it before the limit."""
+def test_a_run_saves_before_the_time_limit_and_is_requeued(cluster, tmp_path, source, undisturbed):
+    """Once with the real limit; then with three SIGTERMs as Slurm sends them before the limit."""
     workdir = tmp_path / 'run'
     more = ('--nodes=2', '--minutes=2', '--launch_option=grace=60')
-    job = number(launched(cluster, command(workdir, source, *more, **{'config.train.steps': 3000})))
+    job = parse_job_id(
+        launch(cluster, command(workdir, source, *more, **{'config.train.steps': 3000}))
+    )
     cluster.wait('the time limit', lambda: cluster.restarts(job) >= 1, 240)
     log = (workdir / 'launch' / f'{job}.log').read_text()
     assert 'exit code 75, queued again' in log
     assert 'stopped and saved at step' in log
-    launched(cluster, command(workdir, source, '--job=cancel'))
-    # The same run, of the length of the whole one, with signals at chosen moments.
+    launch(cluster, command(workdir, source, '--job=cancel'))
+    # A run of the usual length, with signals at chosen moments.
     workdir = tmp_path / 'short'
-    job = number(launched(cluster, command(workdir, source, '--nodes=2')))
-    survived = terminated(cluster, workdir, job, 3)
-    finished(cluster, workdir, job)
-    same(workdir, whole)
+    job = parse_job_id(launch(cluster, command(workdir, source, '--nodes=2')))
+    survived = terminate_repeatedly(cluster, workdir, job, 3)
+    wait_until_done(cluster, workdir, job)
+    check_same(workdir, undisturbed)
     print(f'{survived} terminations and requeues survived bitwise')
     assert survived >= 2
 
 
-def progressed(cluster, workdir, job, seen):
-    return step_of(workdir) > seen or (workdir / 'summary.json').exists() or cluster.hurry(job)
+def has_progressed(cluster, workdir, job, step):
+    return last_step(workdir) > step or (workdir / 'summary.json').exists() or cluster.hurry(job)
 
 
-def terminated(cluster, workdir, job, times):
-    survived, seen = 0, 0
+def terminate_repeatedly(cluster, workdir, job, times):
+    """Sends SIGTERM to the batch script after progress; returns how often the job was requeued."""
+    survived, step = 0, 0
     for _ in range(times):
-        seen = cluster.wait(
-            'progress', lambda seen=seen: progressed(cluster, workdir, job, seen), PATIENCE
-        ) and step_of(workdir)
+        cluster.wait(
+            'progress', lambda step=step: has_progressed(cluster, workdir, job, step), TIMEOUT
+        )
+        step = last_step(workdir)
         if (workdir / 'summary.json').exists():
             break
         before = cluster.restarts(job)
         cluster.run('scancel', '--signal=TERM', '--batch', job, check=False)
         try:
-            cluster.wait('queued again', lambda before=before: cluster.restarts(job) > before, 90)
+            cluster.wait('a requeue', lambda before=before: cluster.restarts(job) > before, 90)
         except TimeoutError:
             if not (workdir / 'summary.json').exists():
                 raise
@@ -143,48 +162,55 @@ def terminated(cluster, workdir, job, times):
     return survived
 
 
-def test_a_node_that_dies_is_survived(cluster, tmp_path, source, whole):
+def test_a_run_survives_a_dead_node(cluster, tmp_path, source, undisturbed):
     workdir = tmp_path / 'run'
-    job = number(launched(cluster, command(workdir, source, '--nodes=2')))
-    cluster.wait('progress', lambda: step_of(workdir) >= 50, PATIENCE)
+    job = parse_job_id(launch(cluster, command(workdir, source, '--nodes=2')))
+    cluster.wait('progress', lambda: last_step(workdir) >= 50, TIMEOUT)
     assert not (workdir / 'summary.json').exists()
     cluster.kill_node('n2')
-    cluster.wait('queued again', lambda: cluster.restarts(job) >= 1, 90)
+    cluster.wait('a requeue', lambda: cluster.restarts(job) >= 1, 90)
     cluster.start_node('n2')
-    finished(cluster, workdir, job)
-    same(workdir, whole)
+    wait_until_done(cluster, workdir, job)
+    check_same(workdir, undisturbed)
 
 
-def test_processes_killed_at_random_moments_are_survived(cluster, tmp_path, source, whole):
-    """SIGKILL to one process of a step: the other leaves, the job is queued again."""
+def test_a_run_survives_kills_at_random_moments(cluster, tmp_path, source, undisturbed):
+    """SIGKILL to one process of a step: the other one exits and the job is requeued."""
     workdir, generator, survived = tmp_path / 'run', random.Random(0), 0
-    job = number(launched(cluster, command(workdir, source, '--nodes=2')))
+    job = parse_job_id(launch(cluster, command(workdir, source, '--nodes=2')))
     for _ in range(3):
-        seen = step_of(workdir)
-        cluster.wait('progress', lambda seen=seen: progressed(cluster, workdir, job, seen), PATIENCE)
+        step = last_step(workdir)
+        cluster.wait(
+            'progress', lambda step=step: has_progressed(cluster, workdir, job, step), TIMEOUT
+        )
         time.sleep(generator.uniform(0, 1))
         if (workdir / 'summary.json').exists():
             break
         before = cluster.restarts(job)
         node = generator.choice(slurm_cluster.NODES)
-        victims = [pid for pid in cluster.processes(node) if b'--distributed=auto' in cmdline(pid)]
-        victims = [pid for pid in victims if cmdline(pid).split(b'\0')[1].endswith(b'run.py')]
+        victims = [
+            pid for pid in cluster.processes(node) if b'--distributed=auto' in read_cmdline(pid)
+        ]
+        victims = [pid for pid in victims if read_cmdline(pid).split(b'\0')[1].endswith(b'run.py')]
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
         if not victims:
             continue
         cluster.wait(
-            'queued again',
-            lambda before=before: (workdir / 'summary.json').exists() or cluster.restarts(job) > before, 120,
-        )  # fmt: skip
+            'a requeue',
+            lambda before=before: (
+                (workdir / 'summary.json').exists() or cluster.restarts(job) > before
+            ),
+            120,
+        )
         survived += cluster.restarts(job) > before
-    finished(cluster, workdir, job)
-    same(workdir, whole)
+    wait_until_done(cluster, workdir, job)
+    check_same(workdir, undisturbed)
     print(f'{survived} kills survived bitwise')
     assert survived >= 1
 
 
-def cmdline(pid):
+def read_cmdline(pid):
     try:
         with open(f'/proc/{pid}/cmdline', 'rb') as file:
             return file.read()
@@ -192,31 +218,40 @@ def cmdline(pid):
         return b''
 
 
-def test_cancel_ends_it_and_does_not_queue_it_again(cluster, tmp_path, source):
+def test_cancel_ends_the_job_without_a_requeue(cluster, tmp_path, source):
     workdir = tmp_path / 'a run; of "$HOME"'
-    job = number(launched(cluster, command(workdir, source, **{'config.train.steps': 100_000})))
-    cluster.wait('progress', lambda: step_of(workdir) > 0, PATIENCE)
-    assert 'RUNNING' in launched(cluster, command(workdir, source, '--job=status'))
-    launched(cluster, command(workdir, source, '--job=cancel'))
-    cluster.wait('gone', lambda: cluster.state(job) in ('', 'CANCELLED'), 60)
+    job = parse_job_id(launch(cluster, command(workdir, source, **{'config.train.steps': 100_000})))
+    cluster.wait('progress', lambda: last_step(workdir) > 0, TIMEOUT)
+    assert 'RUNNING' in launch(cluster, command(workdir, source, '--job=status'))
+    launch(cluster, command(workdir, source, '--job=cancel'))
+    cluster.wait('the end of the job', lambda: cluster.state(job) in ('', 'CANCELLED'), 60)
     assert not (workdir / 'summary.json').exists()
 
 
-def test_a_sweep_is_a_job_array_with_a_trial_a_task(cluster, tmp_path, source):
-    """The ladder's sizes, each a task; one process is killed on the way; each trial is done once."""
+def test_a_sweep_is_a_job_array_with_one_trial_per_task(cluster, tmp_path, source):
+    """The ladder's sizes, one task each; each trial is done once."""
     (tmp_path / 'ladder.py').write_text(SWEEP.format(count=4))
     workdir = tmp_path / 'sweep'
-    fields = {'config': tmp_path / 'ladder.py', 'config.data.source': source, 'config.mesh.cpu_devices': 1,
-              'config.train.checkpoint_every': 5, 'config.train.tensorboard': False}  # fmt: skip
-    argv = [program.command(None)[0], 'run.py', *(f'--{key}={value}' for key, value in fields.items())]
+    fields = {
+        'config': tmp_path / 'ladder.py',
+        'config.data.source': source,
+        'config.mesh.cpu_devices': 1,
+        'config.train.checkpoint_every': 5,
+        'config.train.tensorboard': False,
+    }
+    argv = [
+        program.command(None)[0],
+        'run.py',
+        *(f'--{key}={value}' for key, value in fields.items()),
+    ]
     argv += [f'--workdir={workdir}', '--launch=slurm', '--launch_option=at_once=2']
-    job = number(launched(cluster, argv))
-    cluster.wait('the report', lambda: (workdir / 'report.html').exists(), 2 * PATIENCE)
-    cluster.wait('gone', lambda: set(cluster.state(job).split()) <= {'COMPLETED'}, 60)
-    records = jsonl.read(workdir / 'records.jsonl')
-    assert [one['status'] for one in records] == ['done'] * 4
-    ledger = jsonl.read(workdir / 'ledger.jsonl')
+    job = parse_job_id(launch(cluster, argv))
+    cluster.wait('the report', lambda: (workdir / 'report.html').exists(), 2 * TIMEOUT)
+    cluster.wait('the end of the job', lambda: set(cluster.state(job).split()) <= {'COMPLETED'}, 60)
+    records = files.read_jsonl(workdir / 'records.jsonl')
+    assert [record['status'] for record in records] == ['done'] * 4
+    ledger = files.read_jsonl(workdir / 'ledger.jsonl')
     assert Counter(line['trial'] for line in ledger if line.get('status') == 'done') == {
-        one['name']: 1 for one in records
+        record['name']: 1 for record in records
     }
     assert len(list((workdir / 'launch').glob(f'{job}_*.log'))) == 4

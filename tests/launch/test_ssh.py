@@ -1,6 +1,7 @@
-"""Does a job run through a real ssh: processes that meet, are asked to save through the connection, and go on?
+"""A job over a real ssh: its processes meet, save when told through the connection, and resume.
 
-`pytest -m slow -n 0 tests/launch/test_ssh.py`; a server of its own on this machine's loopback, on keys of its own.
+`pytest -m slow -n 0 tests/launch/test_ssh.py` starts a server on the loopback interface, with its
+own keys.
 """
 
 import getpass
@@ -13,31 +14,38 @@ import time
 
 import pytest
 
-from gpt_jax.launch.local import free_port
+from gpt_jax.launch.local import find_free_port
 from tests import program
 
 SERVER = shutil.which('sshd', path=f'{os.environ["PATH"]}:/usr/sbin')
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not SERVER or not shutil.which('ssh'), reason='no sshd here: apt-get install openssh-server'),
-]  # fmt: skip
+    pytest.mark.skipif(
+        not SERVER or not shutil.which('ssh'),
+        reason='sshd is missing: apt-get install openssh-server',
+    ),
+]
 
 
 @pytest.fixture
 def configuration(tmp_path):
-    """An ssh configuration in which alpha and beta are this machine."""
-    folder, port = tmp_path / 'ssh', free_port()
+    """Path of an ssh configuration in which alpha and beta are this machine."""
+    folder, port = tmp_path / 'ssh', find_free_port()
     folder.mkdir(mode=0o700)
     for name in ('host', 'user'):
-        subprocess.run(['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', str(folder / name)], check=True)
+        subprocess.run(
+            ['ssh-keygen', '-q', '-t', 'ed25519', '-N', '', '-f', str(folder / name)], check=True
+        )
     (folder / 'allowed').write_bytes((folder / 'user.pub').read_bytes())
     (folder / 'sshd_config').write_text(
-        f'Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/allowed\n'
-        f'PidFile {folder}/pid\nStrictModes no\nPasswordAuthentication no\nPermitRootLogin yes\nUsePAM no\n'
+        f'Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\n'
+        f'AuthorizedKeysFile {folder}/allowed\nPidFile {folder}/pid\nStrictModes no\n'
+        'PasswordAuthentication no\nPermitRootLogin yes\nUsePAM no\n'
     )
     (folder / 'config').write_text(
-        f'Host alpha beta\nHostName 127.0.0.1\nPort {port}\nUser {getpass.getuser()}\nIdentityFile {folder}/user\n'
-        f'IdentitiesOnly yes\nStrictHostKeyChecking no\nUserKnownHostsFile {folder}/known\nLogLevel ERROR\n'
+        f'Host alpha beta\nHostName 127.0.0.1\nPort {port}\nUser {getpass.getuser()}\n'
+        f'IdentityFile {folder}/user\nIdentitiesOnly yes\nStrictHostKeyChecking no\n'
+        f'UserKnownHostsFile {folder}/known\nLogLevel ERROR\n'
     )
     if os.geteuid() == 0:
         os.makedirs('/run/sshd', exist_ok=True)
@@ -46,12 +54,24 @@ def configuration(tmp_path):
         server.terminate()
 
 
-def test_two_machines_train_stop_and_go_on(tmp_path, source, configuration):
-    fields = {'config.data.source': source, 'config.mesh.cpu_devices': 1, 'config.train.steps': 200,
-              'config.train.checkpoint_every': 50, 'config.train.evaluate_every': 0}  # fmt: skip
+def test_two_machines_train_stop_and_resume(tmp_path, source, configuration):
+    fields = {
+        'config.data.source': source,
+        'config.mesh.cpu_devices': 1,
+        'config.train.steps': 200,
+        'config.train.checkpoint_every': 50,
+        'config.train.eval_every': 0,
+    }
     program.run(program.command(tmp_path / 'whole', **fields, launch='local', processes=2))
-    options = {'config': configuration, 'address': '127.0.0.1', 'port': free_port(), 'python': sys.executable,
-               'folder': program.ROOT, 'env.PYTHONPATH': program.ROOT, 'env.NASTY': 'a "b" $c; \'d\''}  # fmt: skip
+    options = {
+        'config': configuration,
+        'address': '127.0.0.1',
+        'port': find_free_port(),
+        'python': sys.executable,
+        'folder': program.ROOT,
+        'env.PYTHONPATH': program.ROOT,
+        'env.NASTY': 'a "b" $c; \'d\'',
+    }
     options['env.GPT_JAX_COMPILATION_CACHE'] = os.environ['GPT_JAX_COMPILATION_CACHE']
     options['env.XDG_CACHE_HOME'] = os.environ['XDG_CACHE_HOME']
     workdir = tmp_path / 'a run; "$HOME"'

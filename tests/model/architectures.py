@@ -1,7 +1,13 @@
-"""The architectures that tests of the model go through: each choice once, and the generations as they combine them."""
+"""Model architectures for tests: every config word once, and common combinations of them."""
 
-MODERN = {'norm': 'rms', 'position': 'rotary', 'feedforward': 'gated', 'activation': 'silu', 'bias': False,
-          'tied_head': False}  # fmt: skip
+MODERN = {
+    'norm': 'rms',
+    'position': 'rotary',
+    'feedforward': 'gated',
+    'activation': 'silu',
+    'bias': False,
+    'tied_head': False,
+}
 EXPERTS = MODERN | {'feedforward': 'experts', 'experts': 5, 'mlp_width': 24}
 
 ARCHITECTURES = {
@@ -13,11 +19,13 @@ ARCHITECTURES = {
     'mistral': MODERN | {'kv_heads': 2, 'attention_pattern': ('window',), 'window': 6},
     'qwen2': MODERN | {'qkv_bias': True},
     'qwen3': MODERN | {'qk_norm': True, 'head_dim': 16, 'kv_heads': 1},
-    'llama3_scaling': MODERN | {'rotary_scaling': 'llama3', 'rotary_factor': 4.0, 'rotary_original_context': 64},
+    'llama3_scaling': MODERN
+    | {'rotary_scaling': 'llama3', 'rotary_factor': 4.0, 'rotary_original_context': 64},
     'linear_scaling': MODERN | {'rotary_scaling': 'linear', 'rotary_factor': 4.0},
     'ntk_scaling': MODERN | {'rotary_scaling': 'ntk', 'rotary_factor': 4.0},
-    'yarn_scaling': MODERN | {'rotary_scaling': 'yarn', 'rotary_factor': 4.0, 'rotary_original_context': 64},
-    'partly_turned': MODERN | {'rotary_fraction': 0.5},
+    'yarn_scaling': MODERN
+    | {'rotary_scaling': 'yarn', 'rotary_factor': 4.0, 'rotary_original_context': 64},
+    'partial_rotary': MODERN | {'rotary_fraction': 0.5},
     'alibi': {'position': 'alibi', 'kv_heads': 2},
     'sink': MODERN | {'attention_sink': True, 'attention_pattern': ('window', 'full'), 'window': 4},
     'softcaps': {'attention_softcap': 3.0, 'logit_softcap': 4.0},
@@ -27,7 +35,14 @@ ARCHITECTURES = {
     'squared_relu': {'activation': 'squared_relu', 'position': 'none'},
     'exact_gelu': {'activation': 'gelu_exact', 'norm': 'rms'},
     'experts': EXPERTS | {'kv_heads': 2},
-    'shared_experts': EXPERTS | {'experts_per_token': 3, 'shared_experts': 2, 'normalize_experts': False},
-    'switch': {'feedforward': 'experts', 'experts': 4, 'mlp_width': 40, 'experts_per_token': 1, 'activation': 'relu'}
+    'shared_experts': EXPERTS
+    | {'experts_per_token': 3, 'shared_experts': 2, 'normalize_experts': False},
+    'switch': {
+        'feedforward': 'experts',
+        'experts': 4,
+        'mlp_width': 40,
+        'experts_per_token': 1,
+        'activation': 'relu',
+    }
     | {'normalize_experts': False, 'capacity_factor': 1.0},
 }

@@ -1,7 +1,7 @@
-"""A GPT written apart from the library: numpy, float64, one sequence and one head at a time.
+"""A GPT that is independent of the library: numpy, float64, one sequence and one head at a time.
 
-It knows every architecture that a config can name, from the papers that configs/base.py and the model's rooms cite.
-Experts are dropless; what a capacity drops is held against its own loop in test_experts.py.
+It implements every architecture that a config can name, from the papers that gpt_jax/model cites.
+Experts are dropless; test_experts.py checks what a capacity drops against its own loop.
 """
 
 import math
@@ -10,20 +10,30 @@ import numpy as np
 
 
 def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> np.ndarray:
-    """[length] ids -> [length, vocabulary], for the model's config `c`.
+    """Compute the logits: [length] ids -> [length, vocabulary].
 
-    `routers` receives each layer's router logits, [length, experts].
+    Args:
+      params: stacked, as the model initializes them.
+      tokens: ids of one sequence.
+      c: the model's config.
+      routers: a list to which each layer's router logits [length, experts] are appended.
     """
-    p = {key: np.asarray(value, np.float64) for key, value in _flat(params).items()}
+    p = {key: np.asarray(value, np.float64) for key, value in _flatten(params).items()}
     table = p['embedding/table_VD'][: c.vocab_size]
     x = table[tokens]
     if c.position == 'learned':
         x = x + p['position/table'][: len(tokens)]
     for layer in range(c.layers):
-        b = {name.removeprefix('blocks/'): value[layer] for name, value in p.items() if name.startswith('blocks/')}
-        window = c.window if c.attention_pattern[layer % len(c.attention_pattern)] == 'window' else len(tokens)
+        b = {
+            name.removeprefix('blocks/'): value[layer]
+            for name, value in p.items()
+            if name.startswith('blocks/')
+        }
+        kind = c.attention_pattern[layer % len(c.attention_pattern)]
+        window = c.window if kind == 'window' else len(tokens)
         norms = [lambda x, n=n, b=b: _norm(x, b, f'norm_{n}/', c) for n in (1, 2)]
-        attend, feed = (lambda x, b=b, w=window: _attention(x, b, c, w)), (lambda x, b=b: _feed(x, b, c, routers))
+        attend = lambda x, b=b, w=window: _attention(x, b, c, w)
+        feed = lambda x, b=b: _feed(x, b, c, routers)
         if c.block == 'post_norm':
             x = norms[0](x + attend(x))
             x = norms[1](x + feed(x))
@@ -43,50 +53,49 @@ def _attention(x: np.ndarray, b: dict, c, window: int) -> np.ndarray:
     distance = np.arange(length)[:, None] - np.arange(length)
     for head in range(c.heads):
         group = head // (c.heads // c.kv_heads)
-        q, k, v = (
-            x @ b['attention/query'][:, head],
-            x @ b['attention/key'][:, group],
-            x @ b['attention/value'][:, group],
-        )
+        q = x @ b['attention/query'][:, head]
+        k, v = x @ b['attention/key'][:, group], x @ b['attention/value'][:, group]
         if c.bias or c.qkv_bias:
             q = q + b['attention/query_bias'][head]
             k, v = k + b['attention/key_bias'][group], v + b['attention/value_bias'][group]
         if c.qk_norm:
             q, k = _rms(q, c) * b['attention/query_norm'], _rms(k, c) * b['attention/key_norm']
         if c.position == 'rotary':
-            q, k = _turned(q, c), _turned(k, c)
+            q, k = _rotate(q, c), _rotate(k, c)
         scores = q @ k.T / math.sqrt(c.head_dim)
         if c.attention_softcap:
             scores = c.attention_softcap * np.tanh(scores / c.attention_softcap)
         if c.position == 'alibi':
-            scores = scores - 2 ** (-8 * (head + 1) / c.heads) * distance  # for a power of two of heads
+            # The slopes for a power of two of heads.
+            scores = scores - 2 ** (-8 * (head + 1) / c.heads) * distance
         scores[(distance < 0) | (distance >= window)] = -np.inf
         if c.attention_sink:
-            scores = np.concatenate([scores, np.full((length, 1), b['attention/sink'][head])], axis=1)
+            sink = np.full((length, 1), b['attention/sink'][head])
+            scores = np.concatenate([scores, sink], axis=1)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         weights = (weights / weights.sum(axis=1, keepdims=True))[:, :length]
         y += weights @ v @ b['attention/output'][head]
     return y + b['attention/output_bias'] if c.bias else y
 
 
-def _turned(a: np.ndarray, c) -> np.ndarray:
-    """Each pair of dims as a complex number, times exp(i x position x frequency)."""
+def _rotate(a: np.ndarray, c) -> np.ndarray:
+    """Multiply each pair of dims, as a complex number, with exp(i x position x frequency)."""
     dims = int(c.head_dim * c.rotary_fraction)
     base = c.rotary_base
     if c.rotary_scaling == 'ntk':
         base = base * c.rotary_factor ** (dims / (dims - 2))
-    size, turned = 1.0, np.array(a, np.float64)
+    magnitude, rotated = 1.0, np.array(a, np.float64)
     if c.rotary_scaling == 'yarn':
-        size = 0.1 * math.log(c.rotary_factor) + 1
+        magnitude = 0.1 * math.log(c.rotary_factor) + 1
     for i in range(dims // 2):
-        frequency = _scaled(base ** (-2 * i / dims), i, dims, c)
-        angle = np.exp(1j * frequency * np.arange(len(a)))
-        pair = (a[:, i] + 1j * a[:, i + dims // 2]) * angle * size
-        turned[:, i], turned[:, i + dims // 2] = pair.real, pair.imag
-    return turned
+        frequency = _scale_frequency(base ** (-2 * i / dims), i, dims, c)
+        rotation = np.exp(1j * frequency * np.arange(len(a)))
+        pair = (a[:, i] + 1j * a[:, i + dims // 2]) * rotation * magnitude
+        rotated[:, i], rotated[:, i + dims // 2] = pair.real, pair.imag
+    return rotated
 
 
-def _scaled(frequency: float, i: int, dims: int, c) -> float:
+def _scale_frequency(frequency: float, i: int, dims: int, c) -> float:
     if c.rotary_scaling == 'linear':
         return frequency / c.rotary_factor
     if c.rotary_scaling == 'llama3':
@@ -98,25 +107,29 @@ def _scaled(frequency: float, i: int, dims: int, c) -> float:
         smooth = (c.rotary_original_context / wavelength - 1) / (4 - 1)
         return (1 - smooth) * frequency / c.rotary_factor + smooth * frequency
     if c.rotary_scaling == 'yarn':
-        where = [
-            dims * math.log(c.rotary_original_context / (turns * 2 * math.pi)) / (2 * math.log(c.rotary_base))
-            for turns in (32, 1)
-        ]
-        low, high = max(math.floor(where[0]), 0), min(math.ceil(where[1]), dims - 1)
+
+        def pair_index(rotations: int) -> float:
+            ratio = c.rotary_original_context / (rotations * 2 * math.pi)
+            return dims * math.log(ratio) / (2 * math.log(c.rotary_base))
+
+        low = max(math.floor(pair_index(32)), 0)
+        high = min(math.ceil(pair_index(1)), dims - 1)
         share = min(max((i - low) / max(high - low, 0.001), 0), 1)
         return frequency / c.rotary_factor * share + frequency * (1 - share)
     return frequency
 
 
 def _feed(x: np.ndarray, b: dict, c, routers: list | None) -> np.ndarray:
+    weights = {name.removeprefix('feedforward/'): value for name, value in b.items()}
     if c.feedforward == 'experts':
-        return _experts(x, {name.removeprefix('feedforward/'): value for name, value in b.items()}, c, routers)
-    h = x @ b['feedforward/up'] + (b['feedforward/up_bias'] if c.bias else 0)
+        return _experts(x, weights, c, routers)
+    h = x @ weights['up'] + (weights['up_bias'] if c.bias else 0)
     if c.feedforward == 'gated':
-        h = h * _activation(x @ b['feedforward/gate'] + (b['feedforward/gate_bias'] if c.bias else 0), c.activation)
+        gate = x @ weights['gate'] + (weights['gate_bias'] if c.bias else 0)
+        h = h * _activation(gate, c.activation)
     else:
         h = _activation(h, c.activation)
-    return h @ b['feedforward/down'] + (b['feedforward/down_bias'] if c.bias else 0)
+    return h @ weights['down'] + (weights['down_bias'] if c.bias else 0)
 
 
 def _experts(x: np.ndarray, b: dict, c, routers: list | None) -> np.ndarray:
@@ -125,15 +138,16 @@ def _experts(x: np.ndarray, b: dict, c, routers: list | None) -> np.ndarray:
     if routers is not None:
         routers.append(scores)
     for t in range(len(x)):
-        for expert, weight in choices(scores[t], c).items():
+        for expert, weight in choose_experts(scores[t], c).items():
             y[t] += weight * expert_output(x[t], b, expert, c)
     if c.shared_experts:
-        y += (_activation(x @ b['shared_gate'], c.activation) * (x @ b['shared_up'])) @ b['shared_down']
+        h = _activation(x @ b['shared_gate'], c.activation) * (x @ b['shared_up'])
+        y += h @ b['shared_down']
     return y
 
 
-def choices(scores: np.ndarray, c) -> dict[int, float]:
-    """The experts that a token takes, the most probable first, and their weights; scores [experts]."""
+def choose_experts(scores: np.ndarray, c) -> dict[int, float]:
+    """Return the weights of a token's experts, the most probable first; scores [experts]."""
     p = np.exp(scores - scores.max())
     p /= p.sum()
     chosen = sorted(range(c.experts), key=lambda expert: -p[expert])[: c.experts_per_token]
@@ -143,7 +157,8 @@ def choices(scores: np.ndarray, c) -> dict[int, float]:
 
 def expert_output(x: np.ndarray, b: dict, expert: int, c) -> np.ndarray:
     """[D] -> [D]."""
-    return (_activation(x @ b['gate'][expert], c.activation) * (x @ b['up'][expert])) @ b['down'][expert]
+    h = _activation(x @ b['gate'][expert], c.activation) * (x @ b['up'][expert])
+    return h @ b['down'][expert]
 
 
 def _activation(x: np.ndarray, name: str) -> np.ndarray:
@@ -152,7 +167,13 @@ def _activation(x: np.ndarray, name: str) -> np.ndarray:
     if name == 'gelu_exact':
         return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
     relu, sigmoid = np.maximum(x, 0), 1 / (1 + np.exp(-x))
-    return {'relu': relu, 'squared_relu': relu**2, 'silu': x * sigmoid, 'sigmoid': sigmoid, 'identity': x}[name]
+    return {
+        'relu': relu,
+        'squared_relu': relu**2,
+        'silu': x * sigmoid,
+        'sigmoid': sigmoid,
+        'identity': x,
+    }[name]
 
 
 def _norm(x: np.ndarray, p: dict, name: str, c) -> np.ndarray:
@@ -167,8 +188,11 @@ def _rms(x: np.ndarray, c) -> np.ndarray:
     return x / np.sqrt((x**2).mean(axis=1, keepdims=True) + c.norm_epsilon)
 
 
-def _flat(tree: dict, prefix: str = '') -> dict:
+def _flatten(tree: dict, prefix: str = '') -> dict:
     flat = {}
     for key, value in tree.items():
-        flat |= _flat(value, f'{prefix}{key}/') if isinstance(value, dict) else {f'{prefix}{key}': value}
+        if isinstance(value, dict):
+            flat |= _flatten(value, f'{prefix}{key}/')
+        else:
+            flat[f'{prefix}{key}'] = value
     return flat

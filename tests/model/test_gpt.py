@@ -1,4 +1,4 @@
-"""Does the model compute what the papers say, and look only where it may?"""
+"""The model against an independent float64 GPT: logits, gradients, visibility, configuration."""
 
 import dataclasses
 
@@ -7,32 +7,49 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gpt_jax import assemble
-from gpt_jax.errors import UserError
-from gpt_jax.model import loss as losses
+from gpt_jax.core.config import AUTO, MeshConfig, ModelConfig, resolve_model
+from gpt_jax.core.errors import UserError
+from gpt_jax.core.parametrization import PARAMETRIZATIONS
 from gpt_jax.model import weights
-from gpt_jax.model.config import resolve
-from gpt_jax.model.gpt import GPT, check_choices, unstack
-from gpt_jax.parallel.place import ANYWHERE
+from gpt_jax.model.attention import ATTENTION_KERNELS, ATTENTIONS
+from gpt_jax.model.context_parallel import CONTEXT_PARALLEL
+from gpt_jax.model.feedforward import ACTIVATIONS
+from gpt_jax.model.gpt import BLOCKS, FEEDFORWARDS, GPT, unstack_layers
+from gpt_jax.model.loss import compute_logits
+from gpt_jax.model.norms import NORMS
+from gpt_jax.model.position import POSITION_SCHEMES, ROTARY_SCALINGS
+from gpt_jax.parallel.rules import STRATEGIES
+from gpt_jax.parallel.sharding import UNSHARDED
+from gpt_jax.train import build
+from gpt_jax.train.objective import make_loss
 from tests.model import reference
 from tests.model.architectures import ARCHITECTURES
 
 
-def make(config, seed=0):
-    """(params with no entry at a special starting value, tokens -> logits)."""
-    boxed, rng = assemble.declarations(config), np.random.default_rng(seed)
+def make_model(config, seed=0):
+    """Return random params without special initial values, and a function: tokens -> logits."""
+    boxed, rng = build.declare_params(config), np.random.default_rng(seed)
     params = jax.tree.map(
-        lambda role, leaf: jnp.asarray((role == 'scale') + 0.1 * rng.standard_normal(leaf.shape), jnp.float32),
-        weights.roles(boxed), weights.unbox(boxed),
-    )  # fmt: skip
-    model = GPT(config, ANYWHERE, train=False)
+        lambda role, leaf: jnp.asarray(
+            (role == 'scale') + 0.1 * rng.standard_normal(leaf.shape), jnp.float32
+        ),
+        weights.param_roles(boxed),
+        weights.unbox(boxed),
+    )
+    model = GPT(config, UNSHARDED, train=False)
 
     @jax.jit
     def forward(params, tokens, segments=None, positions=None):
-        features = model.apply({'params': params}, tokens, segments, positions)
-        return losses.logits(features.x_BLD, features.w_VD, config)
+        output = model.apply({'params': params}, tokens, segments, positions)
+        return compute_logits(output.x_BLD, output.w_VD, config)
 
     return params, forward
+
+
+def make_objective(config, batch, train=True, seed=0):
+    """Return params -> the summed objective of the batch."""
+    loss = make_loss(config, UNSHARDED, train=train)
+    return lambda params: loss(params, batch, jax.random.key(seed))[0]
 
 
 @pytest.fixture
@@ -41,68 +58,77 @@ def tokens():
 
 
 @pytest.mark.parametrize(
-    ('name', 'computed'),
+    ('name', 'fields'),
     [(name, {'attention_chunk': 5, 'vocab_multiple': 64}) for name in ARCHITECTURES]
     + [(name, {'scan_layers': True}) for name in ('gpt1', 'gpt3_banded', 'sink', 'mistral')],
     ids=str,
 )
-def test_logits_equal_an_independent_float64_gpt(model_config, tokens, name, computed):
-    config = model_config(**ARCHITECTURES[name], **computed)
-    params, forward = make(config)
-    ours = np.asarray(forward(params if config.scan_layers else unstack(params, config.layers), tokens))[
-        ..., : config.vocab_size
-    ]
-    theirs = np.stack([reference.logits(params, row, config) for row in np.asarray(tokens)])
-    assert np.abs(ours - theirs).max() < 2e-5 * np.abs(theirs).max()
+def test_logits_equal_those_of_a_float64_gpt(model_config, tokens, name, fields):
+    config = model_config(**ARCHITECTURES[name], **fields)
+    params, forward = make_model(config)
+    applied = params if config.scan_layers else unstack_layers(params, config.layers)
+    logits = np.asarray(forward(applied, tokens))[..., : config.vocab_size]
+    expected = np.stack([reference.logits(params, row, config) for row in np.asarray(tokens)])
+    assert np.abs(logits - expected).max() < 2e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(
-    ('name', 'chunk'), [('gpt3_banded', 5), ('alibi', 5), ('sink', 5), ('sink', 0), ('softcaps', 0), ('qwen3', 5)]
+    ('name', 'chunk'),
+    [('gpt3_banded', 5), ('alibi', 5), ('sink', 5), ('sink', 0), ('softcaps', 0), ('qwen3', 5)],
 )
-def test_gradients_equal_differences_of_the_float64_gpt(model_config, tokens, name, chunk):
-    """Along a random direction of all weights at once: the chunked kernel and the loss have gradients of their own."""
+def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, tokens, name, chunk):
+    """Along a random direction of all weights; chunked attention and loss have custom gradients."""
     config = model_config(**ARCHITECTURES[name], attention_chunk=chunk, z_loss=0.01)
-    params, _ = make(config)
+    params, _ = make_model(config)
     targets = np.roll(np.asarray(tokens), -1, axis=1)
     keys = iter(jax.random.split(jax.random.key(3), len(jax.tree.leaves(params))))
-    direction = jax.tree.map(lambda a: np.asarray(jax.random.normal(next(keys), a.shape), np.float64), params)
+    direction = jax.tree.map(
+        lambda a: np.asarray(jax.random.normal(next(keys), a.shape), np.float64), params
+    )
 
     def objective(step):
         moved = jax.tree.map(lambda a, d: np.asarray(a, np.float64) + step * d, params, direction)
         total = 0.0
-        for row, wanted in zip(np.asarray(tokens), targets, strict=True):
+        for row, row_targets in zip(np.asarray(tokens), targets, strict=True):
             z = reference.logits(moved, row, config)
-            norm = np.log(np.exp(z - z.max(1, keepdims=True)).sum(1)) + z.max(1)
-            total += (norm - z[np.arange(len(row)), wanted] + 0.01 * norm**2).sum()
+            log_z = np.log(np.exp(z - z.max(1, keepdims=True)).sum(1)) + z.max(1)
+            total += (log_z - z[np.arange(len(row)), row_targets] + 0.01 * log_z**2).sum()
         return total
 
-    loss = assemble.summed_loss(config, ANYWHERE, train=True)
-    batch = {'inputs': tokens, 'targets': targets}
-    form = assemble.form(config, ANYWHERE)
-    gradients = form.leave(jax.jit(jax.grad(lambda p: loss(p, batch, jax.random.key(0))[0]))(form.enter(params)))
-    along = sum(float((np.asarray(g) * d).sum()) for g, d in zip(
-        jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True
-    ))  # fmt: skip
+    loss = make_objective(config, {'inputs': tokens, 'targets': targets})
+    layout = build.make_param_layout(config, UNSHARDED)
+    gradients = layout.stack(jax.jit(jax.grad(loss))(layout.unstack(params)))
+    derivative = sum(
+        float((np.asarray(g) * d).sum())
+        for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True)
+    )
     step = 1e-5
-    assert along == pytest.approx((objective(step) - objective(-step)) / (2 * step), rel=1e-4)
+    expected = (objective(step) - objective(-step)) / (2 * step)
+    assert derivative == pytest.approx(expected, rel=1e-4)
 
 
-def test_bfloat16_stays_within_its_rounding(model_config, tokens):
+def test_bfloat16_stays_within_its_rounding_error(model_config, tokens):
     config = model_config()
-    params, forward = make(config)
+    params, forward = make_model(config)
     exact = forward(params, tokens)
-    for fields in ({'matmul_dtype': 'bfloat16'}, {'matmul_dtype': 'bfloat16', 'activation_dtype': 'bfloat16'}):
-        _, rounded = make(dataclasses.replace(config, **fields))
+    for fields in (
+        {'matmul_dtype': 'bfloat16'},
+        {'matmul_dtype': 'bfloat16', 'activation_dtype': 'bfloat16'},
+    ):
+        _, rounded = make_model(dataclasses.replace(config, **fields))
         error = jnp.abs(rounded(params, tokens) - exact).max() / jnp.abs(exact).max()
         assert 0 < error < 0.03  # 8 bits of mantissa over two layers
 
 
-def reach(config, params, segments=None, positions=None):
+# Visibility
+
+
+def measure_reach(config, params, segments=None, positions=None):
     """[L, M]: the largest derivative of the features at L by the embedding of the token at M.
 
-    Every token of the row is another one, so a row of the embedding table is a place of the sequence.
+    All tokens of the row differ, so a row of the embedding table is a position of the sequence.
     """
-    model = GPT(config, ANYWHERE, train=False)
+    model = GPT(config, UNSHARDED, train=False)
     row = jnp.arange(16)[None]
 
     def features(table):
@@ -116,15 +142,15 @@ def reach(config, params, segments=None, positions=None):
 @pytest.mark.parametrize('chunk', [0, 4])
 def test_no_position_sees_a_later_one(model_config, chunk):
     config = model_config(attention_chunk=chunk)
-    seen = reach(config, make(config)[0])
-    assert np.all(seen[np.triu_indices(16, 1)] == 0)
-    assert np.all(seen[np.tril_indices(16)] > 0)
+    reach = measure_reach(config, make_model(config)[0])
+    assert np.all(reach[np.triu_indices(16, 1)] == 0)
+    assert np.all(reach[np.tril_indices(16)] > 0)
 
 
 @pytest.mark.parametrize('chunk', [0, 4])
-def test_isolated_documents_do_not_leak_and_equal_documents_alone(model_config, tokens, chunk):
+def test_packed_documents_do_not_leak_and_equal_separate_ones(model_config, tokens, chunk):
     config = model_config(attention_chunk=chunk)
-    params, forward = make(config)
+    params, forward = make_model(config)
     row = tokens[:1]
     segments = jnp.array([[0] * 5 + [1] * 11])
     positions = jnp.array([list(range(5)) + list(range(11))])
@@ -132,88 +158,164 @@ def test_isolated_documents_do_not_leak_and_equal_documents_alone(model_config, 
     np.testing.assert_allclose(packed[:, 5:], forward(params, row[:, 5:]), atol=1e-4)
     np.testing.assert_allclose(packed[:, :5], forward(params, row[:, :5]), atol=1e-4)
 
-    seen = reach(config, params, segments, positions)
-    assert np.all(seen[5:, :5] == 0)
-    assert np.all(seen[5:, 5:][np.tril_indices(11)] > 0)
+    reach = measure_reach(config, params, segments, positions)
+    assert np.all(reach[5:, :5] == 0)
+    assert np.all(reach[5:, 5:][np.tril_indices(11)] > 0)
 
 
-@pytest.mark.parametrize('fields', [{'scan_layers': True}, {'remat': 'block'}, {'remat': 'dots', 'scan_layers': True},
-                                    {'attention_chunk': 4}, {'loss_chunk': 4}])  # fmt: skip
-def test_how_it_is_computed_changes_no_number(model_config, tokens, fields):
+# Options that change only how the model is computed
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'scan_layers': True},
+        {'remat': 'block'},
+        {'remat': 'dots', 'scan_layers': True},
+        {'attention_chunk': 4},
+        {'loss_chunk': 4},
+    ],
+)
+def test_execution_options_change_no_number(model_config, tokens, fields):
+    batch = {'inputs': tokens, 'targets': jnp.roll(tokens, -1, axis=1)}
+    params, _ = make_model(model_config())
+
     def loss_and_gradient(config):
-        loss = assemble.summed_loss(config, ANYWHERE, train=True)
-        batch = {'inputs': tokens, 'targets': jnp.roll(tokens, -1, axis=1)}
-        form = assemble.form(config, ANYWHERE)
-        value_and_grad = jax.jit(jax.value_and_grad(lambda p: loss(p, batch, jax.random.key(0))[0]))
-        value, gradients = value_and_grad(form.enter(params))
-        return value, form.leave(gradients)
+        layout = build.make_param_layout(config, UNSHARDED)
+        value_and_grad = jax.jit(jax.value_and_grad(make_objective(config, batch)))
+        value, gradients = value_and_grad(layout.unstack(params))
+        return value, layout.stack(gradients)
 
-    params, _ = make(model_config())
-    expected, got = loss_and_gradient(model_config()), loss_and_gradient(model_config(**fields))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), expected, got)
-
-
-def test_a_kernel_for_another_device_is_refused(model_config):
-    with pytest.raises(UserError, match='cudnn wants an NVIDIA GPU'):
-        assemble.declarations(model_config(attention_kernel='cudnn'))
+    results = (loss_and_gradient(model_config()), loss_and_gradient(model_config(**fields)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *results)
 
 
 @pytest.mark.parametrize('scan_layers', [False, True])
-def test_remat_dots_computes_less_again_than_remat_block(model_config, tokens, scan_layers):
+def test_remat_dots_recomputes_less_than_remat_block(model_config, tokens, scan_layers):
     def flops(remat):
         config = model_config(remat=remat, scan_layers=scan_layers)
-        loss, form = assemble.summed_loss(config, ANYWHERE, train=True), assemble.form(config, ANYWHERE)
-        batch = {'inputs': tokens, 'targets': tokens}
-        params = jax.eval_shape(form.enter, weights.unbox(assemble.declarations(config)))
-        gradient = jax.jit(jax.grad(lambda p: loss(p, batch, jax.random.key(0))[0]))
+        layout = build.make_param_layout(config, UNSHARDED)
+        params = jax.eval_shape(layout.unstack, weights.unbox(build.declare_params(config)))
+        gradient = jax.jit(jax.grad(make_objective(config, {'inputs': tokens, 'targets': tokens})))
         return gradient.lower(params).compile().cost_analysis()['flops']
 
     assert flops('none') < flops('dots') < flops('block')
 
 
-def test_dropout_acts_in_training_alone_and_follows_its_key(model_config, tokens):
+def test_dropout_acts_only_in_training_and_depends_on_its_key(model_config, tokens):
     config = model_config(dropout=0.5)
-    params, _ = make(config)
+    params, _ = make_model(config)
     batch = {'inputs': tokens, 'targets': tokens}
-
-    def loss(train, seed):
-        return float(assemble.summed_loss(config, ANYWHERE, train=train)(params, batch, jax.random.key(seed))[0])
-
+    loss = lambda train, seed: float(make_objective(config, batch, train, seed)(params))
     assert loss(True, 1) == loss(True, 1) != loss(True, 2)
     assert loss(False, 1) == loss(False, 2)
 
 
-def test_rms_norm_and_no_biases_and_untied_head(model_config, tokens):
-    config = model_config(norm='rms', bias=False, tied_head=False, position='none', activation='squared_relu')
-    params, forward = make(config)
+def test_params_contain_only_what_the_config_asks_for(model_config, tokens):
+    config = model_config(
+        norm='rms', bias=False, tied_head=False, position='none', activation='squared_relu'
+    )
+    params, forward = make_model(config)
     assert forward(params, tokens).shape == (2, 16, 97)
     assert 'bias' not in str(jax.tree.structure(params))
     assert 'head' in params
     assert 'position' not in params
 
 
-TURNED = {'position': 'rotary', 'rotary_factor': 4.0}
+# Config words
+
+
+REGISTRIES = {
+    'block': BLOCKS,
+    'norm': NORMS,
+    'position': POSITION_SCHEMES,
+    'rotary_scaling': ROTARY_SCALINGS,
+    'attention': ATTENTIONS,
+    'attention_kernel': ATTENTION_KERNELS,
+    'feedforward': FEEDFORWARDS,
+    'activation': ACTIVATIONS,
+}
+
+
+def test_registries_have_the_choices_that_the_config_declares():
+    model_fields, mesh_fields = (
+        {field.name: field.metadata for field in dataclasses.fields(section)}
+        for section in (ModelConfig, MeshConfig)
+    )
+    extensible = {
+        name: about['choices'] for name, about in model_fields.items() if about['extensible']
+    }
+    assert {name: tuple(registry) for name, registry in REGISTRIES.items()} == extensible
+    assert tuple(PARAMETRIZATIONS) == model_fields['parametrization']['choices']
+    assert (*STRATEGIES, AUTO) == mesh_fields['strategy']['choices']
+    assert tuple(CONTEXT_PARALLEL) == mesh_fields['context_parallel']['choices']
+
+
+def power_norm(param, x_BLD, *, config, policy):
+    """x / mean(|x|^3)^(1/3) * scale: a norm that is not part of the library."""
+    del policy
+    size = jnp.mean(jnp.abs(x_BLD) ** 3, axis=-1, keepdims=True) + config.norm_epsilon
+    return x_BLD / jnp.cbrt(size) * param('scale', 'D', 'scale')
+
+
+def test_a_dotted_path_selects_a_function_outside_the_library(settings):
+    """Three training steps of a tiny model whose norm is defined in this file."""
+    path = f'{__name__}:power_norm'
+    parts = build.build_trainer_parts(settings({'model.norm': path, 'train.steps': 3}))
+    tokens = np.random.default_rng(0).integers(97, size=(8, 16), dtype=np.int32)
+    batch = next(parts.shard_batches([{'inputs': tokens, 'targets': tokens}]))
+    state, losses = parts.init_state(), []
+    assert set(state.params['norm']) == {'scale'}
+    for _ in range(3):
+        state, metrics = parts.train_step(state, batch)
+        losses.append(float(metrics['loss']))
+    assert losses[2] < losses[0]
+
+
+def test_a_dotted_path_that_cannot_be_imported_names_the_field(model_config):
+    with pytest.raises(UserError, match=r'config\.model\.norm: cannot import'):
+        build.declare_params(model_config(norm=f'{__name__}:no_such_norm'))
+
+
+def test_a_kernel_for_another_device_is_refused(model_config):
+    with pytest.raises(UserError, match='cudnn must have an NVIDIA GPU'):
+        build.declare_params(model_config(attention_kernel='cudnn'))
+
+
+ROTARY = {'position': 'rotary', 'rotary_factor': 4.0}
 
 
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
-        ({'heads': 5}, 'config.model.heads: 5 heads do not divide the width 32'),
-        ({'kv_heads': 3}, 'config.model.kv_heads: 3 does not divide the 4 heads'),
-        (TURNED | {'rotary_scaling': 'yarn', 'rotary_base': 1.0}, 'config.model.rotary_base: must be above 1 for yarn'),
-        (TURNED | {'rotary_scaling': 'ntk', 'rotary_fraction': 0.25}, 'config.model.rotary_scaling: ntk stretches'),
+        ({'heads': 5}, 'config.model.heads: must divide the width 32, got 5'),
+        ({'kv_heads': 3}, 'config.model.kv_heads: must divide the 4 heads, got 3'),
+        (
+            ROTARY | {'rotary_scaling': 'yarn', 'rotary_base': 1.0},
+            'config.model.rotary_base: must be above 1 for rotary_scaling yarn, got 1.0',
+        ),
+        (
+            ROTARY | {'rotary_scaling': 'ntk', 'rotary_fraction': 0.25},
+            'config.model.rotary_scaling: ntk must have more than 2 rotated dimensions, got 2',
+        ),
         ({'layers': -1}, 'config.model.layers: must be positive, got -1'),
-        ({'norm': 'layr'}, "config.model.norm: no 'layr'; one of layer, rms; the nearest is 'layer'"),
+        (
+            {'norm': 'layr'},
+            "config.model.norm: must be one of layer, rms, got 'layr'; the nearest is 'layer'",
+        ),
         ({'dropout': 1.0}, 'config.model.dropout: must be in [0, 1), got 1.0'),
-        ({'matmul_dtype': 'float64'}, "config.model.matmul_dtype: no 'float64'; one of float32, bfloat16"),
+        (
+            {'matmul_dtype': 'float64'},
+            "config.model.matmul_dtype: must be one of float32, bfloat16, got 'float64'",
+        ),
     ],
 )
-def test_bad_config_names_the_field(model_config, fields, message):
+def test_a_bad_config_names_the_field(model_config, fields, message):
     with pytest.raises(UserError) as error:
-        check_choices(model_config(**fields))
+        model_config(**fields)
     assert str(error.value).startswith(message)
 
 
-def test_vocabulary_must_hold_the_tokenizers():
-    with pytest.raises(UserError, match=r"vocab_size: 100 is smaller than the tokenizer's 256"):
-        resolve({'vocab_size': 100, 'width': 8, 'heads': 2}, vocab_size=256)
+def test_the_vocabulary_must_hold_the_tokenizers():
+    with pytest.raises(UserError, match=r"vocab_size: must be at least the tokenizer's 256"):
+        resolve_model({'vocab_size': 100, 'width': 8, 'heads': 2}, vocab_size=256)

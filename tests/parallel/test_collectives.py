@@ -1,123 +1,143 @@
-"""What crosses between devices in a step? Read in the compiled program: these collectives on these bytes alone."""
+"""Collectives of a compiled training step: only the expected ones, of the expected sizes."""
 
 from collections import Counter
 
 import jax
 import pytest
 
-from gpt_jax import assemble
-from gpt_jax.compiled.collectives import collectives
-from gpt_jax.compiled.text import parse
 from gpt_jax.model import weights
+from gpt_jax.preflight.collectives import find_collectives
+from gpt_jax.preflight.hlo import parse_hlo
+from gpt_jax.train import build
 
 BATCH, LENGTH, WIDTH, LAYERS, HEADS, FLOAT = 8, 16, 32, 2, 8, 4
-STREAM = BATCH * LENGTH * WIDTH * FLOAT  # the residual stream of the whole batch
+STREAM_BYTES = BATCH * LENGTH * WIDTH * FLOAT  # the residual stream of the whole batch
 SMALL = {'model.heads': HEADS, 'model.vocab_multiple': 8, 'model.scan_layers': True}
-SCALARS = 64  # bytes; losses and norms
+SCALAR_BYTES = 64  # losses and norms
 
 
-def compiled(settings, fields):
-    """Every collective of the step but those of a few scalars, and the abstract params by their letters."""
-    s = settings(SMALL | fields)
-    program = assemble.build(s)
-    text = program.step.lower(program.abstract_state, assemble.abstract_batch(s, program.mesh)).compile().as_text()
-    return [one for one in collectives(parse(text)) if one.bytes > SCALARS], sizes(s)
+def compile_step(settings, fields):
+    """Return the collectives of the step, except of scalars, and the bytes of the weights."""
+    config = settings(SMALL | fields)
+    parts = build.build_trainer_parts(config)
+    batch = build.make_abstract_batch(config, parts.mesh)
+    text = parts.train_step.lower(parts.abstract_state, batch).compile().as_text()
+    collectives = [c for c in find_collectives(parse_hlo(text)) if c.bytes > SCALAR_BYTES]
+    return collectives, count_weight_bytes(config.model)
 
 
-def sizes(s):
-    """Bytes of the weights by their letters."""
-    boxed, found = assemble.declarations(s.model), Counter()
-    pairs = zip(jax.tree.leaves(weights.unbox(boxed)), jax.tree.leaves(weights.letters(boxed)), strict=True)
-    for leaf, letters in pairs:
-        found[letters] += leaf.size * FLOAT
-    return found
+def count_weight_bytes(model_config):
+    """Return the bytes of the weights by their letters."""
+    boxed, sizes = build.declare_params(model_config), Counter()
+    leaves = jax.tree.leaves(weights.unbox(boxed))
+    for leaf, letters in zip(leaves, jax.tree.leaves(weights.logical_axes(boxed)), strict=True):
+        sizes[letters] += leaf.size * FLOAT
+    return sizes
 
 
-def by_kind(found):
+def sum_by_kind(collectives):
     total = Counter()
-    for one in found:
-        total[one.kind] += one.bytes * one.times
+    for collective in collectives:
+        total[collective.kind] += collective.bytes * collective.executions
     return dict(total)
 
 
-def matrices(found):
-    return sum(size for letters, size in found.items() if len(set(letters) - {'N', 'K'}) > 1 and 'D' in letters)
+def sum_matrices(weight_bytes):
+    is_matrix = lambda letters: len(set(letters) - {'N', 'K'}) > 1 and 'D' in letters
+    return sum(size for letters, size in weight_bytes.items() if is_matrix(letters))
 
 
-@pytest.mark.parametrize('fields', [{'mesh.data': 8}, {'mesh.slice': 2, 'mesh.data': 4}], ids=str)
-def test_data_sums_the_gradients_once(settings, fields):
-    (one,), there = compiled(settings, fields)
-    assert (one.kind, one.times, one.group) == ('all-reduce', 1, 8)
-    assert one.bytes == sum(there.values()) + 2 * FLOAT  # and the loss with its weight
+@pytest.mark.parametrize('fields', [{'mesh.data': 8}, {'mesh.dcn': 2, 'mesh.data': 4}], ids=str)
+def test_data_parallelism_sums_the_gradients_once(settings, fields):
+    (collective,), weight_bytes = compile_step(settings, fields)
+    assert collective.kind == 'all-reduce'
+    assert (collective.executions, collective.group_size) == (1, 8)
+    assert collective.bytes == sum(weight_bytes.values()) + 2 * FLOAT  # loss and its weight
 
 
 def test_zero1_scatters_gradients_and_gathers_weights_once(settings):
-    found, there = compiled(settings, {'mesh.data': 8, 'mesh.strategy': 'zero1'})
-    spread = matrices(there)
-    rest = pytest.approx(sum(there.values()) - spread, abs=64)
-    assert by_kind(found) == {'all-gather': spread, 'reduce-scatter': spread, 'all-reduce': rest}
-    assert all(one.times == 1 for one in found)
+    fields = {'mesh.data': 8, 'mesh.strategy': 'zero1'}
+    collectives, weight_bytes = compile_step(settings, fields)
+    sharded = sum_matrices(weight_bytes)
+    rest = pytest.approx(sum(weight_bytes.values()) - sharded, abs=64)
+    expected = {'all-gather': sharded, 'reduce-scatter': sharded, 'all-reduce': rest}
+    assert sum_by_kind(collectives) == expected
+    assert all(collective.executions == 1 for collective in collectives)
 
 
-def test_fsdp_gathers_a_layer_at_a_time_and_again_for_the_way_back(settings):
-    found, there = compiled(settings, {'mesh.data': 1, 'mesh.fsdp': 8, 'mesh.strategy': 'fsdp'})
-    spread, rest = matrices(there), there['VD'] + there['LD']
-    kinds = by_kind(found)
-    assert kinds['all-gather'] == 2 * (spread - rest) + rest
-    assert kinds['reduce-scatter'] == spread
-    assert kinds['all-reduce'] == pytest.approx(sum(there.values()) - spread, abs=64)
+def test_fsdp_gathers_layer_by_layer_and_again_in_the_backward_pass(settings):
+    fields = {'mesh.data': 1, 'mesh.fsdp': 8, 'mesh.strategy': 'fsdp'}
+    collectives, weight_bytes = compile_step(settings, fields)
+    sharded, tables = sum_matrices(weight_bytes), weight_bytes['VD'] + weight_bytes['LD']
+    kinds = sum_by_kind(collectives)
+    assert kinds['all-gather'] == 2 * (sharded - tables) + tables
+    assert kinds['reduce-scatter'] == sharded
+    assert kinds['all-reduce'] == pytest.approx(sum(weight_bytes.values()) - sharded, abs=64)
     assert set(kinds) == {'all-gather', 'reduce-scatter', 'all-reduce'}
-    assert max(one.bytes for one in found if one.times == LAYERS) == WIDTH * 4 * WIDTH * FLOAT  # one matrix
+    largest = max(c.bytes for c in collectives if c.executions == LAYERS)
+    assert largest == WIDTH * 4 * WIDTH * FLOAT  # one matrix
 
 
-def test_tensor_moves_the_stream_and_never_a_weight(settings):
-    found, there = compiled(settings, {'mesh.data': 1, 'mesh.tensor': 8})
-    kinds = by_kind(found)
-    # Two branches a layer, both ways; the head's, and the embedding's on the way back.
-    assert kinds['all-gather'] == kinds['reduce-scatter'] == (4 * LAYERS + 2) * STREAM
-    assert not [one for one in found if 'declare' in one.op_name]
-    cut = sum(size for letters, size in there.items() if set(letters) & set('HGFV'))
-    rows = 2 * BATCH * LENGTH * FLOAT  # the logits' normalizers, and the targets' logits
-    top = BATCH * LENGTH * FLOAT
-    assert kinds['all-reduce'] == pytest.approx(sum(there.values()) - cut + rows + top, abs=64)
+def test_tensor_parallelism_moves_activations_and_no_weights(settings):
+    collectives, weight_bytes = compile_step(settings, {'mesh.data': 1, 'mesh.tensor': 8})
+    kinds = sum_by_kind(collectives)
+    # Two branches per layer, forward and backward; the head, and the embedding's gradient.
+    assert kinds['all-gather'] == kinds['reduce-scatter'] == (4 * LAYERS + 2) * STREAM_BYTES
+    assert not [c for c in collectives if 'get_param' in c.op_name]
+    sharded = sum(size for letters, size in weight_bytes.items() if set(letters) & set('HGFV'))
+    normalizers_and_targets = 2 * BATCH * LENGTH * FLOAT
+    maxima = BATCH * LENGTH * FLOAT
+    replicated = sum(weight_bytes.values()) - sharded
+    expected = replicated + normalizers_and_targets + maxima
+    assert kinds['all-reduce'] == pytest.approx(expected, abs=64)
     assert set(kinds) == {'all-gather', 'reduce-scatter', 'all-reduce'}
 
 
-def test_a_ring_moves_keys_and_values_round_and_their_gradients_back(settings):
-    found, there = compiled(settings, {'mesh.data': 2, 'mesh.context': 4})
-    own = BATCH // 2 * LENGTH // 4 * WIDTH * FLOAT
-    kinds = by_kind(found)
-    assert kinds['collective-permute'] == LAYERS * own * (2 * 3 + 4 * 4)
-    assert kinds['all-reduce'] == sum(there.values()) + 2 * FLOAT
+def test_ring_attention_permutes_keys_and_values_and_their_gradients(settings):
+    collectives, weight_bytes = compile_step(settings, {'mesh.data': 2, 'mesh.context': 4})
+    local = BATCH // 2 * LENGTH // 4 * WIDTH * FLOAT
+    kinds = sum_by_kind(collectives)
+    assert kinds['collective-permute'] == LAYERS * local * (2 * 3 + 4 * 4)
+    assert kinds['all-reduce'] == sum(weight_bytes.values()) + 2 * FLOAT
     assert set(kinds) == {'collective-permute', 'all-reduce'}
 
 
 def test_all_to_all_exchanges_heads_for_length(settings):
-    found, there = compiled(settings, {'mesh.data': 2, 'mesh.context': 4, 'mesh.long': 'all_to_all'})
-    own = BATCH // 2 * LENGTH // 4 * WIDTH * FLOAT
-    kinds = by_kind(found)
-    assert kinds['all-to-all'] == 2 * LAYERS * own * 4  # query, key, value and output, both ways
+    fields = {'mesh.data': 2, 'mesh.context': 4, 'mesh.context_parallel': 'all_to_all'}
+    collectives, weight_bytes = compile_step(settings, fields)
+    local = BATCH // 2 * LENGTH // 4 * WIDTH * FLOAT
+    kinds = sum_by_kind(collectives)
+    # Query, key, value and output, forward and backward.
+    assert kinds['all-to-all'] == 2 * LAYERS * local * 4
     assert set(kinds) == {'all-to-all', 'all-reduce'}
-    assert kinds['all-reduce'] == sum(there.values()) + 2 * FLOAT
+    assert kinds['all-reduce'] == sum(weight_bytes.values()) + 2 * FLOAT
 
 
-def test_a_pipeline_hands_on_one_microbatch_a_tick(settings):
-    found, _ = compiled(settings, {'mesh.data': 4, 'mesh.pipeline': 2, 'train.microbatch': 1})
-    kinds = by_kind(found)
+def test_a_pipeline_passes_on_one_microbatch_per_tick(settings):
+    fields = {'mesh.data': 4, 'mesh.pipeline': 2, 'train.microbatch_size': 1}
+    kinds = sum_by_kind(compile_step(settings, fields)[0])
     microbatches, stages, row = 2, 2, LENGTH * WIDTH * FLOAT
     assert kinds['collective-permute'] == 2 * (microbatches + stages - 1) * row
-    rows = microbatches * row
-    assert kinds['all-gather'] == kinds['reduce-scatter'] == 2 * rows  # into the stages and out, both ways
+    # Into the stages and out, forward and backward.
+    assert kinds['all-gather'] == kinds['reduce-scatter'] == 2 * microbatches * row
     assert set(kinds) == {'collective-permute', 'all-gather', 'reduce-scatter', 'all-reduce'}
 
 
-def test_experts_with_a_capacity_send_rows_and_keep_weights(settings):
-    fields = {'model.feedforward': 'experts', 'model.experts': 8, 'model.mlp_width': 16, 'model.capacity_factor': 1.0}
-    found, there = compiled(settings, fields | {'mesh.data': 2, 'mesh.expert': 4})
-    rows = -(-LENGTH * BATCH // 8 * 2 // 8) * 8  # of all experts: each its fair share of what two choices fill
-    kinds = by_kind(found)
-    # Rows and back, their weights, and the gradients of all three.
+def test_experts_with_a_capacity_exchange_rows_and_no_weights(settings):
+    fields = {
+        'model.feedforward': 'experts',
+        'model.experts': 8,
+        'model.mlp_width': 16,
+        'model.capacity_factor': 1.0,
+        'mesh.data': 2,
+        'mesh.expert': 4,
+    }
+    collectives, _ = compile_step(settings, fields)
+    # Of all experts, each with its fair share of two choices per token.
+    rows = -(-LENGTH * BATCH // 8 * 2 // 8) * 8
+    kinds = sum_by_kind(collectives)
+    # Rows to the experts and back, their weights, and the gradients of all three.
     assert kinds['all-to-all'] == LAYERS * 2 * rows * (2 * WIDTH + 1) * FLOAT
-    assert {one.bytes for one in found if one.kind == 'all-gather'} == {WIDTH * 8 * FLOAT}  # the router
+    router_bytes = WIDTH * 8 * FLOAT
+    assert {c.bytes for c in collectives if c.kind == 'all-gather'} == {router_bytes}
     assert set(kinds) == {'all-to-all', 'all-reduce', 'all-gather', 'reduce-scatter'}
-    del there

@@ -1,52 +1,59 @@
-"""Are meshes, rematerialization and microbatches pruned by memory, and the likely fastest tried first?"""
+"""Search space: pruned by memory, the fastest candidates first."""
 
 import pytest
 
-from gpt_jax.errors import UserError
-from gpt_jax.preflight.search import apply, candidates
-from gpt_jax.preflight.topology import machine
+from gpt_jax.core.errors import UserError
+from gpt_jax.preflight.search import apply_changes, rank_candidates
+from gpt_jax.preflight.topology import parse_machine
 
 
-def tried(settings, word, **fields):
-    found, pruned = candidates(settings({'train.batch': 64, 'model.vocab_size': 1000} | fields), machine(word))
-    return found, pruned
+def rank(settings, topology, **fields):
+    config = settings({'train.batch_size': 64, 'model.vocab_size': 1000} | fields)
+    return rank_candidates(config, parse_machine(topology))
 
 
-def test_a_small_model_may_be_had_every_way(settings):
-    found, pruned = tried(settings, 'v5e:4x4')
-    assert {each.changes['mesh.strategy'] for each in found} == {'replicated', 'zero1', 'fsdp'}
-    assert {each.changes['mesh.tensor'] for each in found} == {1, 2, 4}  # it has four heads
+def test_a_small_model_fits_with_every_strategy(settings):
+    candidates, pruned = rank(settings, 'v5e:4x4')
+    changes = [candidate.changes for candidate in candidates]
+    assert {each['mesh.strategy'] for each in changes} == {'replicated', 'zero1', 'fsdp'}
+    assert {each['mesh.tensor'] for each in changes} == {1, 2, 4}  # the model has four heads
     assert pruned
-    assert {each.changes['model.remat'] for each in found} == {'none', 'dots', 'block'}
-    assert {each.changes['train.microbatch'] for each in found if each.changes['mesh.tensor'] == 1} == {1, 2, 4}
-    assert [each.seconds for each in found] == sorted(each.seconds for each in found)
-    assert found[0].changes['model.remat'] == 'none'
+    assert {each['model.remat'] for each in changes} == {'none', 'dots', 'block'}
+    without_tensor = [each for each in changes if each['mesh.tensor'] == 1]
+    assert {each['train.microbatch_size'] for each in without_tensor} == {1, 2, 4}
+    seconds = [candidate.seconds for candidate in candidates]
+    assert seconds == sorted(seconds)
+    assert changes[0]['model.remat'] == 'none'
 
 
-def test_what_cannot_fit_is_not_compiled(settings):
-    """Weights and moments of 1.6 billion parameters alone are more than a v5e holds."""
-    found, pruned = tried(settings, 'v5e:4x4', **{'model.width': 4096, 'model.layers': 8})
-    assert found
+def test_candidates_that_cannot_fit_are_pruned(settings):
+    """Weights and moments of 1.6 billion parameters alone exceed the memory of a v5e."""
+    large = {'model.width': 4096, 'model.layers': 8}
+    candidates, pruned = rank(settings, 'v5e:4x4', **large)
+    assert candidates
     assert pruned
-    whole = {'mesh.strategy': 'replicated', 'mesh.tensor': 1}
-    assert not any(whole.items() <= each.changes.items() for each in found)
-    assert any(each.changes['mesh.tensor'] >= 2 for each in found)
-    assert all(each.bytes < machine('v5e:4x4').chip.memory for each in found)
+    unsharded = {'mesh.strategy': 'replicated', 'mesh.tensor': 1}
+    assert not any(unsharded.items() <= each.changes.items() for each in candidates)
+    assert any(each.changes['mesh.tensor'] >= 2 for each in candidates)
+    memory_bytes = parse_machine('v5e:4x4').chip.memory_bytes
+    assert all(each.bytes < memory_bytes for each in candidates)
 
 
 def test_changes_are_checked(settings):
     with pytest.raises(UserError, match=r'model\.remat'):
-        apply(settings(), {'model.remat': 'all'})
+        apply_changes(settings(), {'model.remat': 'all'})
 
 
-def test_devices_that_share_tensors_hold_their_share_of_all(settings):
-    found, _ = tried(settings, 'v5e:4x4', **{'model.width': 1024})
+def test_tensor_parallel_devices_hold_their_share_of_the_state(settings):
+    """With several microbatches, the sum of gradients comes on top."""
+    candidates, _ = rank(settings, 'v5e:4x4', **{'model.width': 1024})
+    fields = {'mesh.strategy': 'replicated', 'model.remat': 'none', 'train.microbatch_size': 4}
     one, four = (
         next(
-            each for each in found
-            if each.changes['mesh.strategy'] == 'replicated' and each.changes['mesh.tensor'] == tensor
-            and each.changes['model.remat'] == 'none' and each.changes['train.microbatch'] == 4
+            each
+            for each in candidates
+            if (fields | {'mesh.tensor': tensor}).items() <= each.changes.items()
         )
         for tensor in (1, 4)
-    )  # fmt: skip
-    assert one.bytes / 4 <= four.bytes < one.bytes / 3  # with microbatches, the sum of gradients comes on top
+    )
+    assert one.bytes / 4 <= four.bytes < one.bytes / 3

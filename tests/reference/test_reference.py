@@ -1,4 +1,4 @@
-"""Do the reference runs give the recorded numbers, bitwise on the processor that recorded them?"""
+"""Reference runs give the recorded numbers, bitwise on the processor that recorded them."""
 
 import math
 from typing import Any
@@ -20,11 +20,7 @@ ABSOLUTE = 1e-6  # of numbers near zero, wherever there is a tolerance
 
 
 def find_differences(
-    case: str,
-    expected: runs.Result,
-    found: runs.Result,
-    *,
-    bitwise: bool,
+    case: str, expected: runs.Result, found: runs.Result, *, bitwise: bool
 ) -> list[str]:
     """A line for every key whose value is not the recorded one.
 

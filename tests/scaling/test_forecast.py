@@ -1,4 +1,4 @@
-"""Is the largest run forecast from the others alone, and how well on ladders of every shape?"""
+"""The largest run is forecast from the others alone, on ladders of several shapes."""
 
 import dataclasses
 import json
@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from gpt_jax.errors import UserError
-from gpt_jax.scaling import forecast, laws
+from gpt_jax.core.errors import UserError
+from gpt_jax.scaling import forecast, power_law
 
 SIZES = np.geomspace(6e3, 1e6, 6)
 
@@ -22,13 +22,17 @@ def straight(x, random):
 
 
 def late(x, random):
-    """Small models gain little, then much, then little again."""
-    floor, knee, exponent = random.uniform(0.9, 1.2), 10 ** random.uniform(3.8, 5), random.uniform(0.5, 0.9)
+    """Small models gain little from size, then much, then little again."""
+    floor, knee, exponent = (
+        random.uniform(0.9, 1.2),
+        10 ** random.uniform(3.8, 5),
+        random.uniform(0.5, 0.9),
+    )
     return floor + (2.45 - floor) / (1 + (x / knee) ** exponent)
 
 
 def starved(x, random):
-    """The largest are short of tokens."""
+    """The largest models have too few tokens."""
     return flattening(x, random) + random.uniform(0.02, 0.12) * (x / 1e6) ** 0.4
 
 
@@ -46,23 +50,28 @@ def errors(choose, count):
 
     def one(shape, seed):
         x, loss = ladder(shape, seed, count)
-        return abs(laws.predict(choose(x[:-1], loss[:-1]), x[-1]) / loss[-1] - 1)
+        return abs(power_law.predict_loss(choose(x[:-1], loss[:-1]), x[-1]) / loss[-1] - 1)
 
     return np.array([[one(shape, seed) for seed in range(15)] for shape in SHAPES])
 
 
 @pytest.mark.parametrize('count', [5, 7])
-def test_rule_is_within_two_percent_more_often_than_either_law_through_all_sizes(count):
-    rule = errors(lambda x, loss: forecast.choose(x, loss, tries=1), count)
+def test_rule_is_within_two_percent_more_often_than_either_law(count):
+    rule = errors(lambda x, loss: forecast.choose_law(x, loss, tries=1), count)
     within = (rule < 0.02).mean()
     assert within > 0.6
     assert np.median(rule) < 0.015
     for flag in (False, True):
-        plain = errors(lambda x, loss, flag=flag: laws.fit(x, loss, with_irreducible=flag, tries=1), count)
+        plain = errors(
+            lambda x, loss, flag=flag: power_law.fit_power_law(
+                x, loss, with_irreducible=flag, tries=1
+            ),
+            count,
+        )
         assert within >= (plain < 0.02).mean()
 
 
-def test_forecast_never_sees_the_largest():
+def test_forecast_is_independent_of_the_largest():
     x, loss = ladder(flattening, 0)
     first = forecast.leave_largest_out(x, loss, draws=20)
     loss[-1] *= 0.8
@@ -73,7 +82,7 @@ def test_forecast_never_sees_the_largest():
     assert other['held_out']['relative_error'] > first['held_out']['relative_error'] + 0.2
 
 
-def test_exact_law_is_forecast_exactly():
+def test_exact_law_gives_an_exact_forecast():
     fit = forecast.leave_largest_out(SIZES, 1.1 + 25 * SIZES**-0.4, draws=50)
     assert fit['held_out']['relative_error'] == pytest.approx(0, abs=1e-7)
     assert fit['held_out']['within'] is True
@@ -85,7 +94,7 @@ def test_exact_law_is_forecast_exactly():
     assert fit['rises_at'] == []
 
 
-def test_result_survives_json_and_order_of_the_runs():
+def test_result_survives_json_and_reordering():
     x, loss = ladder(late, 1)
     fit = forecast.leave_largest_out(x, loss, draws=30)
     assert json.loads(json.dumps(fit, allow_nan=False)) == fit
@@ -97,16 +106,16 @@ def test_result_survives_json_and_order_of_the_runs():
     assert band['x'][-1] == pytest.approx(held['x'])
 
 
-def test_rule_bends_or_does_not():
-    bent = forecast.choose(SIZES, 1.1 + 25 * SIZES**-0.4)
+def test_rule_chooses_the_law_by_curvature():
+    bent = forecast.choose_law(SIZES, 1.1 + 25 * SIZES**-0.4)
     assert bent.with_irreducible
     assert bent.points == 4
-    steepening = forecast.choose(SIZES, 2.5 - 0.1 * np.log(SIZES / 1e3))
+    steepening = forecast.choose_law(SIZES, 2.5 - 0.1 * np.log(SIZES / 1e3))
     assert not steepening.with_irreducible
     assert steepening.points == 3
 
 
-def test_several_seeds_of_a_size():
+def test_several_seeds_per_size():
     x = np.repeat(SIZES, 2)
     loss = (1.1 + 25 * x**-0.4) * np.tile([0.99, 1.01], len(SIZES))
     fit = forecast.leave_largest_out(x, loss, draws=20)
@@ -117,16 +126,16 @@ def test_several_seeds_of_a_size():
     assert abs(fit['held_out']['relative_error']) < 0.011
 
 
-def test_a_size_that_is_no_better_is_named():
+def test_size_that_is_no_better_is_named():
     x, loss = ladder(straight, 0)
     loss[3] = loss[2]
     fit = forecast.leave_largest_out(x, loss, draws=20)
     assert fit['falls_strictly'] is False
     assert fit['rises_at'] == [x[3]]
-    assert forecast.verdict(fit)[-1] == f'bigger is not better at {x[3]:,.0f}'
+    assert forecast.describe_forecast(fit)[-1] == f'bigger is not better at {x[3]:,.0f}'
 
 
-def test_three_sizes_suffice_and_two_do_not():
+def test_three_sizes_are_enough_and_two_are_not():
     fit = forecast.leave_largest_out(SIZES[:3], SIZES[:3] ** -0.1, draws=20)
     assert fit['held_out']['relative_error'] == pytest.approx(0, abs=1e-6)
     assert 'too few' in fit['held_out']['interval']['note']
@@ -134,13 +143,13 @@ def test_three_sizes_suffice_and_two_do_not():
         forecast.leave_largest_out(SIZES[:2], SIZES[:2] ** -0.1)
 
 
-def test_verdict_says_law_forecast_and_outcome():
+def test_description_has_law_forecast_and_outcome():
     x, loss = ladder(flattening, 0)
     fit = forecast.leave_largest_out(x, loss, draws=20)
-    text = '\n'.join(forecast.verdict(fit))
-    assert laws.formula(laws.from_dict(fit['law'])) in text
+    text = '\n'.join(forecast.describe_forecast(fit))
+    assert power_law.format_law(power_law.law_from_dict(fit['law'])) in text
     assert f'{fit["held_out"]["predicted"]:.4f}' in text
     assert f'{loss[-1]:.4f}' in text
     assert 'bootstrap over 5 runs' in text
     assert 'bigger is better' in text
-    assert dataclasses.asdict(laws.from_dict(fit['law'])).items() <= fit['law'].items()
+    assert dataclasses.asdict(power_law.law_from_dict(fit['law'])).items() <= fit['law'].items()

@@ -1,14 +1,15 @@
-"""How many tokens a second does nanodo's model train at on this machine's CPU?
+"""Training speed of nanodo's model on this CPU.
 
-The model comes from a checkout of github.com/google-deepmind/nanodo, which is not part of this repository; of it only
-the model is imported (its loss and data need sentencepiece, its loop needs TensorFlow). One step is forward, backward,
-clip to norm 1.0, AdamW, jitted with the state donated and sharded as nanodo shards it. Left out, as a favour to the
-peer: the metrics it computes in each step and its wrapper for gradient accumulation. Needs the packages of gpt_jax:
+The model comes from a checkout of github.com/google-deepmind/nanodo, which is not part of this
+repository; only the model is imported (its loss and data need sentencepiece, its loop needs
+TensorFlow). One step is forward, backward, clip to norm 1.0, AdamW, jitted with the state donated
+and sharded as nanodo shards it. Omitted, in nanodo's favour: the metrics that it computes in each
+step and its wrapper for gradient accumulation. Needs the packages of gpt_jax:
 
-    python experiments/cpu_speed/peers/nanodo.py --nanodo=DIR --layers=4 --width=128 --heads=4 --context=256 \
-        --batch=16 --vocab=256 --steps=20 --variant=bfloat16 --devices=1
+    python experiments/cpu_speed/peers/nanodo.py --nanodo=DIR --layers=4 --width=128 --heads=4 \
+        --context=256 --batch=16 --vocab=256 --steps=20 --variant=bfloat16 --devices=1
 
-`--devices` CPU devices are simulated; nanodo spreads batch and weights over all it finds.
+`--devices` CPU devices are simulated; nanodo shards batch and weights over all devices.
 """
 
 import argparse
@@ -32,12 +33,13 @@ from flax import linen as nn
 from flax.training.train_state import TrainState
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-VARIANTS = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}  # DoConfig.dtype: activations; parameters are float32
+# DoConfig.dtype, the dtype of activations; parameters are float32.
+VARIANTS = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 WARM_UP_STEPS = 3
 
 
 def train_step(state: TrainState, tokens_BL: jax.Array) -> tuple[TrainState, jax.Array]:
-    """One update on `tokens_BL` (one token longer than the context); also the loss before it, in nats."""
+    """Update on `tokens_BL` (one token longer than the context); also return the loss in nats."""
 
     def mean_loss(params: Any) -> jax.Array:
         logits_BLV = state.apply_fn({'params': params}, tokens_BL[:, :-1])
@@ -48,11 +50,24 @@ def train_step(state: TrainState, tokens_BL: jax.Array) -> tuple[TrainState, jax
 
 
 def make_step(flags: argparse.Namespace) -> tuple[Callable[[], float], float]:
-    """A function that takes one step, always on the same random batch, and returns its loss; its compile seconds."""
-    peer: Any = importlib.import_module('nanodo.model')
-    sizes = {'D': flags.width, 'H': flags.heads, 'L': flags.context, 'N': flags.layers, 'F': 4 * flags.width}
-    model = peer.TransformerDo(peer.DoConfig(**sizes, V=flags.vocab, dtype=VARIANTS[flags.variant]))
-    adamw = optax.adamw(1e-3, b1=0.9, b2=0.95, weight_decay=0.1, mask=partial(jax.tree.map, lambda x: x.ndim > 1))
+    """Return a function that takes one step on a fixed random batch, and its compile seconds.
+
+    The function returns the loss.
+    """
+    nanodo: Any = importlib.import_module('nanodo.model')
+    sizes = {
+        'D': flags.width,
+        'H': flags.heads,
+        'L': flags.context,
+        'N': flags.layers,
+        'F': 4 * flags.width,
+    }
+    model = nanodo.TransformerDo(
+        nanodo.DoConfig(**sizes, V=flags.vocab, dtype=VARIANTS[flags.variant])
+    )
+    adamw = optax.adamw(
+        1e-3, b1=0.9, b2=0.95, weight_decay=0.1, mask=partial(jax.tree.map, lambda x: x.ndim > 1)
+    )
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), adamw)
     mesh = Mesh(np.array(jax.devices()), ('data',))
 
@@ -62,10 +77,16 @@ def make_step(flags: argparse.Namespace) -> tuple[Callable[[], float], float]:
 
     shardings = nn.get_sharding(jax.eval_shape(create, jax.random.PRNGKey(0)), mesh)
     state = jax.jit(create, out_shardings=shardings)(jax.random.PRNGKey(0))
-    tokens = np.random.default_rng(0).integers(0, flags.vocab, (flags.batch, flags.context + 1), dtype=np.int32)
+    tokens = np.random.default_rng(0).integers(
+        0, flags.vocab, (flags.batch, flags.context + 1), dtype=np.int32
+    )
     tokens_BL = jax.device_put(tokens, NamedSharding(mesh, PartitionSpec('data')))
     start = time.perf_counter()
-    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())))
+    jitted = jax.jit(
+        train_step,
+        donate_argnums=0,
+        out_shardings=(shardings, NamedSharding(mesh, PartitionSpec())),
+    )
     update = jitted.lower(state, tokens_BL).compile()
     compile_seconds = time.perf_counter() - start
 
@@ -78,7 +99,7 @@ def make_step(flags: argparse.Namespace) -> tuple[Callable[[], float], float]:
 
 
 def measure(flags: argparse.Namespace) -> dict[str, Any]:
-    """The record of one run."""
+    """Return the record of one run."""
     jax.config.update('jax_platforms', 'cpu')
     jax.config.update('jax_num_cpu_devices', flags.devices)
     sys.path.insert(0, flags.nanodo)
@@ -98,20 +119,30 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
         'compile_seconds': compile_seconds,
         'loss_first': losses[0],
         'loss_last': losses[-1],
-        'versions': {'python': platform.python_version(), 'jax': jax.__version__, 'flax': flax.__version__},
+        'versions': {
+            'python': platform.python_version(),
+            'jax': jax.__version__,
+            'flax': flax.__version__,
+        },
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--nanodo', required=True, help="folder of nanodo's checkout")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--nanodo', required=True, help='checkout of nanodo')
     for name in ('layers', 'width', 'heads', 'context', 'batch', 'vocab', 'steps'):
         parser.add_argument(f'--{name}', type=int, required=True)
     parser.add_argument('--variant', choices=VARIANTS, required=True)
-    parser.add_argument('--devices', type=int, default=1, help='CPU devices to simulate; must divide the batch')
+    parser.add_argument(
+        '--devices', type=int, default=1, help='CPU devices to simulate; must divide the batch'
+    )
     flags = parser.parse_args()
     if not (Path(flags.nanodo) / 'nanodo' / 'model.py').is_file():
-        parser.error(f"--nanodo={flags.nanodo}: no nanodo/model.py there; give the folder of nanodo's checkout")
+        parser.error(
+            f'--nanodo={flags.nanodo}: has no nanodo/model.py; must be a checkout of nanodo'
+        )
     print(json.dumps(measure(flags)))
 
 

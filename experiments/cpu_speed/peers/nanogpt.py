@@ -1,11 +1,12 @@
-"""How many tokens a second does nanoGPT's model train at on this machine's CPU?
+"""Training speed of nanoGPT's model on this CPU.
 
-The model and its parameter groups come from a checkout of github.com/karpathy/nanoGPT, which is not part of this
-repository. One step is forward, backward, clip to norm 1.0, AdamW. AdamW is the fused one, which nanoGPT itself asks
-for on GPUs only; whether it is the faster one on a CPU was not measured. Needs PyTorch and numpy:
+The model and its parameter groups come from a checkout of github.com/karpathy/nanoGPT, which is not
+part of this repository. One step is forward, backward, clip to norm 1.0, fused AdamW. nanoGPT
+itself uses fused AdamW on GPUs only; whether it is faster on a CPU was not measured. Needs PyTorch
+and numpy:
 
-    python experiments/cpu_speed/peers/nanogpt.py --nanogpt=DIR --layers=4 --width=128 --heads=4 --context=256 \
-        --batch=16 --vocab=256 --steps=20 --variant=compiled_bfloat16
+    python experiments/cpu_speed/peers/nanogpt.py --nanogpt=DIR --layers=4 --width=128 --heads=4 \
+        --context=256 --batch=16 --vocab=256 --steps=20 --variant=compiled_bfloat16
 """
 
 import argparse
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-# compiled? and the type that autocast gives to matmul operands (parameters are float32 in all of them)
+# (compiled, autocast dtype of matmul operands); parameters are always float32.
 VARIANTS: dict[str, tuple[bool, torch.dtype | None]] = {
     'eager': (False, None),
     'compiled': (True, None),
@@ -35,10 +36,10 @@ WARM_UP_STEPS = 3
 
 
 def make_step(flags: argparse.Namespace) -> Callable[[], float]:
-    """A function that takes one training step, always on the same random batch, and returns its loss in nats."""
-    compiled, operand_type = VARIANTS[flags.variant]
-    peer: Any = importlib.import_module('model')
-    config = peer.GPTConfig(
+    """Return a function that takes one step on a fixed random batch; it returns nats."""
+    compiled, operand_dtype = VARIANTS[flags.variant]
+    nanogpt: Any = importlib.import_module('model')
+    config = nanogpt.GPTConfig(
         block_size=flags.context,
         vocab_size=flags.vocab,
         n_layer=flags.layers,
@@ -47,16 +48,28 @@ def make_step(flags: argparse.Namespace) -> Callable[[], float]:
         dropout=0.0,
         bias=True,
     )
-    model = peer.GPT(config)
-    own = model.configure_optimizers(weight_decay=0.1, learning_rate=1e-3, betas=(0.9, 0.95), device_type='cpu')
-    groups = [{'params': group['params'], 'weight_decay': group['weight_decay']} for group in own.param_groups]
+    model = nanogpt.GPT(config)
+    reference = model.configure_optimizers(
+        weight_decay=0.1, learning_rate=1e-3, betas=(0.9, 0.95), device_type='cpu'
+    )
+    groups = [
+        {'params': group['params'], 'weight_decay': group['weight_decay']}
+        for group in reference.param_groups
+    ]
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.95), fused=True)
     forward = torch.compile(model) if compiled else model
     tokens = np.random.default_rng(0).integers(0, flags.vocab, (flags.batch, flags.context + 1))
-    inputs, targets = torch.from_numpy(tokens[:, :-1].copy()), torch.from_numpy(tokens[:, 1:].copy())
+    inputs, targets = (
+        torch.from_numpy(tokens[:, :-1].copy()),
+        torch.from_numpy(tokens[:, 1:].copy()),
+    )
 
     def step() -> float:
-        context = torch.autocast('cpu', dtype=operand_type) if operand_type else contextlib.nullcontext()
+        context = (
+            torch.autocast('cpu', dtype=operand_dtype)
+            if operand_dtype
+            else contextlib.nullcontext()
+        )
         with context:
             _, loss = forward(inputs, targets)
         loss.backward()
@@ -69,8 +82,11 @@ def make_step(flags: argparse.Namespace) -> Callable[[], float]:
 
 
 def measure(flags: argparse.Namespace) -> dict[str, Any]:
-    """The record of one run. `compile_seconds` is what the first step took beyond a median one (less if Inductor's
-    cache on disk has met the model before)."""
+    """Return the record of one run.
+
+    `compile_seconds` is the first step's time minus the median's; it is smaller if the model is in
+    Inductor's disk cache.
+    """
     torch.manual_seed(0)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     sys.path.insert(0, flags.nanogpt)
@@ -90,19 +106,25 @@ def measure(flags: argparse.Namespace) -> dict[str, Any]:
         'compile_seconds': max(0.0, seconds[0] - median) if VARIANTS[flags.variant][0] else 0.0,
         'loss_first': losses[0],
         'loss_last': losses[-1],
-        'versions': {'python': platform.python_version(), 'torch': torch.__version__, 'model.py': source},
+        'versions': {
+            'python': platform.python_version(),
+            'torch': torch.__version__,
+            'model.py': source,
+        },
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--nanogpt', required=True, help="folder of nanoGPT's checkout")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--nanogpt', required=True, help='checkout of nanoGPT')
     for name in ('layers', 'width', 'heads', 'context', 'batch', 'vocab', 'steps'):
         parser.add_argument(f'--{name}', type=int, required=True)
     parser.add_argument('--variant', choices=VARIANTS, required=True)
     flags = parser.parse_args()
     if not (Path(flags.nanogpt) / 'model.py').is_file():
-        parser.error(f"--nanogpt={flags.nanogpt}: no model.py there; give the folder of nanoGPT's checkout")
+        parser.error(f'--nanogpt={flags.nanogpt}: has no model.py; must be a checkout of nanoGPT')
     print(json.dumps(measure(flags)))
 
 

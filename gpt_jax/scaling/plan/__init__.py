@@ -1,1 +1,1 @@
-"""From a budget to runs: shapes, sweeps, config files."""
+"""Plans of runs and sweeps for a budget: shapes, trials and config files."""

@@ -1,22 +1,117 @@
-"""Which models of whole layers are there near a size? For sweeps: their own head dim, their own depth, small widths."""
+"""Model shapes of whole layers near a parameter count, for any architecture of the config.
 
+All counts are those of core/model_counts.py, so a plan counts what a run will report.
+"""
+
+import functools
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from gpt_jax.scaling.plan.planner import ASPECT, HEAD_DIMS, Shape, parameters
+from gpt_jax.core import model_counts
+from gpt_jax.core.config import ModelConfig, default_config, resolve_model
+from gpt_jax.core.config_fields import from_dict
+from gpt_jax.core.errors import UserError
 
-USUAL = 90  # width over layers of GPT-3's larger models
-RATIO = 0.2  # how much of log N an unusual ratio is worth: along a curve only the size should change, not the form
-WIDEST = 32_768
-FINER = 8  # times the sizes wanted: where those between them are looked for
-LONG = 2048  # the width from which on heads are 128 wide
+ASPECT = (40, 160)  # width over layers: losses are flat inside (Kaplan et al. 2020, figure 5)
+USUAL_ASPECT = 90  # width over layers of GPT-3's larger models
+ASPECT_WEIGHT = 0.02  # of |log(aspect / usual)| against |log(N / optimum)|, for a single model
+SWEEP_ASPECT_WEIGHT = 0.2  # the same in a sweep: along a curve only the size should change
+MAX_WIDTH = 32_768
+HEAD_DIMS = (64, 128)  # below and from WIDE_HEADS_FROM on
+WIDE_HEADS_FROM = 2048  # width
+MAX_FACTOR = 1.5  # a shape further than this factor from the optimum is rejected
+REFINEMENT = 8  # sizes tried over sizes needed, where neighboring sizes share one shape
+COUNTS = ('total', 'non_embedding', 'without_positions')
+ACTIVE_COUNTS = ('active', 'active_non_embedding')  # reported where experts make them differ
 
 
-class Frame(NamedTuple):
+class Shape(NamedTuple):
+    """What changes from one model of a plan to the next, and the two table sizes."""
+
+    layers: int
+    width: int
+    heads: int
+    context: int
+    vocab: int
+
+
+class Architecture:
+    """What the models of a plan share besides their shape: the model section of a config.
+
+    A shape scales the section: the number of key/value heads keeps its ratio to the query heads,
+    the feed-forward width its ratio to the width; both only where the section sets them.
+    """
+
+    def __init__(self, raw_model: Mapping[str, Any] | None = None):
+        """Args: raw_model: the model section of a raw config; None: the defaults (GPT-2's)."""
+        self.raw_model = dict(default_config()['model'] if raw_model is None else raw_model)
+        self._count_by_depth = functools.cache(self._count_one_and_two_layers)
+        self.flops_per_token = functools.cache(self._count_flops)
+
+    def scale(self, shape: Shape) -> dict[str, int]:
+        """Returns the fields of the model section that a shape sets."""
+        fields = {'layers': shape.layers, 'width': shape.width, 'heads': shape.heads}
+        raw = self.raw_model
+        if raw['kv_heads']:
+            group = max(1, raw['heads'] // raw['kv_heads'])
+            fields['kv_heads'] = shape.heads // math.gcd(shape.heads, group)
+        if raw['mlp_width']:
+            eighths = shape.width * raw['mlp_width'] / raw['width'] / 8
+            same = shape.width == raw['width']
+            fields['mlp_width'] = raw['mlp_width'] if same else 8 * max(1, round(eighths))
+        return fields
+
+    def make_config(self, shape: Shape) -> ModelConfig:
+        """Returns the checked model config of a shape.
+
+        Raises:
+          UserError: the architecture has no such shape; names the field.
+        """
+        sizes = {'context': shape.context, 'vocab_size': shape.vocab}
+        raw_model = self.raw_model | self.scale(shape) | sizes
+        return from_dict(ModelConfig, resolve_model(raw_model, shape.vocab), 'model')
+
+    def split_width(self, width: int, head_dim: int | None) -> int:
+        """Returns the heads of a width; `head_dim` is the width over the heads, if given."""
+        raw = self.raw_model
+        if head_dim is None and raw['head_dim']:  # heads and width are decoupled, as in Qwen 3
+            return max(1, round(width * raw['heads'] / raw['width']))
+        return width // (head_dim or HEAD_DIMS[width >= WIDE_HEADS_FROM])
+
+    def count_parameters(self, shape: Shape) -> dict[str, int]:
+        """Counts parameters by convention, with core/model_counts.py."""
+        base, per_layer = self._count_by_depth(shape._replace(layers=1))
+        return {name: base[name] + shape.layers * per_layer[name] for name in base}
+
+    def _count_one_and_two_layers(self, shape: Shape) -> tuple[dict[str, int], dict[str, int]]:
+        # Counts are affine in the depth. Two of them replace one for each of the many depths.
+        one_layer, two_layers = (
+            model_counts.parameters(self.make_config(shape._replace(layers=layers)))
+            for layers in (1, 2)
+        )
+        names = COUNTS if one_layer['active'] == one_layer['total'] else (*COUNTS, *ACTIVE_COUNTS)
+        per_layer = {name: two_layers[name] - one_layer[name] for name in names}
+        return {name: one_layer[name] - per_layer[name] for name in names}, per_layer
+
+    def _count_flops(self, shape: Shape) -> dict[str, int]:
+        """Counts training FLOPs per token by convention, with core/model_counts.py."""
+        return model_counts.flops_per_token(self.make_config(shape))
+
+
+GPT2 = Architecture()
+
+
+class ShapeFamily(NamedTuple):
     """What the shapes of a sweep share.
 
-    counted: which parameters N is. head_dim: None for planner.HEAD_DIMS. layers: None for a depth that goes with the
-    width.
+    Attributes:
+      counted: which parameters N is, a key of `Architecture.count_parameters`.
+      context: tokens of a sequence.
+      vocab: tokens of the vocabulary.
+      head_dim: width over heads; None: the architecture's, or HEAD_DIMS.
+      layers: None: a depth that goes with the width.
+      architecture: everything else.
     """
 
     counted: str
@@ -24,63 +119,134 @@ class Frame(NamedTuple):
     vocab: int
     head_dim: int | None
     layers: int | None
+    architecture: Architecture = GPT2
+
+    def make_shape(self, layers: int, width: int) -> Shape:
+        heads = self.architecture.split_width(width, self.head_dim)
+        return Shape(layers, width, heads, self.context, self.vocab)
+
+    def count_size(self, shape: Shape) -> int:
+        """N of a shape, as `counted` says."""
+        return self.architecture.count_parameters(shape)[self.counted]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the numbers of the family, for JSON."""
+        return {name: value for name, value in self._asdict().items() if name != 'architecture'}
+
+    def list_widths(self) -> list[int]:
+        if self.head_dim:
+            return list(range(self.head_dim, MAX_WIDTH + 1, self.head_dim))
+        return [*range(64, 1024, 64), *range(1024, MAX_WIDTH + 1, 128)]
 
 
-def size(shape: Shape, frame: Frame) -> int:
-    return parameters(shape)[frame.counted]
+def find_shape(
+    params: float, *, count: str, context: int, vocab: int, architecture: Architecture = GPT2
+) -> Shape:
+    """Finds the shape whose parameters are nearest to `params`, with a usual width over layers.
 
+    Widths are multiples of 64, of 128 from 1,024 on; heads are 64 wide, 128 from a width of 2,048
+    on, unless the architecture sets their size.
 
-def nearest(params: float, frame: Frame) -> Shape:
-    """The shape whose size is nearest to `params`, leaning to a usual ratio of width to layers."""
+    Args:
+      params: the optimum, counted by `count`.
+      count: a key of `Architecture.count_parameters`.
+      context: tokens of a sequence.
+      vocab: tokens of the vocabulary.
+      architecture: everything else.
+
+    Raises:
+      UserError: even the nearest is more than a factor of MAX_FACTOR larger or smaller.
+    """
+    family = ShapeFamily(count, context, vocab, None, None, architecture)
 
     def penalty(shape: Shape) -> float:
-        ratio = shape.width / shape.layers / USUAL
-        return abs(math.log(size(shape, frame) / params)) + (0 if frame.layers else RATIO * abs(math.log(ratio)))
+        error = abs(math.log(family.count_size(shape) / params))
+        return error + ASPECT_WEIGHT * abs(math.log(shape.width / shape.layers / USUAL_ASPECT))
 
-    return min((shape for width in _widths(frame) for shape in _of_width(width, params, frame)), key=penalty)
+    shapes = (
+        family.make_shape(layers, width)
+        for width in family.list_widths()
+        for layers in range(*_depth_range(width))
+    )
+    best = min(shapes, key=penalty)
+    size = family.count_size(best)
+    if not 1 / MAX_FACTOR <= size / params <= MAX_FACTOR:
+        large = size > params
+        which, hint = (
+            ('smallest', 'give a smaller --vocab or more compute')
+            if large
+            else ('largest', 'give a smaller budget, less compute')
+        )
+        raise UserError(
+            f'plan: the {which} shape with a vocabulary of {vocab:,} has {size:,} parameters '
+            f'({count}), the optimum is {params:.4g}; {hint}'
+        )
+    return best
 
 
-def spread(params: float, span: float, many: int, frame: Frame) -> list[Shape]:
-    """Shapes evenly spaced in log N from params / span to params x span, ascending.
+def nearest_shape(params: float, family: ShapeFamily) -> Shape:
+    """Finds the shape whose size is nearest to `params`, with a usual width over layers."""
 
-    Where two would be one, the shapes in between that are nearest to `params` stand in; fewer where there are none.
+    def penalty(shape: Shape) -> float:
+        error = abs(math.log(family.count_size(shape) / params))
+        if family.layers:
+            return error
+        aspect = shape.width / shape.layers / USUAL_ASPECT
+        return error + SWEEP_ASPECT_WEIGHT * abs(math.log(aspect))
+
+    shapes = (
+        shape for width in family.list_widths() for shape in _match_depth(width, params, family)
+    )
+    return min(shapes, key=penalty)
+
+
+def spread_shapes(params: float, span: float, number: int, family: ShapeFamily) -> list[Shape]:
+    """Lists shapes evenly spaced in log N from params / span to params x span, ascending.
+
+    Where two of them would be one shape, the shapes in between that are nearest to `params` fill
+    up the list; it is shorter where there are none.
     """
 
-    def even(count: int) -> set[Shape]:
-        return {nearest(params * span ** (2 * i / (count - 1) - 1), frame) for i in range(count)}
+    def space_evenly(count: int) -> set[Shape]:
+        exponents = (2 * i / (count - 1) - 1 for i in range(count))
+        return {nearest_shape(params * span**exponent, family) for exponent in exponents}
 
-    def away(shape: Shape) -> float:
-        return abs(math.log(size(shape, frame) / params))
+    def distance(shape: Shape) -> float:
+        return abs(math.log(family.count_size(shape) / params))
 
-    found = even(many)
-    if len(found) < many:
-        others = [one for one in even(FINER * many) - found if away(one) <= math.log(span)]
-        found |= set(sorted(others, key=lambda one: (away(one), one))[: many - len(found)])
-    return sorted(found, key=lambda shape: size(shape, frame))
-
-
-def beyond(edge: float, ratio: float, many: int, frame: Frame) -> list[Shape]:
-    """Up to `many` shapes at edge x ratio, edge x ratio^2, ..., all on that side of `edge`, ascending."""
-    found: list[Shape] = []
-    for step in range(1, 4 * many):
-        shape = nearest(edge * ratio**step, frame)
-        outside = (size(shape, frame) > edge * 1.001) if ratio > 1 else (size(shape, frame) < edge * 0.999)
-        if outside and shape not in found and len(found) < many:
-            found.append(shape)
-    return sorted(found, key=lambda shape: size(shape, frame))
+    shapes = space_evenly(number)
+    if len(shapes) < number:
+        finer = space_evenly(REFINEMENT * number) - shapes
+        inside = [shape for shape in finer if distance(shape) <= math.log(span)]
+        inside.sort(key=lambda shape: (distance(shape), shape))
+        shapes |= set(inside[: number - len(shapes)])
+    return sorted(shapes, key=family.count_size)
 
 
-def _widths(frame: Frame) -> list[int]:
-    if frame.head_dim:
-        return list(range(frame.head_dim, WIDEST + 1, frame.head_dim))
-    return [*range(64, 1024, 64), *range(1024, WIDEST + 1, 128)]  # as planner.shape_for
+def shapes_beyond(edge: float, ratio: float, number: int, family: ShapeFamily) -> list[Shape]:
+    """Lists up to `number` shapes beyond `edge`, at edge x ratio^k for k = 1, 2, ..., ascending."""
+    shapes: list[Shape] = []
+    for step in range(1, 4 * number):
+        shape = nearest_shape(edge * ratio**step, family)
+        size = family.count_size(shape)
+        outside = size > edge * 1.001 if ratio > 1 else size < edge * 0.999
+        if outside and shape not in shapes and len(shapes) < number:
+            shapes.append(shape)
+    return sorted(shapes, key=family.count_size)
 
 
-def _of_width(width: int, params: float, frame: Frame) -> list[Shape]:
-    """Of this width the depths on both sides of the size, within the usual ratios; or the one depth of the frame."""
-    head = frame.head_dim or (HEAD_DIMS[0] if width < LONG else HEAD_DIMS[1])
-    none, one = (size(Shape(depth, width, width // head, frame.context, frame.vocab), frame) for depth in (0, 1))
-    low, high = max(2, math.ceil(width / ASPECT[1])), max(2, width // ASPECT[0])
-    exact = min(max((params - none) / (one - none), low), high)
-    depths = {frame.layers} if frame.layers else {math.floor(exact), math.ceil(exact)}
-    return [Shape(depth, width, width // head, frame.context, frame.vocab) for depth in sorted(depths)]
+def _depth_range(width: int) -> tuple[int, int]:
+    """Returns the depths with a usual width over layers, as the arguments of `range`."""
+    return max(2, math.ceil(width / ASPECT[1])), max(2, width // ASPECT[0]) + 1
+
+
+def _match_depth(width: int, params: float, family: ShapeFamily) -> list[Shape]:
+    """Returns the usual depths on both sides of the size; or the family's one depth."""
+    if family.layers:
+        return [family.make_shape(family.layers, width)]
+    empty, one_layer = (family.count_size(family.make_shape(layers, width)) for layers in (0, 1))
+    low, end = _depth_range(width)
+    exact = min(max((params - empty) / (one_layer - empty), low), end - 1)
+    return [
+        family.make_shape(depth, width) for depth in sorted({math.floor(exact), math.ceil(exact)})
+    ]

@@ -1,0 +1,248 @@
+"""Argument types and groups of arguments that several commands share."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from gpt_jax.core.config_fields import nearest
+from gpt_jax.core.errors import EXIT_BAD_INPUT, UserError
+
+LAWS = ('chinchilla', 'tied', 'kaplan', 'repeated', 'power')
+WEIGHT_DTYPES = ('float32', 'bfloat16', 'int8', 'int4')
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser with one-line errors; --at-flops and --at_flops are the same flag."""
+
+    def parse_args(self, args: Sequence[str], namespace: Any = None) -> Any:  # type: ignore[override]
+        return super().parse_args([self._normalize(word) for word in args], namespace)
+
+    def _normalize(self, word: str) -> str:
+        match = re.match(r'--([A-Za-z][A-Za-z0-9_-]*)(.*)', word, re.DOTALL)
+        return word if match is None else f'--{match[1].replace("-", "_")}{match[2]}'
+
+    def error(self, message: str) -> NoReturn:
+        """Prints one line, without the usage."""
+        self.exit(EXIT_BAD_INPUT, f'{self.prog}: {message}; see --help\n')
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds MODEL, --weight_dtype and --devices."""
+    parser.add_argument(
+        'model',
+        metavar='MODEL',
+        help='a run folder, a Hugging Face folder, or NAME[@REVISION] on its hub',
+    )
+    parser.add_argument(
+        '--weight_dtype',
+        default='float32',
+        choices=WEIGHT_DTYPES,
+        help='dtype of the matrices (default: float32)',
+    )
+    parser.add_argument(
+        '--devices',
+        type=parse_devices,
+        default={'data': 1},
+        metavar='DATA[xFSDP[xTENSOR]]',
+        help='devices that share the texts, the weights, and the heads, such as 2x4 (default: 1)',
+    )
+
+
+def parse_devices(text: str) -> dict[str, int]:
+    """Returns the sizes of the axes of '2x4': {'data': 2, 'fsdp': 4}."""
+    if not re.fullmatch('[1-9][0-9]*(x[1-9][0-9]*){0,2}', text):
+        raise argparse.ArgumentTypeError(f'must be DATA[xFSDP[xTENSOR]], such as 2x4, got {text!r}')
+    return dict(zip(('data', 'fsdp', 'tensor'), map(int, text.split('x')), strict=False))
+
+
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how a table of runs is read: columns and conventions."""
+    parser.add_argument(
+        '--columns',
+        type=parse_pairs,
+        default={},
+        metavar='THEIRS=OURS,...',
+        help="other column names, such as 'N=params,D=tokens,val=loss'",
+    )
+    parser.add_argument(
+        '--count',
+        default='',
+        metavar='CONVENTION',
+        help='parameters counted as N: total, non_embedding, without_positions, active',
+    )
+    parser.add_argument(
+        '--flops',
+        default='',
+        choices=['', '6ND', 'with_attention', 'causal', 'column'],
+        help='convention of the compute C',
+    )
+    parser.add_argument(
+        '--drop_highest',
+        type=parse_natural,
+        default=0,
+        metavar='K',
+        help='leave out the K highest losses',
+    )
+
+
+def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None:
+    """Adds how a law is fitted; `approach` is the default of --approach."""
+    parser.add_argument(
+        '--law',
+        default='chinchilla',
+        help=f'form of the law: {", ".join(LAWS)}, or a dotted path (default: chinchilla)',
+    )
+    parser.add_argument('--over', choices=['N', 'D', 'C'], help='variable of --law=power; N')
+    parser.add_argument('--no_irreducible', action='store_true', help='--law=power without E')
+    parser.add_argument(
+        '--approach',
+        choices=['1', '2', '3', 'all'],
+        help=f'to the compute-optimal split, of Hoffmann et al. 2022 (default: {approach})',
+    )
+    parser.add_argument(
+        '--at_flops', type=parse_numbers, default=(), metavar='C,...', help='budgets to split'
+    )
+    parser.add_argument(
+        '--delta',
+        type=parse_positive,
+        default=1e-3,
+        help='residual where the Huber loss turns linear (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--starts', type=parse_count, help='starting points of the search; default: the whole grid'
+    )
+    parser.add_argument(
+        '--draws',
+        type=parse_natural,
+        default=1000,
+        help='bootstrap resamples of the law; 0: none (default: %(default)s)',
+    )
+    parser.add_argument('--seed', type=parse_natural, default=0, help='of the bootstrap')
+    parser.add_argument(
+        '--holdout',
+        default='',
+        metavar='CONDITION',
+        help="runs to predict from the others, such as 'flops>=1e21'",
+    )
+    parser.add_argument('--keep_outliers', action='store_true', help='keep outliers in the fit')
+    parser.add_argument(
+        '--base',
+        type=parse_constants,
+        default=None,
+        metavar='E=..,A=..,B=..,alpha=..,beta=..',
+        help='base law that --law=repeated holds fixed',
+    )
+
+
+def parse_pairs(text: str) -> dict[str, str]:
+    pairs = [pair.partition('=') for pair in text.split(',') if pair]
+    if not all(equals and old and new for old, equals, new in pairs):
+        raise argparse.ArgumentTypeError(
+            f"must be THEIRS=OURS,..., such as 'N=params,val=loss', got {text!r}"
+        )
+    return {old.strip(): new.strip() for old, _, new in pairs}
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    numbers = tuple(parse_positive(part) for part in text.split(',') if part)
+    if not numbers:
+        raise argparse.ArgumentTypeError(f'must be numbers separated by commas, got {text!r}')
+    return numbers
+
+
+def parse_constants(text: str) -> dict[str, float]:
+    constants = {name: parse_positive(value) for name, value in parse_pairs(text).items()}
+    if set(constants) != {'E', 'A', 'B', 'alpha', 'beta'}:
+        raise argparse.ArgumentTypeError(f'must give E, A, B, alpha and beta, got {text!r}')
+    return constants
+
+
+def parse_positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'must be a number, got {text!r}') from None
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'must be above zero, got {text}')
+    return value
+
+
+def parse_natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'must be an integer of 0 or more, got {text!r}')
+    return int(text)
+
+
+def parse_count(text: str) -> int:
+    if parse_natural(text) < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, got {text}')
+    return int(text)
+
+
+LAWS_OF_TWO_VARIABLES = ('chinchilla', 'tied', 'kaplan', 'repeated')
+# The laws that an argument applies to, and why no others.
+LAW_ARGUMENTS = {
+    'over': (('power',), 'it is the variable of --law=power'),
+    'no_irreducible': (('power',), 'it leaves E out of --law=power'),
+    'base': (('repeated',), 'it is what --law=repeated holds fixed'),
+    'approach': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
+    'at_flops': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
+    'holdout': (LAWS_OF_TWO_VARIABLES, 'it always holds out the largest runs'),
+    'starts': (LAWS_OF_TWO_VARIABLES, 'its search has its own starting points'),
+}
+
+
+def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> None:
+    """Fills in --approach and --over, and refuses arguments that the law does not use.
+
+    Args:
+      arguments: with those of `add_law_arguments`; changed in place.
+      approach: the default of --approach.
+
+    Raises:
+      UserError: names the argument.
+    """
+    if arguments.law not in LAWS and ':' not in arguments.law:
+        hint = nearest(arguments.law, LAWS)
+        raise UserError(
+            f'--law: must be one of {", ".join(LAWS)} or a dotted path, got {arguments.law!r}{hint}'
+        )
+    custom = ('holdout', 'starts') if ':' in arguments.law else ()  # arguments of a user's own law
+    for name, (laws, reason) in LAW_ARGUMENTS.items():
+        if getattr(arguments, name) and arguments.law not in laws and name not in custom:
+            raise UserError(f'--{name}: not with --law={arguments.law}; {reason}')
+    if arguments.law == 'kaplan' and (arguments.approach or arguments.at_flops):
+        raise UserError(
+            f'--{"approach" if arguments.approach else "at_flops"}: not with --law=kaplan; that '
+            'law is of models trained on D tokens until they stop improving, whose compute is not '
+            '6ND: it has no such split'
+        )
+    arguments.approach = arguments.approach or approach
+    arguments.over = arguments.over or 'N'
+
+
+def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `add_law_arguments` as keywords of analyze_parametric."""
+    return {
+        'law': arguments.law,
+        'delta': arguments.delta,
+        'draws': arguments.draws,
+        'seed': arguments.seed,
+        'holdout': arguments.holdout,
+        'at_flops': arguments.at_flops,
+        'constants': arguments.base,
+        'keep_outliers': arguments.keep_outliers,
+        'starts': arguments.starts,
+        'which': ('1', '2', '3') if arguments.approach == 'all' else (arguments.approach,),
+    }
+
+
+def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `add_table_arguments` as keywords of scaling.runs.read_runs."""
+    return {
+        'columns': arguments.columns,
+        'count': arguments.count,
+        'flops': arguments.flops,
+        'drop_highest': arguments.drop_highest,
+    }

@@ -1,0 +1,63 @@
+"""Fit a scaling law to runs: constants, intervals, held-out errors, and every dropped row.
+
+examples:
+  gpt-jax fit runs/ladder_cpu/records.jsonl
+  gpt-jax fit runs.csv --approach=all --at_flops=5.88e23 --plots=figures --json=fit.json
+  gpt-jax fit runs.csv --columns=N=params,D=tokens,val=loss --holdout='flops>=1e21'
+"""
+
+import argparse
+from pathlib import Path
+
+from gpt_jax.cli import arguments as shared
+from gpt_jax.core.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('data', metavar='DATA', help='runs: .csv, .jsonl or .json')
+    shared.add_table_arguments(parser)
+    shared.add_law_arguments(parser, approach='3')
+    parser.add_argument('--json', metavar='PATH', help='write every number')
+    parser.add_argument('--plots', metavar='FOLDER', help='write the figures, PNG and SVG')
+
+
+def run(arguments: argparse.Namespace) -> None:
+    shared.resolve_law_arguments(arguments, approach='3')
+    from gpt_jax.scaling import analysis
+    from gpt_jax.scaling.report import terminal
+    from gpt_jax.scaling.runs import read_runs
+
+    runs = read_runs(arguments.data, **shared.table_options(arguments))
+    if arguments.law == 'power':
+        result = analysis.analyze_power_law(
+            runs,
+            arguments.over,
+            irreducible=not arguments.no_irreducible,
+            delta=arguments.delta,
+            draws=arguments.draws,
+            seed=arguments.seed,
+            keep_outliers=arguments.keep_outliers,
+        )
+        lines = terminal.format_power_fit(result, arguments.over)
+    else:
+        result = analysis.analyze_parametric(runs, **shared.fit_options(arguments))
+        lines = terminal.format_fit(result)
+        if 'downstream' in result:
+            lines += terminal.format_downstream(result['downstream'])
+    terminal.print_lines(lines)
+    terminal.write_numbers(result, arguments.json)
+    if arguments.plots and arguments.law == 'power':
+        from gpt_jax.scaling.report import scaling_curve
+
+        if 'forecast' not in result:
+            raise UserError(
+                '--plots: too few sizes to hold out the largest, which the figure shows'
+            )
+        path = Path(arguments.plots) / f'power_{arguments.over}.png'
+        terminal.print_figure_paths(
+            scaling_curve.draw_scaling_curve(*analysis.to_ladder_records(result), path)
+        )
+    elif arguments.plots:
+        from gpt_jax.scaling.report import fit_figures
+
+        terminal.print_figure_paths(fit_figures.draw_fit_figures(result, arguments.plots))

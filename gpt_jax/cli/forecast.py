@@ -1,0 +1,78 @@
+"""Predict the loss of a run in advance, and append it with its interval and date to a ledger.
+
+examples:
+  gpt-jax forecast runs.jsonl --params=1e9 --tokens=2e10
+  gpt-jax forecast runs.jsonl --config=configs/gpt_350m.py --ledger=forecasts.jsonl
+"""
+
+import argparse
+
+from gpt_jax.cli import arguments as shared
+from gpt_jax.core.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('data', metavar='DATA', help='the runs to forecast from')
+    shared.add_table_arguments(parser)
+    parser.add_argument('--config', metavar='PATH', help='the run, as a config file; or give')
+    parser.add_argument(
+        '--params', type=shared.parse_positive, help='its parameters, counted as in DATA, and'
+    )
+    parser.add_argument('--tokens', type=shared.parse_positive, help='its training tokens')
+    parser.add_argument(
+        '--trial', default='', metavar='NAME', help='the run, if --config is a sweep'
+    )
+    parser.add_argument('--name', default='', help='name of the run in the ledger')
+    parser.add_argument(
+        '--law',
+        default='chinchilla',
+        choices=['chinchilla', 'tied', 'kaplan', 'power'],
+        help='form of the law; power is over N alone, for a ladder of one length',
+    )
+    parser.add_argument(
+        '--draws',
+        type=shared.parse_count,
+        default=500,
+        help='bootstrap resamples (default: %(default)s)',
+    )
+    parser.add_argument('--seed', type=shared.parse_natural, default=0, help='of the bootstrap')
+    parser.add_argument(
+        '--ledger',
+        default='forecasts.jsonl',
+        metavar='PATH',
+        help='file to append to (default: %(default)s)',
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    sizes = [size for size in (arguments.params, arguments.tokens) if size is not None]
+    if len(sizes) != (0 if arguments.config else 2):
+        raise UserError('give the run: --config=PATH, or --params=N and --tokens=D')
+    if arguments.trial and not arguments.config:
+        raise UserError('--trial: needs --config, the sweep that the trial is part of')
+    from gpt_jax.scaling import forecast_ledger
+    from gpt_jax.scaling.plan import planned_model
+    from gpt_jax.scaling.report import terminal
+    from gpt_jax.scaling.runs import read_runs
+
+    if arguments.config:
+        planned = planned_model.read_planned_run(
+            arguments.config, count=arguments.count, trial=arguments.trial
+        )
+    else:
+        name = f'{arguments.params:.4g} on {arguments.tokens:.4g}'
+        planned = planned_model.PlannedRun(name, arguments.params, arguments.tokens, '')
+    forecast = forecast_ledger.forecast_run(
+        read_runs(arguments.data, **shared.table_options(arguments)),
+        planned.params,
+        planned.tokens,
+        law=arguments.law,
+        draws=arguments.draws,
+        seed=arguments.seed,
+        name=arguments.name or planned.name,
+    )
+    if planned.config_hash:
+        forecast['config_hash'] = planned.config_hash
+    terminal.print_lines(terminal.format_left_out(forecast['left_out']))
+    line = forecast_ledger.append_forecast(arguments.ledger, forecast)
+    terminal.print_lines(terminal.format_forecast(line, arguments.ledger))

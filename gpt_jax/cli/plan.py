@@ -1,0 +1,153 @@
+"""Plan what to train with a budget: one compute-optimal model, an isoFLOP sweep, or a trunk.
+
+One model: sizes, a shape of whole layers, hours, a config file. An isoFLOP sweep: sizes around the
+optimum of each budget. A trunk: one run at a constant learning rate, and the branches that cool
+down from it.
+
+examples:
+  gpt-jax plan --flops=1e18 --runs=runs.jsonl
+  gpt-jax plan --hours=24 --device=h100 --devices=8 --config=planned.py
+  gpt-jax plan --isoflop=1e18,4e18,2e19 --runs=runs/small/records.jsonl --config=configs/sweep.py
+  gpt-jax plan --isoflop=2e11,1e12 --head_dim=16 --layers=2 --context=128 --vocab=256 --base=cpu
+  gpt-jax plan --cooldowns=1e9,2e9,4e9 --params=1e8 --config=configs/trunk.py
+"""
+
+import argparse
+
+from gpt_jax.cli.arguments import (
+    parse_count,
+    parse_natural,
+    parse_numbers,
+    parse_pairs,
+    parse_positive,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument(
+        '--flops', type=parse_positive, dest='budget', metavar='C', help='training FLOPs'
+    )
+    budget.add_argument(
+        '--hours', type=parse_positive, metavar='H', help='hours on --devices of --device'
+    )
+    budget.add_argument(
+        '--tokens', type=parse_positive, metavar='D', help='training tokens available'
+    )
+    budget.add_argument(
+        '--isoflop', type=parse_numbers, metavar='C,...', help='a sweep: budgets of training FLOPs'
+    )
+    budget.add_argument(
+        '--cooldowns',
+        type=parse_numbers,
+        metavar='D,...',
+        help='a trunk: token counts at which branches end',
+    )
+    parser.add_argument(
+        '--runs',
+        metavar='DATA',
+        help='fit the law to these (default: the law of Besiroglu et al. 2024)',
+    )
+    parser.add_argument(
+        '--columns', type=parse_pairs, default={}, metavar='THEIRS=OURS,...', help='column names'
+    )
+    parser.add_argument(
+        '--count',
+        default='',
+        choices=[
+            '',
+            'total',
+            'non_embedding',
+            'without_positions',
+            'active',
+            'active_non_embedding',
+        ],
+        help='parameters that the law counts (default: total)',
+    )
+    parser.add_argument(
+        '--draws',
+        type=parse_natural,
+        default=300,
+        help='bootstrap resamples for the intervals (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--context', type=parse_count, help="context length (default: the runs' own, or 2048)"
+    )
+    parser.add_argument(
+        '--vocab', type=parse_count, help="vocabulary size (default: the runs' own, or 50257)"
+    )
+    parser.add_argument(
+        '--device',
+        default='h100',
+        help='h100, h200, a100, v4, v5e, v5p, v6e (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--peak', type=parse_positive, default=None, help='peak FLOP/s of another device'
+    )
+    parser.add_argument('--devices', type=parse_count, default=1, help='number of devices')
+    parser.add_argument(
+        '--utilization',
+        type=parse_positive,
+        default=0.4,
+        help='share of the peak that training reaches (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--measured',
+        metavar='PATH',
+        help='peak and utilization from run.py --mode=benchmark --benchmark_output=PATH',
+    )
+    parser.add_argument(
+        '--price', type=parse_positive, default=None, help='US dollars per device and hour'
+    )
+    parser.add_argument('--config', metavar='PATH', help='write a config file that trains the plan')
+    parser.add_argument('--json', metavar='PATH', help='write every number')
+    _add_sweep_arguments(parser.add_argument_group('for --isoflop or --cooldowns'))
+
+
+def _add_sweep_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--sizes',
+        type=parse_count,
+        help='--isoflop: sizes per budget, odd for one at N* (default: 5)',
+    )
+    group.add_argument(
+        '--span', type=parse_positive, help='--isoflop: largest size over N* (default: 3)'
+    )
+    group.add_argument(
+        '--head_dim',
+        type=parse_count,
+        help="--isoflop: widths are multiples of it (default: the runs' own, or 64 and 128)",
+    )
+    group.add_argument(
+        '--layers',
+        type=parse_count,
+        help="layers; --isoflop: by default the runs' own, or by width",
+    )
+    group.add_argument('--width', type=parse_count, help='--cooldowns: width of the model')
+    group.add_argument('--heads', type=parse_count, help='--cooldowns: heads of the model')
+    group.add_argument(
+        '--params', type=parse_positive, metavar='N', help='--cooldowns: take the nearest shape'
+    )
+    group.add_argument(
+        '--warmup', type=parse_count, metavar='STEPS', help='--cooldowns: warmup of the trunk'
+    )
+    group.add_argument(
+        '--batch',
+        type=parse_count,
+        help="sequences per step (default: the runs' own, or by DeepSeek-AI 2024)",
+    )
+    group.add_argument(
+        '--learning_rate',
+        type=parse_positive,
+        help="peak rate of all trials (default: the runs' own by width, or by DeepSeek-AI 2024)",
+    )
+    group.add_argument(
+        '--base',
+        help='module of configs/ that gives the architecture, and that the config starts from',
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from gpt_jax.scaling.plan import plan_command
+
+    plan_command.plan(arguments)

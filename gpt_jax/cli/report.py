@@ -1,0 +1,39 @@
+"""Write one self-contained HTML file: the law, the split, the forecasts, the figures, every run.
+
+Where no law over N and D can be fitted, the power law takes its place.
+
+example:
+  gpt-jax report runs.jsonl --html=report.html --ledger=forecasts.jsonl
+"""
+
+import argparse
+
+from gpt_jax.cli import arguments as shared
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('data', metavar='DATA', help='runs: .csv, .jsonl or .json')
+    shared.add_table_arguments(parser)
+    shared.add_law_arguments(parser, approach='all')
+    parser.add_argument(
+        '--html', default='report.html', metavar='PATH', help='file to write (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--ledger', metavar='PATH', help='forecasts of gpt-jax forecast, scored on DATA'
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    shared.resolve_law_arguments(arguments, approach='all')
+    from gpt_jax.scaling.report import html_report, terminal
+
+    lines = html_report.write_records_report(
+        arguments.data,
+        arguments.html,
+        arguments.ledger,
+        **shared.table_options(arguments),
+        over=arguments.over,
+        irreducible=not arguments.no_irreducible,
+        **shared.fit_options(arguments),
+    )
+    terminal.print_lines(lines)

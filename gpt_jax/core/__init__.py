@@ -1,0 +1,1 @@
+"""Config, errors, files, hardware table, counts and progress; imported by every package."""

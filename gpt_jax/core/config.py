@@ -1,0 +1,1121 @@
+"""Every config field, declared once: type, default, allowed values and one line of documentation.
+
+`base_config()` gives the defaults as a ConfigDict, `parse_config` turns nested dicts into the
+frozen, checked `Config`, and the reference page is generated from `describe_fields()`.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from gpt_jax.core import model_counts, template
+from gpt_jax.core.config_fields import (
+    AT_LEAST_ONE,
+    BELOW_ONE,
+    NON_NEGATIVE,
+    POSITIVE,
+    PROPER_SHARE,
+    SEED,
+    SHARE,
+    UNIT,
+    ConfigSection,
+    Range,
+    check_name,
+    field,
+    from_dict,
+    nearest,
+    require,
+)
+
+RawConfig = dict[str, Any]  # nested dicts of JSON's types, before they are checked
+
+DTYPES = ('float32', 'bfloat16')
+WEIGHT_DTYPES = ('float32', 'bfloat16', 'int8', 'int4')  # of matrices at inference
+MESH_AXES = ('dcn', 'data', 'fsdp', 'expert', 'pipeline', 'context', 'tensor')  # slowest first
+AUTO = 'auto'  # mesh.strategy: choose the mesh for the run
+REMAT_POLICIES = ('none', 'dots', 'block')
+LAYER_KINDS = ('full', 'window')  # of attention
+SMALLEST_BPE = 257  # every byte, and the end of a document
+MAX_CHOICES = 16  # answers of one multiple-choice question
+# Reports of the evaluation suite that need the training text where no corpus is given.
+REPORTS_ON_TEXT = ('text', 'degeneration', 'memorization')
+WRITTEN = 'written'  # in task.program, the placeholder for what the model wrote
+
+
+@dataclass(frozen=True)
+class ModelConfig(ConfigSection):
+    """A decoder-only transformer.
+
+    The 0 of kv_heads, head_dim, mlp_width, vocab_size, base_* and rotary_original_context means
+    "derive it"; `resolve_model` fills them in before this class checks them, so what is allowed
+    is that of the derived value.
+    """
+
+    section = 'model'
+
+    layers: int = field(4, 'Number of layers.', allowed=POSITIVE)
+    width: int = field(128, 'Width of the residual stream.', allowed=POSITIVE)
+    heads: int = field(4, 'Query heads per layer.', allowed=POSITIVE)
+    kv_heads: int = field(
+        0, 'Key/value heads (grouped-query attention); 0: as many as heads.', allowed=POSITIVE
+    )
+    head_dim: int = field(0, 'Dimensions of one head; 0: width / heads.', allowed=POSITIVE)
+    mlp_width: int = field(
+        0,
+        'Hidden width of the feed-forward (of one expert); 0: 4 x width, or for gated ones '
+        '8/3 x width rounded up to a multiple of 8.',
+        allowed=POSITIVE,
+    )
+    vocab_size: int = field(0, "Vocabulary size; 0: the tokenizer's.", allowed=POSITIVE)
+    vocab_multiple: int = field(
+        1,
+        'Embedding rows are padded to a multiple of this; 128 is fast on most hardware.',
+        allowed=POSITIVE,
+    )
+    context: int = field(256, 'Context length in tokens.', allowed=POSITIVE)
+    block: str = field(
+        'pre_norm',
+        'Order of norm and branches: pre_norm, post_norm (GPT-1), or parallel (attention and '
+        'feed-forward read the same norm).',
+        choices=('pre_norm', 'post_norm', 'parallel'),
+        extensible=True,
+    )
+    norm: str = field('layer', 'Layer norm or RMS norm.', choices=('layer', 'rms'), extensible=True)
+    norm_epsilon: float = field(1e-5, 'Added to the variance in norms.', allowed=POSITIVE)
+    final_norm: bool = field(True, 'Whether a norm precedes the head.')
+    position: str = field(
+        'learned',
+        'Position encoding.',
+        choices=('learned', 'rotary', 'alibi', 'none'),
+        extensible=True,
+    )
+    rotary_base: float = field(
+        10_000.0, 'Rotary wavelengths run from 2 pi to 2 pi x this.', allowed=POSITIVE
+    )
+    rotary_fraction: float = field(
+        1.0, "Share of each head's dimensions that are rotated.", allowed=SHARE
+    )
+    rotary_scaling: str = field(
+        'none',
+        'How rotary positions are stretched to a longer context.',
+        choices=('none', 'linear', 'ntk', 'llama3', 'yarn'),
+        extensible=True,
+    )
+    rotary_factor: float = field(
+        1.0, 'Context length over the original one, for rotary_scaling.', allowed=AT_LEAST_ONE
+    )
+    rotary_original_context: int = field(
+        0, 'Context length before stretching; 0: context.', allowed=POSITIVE
+    )
+    attention: str = field(
+        'multi_head', 'Attention layer.', choices=('multi_head',), extensible=True
+    )
+    attention_kernel: str = field(
+        'chunked',
+        'chunked (XLA, any device), cudnn (NVIDIA, bfloat16) or splash (TPU).',
+        choices=('chunked', 'cudnn', 'splash'),
+        extensible=True,
+    )
+    attention_chunk: int = field(
+        64,
+        'Queries per chunk of the chunked kernel and per block of splash; 0: all at once.',
+        allowed=NON_NEGATIVE,
+    )
+    attention_pattern: tuple[str, ...] = field(
+        ('full',),
+        "Kinds of attention, repeated over the layers; ('full', 'window') as in GPT-3.",
+        choices=LAYER_KINDS,
+    )
+    window: int = field(
+        0, 'Keys that a query of a window layer sees, itself included.', allowed=NON_NEGATIVE
+    )
+    attention_softcap: float = field(
+        0.0, 'tanh soft cap on attention logits; 0 disables.', allowed=NON_NEGATIVE
+    )
+    attention_sink: bool = field(
+        False, 'A learned logit per head that takes attention weight and adds no value.'
+    )
+    qk_norm: bool = field(False, "An RMS norm over each head's query and key.")
+    feedforward: str = field(
+        'mlp',
+        'mlp, gated (SwiGLU with activation silu) or experts (routed gated ones).',
+        choices=('mlp', 'gated', 'experts'),
+        extensible=True,
+    )
+    activation: str = field(
+        'gelu',
+        'Activation function; gelu is the tanh approximation, gelu_exact the exact form.',
+        choices=('gelu', 'gelu_exact', 'relu', 'squared_relu', 'silu', 'sigmoid', 'identity'),
+        extensible=True,
+    )
+    experts: int = field(
+        0, 'Routed experts per layer, for feedforward experts.', allowed=NON_NEGATIVE
+    )
+    experts_per_token: int = field(2, 'Experts that each token is routed to.')
+    shared_experts: int = field(0, 'Experts that process every token.', allowed=NON_NEGATIVE)
+    capacity_factor: float = field(
+        0.0,
+        'Capacity of an expert over its fair share, in training; 0: no token is dropped.',
+        allowed=NON_NEGATIVE,
+    )
+    normalize_experts: bool = field(True, 'Whether the weights of the chosen experts sum to 1.')
+    load_balance: float = field(
+        0.01, 'Coefficient of the load-balancing loss of the router.', allowed=NON_NEGATIVE
+    )
+    router_z: float = field(0.001, "Coefficient of the router's z-loss.", allowed=NON_NEGATIVE)
+    bias: bool = field(True, 'Biases in norms and matrices.')
+    qkv_bias: bool = field(False, 'Biases of query, key and value where bias is False.')
+    tied_head: bool = field(True, 'Whether the head is the token embedding.')
+    logit_softcap: float = field(
+        0.0, 'tanh soft cap on the logits; 0 disables.', allowed=NON_NEGATIVE
+    )
+    z_loss: float = field(
+        0.0, 'Coefficient of log(Z)^2, which keeps the log-partition near 0.', allowed=NON_NEGATIVE
+    )
+    dropout: float = field(
+        0.0, 'Dropout rate on the embedding and on both branches of a block.', allowed=BELOW_ONE
+    )
+    init_std: float = field(0.02, 'Standard deviation of initial matrices.', allowed=POSITIVE)
+    parametrization: str = field(
+        'standard',
+        'How init, learning rates and decay depend on the shape.',
+        choices=('standard', 'mup', 'completep'),
+    )
+    base_width: int = field(
+        0,
+        'mup, completep: width for which init_std and rates are given; 0: width.',
+        allowed=POSITIVE,
+    )
+    base_layers: int = field(
+        0, 'completep: number of layers for which they are given; 0: layers.', allowed=POSITIVE
+    )
+    base_head_dim: int = field(
+        0, 'mup, completep: head_dim for which they are given; 0: head_dim.', allowed=POSITIVE
+    )
+    activation_dtype: str = field(
+        'float32', 'Dtype of the activations between operations.', choices=DTYPES
+    )
+    matmul_dtype: str = field(
+        'float32', 'Dtype of the operands of matrix products; sums are float32.', choices=DTYPES
+    )
+    scan_layers: bool = field(
+        False, 'Run the layers as one loop: compiles faster, best for deep models.'
+    )
+    remat: str = field(
+        'none',
+        'Rematerialization: none, dots (keep matrix products) or block (keep the inputs of '
+        'blocks).',
+        choices=REMAT_POLICIES,
+    )
+    loss_chunk: int = field(
+        0, 'Positions whose logits exist at one time; 0: all.', allowed=NON_NEGATIVE
+    )
+
+    def check(self) -> None:
+        require(
+            self.heads % self.kv_heads == 0,
+            'model.kv_heads',
+            f'must divide the {self.heads} heads, got {self.kv_heads}',
+        )
+        self._check_attention()
+        self._check_experts()
+
+    def _check_attention(self) -> None:
+        rotary = self.position == 'rotary'
+        rotated = self.rotary_dims
+        scaling = self.rotary_scaling if rotary else 'none'
+        require(
+            not rotary or (rotated > 0 and rotated % 2 == 0),
+            'model.rotary_fraction',
+            f'must rotate an even number of dimensions, got {rotated} of the {self.head_dim} of a '
+            'head',
+        )
+        require(
+            scaling != 'yarn' or self.rotary_base > 1,
+            'model.rotary_base',
+            f'must be above 1 for rotary_scaling yarn, got {self.rotary_base}',
+        )
+        require(
+            scaling != 'ntk' or rotated > 2,
+            'model.rotary_scaling',
+            f'ntk must have more than 2 rotated dimensions, got {rotated}; use linear',
+        )
+        require(
+            len(self.attention_pattern) > 0,
+            'model.attention_pattern',
+            "must not be empty; use ('full',) for plain attention",
+        )
+        require(
+            ('window' in self.attention_pattern) == (self.window > 0),
+            'model.window',
+            f'must be positive exactly when attention_pattern has window layers, got {self.window} '
+            f'with {self.attention_pattern}',
+        )
+
+    def _check_experts(self) -> None:
+        routed = self.feedforward == 'experts'
+        require(
+            routed == (self.experts > 0),
+            'model.experts',
+            f'must be positive exactly when feedforward is experts, got {self.experts} with '
+            f'{self.feedforward}',
+        )
+        require(
+            not routed or 0 < self.experts_per_token <= self.experts,
+            'model.experts_per_token',
+            f'must be in [1, {self.experts}], got {self.experts_per_token}',
+        )
+        require(
+            not routed or self.experts_per_token > 1 or not self.normalize_experts,
+            'model.normalize_experts',
+            'must be False with experts_per_token 1: the weight would always be 1 and the router '
+            'would get no gradient',
+        )
+        require(
+            routed or self.shared_experts == 0,
+            'model.shared_experts',
+            f'must be 0 unless feedforward is experts, got {self.shared_experts}',
+        )
+
+    @property
+    def layer_kinds(self) -> tuple[str, ...]:
+        """The kind of each layer's attention, 'full' or 'window'."""
+        pattern = self.attention_pattern
+        return tuple(pattern[n % len(pattern)] for n in range(self.layers))
+
+    @property
+    def rotary_dims(self) -> int:
+        """How many dimensions of each head are rotated."""
+        return int(self.head_dim * self.rotary_fraction)
+
+    @cached_property
+    def dims(self) -> Mapping[str, int]:
+        """The size of each shape letter that a weight can carry (legend in model/weights.py)."""
+        padded = -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+        return {
+            'N': self.layers,
+            'D': self.width,
+            'H': self.heads,
+            'G': self.kv_heads,
+            'K': self.head_dim,
+            'F': self.mlp_width,
+            'E': self.experts,
+            'U': self.shared_experts * self.mlp_width,
+            'V': padded,
+            'L': self.context,
+        }
+
+
+def resolve_model(values: Mapping[str, object], vocab_size: int) -> dict[str, object]:
+    """Fills in the fields of the model section whose 0 means "derive it from the others".
+
+    Args:
+      values: the model section, raw.
+      vocab_size: the tokenizer's.
+
+    Raises:
+      UserError: heads that do not divide the width, or a vocabulary smaller than the tokenizer's.
+    """
+    full = dict(values)
+    width, heads = full.get('width'), full.get('heads')
+    if isinstance(width, int) and isinstance(heads, int) and heads > 0 and width > 0:
+        if not full.get('head_dim'):
+            require(
+                width % heads == 0, 'model.heads', f'must divide the width {width}, got {heads}'
+            )
+            full['head_dim'] = width // heads
+        full['kv_heads'] = full.get('kv_heads') or heads
+        gated = -(-width // 3) * 8  # three matrices of 8/3 x width hold as much as two of 4 x width
+        plain = full.get('feedforward') == 'mlp'
+        full['mlp_width'] = full.get('mlp_width') or (4 * width if plain else gated)
+    full['rotary_original_context'] = full.get('rotary_original_context') or full.get('context')
+    for name in ('width', 'layers', 'head_dim'):
+        full[f'base_{name}'] = full.get(f'base_{name}') or full.get(name)
+    configured = full.get('vocab_size')
+    if isinstance(configured, int):
+        require(
+            configured == 0 or configured >= vocab_size,
+            'model.vocab_size',
+            f"must be at least the tokenizer's {vocab_size}, got {configured}; "
+            "0 takes the tokenizer's",
+        )
+        full['vocab_size'] = configured or vocab_size
+    return full
+
+
+_TEXT_SOURCE = re.compile(
+    r'tfds:[a-z0-9_]+(/[A-Za-z0-9_.:-]+)?|files:.+|(?!tfds:|files:)[\w.]+:\w+', re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class DataConfig(ConfigSection):
+    """The text that is read, the part that is held out, and the tokenizer."""
+
+    section = 'data'
+
+    source: str = field(
+        'tfds:python_stdlib',
+        'Training text: tfds:NAME[/CONFIG], files:GLOB[,GLOB] (.txt .jsonl .jsonl.gz .parquet), or '
+        "a dotted path 'package.module:function' to a function that yields documents.",
+    )
+    validation_source: str = field(
+        '', "Validation text, like source; empty: the source's own split, or carved from it."
+    )
+    validation_fraction: float = field(
+        0.1, 'Share that is carved where the source has no validation split.', allowed=PROPER_SHARE
+    )
+    holdout: str = field(
+        'documents',
+        'Part that is carved: documents (chosen by a hash) or tail (the end of the text).',
+        choices=('documents', 'tail'),
+    )
+    text_field: str = field('text', 'Column of JSONL, Parquet or TFDS that holds the text.')
+    tokenizer: str = field(
+        'bytes',
+        'bytes, bpe:SIZE (trained on the source), the path of a tokenizer.json, or a folder with '
+        'vocab.json and merges.txt.',
+    )
+    packing: str = field(
+        'concatenate',
+        'concatenate (windows of one stream) or isolate (attention and positions restart at each '
+        'document).',
+        choices=('concatenate', 'isolate'),
+    )
+    cache: str = field('', "Folder of tokenized text; empty: the user's cache folder.")
+
+    def check(self) -> None:
+        for name in ('source', 'validation_source'):
+            value = getattr(self, name)
+            good = _TEXT_SOURCE.fullmatch(value) or (name != 'source' and not value)
+            require(
+                bool(good),
+                f'data.{name}',
+                "must be 'tfds:NAME[/CONFIG]', 'files:GLOB[,GLOB...]' or "
+                f"'package.module:function', got {value!r}",
+            )
+        require(
+            bool(self.text_field),
+            'data.text_field',
+            "must name the column that holds the text, such as 'text'; got ''",
+        )
+        require(
+            bool(self.tokenizer), 'data.tokenizer', "must be 'bytes', 'bpe:SIZE' or a path, got ''"
+        )
+        if self.tokenizer.startswith('bpe:'):
+            size = self.tokenizer.removeprefix('bpe:')
+            good = size.isascii() and size.isdecimal() and int(size) >= SMALLEST_BPE
+            require(
+                good,
+                'data.tokenizer',
+                f'must be bpe:SIZE with an integer SIZE of {SMALLEST_BPE} or more, got {size!r}',
+            )
+
+
+def cache_folder(cache: str) -> str:
+    """Returns the absolute path of `data.cache`; '' is gpt_jax/data in the user's cache folder."""
+    if cache:
+        return os.path.abspath(os.path.expanduser(cache))
+    home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    return os.path.join(home, 'gpt_jax', 'data')
+
+
+TASK_KINDS = (
+    'none',
+    'completion',
+    'classification',
+    'multiple_choice',
+    'token_classification',
+    'preference',
+)
+# Fields that a kind needs, and those that it may use; any other field that is set is an error.
+REQUIRED_FIELDS: dict[str, tuple[str, ...]] = {
+    'none': (),
+    'completion': (),  # messages, or an answer
+    'classification': ('prompt', 'label', 'labels'),
+    'multiple_choice': ('prompt', 'choices', 'label'),
+    'token_classification': ('tokens_column', 'tags_column', 'labels'),
+    'preference': ('prompt', 'chosen', 'rejected'),
+}
+OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
+    'none': (),
+    'completion': (
+        'prompt',
+        'answer',
+        'references',
+        'label',
+        'labels',
+        'messages',
+        'chat',
+        'program',
+    ),
+    'classification': ('text_pair', 'symmetric', 'lm_loss_weight'),
+    'multiple_choice': ('labels', 'lm_loss_weight'),
+    'token_classification': ('lm_loss_weight',),
+    'preference': ('chat',),
+}
+SHARED_FIELDS = ('source', 'validation_source', 'max_examples', 'metrics')  # every kind but 'none'
+# Fields whose defaults are not empty, so that they are set for every kind.
+ALWAYS_SET = ('kind', 'validation_fraction', 'truncation_side', 'beta', 'eval_generations')
+TEMPLATE_FIELDS = ('prompt', 'answer', 'text_pair', 'chosen', 'rejected', 'program')
+COLUMN_FIELDS = ('references', 'label', 'tokens_column', 'tags_column', 'messages')
+_TASK_SOURCE = re.compile(
+    r'tfds:[a-z0-9_]+(/[A-Za-z0-9_.:-]+)?|synthetic:[a-z0-9_]+|files:.+', re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class TaskConfig(ConfigSection):
+    """What a model is fine-tuned and scored on.
+
+    Templates are texts with columns of a row in braces: '{question}', '{answers[text][0]}'; '{{'
+    is a literal brace.
+    """
+
+    section = 'task'
+
+    kind: str = field(
+        'none',
+        'none (pre-training on text), completion, classification, multiple_choice, '
+        'token_classification or preference (DPO).',
+        choices=TASK_KINDS,
+    )
+    source: str = field(
+        '',
+        'Examples: tfds:NAME[/CONFIG], synthetic:NAME (gpt_jax/tasks/synthetic/) or '
+        'files:GLOB[,GLOB] (.jsonl .jsonl.gz .csv).',
+    )
+    validation_source: str = field(
+        '', "Validation examples, like source; empty: the source's own split, or carved from it."
+    )
+    validation_fraction: float = field(
+        0.1, 'Share of rows that is carved, chosen by a hash.', allowed=PROPER_SHARE
+    )
+    prompt: str = field('', "Template of the prompt; columns in braces, '{question}'.")
+    answer: str = field('', "completion: template of the answer; {label} is the label's word.")
+    references: str = field(
+        '', 'completion: column that lists all correct answers; empty: the answer alone.'
+    )
+    text_pair: str = field('', 'classification: template of the second text of a pair.')
+    symmetric: bool = field(
+        False, 'classification: read the pair in both orders, as for similarity.'
+    )
+    choices: tuple[str, ...] = field(
+        (),
+        'multiple_choice: one template per choice, or a single one of a column that lists them.',
+        items=str,
+    )
+    label: str = field(
+        '',
+        'classification, multiple_choice, completion: column of the class or correct choice, by '
+        'number or by word.',
+    )
+    labels: tuple[str, ...] = field((), 'Words of the classes or tags, class 0 first.', items=str)
+    tokens_column: str = field('', 'token_classification: column that lists the words.')
+    tags_column: str = field('', 'token_classification: column that lists their tags.')
+    chosen: str = field('', 'preference: template of the better answer.')
+    rejected: str = field('', 'preference: template of the worse answer.')
+    messages: str = field(
+        '',
+        "completion: column of turns, {'role': 'user', 'content': ...}; the assistant's turns are "
+        'learned.',
+    )
+    chat: bool = field(False, "Apply the tokenizer's chat template to prompts and answers.")
+    truncation_side: str = field(
+        'left',
+        'Side from which a prompt that does not fit into the context is cut.',
+        choices=('left', 'right'),
+    )
+    program: str = field(
+        '', 'completion: program around the {written} answer, which passes or fails (pass@k).'
+    )
+    max_examples: int = field(0, 'Training examples used; 0: all.', allowed=NON_NEGATIVE)
+    eval_generations: int = field(
+        200,
+        'completion: validation examples whose answers are generated and scored at the end; 0: '
+        'none.',
+        allowed=NON_NEGATIVE,
+    )
+    metrics: tuple[str, ...] = field(
+        (),
+        'Metrics of gpt_jax/tasks/task_metrics.py; the first one chooses the best checkpoint (for '
+        'completion the loss does).',
+        items=str,
+    )
+    lm_loss_weight: float = field(
+        0.0,
+        "Weight of the language-modeling loss relative to the task's (GPT-1: 0.5).",
+        allowed=NON_NEGATIVE,
+    )
+    beta: float = field(
+        0.1, 'preference: strength of the pull toward the initial model (DPO).', allowed=POSITIVE
+    )
+
+    def check(self) -> None:
+        self._check_fields_in_use()
+        if self.kind == 'none':
+            return
+        for name in ('source', 'validation_source'):
+            value = getattr(self, name)
+            good = _TASK_SOURCE.fullmatch(value) or (name != 'source' and not value)
+            require(
+                bool(good),
+                f'task.{name}',
+                f"must be 'tfds:NAME[/CONFIG]', 'synthetic:NAME' or 'files:GLOB[,GLOB...]', got "
+                f'{value!r}',
+            )
+        self._check_templates()
+        require(len(set(self.labels)) == len(self.labels), 'task.labels', 'must not repeat a word')
+        require(len(self.labels) != 1, 'task.labels', 'must list two words or more')
+        if self.kind == 'completion':
+            self._check_completion()
+            self._check_program()
+        require(
+            not self.symmetric or self.text_pair != '',
+            'task.symmetric',
+            'must be False without task.text_pair',
+        )
+
+    def _check_fields_in_use(self) -> None:
+        """Checks that what the kind needs is set, and that nothing else is."""
+        shared = SHARED_FIELDS if self.kind != 'none' else ()
+        needed = (*REQUIRED_FIELDS[self.kind], *(('source',) if self.kind != 'none' else ()))
+        for name in needed:
+            require(
+                bool(getattr(self, name)),
+                f'task.{name}',
+                f'must be set for task.kind {self.kind!r}',
+            )
+        used = {*ALWAYS_SET, *needed, *OPTIONAL_FIELDS[self.kind], *shared}
+        for declared in dataclasses.fields(self):
+            unused = declared.name not in used and bool(getattr(self, declared.name))
+            kinds = [
+                kind
+                for kind in TASK_KINDS
+                if declared.name in (*REQUIRED_FIELDS[kind], *OPTIONAL_FIELDS[kind])
+            ]
+            hint = f'used by {", ".join(kinds)}' if kinds else 'set task.kind'
+            require(
+                not unused,
+                f'task.{declared.name}',
+                f'must not be set for task.kind {self.kind!r}; {hint}',
+            )
+
+    def _check_templates(self) -> None:
+        for name in TEMPLATE_FIELDS:
+            template.parse_template(getattr(self, name), f'task.{name}')
+        for name in COLUMN_FIELDS:
+            if getattr(self, name):
+                template.parse_path(getattr(self, name), f'task.{name}')
+        for choice in self.choices:
+            parts = template.parse_template(choice, 'task.choices').parts
+            a_column = len(parts) == 1 and isinstance(parts[0], template.ColumnPath)
+            require(
+                len(self.choices) > 1 or a_column,
+                'task.choices',
+                "must list two templates or more, or one column that lists the choices, '{x}'",
+            )
+
+    def _check_program(self) -> None:
+        columns = template.parse_template(self.program, 'task.program').columns
+        good = not self.program or self.program.count(f'{{{WRITTEN}}}') == 1
+        require(
+            good,
+            'task.program',
+            f'must contain {{{WRITTEN}}} once, for what the model wrote; has {columns}',
+        )
+        executed = [name for name in self.metrics if name.startswith('pass@')]
+        require(
+            bool(self.program) or not executed,
+            'task.metrics',
+            f'{executed[:1]} runs a program; set task.program',
+        )
+
+    def _check_completion(self) -> None:
+        """Checks that there is a column of turns or an answer's template, and not both."""
+        require(
+            bool(self.messages or self.answer),
+            'task.answer',
+            "must be set for task.kind 'completion', or set task.messages",
+        )
+        for name in ('prompt', 'answer', 'references', 'label', 'labels'):
+            unused = self.messages != '' and bool(getattr(self, name))
+            require(not unused, f'task.{name}', 'must not be set together with task.messages')
+        for name, other in (('label', 'labels'), ('labels', 'label')):
+            alone = bool(getattr(self, name)) and not getattr(self, other)
+            require(
+                not alone,
+                f'task.{other}',
+                f'must be set with task.{name}; the word is {{label}} in task.answer',
+            )
+
+
+@dataclass(frozen=True)
+class SuiteConfig(ConfigSection):
+    """Which tasks are evaluated during training."""
+
+    section = 'suite'
+
+    tasks: tuple[str, ...] = field(
+        (),
+        'Tasks: NAME of the catalog (gpt_jax/tasks/catalog.py), or the path of a config file.',
+        items=str,
+    )
+    every: int = field(0, 'Steps between evaluations; 0: only at the end.', allowed=NON_NEGATIVE)
+    max_examples: int = field(
+        200, 'Validation examples per task, always the same ones; 0: all.', allowed=NON_NEGATIVE
+    )
+    num_fewshot: int = field(
+        0, 'Training examples with answers shown before each question.', allowed=Range(0, 64)
+    )
+    seed: int = field(0, 'Chooses the few-shot examples.', allowed=SEED)
+    contamination_ngram: int = field(
+        13, 'n-gram length for contamination checks; 0 disables.', allowed=NON_NEGATIVE
+    )
+
+    def check(self) -> None:
+        require(len(set(self.tasks)) == len(self.tasks), 'suite.tasks', 'must not repeat a task')
+        require(bool(self.tasks) or self.every == 0, 'suite.every', 'must be 0 without suite.tasks')
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(ConfigSection):
+    """Which parameters are trained, and LoRA adapters (finetune/parameter_names.py has names)."""
+
+    section = 'finetune'
+
+    train: tuple[str, ...] = field(
+        (), "Parameters that are trained: 'norm', 'blocks[6:12]'; empty: all.", items=str
+    )
+    freeze: tuple[str, ...] = field((), 'Parameters among them that are frozen.', items=str)
+    layer_decay: float = field(
+        1.0, 'Learning rate of a layer over that of the layer above it.', allowed=SHARE
+    )
+    rank: int = field(0, 'Rank of the LoRA adapters; 0: none.', allowed=NON_NEGATIVE)
+    alpha: float = field(
+        16.0, 'LoRA alpha: an adapter is scaled by alpha / rank.', allowed=POSITIVE
+    )
+    targets: tuple[str, ...] = field(
+        ('query', 'value'), "Matrices with adapters, by name; 'all-linear': all.", items=str
+    )
+    dropout: float = field(0.0, 'Dropout rate on the input of adapters.', allowed=BELOW_ONE)
+    rank_stabilized: bool = field(False, 'Scale by alpha / sqrt(rank) instead (rsLoRA).')
+
+    def check(self) -> None:
+        require(
+            not self.rank or bool(self.targets),
+            'finetune.targets',
+            "must not be empty with finetune.rank; for example ('query', 'value')",
+        )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(ConfigSection):
+    """The optimizer and its learning-rate schedule."""
+
+    section = 'optimizer'
+
+    name: str = field('adamw', 'The optimizer.', choices=('adamw', 'sgd'), extensible=True)
+    learning_rate: float = field(1e-3, 'Peak learning rate.', allowed=POSITIVE)
+    beta1: float = field(0.9, 'Decay rate of the first moment; momentum of sgd.', allowed=BELOW_ONE)
+    beta2: float = field(0.95, 'Decay rate of the second moment.', allowed=BELOW_ONE)
+    epsilon: float = field(1e-8, 'Added to the root of the second moment.', allowed=POSITIVE)
+    weight_decay: float = field(
+        0.1,
+        'Decoupled weight decay of matrices and embeddings; not of scales and biases.',
+        allowed=NON_NEGATIVE,
+    )
+    grad_clip_norm: float = field(
+        1.0, 'Maximum global norm of the gradient; 0 disables.', allowed=NON_NEGATIVE
+    )
+    schedule: str = field(
+        'cosine',
+        'Learning-rate schedule; wsd is constant, then a cooldown.',
+        choices=('cosine', 'linear', 'wsd', 'constant'),
+        extensible=True,
+    )
+    warmup_fraction: float = field(
+        0.02, 'Share of the steps during which the rate rises.', allowed=UNIT
+    )
+    decay_end_fraction: float = field(
+        1.0, 'Share of the steps after which the final rate is reached.', allowed=SHARE
+    )
+    cooldown_fraction: float = field(0.2, 'wsd: share of the steps that cool down.', allowed=SHARE)
+    final_lr_fraction: float = field(0.1, 'Final rate over peak rate.', allowed=UNIT)
+
+
+@dataclass(frozen=True)
+class TrainConfig(ConfigSection):
+    """Length of a run, batch sizes, validation and checkpoints."""
+
+    section = 'train'
+
+    batch_size: int = field(32, 'Sequences per step, over all devices.', allowed=POSITIVE)
+    microbatch_size: int = field(
+        0,
+        "Sequences per device at a time, gradients accumulated; 0: the device's whole share.",
+        allowed=NON_NEGATIVE,
+    )
+    steps: int = field(0, 'Training steps; 0: as many as tokens needs.', allowed=NON_NEGATIVE)
+    tokens: int = field(2_000_000, 'Training tokens, used if steps is 0.', allowed=NON_NEGATIVE)
+    flops: float = field(
+        0.0,
+        'Training FLOPs (6 per parameter without positions, and token), used if steps and tokens '
+        'are 0.',
+        allowed=NON_NEGATIVE,
+    )
+    log_every: int = field(10, 'Steps between lines of metrics.jsonl.', allowed=POSITIVE)
+    eval_every: int = field(
+        0, 'Steps between validations; 0: only at the end.', allowed=NON_NEGATIVE
+    )
+    eval_tokens: int = field(0, 'Validation tokens used, of text; 0: all.', allowed=NON_NEGATIVE)
+    eval_batch_size: int = field(
+        0, 'Sequences per validation batch; 0: batch_size.', allowed=NON_NEGATIVE
+    )
+    checkpoint_every: int = field(
+        500,
+        'Steps between checkpoints; there is always one at the end and on SIGTERM.',
+        allowed=NON_NEGATIVE,
+    )
+    keep_checkpoints: int = field(2, 'Number of newest checkpoints to retain.', allowed=POSITIVE)
+    early_stopping_patience: int = field(
+        0,
+        'Validations without a better score before the run ends; 0 disables.',
+        allowed=NON_NEGATIVE,
+    )
+    keep_best: bool = field(
+        False, 'Also retain the checkpoint with the best validation score, and use that one later.'
+    )
+    keep_steps: tuple[int, ...] = field(
+        (), 'Steps whose checkpoints are always retained: where branches begin.', items=int
+    )
+    branch_from: str = field(
+        '', "A run's folder, or another trial's name: begin with its checkpoint of branch_step."
+    )
+    branch_step: int = field(0, 'Step of branch_from to begin with.')
+    max_skipped_in_row: int = field(
+        10, 'Non-finite steps in a row before the run stops.', allowed=POSITIVE
+    )
+    tensorboard: bool = field(True, 'Write TensorBoard files too.')
+    stall_minutes: float = field(
+        15.0,
+        'With several processes: minutes without a step before all exit with 75; 0: never.',
+        allowed=NON_NEGATIVE,
+    )
+
+    def check(self) -> None:
+        require(
+            not self.early_stopping_patience or self.eval_every > 0,
+            'train.early_stopping_patience',
+            'counts validations; set train.eval_every too',
+        )
+        require(
+            self.steps > 0 or self.tokens > 0 or self.flops > 0,
+            'train.tokens',
+            'must be positive where steps and flops are 0',
+        )
+        require(
+            all(step > 0 for step in self.keep_steps),
+            'train.keep_steps',
+            f'must list positive integers, got {self.keep_steps}',
+        )
+        require(
+            (self.branch_step > 0) == bool(self.branch_from),
+            'train.branch_step',
+            'must be positive exactly when train.branch_from is set',
+        )
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        return self.eval_batch_size or self.batch_size
+
+    @property
+    def is_flop_budgeted(self) -> bool:
+        """Whether the run's length follows from its FLOPs."""
+        return not self.steps and not self.tokens
+
+    def total_steps(self, context: int, flops_per_token: int) -> int:
+        """Returns `steps`, or the fewest that see `tokens` tokens, or those nearest to `flops`."""
+        per_step = self.batch_size * context
+        if not self.is_flop_budgeted:
+            return self.steps or -(-self.tokens // per_step)
+        return max(1, round(self.flops / (flops_per_token * per_step)))
+
+    def microbatches(self, devices: int) -> int:
+        """Returns the number of microbatches of one device's share of the batch.
+
+        Args:
+          devices: how many share the batch.
+
+        Raises:
+          UserError: `microbatch_size` does not divide that share.
+        """
+        share = self.batch_size // devices
+        size = min(self.microbatch_size or share, share)
+        require(
+            share % size == 0,
+            'train.microbatch_size',
+            f'must divide the {share} sequences of one device, got {size}',
+        )
+        return share // size
+
+
+@dataclass(frozen=True)
+class MeshConfig(ConfigSection):
+    """Sizes of the mesh axes and the strategy that shards weights over them."""
+
+    section = 'mesh'
+
+    strategy: str = field(
+        'replicated',
+        'How weights are stored (parallel/rules.py); auto: strategy and mesh are chosen.',
+        choices=('replicated', 'zero1', 'fsdp', AUTO),
+    )
+    dcn: int = field(
+        1,
+        'Slices of the machine connected by a slower network (data-center network), each with a '
+        'share of the batch; 0, for any axis: all remaining devices.',
+        allowed=NON_NEGATIVE,
+    )
+    data: int = field(0, 'Devices that share the batch.', allowed=NON_NEGATIVE)
+    fsdp: int = field(
+        1,
+        'Devices that share the batch and, with strategy fsdp or zero1, the weights.',
+        allowed=NON_NEGATIVE,
+    )
+    expert: int = field(1, 'Devices that share the batch and the experts.', allowed=NON_NEGATIVE)
+    pipeline: int = field(
+        1,
+        'Devices that share the batch and the layers, in pipeline stages fed by microbatches.',
+        allowed=NON_NEGATIVE,
+    )
+    context: int = field(1, 'Devices that share the length of a sequence.', allowed=NON_NEGATIVE)
+    tensor: int = field(
+        1, 'Devices that share heads, feed-forward width and vocabulary.', allowed=NON_NEGATIVE
+    )
+    context_parallel: str = field(
+        'ring',
+        'How attention crosses the context axis: ring, or all_to_all (Ulysses).',
+        choices=('ring', 'all_to_all'),
+    )
+    cpu_devices: int = field(
+        0,
+        'JAX devices on the CPU where there is no accelerator; 0: one per core.',
+        allowed=NON_NEGATIVE,
+    )
+
+    def check(self) -> None:
+        free = [axis for axis, size in self.sizes.items() if size == 0]
+        require(
+            len(free) <= 1, 'mesh', f'only one axis can be 0 (automatic), got {" and ".join(free)}'
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {axis: getattr(self, axis) for axis in MESH_AXES}
+
+    @property
+    def axes(self) -> int:
+        """How many axes may have more than one device; an automatic one counts."""
+        if self.strategy == AUTO:
+            return len(MESH_AXES)
+        return max(1, sum(size != 1 for size in self.sizes.values()))
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig(ConfigSection):
+    """What `--mode=benchmark` times."""
+
+    section = 'benchmark'
+
+    steps: int = field(
+        20, 'Timed training steps, after warmup; 0: training is not timed.', allowed=NON_NEGATIVE
+    )
+    warmup: int = field(3, 'Untimed steps before.', allowed=POSITIVE)
+    peak_flops: float = field(
+        0.0,
+        "The device's matrix FLOP/s in matmul_dtype; 0: looked up by the device's name, or "
+        'measured.',
+        allowed=NON_NEGATIVE,
+    )
+    prompt_tokens: int = field(32, 'Prompt tokens of timed generation.', allowed=POSITIVE)
+    new_tokens: int = field(
+        128, 'Generated tokens; 0: generation is not timed.', allowed=NON_NEGATIVE
+    )
+    batch_sizes: tuple[int, ...] = field((1, 8), 'Texts generated at once, each timed.', items=int)
+    weight_dtype: str = field(
+        'float32', 'Dtype of matrices during generation.', choices=WEIGHT_DTYPES
+    )
+
+    def check(self) -> None:
+        require(
+            bool(self.batch_sizes) and all(size > 0 for size in self.batch_sizes),
+            'benchmark.batch_sizes',
+            f'must list positive integers, got {self.batch_sizes}',
+        )
+        require(
+            self.steps > 0 or self.new_tokens > 0,
+            'benchmark',
+            'steps and new_tokens are both 0; set one',
+        )
+
+
+@dataclass(frozen=True)
+class SweepConfig(ConfigSection):
+    """The trials of a sweep, and its limits."""
+
+    section = 'sweep'
+
+    trials: tuple[dict[str, object], ...] = field(
+        (),
+        'One dict per trial: its name, and dotted config keys with their values '
+        '(gpt_jax/scaling/plan/design.py makes them).',
+    )
+    trials_per_process: int = field(
+        1,
+        'Trials that differ only in seed and learning rate and are trained at once, vmapped.',
+        allowed=AT_LEAST_ONE,
+    )
+    hang_minutes: float = field(
+        30.0, 'Minutes without progress before a trial is stopped; 0: never.', allowed=NON_NEGATIVE
+    )
+    hours: float = field(
+        0.0, 'Hours of all trials together, over all calls; 0: no limit.', allowed=NON_NEGATIVE
+    )
+    flops: float = field(
+        0.0, 'Training FLOPs of all trials together; 0: no limit.', allowed=NON_NEGATIVE
+    )
+    stale_minutes: float = field(
+        2.0,
+        'Minutes without a sign of life of another process before its trial is taken over.',
+        allowed=POSITIVE,
+    )
+
+
+SECTIONS: dict[str, type[ConfigSection]] = {
+    'model': ModelConfig,
+    'data': DataConfig,
+    'task': TaskConfig,
+    'suite': SuiteConfig,
+    'finetune': FinetuneConfig,
+    'optimizer': OptimizerConfig,
+    'train': TrainConfig,
+    'mesh': MeshConfig,
+    'benchmark': BenchmarkConfig,
+    'sweep': SweepConfig,
+}
+# Fields outside of any section: (default, documentation).
+TOP_LEVEL: dict[str, tuple[Any, str]] = {
+    'name': ('gpt', 'Names the run and its default workdir, runs/NAME.'),
+    'seed': (0, 'Decides initialization, batches and dropout.'),
+    'init_from': (
+        '',
+        'Weights to begin with: the folder of a run or import; for a task also a Hugging Face '
+        'folder or name, whose shape and tokenizer the model then takes.',
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The checked config of a whole run."""
+
+    name: str
+    seed: int
+    init_from: str
+    model: ModelConfig
+    data: DataConfig
+    task: TaskConfig
+    suite: SuiteConfig
+    finetune: FinetuneConfig
+    optimizer: OptimizerConfig
+    train: TrainConfig
+    mesh: MeshConfig
+    benchmark: BenchmarkConfig
+    sweep: SweepConfig
+
+    @property
+    def steps(self) -> int:
+        """The number of training steps."""
+        flops_per_token = model_counts.flops_per_token(self.model)['6N']
+        return self.train.total_steps(self.model.context, flops_per_token)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.train.batch_size * self.model.context
+
+
+def parse_config(config: Mapping[str, Any], vocab_size: int) -> Config:
+    """Checks nested dicts, as `base_config()` makes them, field by field.
+
+    Args:
+      config: the raw config; every field must be there.
+      vocab_size: the tokenizer's; 1 where it is not known yet and the rest is to be checked.
+
+    Raises:
+      UserError: names the field.
+    """
+    known = [*TOP_LEVEL, *SECTIONS]
+    for key in config:
+        require(key in known, key, f'no such section{nearest(key, known)}')
+    for key in known:
+        require(key in config, key, 'missing')
+    seed = config['seed']
+    require(
+        isinstance(seed, int) and not isinstance(seed, bool) and SEED.contains(seed),
+        'seed',
+        f'{SEED}, got {seed!r}',
+    )
+    check_name(config['name'], 'name')
+    require(isinstance(config['init_from'], str), 'init_from', 'must be the name of a folder')
+    values = dict(config) | {'model': resolve_model(config['model'], vocab_size)}
+    sections: dict[str, Any] = {
+        key: from_dict(section, values[key], key) for key, section in SECTIONS.items()
+    }
+    return Config(name=config['name'], seed=seed, init_from=config['init_from'], **sections)
+
+
+def parse_section(config: Mapping[str, Any], name: str) -> Any:
+    """Checks one section of a raw config; for those needed before the vocabulary is known."""
+    return from_dict(SECTIONS[name], config[name], name)
+
+
+def base_config() -> Any:
+    """Returns the defaults as a ConfigDict, which a config file changes and returns."""
+    from ml_collections import ConfigDict  # not needed where a saved config is read
+
+    return ConfigDict(_default_values())
+
+
+def default_config() -> RawConfig:
+    """Returns the defaults as nested dicts of JSON's types."""
+    return to_raw(_default_values())
+
+
+def to_raw(value: Any) -> Any:
+    """Returns a config as nested dicts of JSON's types, tuples as lists, as saved with a run."""
+    if hasattr(value, 'items'):
+        return {key: to_raw(item) for key, item in value.items()}
+    return [to_raw(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _default_values() -> RawConfig:
+    values: RawConfig = {name: default for name, (default, _) in TOP_LEVEL.items()}
+    for name, section in SECTIONS.items():
+        declared = dataclasses.fields(section)  # type: ignore[arg-type]
+        values[name] = {item.name: item.metadata['default'] for item in declared}
+    return values
+
+
+def describe_fields() -> Iterator[tuple[str, Any, str, tuple[str, ...]]]:
+    """Yields (dotted name, default, documentation, choices) of every field, in page order."""
+    for name, (default, doc) in TOP_LEVEL.items():
+        yield name, default, doc, ()
+    for name, section in SECTIONS.items():
+        for item in dataclasses.fields(section):  # type: ignore[arg-type]
+            about = item.metadata
+            yield f'{name}.{item.name}', about['default'], about['doc'], about['choices']

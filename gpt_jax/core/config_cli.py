@@ -1,0 +1,162 @@
+"""Config files, --config.FIELD flags and a sweep's trials as nested dicts."""
+
+import copy
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from gpt_jax.core import config_fields
+from gpt_jax.core.config import RawConfig, default_config, to_raw
+from gpt_jax.core.config_fields import flatten_config
+from gpt_jax.core.errors import UserError
+
+
+def define_config_flag(name: str, text: str) -> Any:
+    """Defines --NAME=FILE and --NAME.FIELD=VALUE."""
+    return config_flags.DEFINE_config_file(name, None, text)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line of run.py; --help prints the page and exits with 0.
+
+    Raises:
+      UserError: an unknown flag, field or file, or a value of the wrong type; names the nearest.
+    """
+    if any(flag in ('--help', '-help', '-h') for flag in argv):
+        app.usage(writeto_stdout=True)
+        sys.exit(0)
+    path = _find_value(argv, 'config')
+    if not path and not any(flag.startswith(('--help', '-help')) for flag in argv):
+        raise UserError('--config: missing; for example --config=configs/gpt_tiny.py; see --help')
+    if path and not Path(path.partition(':')[0]).exists():
+        known = sorted(str(file) for file in Path('configs').rglob('*.py') if file.stem[0] != '_')
+        raise UserError(f'--config={path}: no such file{config_fields.nearest(path, known)}')
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        names = [name for name in flags.FLAGS if not name.startswith('config.')]
+        hint = config_fields.nearest(error.flagname, names)
+        raise UserError(f'--{error.flagname}: no such flag{hint}') from None
+    except (AttributeError, KeyError) as error:
+        raise UserError(_describe_unknown_field(argv, error)) from None
+    except OSError as error:
+        raise UserError(f'--config={path}: {" ".join(str(error).split())}') from None
+    except flags.IllegalFlagValueError as error:
+        raise UserError(_describe_illegal_value(error)) from None
+    except (flags.Error, TypeError, ValueError, ImportError, SyntaxError) as error:
+        raise UserError(' '.join(str(error).split())) from None
+    if len(rest) > 1:
+        raise UserError(f'{rest[1]!r}: not a flag; write --FLAG=VALUE')
+    return rest
+
+
+def _find_value(argv: list[str], flag: str) -> str:
+    """Returns the value of --FLAG, written with '=' or with a space; '' if it is absent."""
+    for argument, following in zip(argv, [*argv[1:], ''], strict=True):
+        name, equals, value = argument.partition('=')
+        if name in (f'--{flag}', f'-{flag}'):
+            return value if equals else following
+    return ''
+
+
+def _describe_unknown_field(argv: list[str], error: Exception) -> str:
+    known = [key for key, _ in flatten_config(default_config())]
+    for argument in argv:
+        key = re.match(r'--config\.([^=]+)', argument)
+        if key and key[1] not in known and not any(name.startswith(f'{key[1]}.') for name in known):
+            return f'config.{key[1]}: no such field{config_fields.nearest(key[1], known)}'
+    return ' '.join(str(error).split())
+
+
+def _describe_illegal_value(error: Exception) -> str:
+    """Returns absl's message, or for a bad number one in the words of the config."""
+    message = ' '.join(str(error).split())
+    number = re.fullmatch(
+        r'flag --([^=]+)=(.*): (?:invalid literal for (int)|could not convert string to (float)).*',
+        message,
+    )
+    if number is None:
+        return message
+    return f'{number[1]}: must be {number[3] or number[4]}, got {number[2]!r}'
+
+
+def check_overrides(argv: list[str], config: RawConfig) -> None:
+    """Raises UserError for a --config.FIELD that every trial of the sweep sets itself."""
+    trials = config['sweep']['trials']
+    swept = set.intersection(*map(set, trials)) - {'name'} if trials else set()
+    for argument in argv:
+        key = argument.partition('=')[0].removeprefix('--config.')
+        if argument.startswith('--config.') and key in swept:
+            raise UserError(
+                f'config.{key}: set by the trials of this sweep; change it in the config file'
+            )
+
+
+def read_config_file(path: Path) -> RawConfig:
+    """Runs a config file and returns what its `get_config()` gives, as nested dicts.
+
+    Raises:
+      UserError: the file is missing, or running it fails.
+    """
+    spec = importlib.util.spec_from_file_location(f'gpt_jax_config_{path.stem}', path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise UserError(f'{path}: no such config file')
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        raw_config: RawConfig = to_raw(module.get_config())
+    except Exception as error:  # a user's file may raise anything
+        reason = ' '.join(str(error).split())
+        raise UserError(f'{path}: not a config ({type(error).__name__}: {reason})') from None
+    return raw_config
+
+
+def expand_trials(config: RawConfig) -> dict[str, RawConfig]:
+    """Returns the config of each trial of a sweep by its name; empty if there is no sweep.
+
+    Raises:
+      UserError: a trial without a name, two of one name, or a key that no config has.
+    """
+    trials: dict[str, RawConfig] = {}
+    for index, trial in enumerate(config.get('sweep', {}).get('trials', ())):
+        field = f'sweep.trials[{index}]'
+        config_fields.require(
+            isinstance(trial, dict) and 'name' in trial, field, 'must be a dict with a name'
+        )
+        name = trial['name']
+        config_fields.check_name(name, f'{field}.name')
+        config_fields.require(name not in trials, f'{field}.name', f'{name!r} is used twice')
+        trials[name] = _apply_trial(config, trial, field)
+    return trials
+
+
+def _apply_trial(config: RawConfig, trial: dict[str, Any], field: str) -> RawConfig:
+    config = copy.deepcopy(config | {'sweep': config['sweep'] | {'trials': []}})
+    known = [key for key, _ in flatten_config(config)]
+    for key, value in trial.items():
+        config_fields.require(
+            key in known, f'{field}.{key}', f'no such field{config_fields.nearest(key, known)}'
+        )
+        *sections, last = key.split('.')
+        parent = config
+        for section in sections:
+            parent = parent[section]
+        parent[last] = value
+    return config
+
+
+def find_trial(trials: dict[str, Any], name: str) -> tuple[int, int]:
+    """Returns (k, n): the trial of that name is the k-th, from 1, of n.
+
+    Raises:
+      UserError: there is no such trial.
+    """
+    if name not in trials:
+        known = ', '.join(trials) or 'none, this config is not a sweep'
+        raise UserError(f'--trial={name}: no such trial; the trials are {known}')
+    return list(trials).index(name) + 1, len(trials)

@@ -1,0 +1,222 @@
+"""Declaration and checks of config fields, the config's hash, and differences of configs."""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import re
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from gpt_jax.core.errors import UserError
+
+T = TypeVar('T')
+
+# Fields that may change when a run is resumed: they change no number beyond rounding.
+FREE_FIELDS = (
+    'name',
+    'sweep',
+    'benchmark',
+    'mesh',
+    'data.cache',
+    'train.microbatch_size',
+    'train.checkpoint_every',
+    'train.keep_checkpoints',
+    'train.tensorboard',
+    'train.stall_minutes',
+    'suite.contamination_ngram',
+)
+
+
+def require(condition: bool, field: str, message: str) -> None:
+    """Raises UserError('config.field: message') unless `condition` holds."""
+    if not condition:
+        raise UserError(f'config.{field}: {message}')
+
+
+def check_choice(value: str, choices: Iterable[str], field: str) -> None:
+    """Raises UserError, with the choices and the nearest one, unless `value` is a choice."""
+    choices = list(choices)
+    require(
+        value in choices,
+        field,
+        f'must be one of {", ".join(choices)}, got {value!r}{nearest(value, choices)}',
+    )
+
+
+def check_name(value: Any, field: str) -> None:
+    """Raises UserError unless `value` is a name: 1 to 64 of [A-Za-z0-9._-], no leading dot."""
+    good = isinstance(value, str) and re.fullmatch(r'[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}', value)
+    require(bool(good), field, f'must be 1 to 64 characters of A-Z a-z 0-9 . _ -, got {value!r}')
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Returns '; the nearest is X' for the known word closest to `word`, or ''."""
+    close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f'; the nearest is {close[0]!r}' if close else ''
+
+
+def from_dict(cls: type[T], mapping: Mapping[str, Any], path: str) -> T:
+    """Builds the frozen dataclass `cls` from `mapping`; every field must be there, and no other.
+
+    Args:
+      cls: a dataclass whose fields are int, float, str, bool or tuples.
+      mapping: values by field name. An int is accepted for a float and a list for a tuple;
+        nothing else is converted.
+      path: the section ('model'), for messages.
+
+    Raises:
+      UserError: names the field as `path.key`, and the nearest right one.
+    """
+    types = typing.get_type_hints(cls)
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in mapping:
+        if key not in names:
+            raise UserError(f'config.{path}.{key}: no such field{nearest(key, names)}')
+    for name in names:
+        if name not in mapping:
+            raise UserError(f'config.{path}.{name}: missing')
+    return cls(
+        **{name: _convert(mapping[name], types[name], f'config.{path}.{name}') for name in names}
+    )
+
+
+def _convert(value: Any, annotation: Any, field: str) -> Any:
+    base = typing.get_origin(annotation) or annotation
+    if base is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if base is float and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f'{field}: must be finite, got {value}')
+    if base is tuple and isinstance(value, list | tuple):
+        return tuple(value)
+    if not isinstance(value, base) or (base is int and isinstance(value, bool)):
+        raise UserError(f'{field}: must be {base.__name__}, got {value!r}')
+    return value
+
+
+def flatten_config(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Yields ('model.width', 128) for every leaf, sorted by name."""
+    for key in sorted(config):
+        value = config[key]
+        if isinstance(value, Mapping):
+            yield from flatten_config(value, f'{prefix}{key}.')
+        else:
+            yield f'{prefix}{key}', list(value) if isinstance(value, tuple) else value
+
+
+def select_run_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the leaves that decide the run's numbers, by dotted name."""
+    return {
+        key: value
+        for key, value in flatten_config(config)
+        if not any(key == free or key.startswith(f'{free}.') for free in FREE_FIELDS)
+    }
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Returns 16 hex digits that are equal if and only if the fields of `select_run_fields` are."""
+    fields = json.dumps(select_run_fields(config), sort_keys=True)
+    return hashlib.sha256(fields.encode()).hexdigest()[:16]
+
+
+def diff_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Returns 'model.width: 128 -> 256' for every field that differs between two flat configs."""
+    absent = 'absent'
+    return [
+        f'{key}: {before.get(key, absent)} -> {after.get(key, absent)}'
+        for key in sorted(set(before) | set(after))
+        if before.get(key, absent) != after.get(key, absent)
+    ]
+
+
+class Range(NamedTuple):
+    """An interval of allowed numbers; str() says it as an error message does."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    low_open: bool = False
+    high_open: bool = False
+
+    def contains(self, value: float) -> bool:
+        above = value > self.low if self.low_open else value >= self.low
+        return above and (value < self.high if self.high_open else value <= self.high)
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return 'must be positive' if self.low_open else f'must be {self.low:g} or more'
+        left, right = '(' if self.low_open else '[', ')' if self.high_open else ']'
+        return f'must be in {left}{self.low:g}, {self.high:g}{right}'
+
+
+POSITIVE = Range(low=0, low_open=True)
+NON_NEGATIVE = Range(low=0)
+UNIT = Range(0, 1)  # [0, 1]
+SHARE = Range(0, 1, low_open=True)  # (0, 1]
+PROPER_SHARE = Range(0, 1, low_open=True, high_open=True)  # (0, 1)
+BELOW_ONE = Range(0, 1, high_open=True)  # [0, 1)
+AT_LEAST_ONE = Range(low=1)
+SEED = Range(0, 2**32, high_open=True)
+
+
+def field(
+    default: Any,
+    doc: str,
+    *,
+    choices: tuple[str, ...] = (),
+    extensible: bool = False,
+    allowed: Range | None = None,
+    items: type | None = None,
+) -> Any:
+    """Declares one config field.
+
+    Args:
+      default: its value in `base_config()`.
+      doc: one line for the reference page and --help.
+      choices: the registered words; empty for free text and numbers.
+      extensible: whether a dotted path 'package.module:name' is accepted in addition to `choices`.
+      allowed: the interval of allowed numbers.
+      items: of a tuple, the type of its elements.
+    """
+    about = {
+        'default': default,
+        'doc': doc,
+        'choices': choices,
+        'extensible': extensible,
+        'allowed': allowed,
+        'items': items,
+    }
+    return dataclasses.field(metadata=about)
+
+
+class ConfigSection:
+    """Base of the sections: checks each field against its declaration."""
+
+    section: str  # its name in the config, set by each subclass
+
+    def __post_init__(self) -> None:
+        for declared in dataclasses.fields(self):  # type: ignore[arg-type]
+            self._check_field(declared)
+        self.check()
+
+    def _check_field(self, declared: dataclasses.Field[Any]) -> None:
+        value, about = getattr(self, declared.name), declared.metadata
+        name = f'{self.section}.{declared.name}'
+        if about['choices']:
+            for word in value if isinstance(value, tuple) else (value,):
+                if not (about['extensible'] and ':' in str(word)):
+                    check_choice(word, about['choices'], name)
+        if about['allowed'] is not None:
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not isinstance(number, bool):
+                    good = about['allowed'].contains(number)
+                    require(good, name, f'{about["allowed"]}, got {number}')
+        if about['items'] is not None:
+            for item in value:
+                good = isinstance(item, about['items']) and not isinstance(item, bool)
+                good = good and item != ''
+                require(good, name, f'must list {about["items"].__name__} values, got {item!r}')
+
+    def check(self) -> None:
+        """Checks that involve several fields."""

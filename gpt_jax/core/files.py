@@ -1,0 +1,202 @@
+"""Atomic file writes, JSON and JSON Lines, checksums, and a lock file."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from gpt_jax.core.errors import UserError
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Writes `content` atomically: a reader or a crash sees the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        handle, temporary = tempfile.mkstemp(
+            dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp'
+        )
+    except OSError as error:
+        raise _with_path(path, error) from None
+    try:
+        with os.fdopen(handle, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise _with_path(path, error) from None
+        raise
+
+
+def _with_path(path: Path, error: OSError) -> OSError:
+    """Returns the error with the name of the requested file instead of the temporary one."""
+    error.filename, error.filename2 = str(path), None
+    return error
+
+
+def write_text(path: str | os.PathLike[str], content: str) -> None:
+    write_bytes(path, content.encode('utf-8'))
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes `value` as indented JSON; NaN and infinity, which JSON lacks, raise ValueError."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    try:
+        return json.loads(Path(path).read_text('utf-8'))
+    except FileNotFoundError:
+        raise UserError(f'{path}: no such file') from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f'{path}: not JSON ({error})') from None
+
+
+def check_path(text: str, flag: str) -> Path:
+    """Returns the path that `text` names, with ~ expanded; it need not exist.
+
+    Args:
+      text: as the user wrote it.
+      flag: where the user wrote it, for the message.
+
+    Raises:
+      UserError: the path cannot be looked up: its name is too long, or a folder is not readable.
+    """
+    try:
+        path = Path(text).expanduser()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(path / 'any_file')
+    except (OSError, ValueError, RuntimeError) as error:  # a null byte, or ~ of an unknown user
+        reason = error.strerror if isinstance(error, OSError) else error
+        short = text if len(text) <= 80 else f'{text[:80]}...'
+        raise UserError(f'{flag}={short}: {reason}') from None
+    return path
+
+
+def check_writable(folder: Path, flag: str) -> None:
+    """Raises UserError unless `folder` exists or can be made, and can be written to.
+
+    Args:
+      folder: need not exist.
+      flag: where the user named it, for the message.
+    """
+    check_path(str(folder), flag)
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f'{flag}: {folder}: {existing} is not a folder that can be written to')
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Returns the SHA-256 of a file, 64 hex digits; reads in bounded memory."""
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+@contextlib.contextmanager
+def hold_lock(path: str | os.PathLike[str], *, wait: bool) -> Iterator[None]:
+    """Holds an exclusive lock on `path` during the block.
+
+    The kernel releases the lock when its holder dies, so there are no stale locks.
+
+    Raises:
+      UserError: another process holds it and `wait` is False; names that process.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a+') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or 'another process'
+            raise UserError(
+                f'{path.parent}: in use by {holder}; choose another folder, one per run'
+            ) from None
+        file.seek(0)
+        file.truncate()
+        file.write(f'process {os.getpid()} on {socket.gethostname()}')
+        file.flush()
+        yield
+
+
+def append_jsonl(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
+    """Appends `record` as one line in one synced write; removes a torn line before it.
+
+    Raises:
+      ValueError: the record holds NaN or infinity, which JSON lacks; use None for a missing value.
+      OSError: the disk is full; the file is unchanged.
+    """
+    line = json.dumps(record, allow_nan=False).encode() + b'\n'
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'ab+', buffering=0) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        content = file.read()
+        tail = content[content.rfind(b'\n') + 1 :]
+        if tail and _parse_line(tail) is None:
+            _report_torn(path, tail)
+            file.truncate(len(content) - len(tail))
+        elif tail:
+            line = b'\n' + line
+        end = file.seek(0, os.SEEK_END)
+        if file.write(line) != len(line):
+            file.truncate(end)
+            raise OSError(f'{path}: the record could not be written whole; is the disk full?')
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Returns all records in file order; a torn last line, left by a crash, is dropped and logged.
+
+    Raises:
+      UserError: the file cannot be read, or another line is not a JSON object (`file:line`).
+    """
+    try:
+        lines = Path(path).read_bytes().split(b'\n')
+    except FileNotFoundError:
+        raise UserError(
+            f'{path}: no such file; name another, or run the command that writes it'
+        ) from None
+    except OSError as error:
+        raise UserError(f'{path}: {error.strerror or error}') from None
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        record = _parse_line(line)
+        if record is not None:
+            records.append(record)
+        elif number == len(lines):
+            _report_torn(path, line)
+        else:
+            raise UserError(f'{path}:{number}: not a JSON object; fix or delete this line')
+    return records
+
+
+def write_jsonl(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a file of these records atomically."""
+    write_text(path, ''.join(json.dumps(record) + '\n' for record in records))
+
+
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):  # ValueError covers UnicodeDecodeError
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _report_torn(path: str | os.PathLike[str], line: bytes) -> None:
+    logging.getLogger(__name__).warning('%s: dropped a torn last line of %d bytes', path, len(line))

@@ -1,0 +1,185 @@
+"""Parametrizations: how init, forward pass, learning rates and decay depend on a model's shape.
+
+Standard, muP (Yang et al. 2022) and CompleteP (Dey et al. 2025), each a table with one row per
+role. A weight is declared with a role (model/weights.py); the row of its role determines the rest.
+What depends on the shape is a power of m_N = width / base_width and m_L = layers / base_layers, so
+a model of the base shape is the same under every parametrization: tune hyperparameters at the base
+shape, and use them for the others.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt_jax.core.config import ModelConfig
+
+
+class ShapePower(NamedTuple):
+    """The factor m_N^width x m_L^layers."""
+
+    width: float
+    layers: float
+
+    def evaluate(self, config: ModelConfig) -> float:
+        width_ratio = config.width / config.base_width
+        layers_ratio = config.layers / config.base_layers
+        return float(width_ratio**self.width * layers_ratio**self.layers)
+
+
+CONSTANT = ShapePower(0, 0)
+
+
+class RoleRule(NamedTuple):
+    """What the role of a weight determines.
+
+    init: (key, shape, config) -> float32 array, multiplied by `std`.
+    decay: 1, or 0 for weights that are never decayed.
+    std, lr, decay_scale, epsilon: how the initial standard deviation, the learning rate, the weight
+      decay and Adam's epsilon depend on the shape.
+    """
+
+    init: Callable[[jax.Array, tuple[int, ...], ModelConfig], jax.Array]
+    decay: float
+    std: ShapePower = CONSTANT
+    lr: ShapePower = CONSTANT
+    decay_scale: ShapePower = CONSTANT
+    epsilon: ShapePower = CONSTANT
+
+
+class Parametrization(NamedTuple):
+    """A rule per role, and the multipliers of the forward pass.
+
+    branch: of each branch, before it is added to the residual stream.
+    logits: of the logits.
+    attention: the exponent of (base_head_dim / head_dim), which multiplies attention scores in
+      addition to 1/sqrt(head_dim).
+    """
+
+    rules: Mapping[str, RoleRule]
+    branch: ShapePower = CONSTANT
+    logits: ShapePower = CONSTANT
+    attention: float = 0.0
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...], config: ModelConfig) -> jax.Array:
+    return config.init_std * jax.random.normal(key, shape, jnp.float32)
+
+
+def _residual(key: jax.Array, shape: tuple[int, ...], config: ModelConfig) -> jax.Array:
+    # GPT-2, section 2.3: weights that write into the residual stream are scaled by 1/sqrt(writers).
+    std = config.init_std / math.sqrt(2 * config.layers)
+    return std * jax.random.normal(key, shape, jnp.float32)
+
+
+def _ones(_: jax.Array, shape: tuple[int, ...], __: ModelConfig) -> jax.Array:
+    return jnp.ones(shape, jnp.float32)
+
+
+def _zeros(_: jax.Array, shape: tuple[int, ...], __: ModelConfig) -> jax.Array:
+    return jnp.zeros(shape, jnp.float32)
+
+
+STANDARD = Parametrization(
+    {
+        'embedding': RoleRule(_normal, decay=1),
+        'hidden': RoleRule(_normal, decay=1),
+        'residual': RoleRule(_residual, decay=1),
+        'head': RoleRule(_normal, decay=1),
+        'scale': RoleRule(_ones, decay=0),
+        'bias': RoleRule(_zeros, decay=0),
+    }
+)
+
+# Yang et al. 2022, table 8, for Adam: a hidden matrix has initial variance 1/m and learning rate
+# 1/m, logits are divided by m and attention scores by head_dim.
+_MATRIX = {'std': ShapePower(-0.5, 0), 'lr': ShapePower(-1, 0)}
+MUP = Parametrization(
+    {
+        **STANDARD.rules,
+        'hidden': RoleRule(_normal, decay=1, **_MATRIX),
+        'residual': RoleRule(_residual, decay=1, **_MATRIX),
+    },
+    logits=ShapePower(-1, 0),
+    attention=0.5,
+)
+
+# Dey et al. 2025, table 1, with alpha = 1: branches are divided by m_L, which replaces GPT-2's
+# 1/sqrt(layers) beyond the base depth; epsilon follows the size of the gradients; decay compensates
+# for the learning rate, so that lr x decay is constant.
+_OUTER = {'epsilon': ShapePower(-1, 0)}
+_INNER = {'epsilon': ShapePower(-1, -1)}
+_INNER_MATRIX = {**_MATRIX, **_INNER, 'decay_scale': ShapePower(1, 0)}
+_INNER_RESIDUAL = _INNER_MATRIX | {'std': ShapePower(-0.5, 0.5)}
+COMPLETEP = Parametrization(
+    {
+        'embedding': RoleRule(_normal, decay=1, **_OUTER),
+        'hidden': RoleRule(_normal, decay=1, **_INNER_MATRIX),
+        'residual': RoleRule(_residual, decay=1, **_INNER_RESIDUAL),
+        'head': RoleRule(_normal, decay=1, **_OUTER),
+        'scale': RoleRule(_ones, decay=0, **_INNER),
+        'bias': RoleRule(_zeros, decay=0, **_INNER),
+    },
+    branch=ShapePower(0, -1),
+    logits=ShapePower(-1, 0),
+    attention=0.5,
+)
+
+PARAMETRIZATIONS: Mapping[str, Parametrization] = {
+    'standard': STANDARD,
+    'mup': MUP,
+    'completep': COMPLETEP,
+}
+
+
+def init_weight(
+    role: str, key: jax.Array, shape: tuple[int, ...], config: ModelConfig
+) -> jax.Array:
+    """Draw the initial value of a weight with that role, float32."""
+    rule = PARAMETRIZATIONS[config.parametrization].rules[role]
+    value, std = rule.init(key, shape, config), rule.std.evaluate(config)
+    return value if std == 1 else std * value
+
+
+class ForwardMultipliers(NamedTuple):
+    """Multipliers of branches, logits and attention scores; each 1.0 for the base shape."""
+
+    branch: float
+    logits: float
+    attention: float
+
+
+def forward_multipliers(config: ModelConfig) -> ForwardMultipliers:
+    """Compute the multipliers of the forward pass."""
+    parametrization = PARAMETRIZATIONS[config.parametrization]
+    return ForwardMultipliers(
+        branch=parametrization.branch.evaluate(config),
+        logits=parametrization.logits.evaluate(config),
+        attention=float((config.base_head_dim / config.head_dim) ** parametrization.attention),
+    )
+
+
+class OptimizerMultipliers(NamedTuple):
+    """Multipliers of learning rate, weight decay and Adam's epsilon: trees like the params."""
+
+    lr: Any
+    weight_decay: Any
+    epsilon: Any
+
+
+def optimizer_multipliers(roles: Any, config: ModelConfig) -> OptimizerMultipliers:
+    """Compute the optimizer's multipliers for a tree of roles."""
+    rules = PARAMETRIZATIONS[config.parametrization].rules
+
+    def weight_decay(role: str) -> np.float32:
+        rule = rules[role]
+        return np.float32(rule.decay * rule.decay_scale.evaluate(config))
+
+    return OptimizerMultipliers(
+        lr=jax.tree.map(lambda role: rules[role].lr.evaluate(config), roles),
+        weight_decay=jax.tree.map(weight_decay, roles),
+        epsilon=jax.tree.map(lambda role: rules[role].epsilon.evaluate(config), roles),
+    )

@@ -1,0 +1,43 @@
+"""Lookup of functions by config word: a registered name or a dotted path 'package.module:name'.
+
+A dotted path lets a config use a function that is not part of this library, for example
+`model.norm=my_lab.norms:power_norm`.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from gpt_jax.core.config_fields import nearest
+from gpt_jax.core.errors import UserError
+
+T = TypeVar('T')
+
+
+def resolve(word: str, registry: Mapping[str, T], field: str) -> T:
+    """Returns the function that a config word names.
+
+    Args:
+      word: a key of `registry`, or 'package.module:name', which is imported.
+      registry: the registered functions by name.
+      field: the config field, 'model.norm', or the flag, '--launch', for messages.
+
+    Raises:
+      UserError: the word is not registered, or its module or name cannot be imported.
+    """
+    if word in registry:
+        return registry[word]
+    field = field if field.startswith('--') else f'config.{field}'
+    module_name, colon, name = word.partition(':')
+    if not colon:
+        raise UserError(
+            f'{field}: must be one of {", ".join(registry)} or a dotted path '
+            f"'package.module:name', got {word!r}{nearest(word, registry)}"
+        )
+    try:
+        target: Any = importlib.import_module(module_name)
+        for part in name.split('.'):
+            target = getattr(target, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f'{field}: cannot import {word!r} ({error})') from None
+    return target

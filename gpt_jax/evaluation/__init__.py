@@ -1,0 +1,1 @@
+"""Evaluation of models: task suites, bias, contamination, memorization, lm-eval adapter."""

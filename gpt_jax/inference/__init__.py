@@ -1,0 +1,1 @@
+"""Inference: pretrained models, text generation with a KV cache, and scoring."""

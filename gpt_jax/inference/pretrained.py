@@ -1,0 +1,308 @@
+"""Pretrained models: from a run folder, a Hugging Face or PEFT folder, or the Hugging Face hub.
+
+runs/gpt_tiny              the newest checkpoint of a run, trained here or imported
+runs/ladder/trials/4x128   that of a trial of a sweep
+folder/                    a folder with config.json and safetensors, or with adapter_config.json
+gpt2                       a name on the hub, if there is no such folder; openai-community/gpt2
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gpt_jax.core import files, trees
+from gpt_jax.core.config import ModelConfig, default_config, parse_section
+from gpt_jax.core.errors import UserError
+from gpt_jax.core.progress import LogFn
+from gpt_jax.data.token_cache import TOKENIZER_FILE
+from gpt_jax.data.tokenized_dataset import load_cached_tokenizer
+from gpt_jax.data.tokenizer import (
+    BYTES_CONTENT,
+    Tokenizer,
+    find_prefix_ids,
+    load_tokenizer,
+    make_tokenizer,
+)
+from gpt_jax.finetune import lora
+from gpt_jax.inference.placement import make_inference_config
+from gpt_jax.interop import huggingface, peft, safetensors_files, tokenizer_files
+from gpt_jax.interop.peft_config import ADAPTER_CONFIG_FILE, read_adapter_config
+from gpt_jax.model import weights
+from gpt_jax.tasks.encoding import task_vocab_size
+from gpt_jax.train import build, checkpoint, finetune_checkpoint, manifest
+from gpt_jax.train.finetune_checkpoint import FinetunedRun
+from gpt_jax.train.manifest import select_checkpoint_folder
+from gpt_jax.train.step import State
+
+IMPORTED_TOKENIZER = 'tokenizer'  # folder of an imported tokenizer, in the run folder
+
+
+class Pretrained(NamedTuple):
+    """A pretrained model whose weights are not loaded yet.
+
+    Attributes:
+      model_config: the inference config.
+      tokenizer: text to ids and back.
+      end_ids: ids that end a text.
+      prefix_ids: ids that the model expects before a text.
+      load_params: shardings of the weights -> the weights on their devices, as stored.
+      tokenizer_spec: the tokenizer as the config field `data.tokenizer` names it.
+      finetuned_run: of a run with frozen weights, what restores it; else None.
+    """
+
+    model_config: ModelConfig
+    tokenizer: Tokenizer
+    end_ids: tuple[int, ...]
+    prefix_ids: tuple[int, ...]
+    load_params: Callable[[Any], Any]
+    tokenizer_spec: str
+    finetuned_run: FinetunedRun | None
+
+
+def find_pretrained(
+    source: str, *, step: int | None = None, argument: str = 'checkpoint', log: LogFn
+) -> Pretrained:
+    """Find the model that `source` names; see the module docstring.
+
+    Args:
+      source: a folder or a name on the hub.
+      step: of a run, the checkpoint of this step; None: the newest.
+      argument: the user's argument that `source` is the value of, for error messages.
+      log: receives lines for the user.
+
+    Raises:
+      UserError: there is no such model, it is damaged, or its files are not understood.
+    """
+    folder = files.check_path(source, argument)
+    if (folder / 'checkpoints').is_dir():
+        return _open_run(folder, step, log)
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
+        return _open_adapters(folder, log)
+    if (folder / 'trials').is_dir():
+        trials = sorted(
+            path.name for path in (folder / 'trials').iterdir() if (path / 'checkpoints').is_dir()
+        )
+        raise UserError(
+            f'{source}: must be a single run, got a sweep; give one of its trials, '
+            f'{folder}/trials/{trials[0] if trials else "NAME"}'
+        )
+    is_published = (folder / huggingface.CONFIG_FILE).is_file()
+    if not is_published and not huggingface.is_hub_name(source):
+        raise UserError(
+            f'{source}: holds no checkpoint; give the folder of a run, such as runs/gpt_tiny'
+        )
+    if step is not None:
+        raise UserError(f'{source}: has no steps; remove the step')
+    return _open_published(source, argument, log)
+
+
+def _open_run(folder: Path, step: int | None, log: LogFn) -> Pretrained:
+    folder = select_checkpoint_folder(folder, step)
+    meta = manifest.read_newest_meta(folder / 'checkpoints')
+    if meta is None:
+        raise UserError(f'{folder}: holds no checkpoint yet; train it, or give another folder')
+    # Fields that the run's version did not have yet get their defaults, which change nothing.
+    config = {
+        key: default | meta['config'].get(key, {})
+        if isinstance(default, dict)
+        else meta['config'].get(key, default)
+        for key, default in default_config().items()
+    }
+    task_kind = config['task']['kind']
+    tokenizer = _load_tokenizer(folder, config)
+    model_config = make_inference_config(config['model'], task_vocab_size(task_kind, tokenizer))
+    imported = folder / IMPORTED_TOKENIZER
+    tokenizer_contents = tokenizer_files.read_files(imported) if imported.is_dir() else {}
+    end_ids = _find_end_ids(
+        tokenizer,
+        tokenizer_contents,
+        imported / tokenizer_files.GENERATION_CONFIG_FILE,
+        model_config,
+        log,
+    )
+    finetuned_run, load_params = find_run_weights(folder, config, model_config, step, log)
+    # An import without further training, and a model finetuned on a task, expect the ids that go
+    # before a text; a model trained on documents has none.
+    is_imported = imported.is_dir() and not meta['fingerprint']
+    expects_prefix = is_imported or task_kind != 'none'
+    return Pretrained(
+        model_config=model_config,
+        tokenizer=tokenizer,
+        end_ids=end_ids,
+        prefix_ids=find_prefix_ids(tokenizer) if expects_prefix else (),
+        load_params=load_params,
+        tokenizer_spec=_find_tokenizer_spec(folder, tokenizer, config),
+        finetuned_run=finetuned_run,
+    )
+
+
+def find_run_weights(
+    folder: Path, config: Mapping[str, Any], model_config: ModelConfig, step: int | None, log: LogFn
+) -> tuple[FinetunedRun | None, Callable[[Any], Any]]:
+    """Return `finetuned_run` and `load_params` of a run folder, as in `Pretrained`.
+
+    Args:
+      folder: the run folder.
+      config: the raw config of the run, complete.
+      model_config: the inference config.
+      step: of the checkpoint; None: the newest.
+      log: receives lines for the user.
+    """
+    finetuned_run = finetune_checkpoint.open_finetuned_run(
+        folder, config, model_config, functools.partial(_find_base, log=log)
+    )
+
+    def load_params(shardings: Any) -> Any:
+        if finetuned_run is not None:
+            return finetune_checkpoint.load_merged_params(finetuned_run, shardings, step, log)
+        abstract_params = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            weights.unbox(build.declare_params(model_config)),
+            shardings,
+        )
+        absent: Any = None
+        abstract_state = State(
+            step=absent,
+            params=abstract_params,
+            opt_state=None,
+            skipped_steps=None,
+            skipped_in_row=None,
+        )
+        loaded = checkpoint.load_checkpoint(
+            folder / 'checkpoints', abstract_state, step=step, log=log
+        )
+        return loaded.state.params
+
+    return finetuned_run, load_params
+
+
+def _find_base(source: str, log: LogFn) -> finetune_checkpoint.PretrainedBase:
+    """Return the model that a run with frozen weights started from."""
+    base = find_pretrained(source, argument='config.init_from', log=log)
+    return base.model_config, base.load_params
+
+
+def _find_tokenizer_spec(folder: Path, tokenizer: Tokenizer, config: Mapping[str, Any]) -> str:
+    if tokenizer.content == BYTES_CONTENT:
+        return 'bytes'
+    for path in (folder / TOKENIZER_FILE, folder / IMPORTED_TOKENIZER):
+        if path.exists():
+            return str(path)
+    return str(config['data']['tokenizer'])
+
+
+def _load_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
+    if (folder / TOKENIZER_FILE).is_file():
+        return load_tokenizer(folder / TOKENIZER_FILE)
+    spec = str(config['data']['tokenizer'])
+    if (folder / IMPORTED_TOKENIZER).is_dir():
+        return make_tokenizer(str(folder / IMPORTED_TOKENIZER), lambda: ())
+    if not spec.startswith('bpe:'):
+        return make_tokenizer(spec, lambda: ())
+    try:
+        cached = load_cached_tokenizer(parse_section(config, 'data'))
+    except UserError:  # the data source no longer exists
+        cached = None
+    if cached is None:
+        raise UserError(
+            f'{folder}: its tokenizer, {spec} of {config["data"]["source"]}, is neither here nor '
+            f'in the token cache; copy its tokenizer.json to {folder / TOKENIZER_FILE}'
+        )
+    return cached
+
+
+def _find_end_ids(
+    tokenizer: Tokenizer,
+    contents: dict[str, bytes],
+    source: Path,
+    model_config: ModelConfig,
+    log: LogFn,
+) -> tuple[int, ...]:
+    """Return the ids that end a text, according to the model's files or else to the tokenizer.
+
+    Args:
+      contents: of the tokenizer's files, by name.
+      source: the file that names the ids, for messages. Its other generation options are ignored.
+    """
+    if ignored := tokenizer_files.list_ignored_options(contents):
+        log(f'{source}: {", ".join(ignored)}: ignored; use generation options instead')
+    end_ids = tokenizer_files.read_end_ids(contents, source, model_config.vocab_size)
+    if end_ids is not None:
+        return end_ids
+    return () if tokenizer.end_of_document is None else (tokenizer.end_of_document,)
+
+
+def weight_letters(model_config: ModelConfig) -> dict[str, str]:
+    """Return the letters of all weights by path, in the order of the tree.
+
+    For example 'blocks/attention/query': 'NDHK'.
+    """
+    boxed = build.declare_params(model_config)
+    paths = trees.name_leaves(weights.unbox(boxed))
+    return dict(zip(paths, jax.tree.leaves(weights.logical_axes(boxed)), strict=True))
+
+
+def _open_published(source: str, argument: str, log: LogFn) -> Pretrained:
+    published = huggingface.read_folder(source, argument)
+    folder = published.folder
+    contents = tokenizer_files.read_files(folder)
+    if not tokenizer_files.has_tokenizer(contents):
+        raise UserError(f'{folder}: holds neither tokenizer.json nor vocab.json and merges.txt')
+    tokenizer = make_tokenizer(str(folder), lambda: ())
+    model_config = make_inference_config(
+        default_config()['model'] | published.model_section, tokenizer.vocab_size
+    )
+    with_generation = tokenizer_files.add_generation_config(contents, published.generation_fields)
+    generation_file = folder / tokenizer_files.generation_source(contents)
+    end_ids = _find_end_ids(tokenizer, with_generation, generation_file, model_config, log)
+
+    def load_params(shardings: Any) -> Any:
+        letters = weight_letters(model_config)
+        read_weight = huggingface.make_weight_reader(published, letters, model_config.dims)
+        leaves = [
+            jax.device_put(read_weight(path), sharding)
+            for path, sharding in zip(letters, jax.tree.leaves(shardings), strict=True)
+        ]
+        return jax.tree.unflatten(jax.tree.structure(shardings), leaves)
+
+    return Pretrained(
+        model_config=model_config,
+        tokenizer=tokenizer,
+        end_ids=end_ids,
+        prefix_ids=find_prefix_ids(tokenizer),
+        load_params=load_params,
+        tokenizer_spec=str(folder),
+        finetuned_run=None,
+    )
+
+
+def _open_adapters(folder: Path, log: LogFn) -> Pretrained:
+    """Open a PEFT folder: the base model that it names, with the adapters merged into it."""
+    path = folder / ADAPTER_CONFIG_FILE
+    adapter_config = read_adapter_config(
+        path, safetensors_files.read_json(folder, ADAPTER_CONFIG_FILE)
+    )
+    if not adapter_config.base:
+        raise UserError(f'{path}: base_model_name_or_path: must name the base model, got none')
+    base = find_pretrained(
+        adapter_config.base, argument=f'{path}: base_model_name_or_path', log=log
+    )
+
+    def load_params(shardings: Any) -> Any:
+        params = base.load_params(shardings)
+
+        def read_weight(weight_path: str) -> np.ndarray:
+            leaf = functools.reduce(lambda node, name: node[name], weight_path.split('/'), params)
+            return np.asarray(trees.host_array(leaf), np.float32)
+
+        adapters = peft.read_adapters(
+            folder, base.model_config, weight_letters(base.model_config), read_weight
+        )
+        merge = jax.jit(lora.merge_adapters, out_shardings=shardings, donate_argnums=0)
+        return merge(params, dict(adapters.pairs), dict(adapters.scales))
+
+    return base._replace(load_params=load_params, finetuned_run=None)

@@ -1,0 +1,313 @@
+"""Scores of texts under a loaded model: continuations and perplexity.
+
+Context and continuation are split as in lm-evaluation-harness. The two are encoded as one text,
+since a tokenizer may merge across the boundary; the continuation is what the whole has beyond as
+many tokens as the context has by itself. Spaces at the end of the context move to the continuation,
+because words begin with their space in most vocabularies. An empty context is the id that begins a
+text.
+
+The perplexity of a text of any length is computed in windows of the model's context, in which each
+token is scored once.
+"""
+
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from gpt_jax.core.errors import UserError
+from gpt_jax.core.progress import Progress
+from gpt_jax.inference import scoring
+from gpt_jax.inference.placement import InferencePlacement
+from gpt_jax.inference.pretrained import Pretrained
+from gpt_jax.inference.scoring import ContinuationScore, ScoringBatch, ScoringRequest
+from gpt_jax.train import objective
+
+MIN_REQUESTS_FOR_PROGRESS = 64
+MAX_ROWS = 1 << 20  # per batch
+
+EncodeFn = Callable[[list[str]], Sequence[np.ndarray]]  # texts -> ids of each
+ScoringPair = tuple[str, str] | ScoringRequest  # (context, continuation), as text or as ids
+
+
+def check_text(value: Any, prefix: str) -> str:
+    """Return the value if it is text that can be encoded.
+
+    Raises:
+      UserError: not a string, or a string with half a surrogate pair.
+    """
+    if not isinstance(value, str):
+        raise UserError(f'{prefix}: must be a string, got {type(value).__name__}')
+    try:
+        value.encode('utf-8')
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f'{prefix}: must be valid text; character {error.start} is half a surrogate pair'
+        ) from None
+    return value
+
+
+def make_continuation_requests(
+    pairs: Sequence[tuple[str, str]],
+    encode_whole: EncodeFn,
+    encode_plain: EncodeFn,
+    prefix_id: int | None,
+) -> list[ScoringRequest]:
+    """Encode pairs of (context, continuation).
+
+    Args:
+      pairs: the texts.
+      encode_whole: encodes texts, with the ids that the model expects before a text.
+      encode_plain: encodes texts without them.
+      prefix_id: the id in place of an empty context; None: the tokenizer has none.
+
+    Raises:
+      UserError: an empty context without `prefix_id`.
+    """
+    split = [_move_spaces(*pair) for pair in pairs]
+    with_context = [pair for pair in split if pair[0]]
+    wholes = iter(encode_whole([context + continuation for context, continuation in with_context]))
+    contexts = iter(encode_whole([context for context, _ in with_context]))
+    plain = iter(encode_plain([continuation for context, continuation in split if not context]))
+    requests = []
+    for number, (context, _) in enumerate(split):
+        if context:
+            context_ids, whole_ids = next(contexts), np.asarray(next(wholes), np.int32)
+            request = ScoringRequest(
+                np.asarray(context_ids, np.int32), whole_ids[len(context_ids) :]
+            )
+        else:
+            request = _begin_with_prefix(np.asarray(next(plain), np.int32), prefix_id, number)
+        requests.append(request)
+    return requests
+
+
+def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
+    """Move the spaces at the end of the context to the continuation."""
+    stripped = context.rstrip()
+    return stripped, context[len(stripped) :] + continuation
+
+
+def _begin_with_prefix(ids: np.ndarray, prefix_id: int | None, number: int) -> ScoringRequest:
+    if prefix_id is None:
+        raise UserError(
+            f'pair {number}: the context must not be empty, since the tokenizer has no token to '
+            'begin a text with'
+        )
+    if len(ids) and ids[0] == prefix_id:  # the text already begins with it
+        return ScoringRequest(ids[:1], ids[1:])
+    return ScoringRequest(np.array([prefix_id], np.int32), ids)
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """The loss of a text under a model.
+
+    Attributes:
+      nats: summed -log p of the scored tokens.
+      tokens: scored tokens.
+      words: parts of the text between whitespace, as counted by lm-evaluation-harness.
+      bytes: of the text in UTF-8.
+    """
+
+    nats: float
+    tokens: int
+    words: int
+    bytes: int
+
+    @property
+    def nats_per_token(self) -> float:
+        """The loss per token, in nats."""
+        return self.nats / self.tokens
+
+    @property
+    def token_perplexity(self) -> float:
+        """exp(nats / tokens)."""
+        return math.exp(self.nats / self.tokens)
+
+    @property
+    def word_perplexity(self) -> float:
+        """exp(nats / words)."""
+        return math.exp(self.nats / self.words)
+
+    @property
+    def byte_perplexity(self) -> float:
+        """exp(nats / bytes)."""
+        return math.exp(self.nats / self.bytes)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """The loss per byte, in bits; comparable between tokenizers."""
+        return self.nats / math.log(2) / self.bytes
+
+
+def measure_perplexity(nats: float, tokens: int, text: str) -> Perplexity:
+    """Count the words and bytes of a text with a known loss."""
+    return Perplexity(nats, tokens, len(re.split(r'\s+', text)), len(text.encode('utf-8')))
+
+
+def make_windows(targets: int, context: int, stride: int) -> np.ndarray:
+    """Cut a text into windows in which each token is scored once.
+
+    Of the text's ids, one more before them included, a window (begin, first, stop) reads
+    ids[begin:stop], at most `context` of them, and scores ids[first + 1 : stop + 1]. Each window
+    but the first scores `stride` tokens, the last one the rest, and reads as much before them as
+    fits: each token sees at least `context - stride` others, if there are that many. A stride equal
+    to the context is the rolling log-likelihood of lm-evaluation-harness.
+
+    Args:
+      targets: number of tokens to score.
+      context: the model's.
+      stride: tokens that a window scores.
+
+    Returns:
+      int [K, 3]: begin, first, stop of each window.
+
+    Raises:
+      UserError: the stride is not in [1, context].
+    """
+    if not 1 <= stride <= context:
+        raise UserError(f"stride: must be in [1, {context}] (the model's context), got {stride}")
+    if not targets:
+        return np.zeros((0, 3), int)
+    further_windows = max(0, -(-(targets - context) // stride))
+    stops = np.minimum(context + stride * np.arange(1 + further_windows), targets)
+    firsts = np.concatenate([[0], stops[:-1]])
+    return np.stack([np.maximum(0, stops - context), firsts, stops], axis=1)
+
+
+def make_rolling_requests(
+    ids: Sequence[int] | np.ndarray, context: int, stride: int
+) -> list[ScoringRequest]:
+    """Make a request of each window of a text.
+
+    Args:
+      ids: int [T + 1]; the first one is not scored.
+    """
+    ids = np.asarray(ids, np.int32)
+    return [
+        ScoringRequest(ids[begin : first + 1], ids[first + 1 : stop + 1])
+        for begin, first, stop in make_windows(len(ids) - 1, context, stride)
+    ]
+
+
+class Scorer:
+    """Scores texts with the params of a model on its devices.
+
+    Attributes:
+      prefix_id: the id before a text that nothing else precedes; None: the tokenizer has none.
+    """
+
+    def __init__(self, pretrained: Pretrained, placement: InferencePlacement, params: Any):
+        self._tokenizer, self._prefix_ids = pretrained.tokenizer, pretrained.prefix_ids
+        self._context = pretrained.model_config.context
+        self._placement, self._params = placement, params
+        self._score = jax.jit(
+            objective.make_token_scores(pretrained.model_config, placement.policy)
+        )
+        ids = pretrained.prefix_ids[-1:] or (pretrained.tokenizer.end_of_document,)
+        self.prefix_id: int | None = ids[0]
+
+    def score(
+        self,
+        pairs: Sequence[ScoringPair],
+        batch_size: int = scoring.DEFAULT_ROWS,
+        context: int | None = None,
+    ) -> list[ContinuationScore]:
+        """Score each continuation, in their order.
+
+        Args:
+          pairs: of context and continuation, as text (see the module docstring) or as ids.
+          batch_size: rows per batch; only affects speed.
+          context: maximum tokens of a text that are read; None: the model's context.
+        """
+        context = self._context if context is None else context
+        for name, value, limit in (
+            ('batch_size', batch_size, MAX_ROWS),
+            ('context', context, self._context),
+        ):
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
+                raise UserError(f'{name}: must be an integer in [1, {limit}], got {value!r}')
+        requests = self._make_requests(pairs)
+        progress = None
+        if len(requests) >= MIN_REQUESTS_FOR_PROGRESS:
+            progress = Progress(sys.stderr, trial=None, name='scoring', steps=len(requests))
+
+        def show_batch(finished: int, total: int) -> None:
+            if progress is not None:
+                progress.note(f'batch {finished + 1}/{total}')
+
+        scores = scoring.score_requests(
+            self._score_batch,
+            requests,
+            context=context,
+            rows=batch_size,
+            row_shards=self._placement.row_shards,
+            on_batch=show_batch,
+        )
+        if progress is not None:
+            progress.close()
+        return scores
+
+    def perplexity(
+        self,
+        text: str | Sequence[int],
+        stride: int | None = None,
+        batch_size: int = scoring.DEFAULT_ROWS,
+        context: int | None = None,
+    ) -> Perplexity:
+        """Measure the loss of a text.
+
+        The first token is scored after `prefix_id`; without one it is not scored.
+
+        Args:
+          text: a string, or its ids.
+          stride: tokens that a window scores; None: the context.
+          batch_size: rows per batch; only affects speed.
+          context: maximum tokens that a window reads; None: the model's context.
+        """
+        context = self._context if context is None else context
+        ids = self._encode_plain([check_text(text, 'text')])[0] if isinstance(text, str) else text
+        prefix = [] if self.prefix_id is None else [self.prefix_id]
+        all_ids = np.array([*prefix, *ids], np.int32)
+        if len(all_ids) < 2:
+            raise UserError('text: must have at least one token to score, got none')
+        windows = make_rolling_requests(all_ids, context, context if stride is None else stride)
+        scores = self.score(windows, batch_size, context)
+        is_whole = isinstance(text, str) and prefix
+        scored_text = text if is_whole else self._tokenizer.decode(all_ids[1:])
+        nats = -math.fsum(score.log_p for score in scores)
+        return measure_perplexity(nats, len(all_ids) - 1, str(scored_text))
+
+    def _make_requests(self, pairs: Sequence[ScoringPair]) -> list[ScoringRequest]:
+        texts = [pair for pair in pairs if not isinstance(pair, ScoringRequest)]
+        for number, pair in enumerate(texts):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise UserError(
+                    f'pair {number}: must be a context and a continuation, got {pair!r}'
+                )
+            for part in pair:
+                check_text(part, f'pair {number}')
+        encoded = iter(
+            make_continuation_requests(
+                texts, self._encode_whole, self._encode_plain, self.prefix_id
+            )
+        )
+        return [pair if isinstance(pair, ScoringRequest) else next(encoded) for pair in pairs]
+
+    def _encode_whole(self, texts: list[str]) -> list[np.ndarray]:
+        prefix_ids = np.array(self._prefix_ids, np.int32)
+        return [np.concatenate([prefix_ids, ids]) for ids in self._encode_plain(texts)]
+
+    def _encode_plain(self, texts: list[str]) -> list[np.ndarray]:
+        if not texts:
+            return []
+        return [np.asarray(ids, np.int32) for ids in self._tokenizer.encode_batch(texts)]
+
+    def _score_batch(self, batch: ScoringBatch) -> tuple[jax.Array, jax.Array]:
+        return self._score(self._params, jax.device_put(batch, self._placement.row_sharding))

@@ -1,0 +1,174 @@
+"""Rotary positions in config.json.
+
+They come in two forms, depending on the age of the file: `rope_parameters` since transformers 5,
+`rope_theta` and `rope_scaling` before. Both are read, and both are written.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gpt_jax.core.config import ModelConfig
+from gpt_jax.core.errors import UserError
+from gpt_jax.interop.hf_config import MAX_SIZE, ConfigReader, ConfigValues, check_positive, hf_name
+
+# Our scaling by their rope_type.
+ROPE_TYPES: dict[str, str] = {
+    'default': 'none',
+    'linear': 'linear',
+    'llama3': 'llama3',
+    'yarn': 'yarn',
+}
+# By rope_type, fields that are only supported with these values.
+FIXED_ROPE_FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    'default': {},
+    'linear': {},
+    'llama3': {'low_freq_factor': (1,), 'high_freq_factor': (4,)},
+    'yarn': {
+        'beta_fast': (None, 32),
+        'beta_slow': (None, 1),
+        'mscale': (None,),
+        'mscale_all_dim': (None,),
+        'truncate': (None, True),
+    },
+}
+PER_LAYER_ROPE = ('full_attention', 'sliding_attention')  # keys of settings by kind of layer
+
+RopeError = Callable[[str, str], UserError]  # (field, message) -> the error
+
+
+def read_rope(reader: ConfigReader, context: int, default_base: float) -> ConfigValues:
+    """Read the rotary_* fields of the model section.
+
+    Args:
+      reader: of the config.json.
+      context: max_position_embeddings, the default of the original context.
+      default_base: the layout's default of rope_theta.
+
+    Raises:
+      UserError: an unsupported type or value, or the two forms contradict each other.
+    """
+    new, old = _get_object(reader, 'rope_parameters'), _get_object(reader, 'rope_scaling')
+    key, rope = ('rope_scaling', old) if old else ('rope_parameters', new)
+    if new and old and _select_scaling(new) != _select_scaling(old):
+        raise reader.make_error('rope_scaling', f'{old} contradicts rope_parameters {new}')
+    reader.require('partial_rotary_factor', 1, 1.0, None)
+    bases = [part['rope_theta'] for part in (new, old) if 'rope_theta' in part]
+    outer_base = reader.get('rope_theta')
+    bases += [outer_base] if outer_base is not None else []
+    base = bases[0] if bases else default_base
+    if any(other != base for other in bases):
+        raise reader.make_error('rope_theta', f'has contradicting values: {bases}')
+
+    def make_error(name: str, message: str) -> UserError:
+        return reader.make_error(f'{key}.{name}', message)
+
+    kind = _rope_type(rope)
+    if rope.get('type', kind) != kind:
+        raise make_error('type', f'{rope["type"]!r} contradicts rope_type {kind!r}')
+    if not isinstance(kind, str) or kind not in ROPE_TYPES:
+        raise make_error(
+            'rope_type', f'{kind!r} is not supported; supported are {", ".join(ROPE_TYPES)}'
+        )
+    _check_rope_fields(rope, kind, make_error)
+
+    def make_base_error(message: str) -> UserError:
+        if 'rope_theta' in rope:
+            return make_error('rope_theta', message)
+        return reader.make_error('rope_theta', message)
+
+    if check_positive(base, make_base_error) <= 1 and kind == 'yarn':
+        raise make_base_error(f'must be above 1 for yarn, got {base!r}')
+    return {
+        'rotary_base': float(base),
+        'rotary_fraction': 1.0,
+        'rotary_scaling': 'none',
+        'rotary_factor': 1.0,
+        'rotary_original_context': 0,
+        **_read_scaling(rope, kind, context, make_error),
+    }
+
+
+def _get_object(reader: ConfigReader, key: str) -> dict[str, Any]:
+    value = reader.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise reader.make_error(key, f'must be an object or null, got {value!r}')
+    for name in PER_LAYER_ROPE:
+        if value and name in value:
+            raise reader.make_error(
+                f'{key}.{name}', 'rotary positions that differ by layer are not supported'
+            )
+    return value or {}
+
+
+def _rope_type(rope: Mapping[str, Any]) -> Any:
+    return rope['rope_type'] if 'rope_type' in rope else rope.get('type', 'default')
+
+
+def _select_scaling(rope: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that define the scaling, for comparing the two forms."""
+    others = {k: v for k, v in rope.items() if k not in ('rope_type', 'type', 'rope_theta')}
+    return {'rope_type': _rope_type(rope), **others}
+
+
+def _check_rope_fields(rope: Mapping[str, Any], kind: str, make_error: RopeError) -> None:
+    fixed = FIXED_ROPE_FIELDS[kind]
+    known = {'rope_type', 'type', 'rope_theta', 'partial_rotary_factor', *fixed}
+    known |= {'factor'} if kind != 'default' else set()
+    known |= {'original_max_position_embeddings'} if kind in ('llama3', 'yarn') else set()
+    known |= {'attention_factor'} if kind == 'yarn' else set()
+    for name in rope:
+        if name not in known:
+            raise make_error(name, f'no such field is known for rope_type {kind!r}')
+    for name, allowed in {'partial_rotary_factor': (1, None), **fixed}.items():
+        if rope.get(name, allowed[0]) not in allowed:
+            supported = ' or '.join(map(str, allowed))
+            raise make_error(name, f'{rope[name]!r} is not supported; only {supported} is')
+        if kind == 'llama3' and name in fixed and name not in rope:
+            raise make_error(name, 'missing')
+
+
+def _read_scaling(
+    rope: Mapping[str, Any], kind: str, context: int, make_error: RopeError
+) -> ConfigValues:
+    if kind == 'default':
+        return {}
+    if 'factor' not in rope:
+        raise make_error('factor', 'missing')
+    factor = check_positive(rope['factor'], lambda why: make_error('factor', why))
+    if factor < 1:
+        raise make_error('factor', f'must be at least 1, got {factor!r}')
+    scaling: ConfigValues = {'rotary_scaling': ROPE_TYPES[kind], 'rotary_factor': factor}
+    if kind in ('llama3', 'yarn'):
+        name = 'original_max_position_embeddings'
+        original = rope.get(name, context)
+        is_integer = isinstance(original, int) and not isinstance(original, bool)
+        if not is_integer or not 1 <= original <= MAX_SIZE:
+            raise make_error(name, f'must be an integer in [1, {MAX_SIZE}], got {original!r}')
+        scaling['rotary_original_context'] = original
+    if rope.get('attention_factor') is not None:
+        attention = check_positive(
+            rope['attention_factor'], lambda why: make_error('attention_factor', why)
+        )
+        if not math.isclose(attention, 0.1 * math.log(max(factor, 1)) + 1, rel_tol=1e-6):
+            raise make_error(
+                'attention_factor', f'{attention!r} is not supported; only 0.1 ln(factor) + 1 is'
+            )
+    return scaling
+
+
+def write_rope(model_config: ModelConfig) -> ConfigValues:
+    """Return both forms, for old and new readers."""
+    kind, scaling = model_config.rotary_scaling, {}
+    if kind != 'none':
+        scaling = {'rope_type': hf_name(ROPE_TYPES, kind), 'factor': model_config.rotary_factor}
+    if kind in ('llama3', 'yarn'):
+        scaling['original_max_position_embeddings'] = model_config.rotary_original_context
+    if kind == 'llama3':
+        scaling |= {'low_freq_factor': 1.0, 'high_freq_factor': 4.0}
+    base = model_config.rotary_base
+    return {
+        'rope_theta': base,
+        'rope_scaling': scaling or None,
+        'rope_parameters': {'rope_type': 'default', **scaling, 'rope_theta': base},
+    }

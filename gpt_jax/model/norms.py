@@ -1,0 +1,48 @@
+"""Layer norm and RMS norm; statistics are float32 for activations of any dtype."""
+
+import jax
+import jax.numpy as jnp
+
+from gpt_jax.core.config import ModelConfig
+from gpt_jax.model.matmul import broadcast_param
+from gpt_jax.model.weights import ParamFn
+from gpt_jax.parallel.sharding import ShardingPolicy
+
+
+def layer_norm(
+    param: ParamFn, x_BLD: jax.Array, *, config: ModelConfig, policy: ShardingPolicy
+) -> jax.Array:
+    """(x - mean) / sqrt(variance + epsilon) * scale + bias, over D (Ba et al. 2016)."""
+    del policy
+    x = x_BLD.astype(jnp.float32)
+    centered = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centered), axis=-1, keepdims=True)
+    inverse_std = jax.lax.rsqrt(variance + config.norm_epsilon)
+    y = centered * inverse_std * broadcast_param(param('scale', 'D', 'scale'), x.shape, x.dtype)
+    if config.bias:
+        y = y + broadcast_param(param('bias', 'D', 'bias'), x.shape, x.dtype)
+    return y.astype(config.activation_dtype)
+
+
+def rms_norm(
+    param: ParamFn, x_BLD: jax.Array, *, config: ModelConfig, policy: ShardingPolicy
+) -> jax.Array:
+    """x / sqrt(mean(x^2) + epsilon) * scale, over D (Zhang & Sennrich 2019)."""
+    del policy
+    return scale_by_rms(x_BLD, param('scale', 'D', 'scale'), config)
+
+
+def scale_by_rms(x: jax.Array, scale: jax.Array, config: ModelConfig) -> jax.Array:
+    """RMS norm over the last dim.
+
+    Attention calls it for each head's query or key, with one scale [K] for all heads (QK norm;
+    Henry et al. 2020; Qwen 3).
+    """
+    x_float32 = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(x_float32), axis=-1, keepdims=True)
+    inverse_rms = jax.lax.rsqrt(mean_square + config.norm_epsilon)
+    y = x_float32 * inverse_rms * broadcast_param(scale, x.shape, x_float32.dtype)
+    return y.astype(config.activation_dtype)
+
+
+NORMS = {'layer': layer_norm, 'rms': rms_norm}

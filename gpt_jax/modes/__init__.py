@@ -1,1 +1,0 @@
-"""What each --mode of run.py does with a config: one file per mode."""

@@ -1,0 +1,193 @@
+"""Bootstrap intervals over runs and seeds, for the constants of a law and for any other statistic.
+
+The constants of a law over N and D are refitted to weighted runs: configurations are drawn, and
+the seeds within each (`draw_resamples`). A statistic of points (x, loss) is read again off drawn
+points (`bootstrap_statistic`), which must have enough distinct x to carry it. The two draw random
+numbers differently, so they are separate functions; intervals are computed in one place. Whether
+the runs identify a constant at all is the question of profiles.py.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpt_jax.core.errors import UserError
+from gpt_jax.scaling import law_forms, parametric_fit, power_law, robust_fit
+from gpt_jax.scaling.runs import Runs
+
+CONFIDENCE_LEVEL = 0.95
+REFIT_TOLERANCE = 1e-9  # relative, of the objective
+MIN_RUNS = 5  # with fewer, a resample is mostly repeats of two or three runs
+RESAMPLED_WORDS = 'runs, with replacement; a resample of fewer than {} sizes is drawn again'
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A central interval.
+
+    Attributes:
+      low, high: its ends.
+      level: the share of the draws inside.
+      resampled: the units that were redrawn, in words.
+      draws: their number.
+    """
+
+    low: float
+    high: float
+    level: float
+    resampled: str
+    draws: int
+
+
+def estimate_seed_noise(runs: Runs) -> tuple[float, int]:
+    """Returns the standard deviation of log loss between seeds, and its degrees of freedom.
+
+    It is pooled over configurations with several runs; NaN and 0 where there are none.
+    """
+    groups: dict[tuple[float, ...], list[float]] = {}
+    unique = runs.extra.get('unique_tokens', np.full(len(runs), math.nan))
+    for n, d, u, loss in zip(runs.params, runs.tokens, unique, runs.loss, strict=True):
+        groups.setdefault((n, d, -1.0 if math.isnan(u) else u), []).append(math.log(loss))
+    repeated = [np.array(group) for group in groups.values() if len(group) > 1]
+    freedom = sum(len(group) - 1 for group in repeated)
+    if not freedom:
+        return math.nan, 0
+    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in repeated)
+    return math.sqrt(squares / freedom), freedom
+
+
+def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
+    """Draws resamples of configurations, and of the seeds within each.
+
+    Args:
+      runs: the runs.
+      draws: how many resamples.
+      seed: of the random numbers.
+
+    Returns:
+      How often each run is in each resample, [draws, runs], and the resampled units, in words.
+    """
+    random = np.random.default_rng(seed)
+    unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
+    keys = np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
+    _, group = np.unique(keys, axis=0, return_inverse=True)
+    group = group.reshape(-1)
+    members = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
+    weights = np.zeros((draws, len(runs)))
+    for weights_of_draw in weights:
+        for g in random.integers(len(members), size=len(members)):
+            np.add.at(weights_of_draw, random.choice(members[g], size=len(members[g])), 1)
+    if any(len(runs_of_group) > 1 for runs_of_group in members):
+        return weights, 'configurations, and the seeds within each, with replacement'
+    return weights, 'runs, with replacement'
+
+
+def draw_indices(random: np.random.Generator, labels: np.ndarray, least: int) -> np.ndarray:
+    """Draws indices with replacement until `least` distinct labels are among them, [runs]."""
+    while True:
+        indices = random.integers(len(labels), size=len(labels))
+        if np.unique(labels[indices]).size >= least:
+            return indices
+
+
+def refit_resamples(
+    law: parametric_fit.ParametricLaw,
+    data: law_forms.LogData,
+    resamples: np.ndarray,
+    *,
+    fixed_base: bool = False,
+) -> list[dict[str, float]]:
+    """Refits the constants to each resample, from the optimum of all runs.
+
+    Each search is repeated once. Resamples with too few distinct runs for the law are left out.
+
+    Args:
+      law: fitted to all runs.
+      data: the runs, in logarithms.
+      resamples: weights of the runs, [draws, runs].
+      fixed_base: of 'repeated', whether its base law was given and not fitted.
+    """
+    form = (
+        parametric_fit.free_repeated_form()
+        if law.law == 'repeated' and not fixed_base
+        else parametric_fit.get_law_form(law.law, law.constants)
+    )
+    start = form.pack(law.constants)
+    options = parametric_fit.search_options(REFIT_TOLERANCE)
+
+    def search(start: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return robust_fit.search(start, form, data, law.delta, options, weights).x
+
+    return [
+        form.unpack(search(search(start, weights), weights))
+        for weights in resamples
+        if np.count_nonzero(weights) > len(start)
+    ]
+
+
+def bootstrap_statistic(
+    x: Any,
+    loss: Any,
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    *,
+    draws: int,
+    seed: int,
+    sizes: int,
+) -> np.ndarray:
+    """Computes the values of `statistic` over resampled runs.
+
+    Args:
+      x: of the runs, [runs].
+      loss: of the runs, [runs].
+      statistic: of the resampled x and loss, sorted by run; returns a vector, [outputs].
+      draws: how many resamples.
+      seed: of the random numbers.
+      sizes: the least number of distinct x that the statistic needs.
+
+    Returns:
+      [draws, outputs].
+
+    Raises:
+      UserError: the runs have fewer than `sizes` distinct x, so that no resample would have enough.
+    """
+    x, loss = power_law.check_points(x, loss)
+    if np.unique(x).size < sizes:
+        raise UserError(f'bootstrap: {np.unique(x).size} sizes, and the statistic needs {sizes}')
+    random = np.random.default_rng(seed)
+    # Few runs have few distinct resamples (126 of 5 runs), so most draws are already known.
+    computed: dict[tuple[int, ...], np.ndarray] = {}
+    values: list[np.ndarray] = []
+    for _ in range(draws):
+        indices = np.sort(draw_indices(random, x, sizes))
+        key = tuple(indices.tolist())
+        if key not in computed:
+            computed[key] = np.atleast_1d(statistic(x[indices], loss[indices]))
+        values.append(computed[key])
+    return np.array(values)
+
+
+def compute_interval(values: Any, resampled: str) -> Interval:
+    """Computes the central interval of the draws of one number; non-finite ones are left out."""
+    values = np.asarray(values, float)
+    low_end = (1 - CONFIDENCE_LEVEL) / 2
+    ends = [low_end, (1 + CONFIDENCE_LEVEL) / 2]
+    low, high = np.quantile(values[np.isfinite(values)], ends)
+    return Interval(float(low), float(high), CONFIDENCE_LEVEL, resampled, len(values))
+
+
+def summarize_draws(values: np.ndarray, *, runs: int, seed: int, sizes: int) -> dict[str, Any]:
+    """Returns the interval of one output of `bootstrap_statistic`, [draws], for JSON.
+
+    Args:
+      values: the draws.
+      runs: how many runs there are.
+      seed: of the random numbers.
+      sizes: as in `bootstrap_statistic`.
+    """
+    few = f'{runs} runs are too few: read no confidence into this interval'
+    interval = compute_interval(values, RESAMPLED_WORDS.format(sizes))
+    note = '' if runs >= MIN_RUNS else few
+    return dataclasses.asdict(interval) | {'runs': runs, 'seed': seed, 'note': note}

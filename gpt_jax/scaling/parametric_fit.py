@@ -1,0 +1,196 @@
+"""Fit of a law over parameters and tokens to runs (approach 3 of Hoffmann et al. 2022).
+
+The forms of the laws are in law_forms.py and the search in robust_fit.py. Laws over one variable
+(power_law.py) share that search but not the class of their results: they are evaluated in the
+units of their variable, not in logarithms, which rounds differently.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from gpt_jax.core.errors import UserError
+from gpt_jax.scaling.law_forms import LAW_FORMS, LawForm, LogData, find_law_form
+from gpt_jax.scaling.robust_fit import (
+    HUBER_DELTA,
+    FittedLaw,
+    SearchSettings,
+    huber_objective,
+    search_all,
+)
+from gpt_jax.scaling.runs import Runs
+
+BASE_TRIES = 12  # starts of the base law under 'repeated'
+JOINT_STARTS = 6  # of 'repeated' with its base law, the best of the grid
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParametricLaw(FittedLaw):
+    """A fitted law over parameters and tokens.
+
+    Attributes:
+      law: its form, a key of LAW_FORMS.
+      constants: by name, in full precision; E in the loss's units, A and B in theirs.
+      delta: where the Huber loss turned from squared to linear.
+    """
+
+    law: str
+    constants: dict[str, float]
+    delta: float
+
+    def predict(self, params: Any, tokens: Any, unique_tokens: Any = None) -> np.ndarray:
+        """Returns the loss at N and D (broadcast against each other)."""
+        n, d = np.broadcast_arrays(
+            np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
+        )
+        u = d if unique_tokens is None else np.minimum(d, np.log(np.asarray(unique_tokens, float)))
+        form = find_law_form(self.law)
+        data = LogData(n.ravel(), d.ravel(), np.broadcast_to(u, n.shape).ravel(), n.ravel())
+        log_loss, _ = form.predict(form.pack(self.constants), data)
+        return np.exp(log_loss).reshape(n.shape)
+
+
+def from_constants(law: str, constants: dict[str, float]) -> ParametricLaw:
+    """Makes a law from its constants alone, without a fit."""
+    return ParametricLaw(
+        law=law, constants=constants, delta=0.0, objective=0.0, starts=0, starts_reached=0, points=0
+    )
+
+
+def to_log_data(runs: Runs) -> LogData:
+    """Returns the logarithms of the runs' columns; without unique tokens, all tokens are unique."""
+    d = np.log(runs.tokens)
+    unique = runs.extra.get('unique_tokens', np.full(len(runs), np.nan))
+    u = np.where(np.isnan(unique), d, np.minimum(d, np.log(unique)))
+    return LogData(np.log(runs.params), d, u, np.log(runs.loss))
+
+
+def search_options(tolerance: float = 1e-10) -> dict[str, Any]:
+    """Returns the options of scipy's L-BFGS-B for these laws; `tolerance` is relative."""
+    return {'maxiter': 1000, 'maxfun': 4000, 'ftol': tolerance, 'gtol': 1e-8, 'maxcor': 20}
+
+
+def fit_parametric_law(
+    law: str,
+    data: LogData,
+    *,
+    delta: float = HUBER_DELTA,
+    tries: int | None = None,
+    constants: dict[str, float] | None = None,
+) -> ParametricLaw:
+    """Fits a law.
+
+    Args:
+      law: a key of LAW_FORMS.
+      data: the runs, in logarithms.
+      delta: where the Huber loss turns from squared to linear.
+      tries: search only from this many of the law's starts, the best ones; None: from all.
+      constants: of the base law, which 'repeated' then holds fixed, as its authors do; without them
+        everything is fitted together.
+
+    Raises:
+      UserError: fewer runs, sizes or token counts than the law has constants to fit.
+    """
+    jointly = law == 'repeated' and constants is None
+    form = _start_jointly(data, delta) if jointly else get_law_form(law, constants)
+    _require_enough(law, data, len(form.bounds))
+    settings = SearchSettings(
+        options=search_options(),
+        polish_tolerance=1e-14,
+        same_optimum=1e-4,
+        same_optimum_absolute=1e-9 * len(data.n),
+    )
+    weights = np.ones(len(data.n))  # the bootstrap's weighted sum, which rounds as its refits do
+    solution = search_all(form, data, delta, settings, tries=tries, weights=weights)
+    return ParametricLaw(
+        law=law,
+        constants=form.unpack(solution.theta),
+        objective=solution.objective,
+        delta=delta,
+        starts=solution.starts,
+        starts_reached=len(solution.reached),
+        points=len(data.n),
+    )
+
+
+def _require_enough(law: str, data: LogData, constants: int) -> None:
+    sizes, lengths = np.unique(data.n).size, np.unique(data.d).size
+    if len(data.n) <= constants or sizes < 3 or lengths < 3:
+        raise UserError(
+            f'{law}: {len(data.n)} runs of {sizes} sizes and {lengths} token counts cannot '
+            f'determine {constants} constants; give runs that vary both, or --law=power'
+        )
+
+
+def get_law_form(law: str, constants: dict[str, float] | None) -> LawForm:
+    """Returns the form that is fitted: of 'repeated' with base constants, its half-lives alone."""
+    form = find_law_form(law)
+    return _fix_base(form, constants) if law == 'repeated' and constants is not None else form
+
+
+def _start_jointly(data: LogData, delta: float) -> LawForm:
+    """Makes 'repeated' with a free base law, started from that of the runs without repetition.
+
+    Raises:
+      UserError: too few of the runs repeat nothing.
+    """
+    form, unrepeated = free_repeated_form(), data.d - data.u < 1e-6
+    try:
+        base = fit_parametric_law(
+            'chinchilla',
+            LogData(*(column[unrepeated] for column in data)),
+            delta=delta,
+            tries=BASE_TRIES,
+        )
+    except UserError as error:
+        raise UserError(
+            f'repeated: {unrepeated.sum()} runs repeat nothing: {error}; or fix a base law with '
+            '--base=...'
+        ) from None
+    start = LAW_FORMS['chinchilla'].pack(base.constants)
+
+    def starts(data: LogData) -> list[np.ndarray]:
+        thetas = [np.concatenate([start, halves]) for halves in form.starts(data)]
+        ones = np.ones(len(data.n))
+        return sorted(thetas, key=lambda theta: huber_objective(theta, form, data, delta, ones)[0])[
+            :JOINT_STARTS
+        ]
+
+    return form._replace(starts=starts)
+
+
+def free_repeated_form() -> LawForm:
+    """Returns 'repeated' with all seven constants free."""
+    form = LAW_FORMS['repeated']
+
+    def predict(theta: np.ndarray, data: LogData) -> tuple[np.ndarray, np.ndarray]:
+        # The optimal size for the unique tokens depends on the base law, so the five gradients
+        # by its constants are central differences.
+        loss, by_halves = form.predict(theta, data)
+        steps = 1e-6 * np.eye(len(theta))[:5]
+        by_base = [
+            (form.predict(theta + step, data)[0] - form.predict(theta - step, data)[0]) / 2e-6
+            for step in steps
+        ]
+        return loss, np.concatenate([by_base, by_halves])
+
+    return form._replace(predict=predict, shear=LAW_FORMS['chinchilla'].shear)
+
+
+def _fix_base(form: LawForm, constants: dict[str, float]) -> LawForm:
+    """Fixes the base law of `form` at `constants`, so that only the two half-lives are fitted."""
+    base = LAW_FORMS['chinchilla'].pack(constants)
+    all_constants = constants | {'R_D': 1.0, 'R_N': 1.0}
+
+    def predict(theta: np.ndarray, data: LogData) -> tuple[np.ndarray, np.ndarray]:
+        return form.predict(np.concatenate([base, theta]), data)
+
+    return LawForm(
+        predict=predict,
+        starts=form.starts,
+        bounds=form.bounds[5:],
+        shear=(),
+        pack=lambda named: form.pack(all_constants | named)[5:],
+        unpack=lambda theta: form.unpack(np.concatenate([base, theta])),
+    )

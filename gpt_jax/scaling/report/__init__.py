@@ -1,0 +1,1 @@
+"""Presentation of scaling results: terminal output, figures, the HTML report."""

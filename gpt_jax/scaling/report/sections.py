@@ -1,0 +1,410 @@
+"""Sections of the HTML report, one function each; None if the result lacks the numbers."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gpt_jax.core.formatting import (
+    format_count,
+    format_flops,
+    format_residual,
+    format_tokens_per_param,
+    to_sentence,
+)
+from gpt_jax.scaling import forecast, power_law
+from gpt_jax.scaling.report import scaling_curve, terminal
+from gpt_jax.scaling.report.page import (
+    NUMBER,
+    TEXT,
+    Block,
+    BulletList,
+    Column,
+    Paragraph,
+    Section,
+    Table,
+    TableRow,
+    make_table,
+)
+
+Result = Mapping[str, Any]  # of analysis.analyze_parametric, analyze_power_law or describe_runs
+
+LAW_EQUATIONS = {
+    'chinchilla': 'L = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022)',
+    'tied': 'L = E + A / N^alpha + B / D^alpha (Gadre et al. 2024)',
+    'kaplan': 'L = [(Nc / N)^(alphaN / alphaD) + Dc / D]^alphaD (Kaplan et al. 2020)',
+    'repeated': "L = E + A / N'^alpha + B / D'^beta, N' and D' worth less by repeats "
+    '(Muennighoff et al. 2023)',
+}
+APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric'}
+COUNTS = {
+    'as given': "the file's column params; of our own records params_total, embeddings included",
+    'total': 'all parameters, embeddings included',
+    'non_embedding': 'without token embedding, position table and an untied head',
+    'without_positions': 'all parameters but the position table',
+    'active': 'what one token uses: of routed experts those that it takes, and all of the rest',
+    'active_non_embedding': 'the same without token embedding, position table and an untied head',
+}
+FLOPS = {
+    '6ND': '6 x N x D',
+    'column': "the file's column flops",
+    'with_attention': '6 per parameter and token, and all of the score matrix',
+    'causal': '6 per parameter and token, and the half of the score matrix that a causal mask '
+    'leaves',
+}
+EXTRA_COLUMNS = (  # of the records: key, heading, format
+    ('seed', 'seed', 'g'),
+    ('bits_per_byte', 'bits/byte', '.4f'),
+    ('seconds', 'seconds', ',.1f'),
+)
+
+
+def make_summary(result: Result, scores: Result | None, why: str) -> list[Block]:
+    """Return the number of runs, their ranges, and the main findings in one line each."""
+    runs, dropped = result['residuals'], len(result['left_out'])
+    ranges = ', '.join(
+        _format_range(format_value(min(runs[name])), format_value(max(runs[name])), unit)
+        for name, format_value, unit in (
+            ('params', format_count, 'parameters'),
+            ('tokens', format_count, 'tokens'),
+            ('flops', format_flops, 'FLOPs'),
+        )
+    )
+    rows = 'row' if dropped == 1 else 'rows'
+    text = f'{result["data"]["runs"]} runs fitted, {dropped} {rows} left out: {ranges}.'
+    blocks: list[Block] = [Paragraph(text)]
+    if why:
+        blocks.append(Paragraph(why))
+    return [*blocks, BulletList(_list_findings(result, scores))]
+
+
+def _list_findings(result: Result, scores: Result | None) -> list[str]:
+    runs = result['residuals']
+    best = int(np.argmin(runs['loss']))
+    lines = [f'The lowest loss is {runs["loss"][best]:.4f} nats/token, of {runs["name"][best]}.']
+    if 'fit' in result and result['fit']['law'] in ('chinchilla', 'tied'):
+        c = result['fit']['constants']
+        beta = c.get('beta', c['alpha'])
+        lines.append(
+            f'L = {c["E"]:.4g} + {c["A"]:.4g} / N^{c["alpha"]:.4f} + {c["B"]:.4g} / D^{beta:.4f}.'
+        )
+    if 'held_out' in result and not result['held_out']['note']:
+        held_out = result['held_out']
+        lines.append(
+            f'Runs held out ({held_out["condition"]}) were predicted within '
+            f'{abs(held_out["worst_percent"]):.2f}%.'
+        )
+    if 'forecast' in result:
+        finding = scaling_curve.make_forecast_title(result['forecast'])
+        lines.append(f'{finding}.'.replace('\n', ' '))
+    for number, split in result.get('approaches', {}).items():
+        if not split['note']:
+            exponents = f'N* ~ C^{split["a"]:.3f}, D* ~ C^{split["b"]:.3f}'
+            lines.append(f'Approach {APPROACH_TITLES[number]}: {exponents}.')
+    if scores and scores['verified']:
+        lines.append(
+            f'{scores["inside"]} of {scores["verified"]} forecasts that came due were inside '
+            'their intervals.'
+        )
+    return lines
+
+
+def _format_range(low: str, high: str, unit: str) -> str:
+    return f'{low} {unit}' if low == high else f'{low} to {high} {unit}'
+
+
+def make_law_section(result: Result) -> Section | None:
+    """Return the law over parameters and tokens: equation, constants, how it was fitted."""
+    if 'fit' not in result:
+        return None
+    fit, intervals, profiles = result['fit'], result['intervals'], result['profiles']
+    rows = [
+        [
+            name,
+            f'{value:.5g}',
+            _format_interval(intervals.get(name), '.4g'),
+            profiles.get(name, {}).get('note', ''),
+        ]
+        for name, value in fit['constants'].items()
+    ]
+    lines = [
+        f'Sum of Huber terms {fit["objective"]:.6e} at delta {fit["delta"]:.3g}; '
+        f'{fit["starts_reached"]} of {fit["starts"]} searches ended there.'
+    ]
+    interval_heading = 'interval'
+    if intervals:
+        first = next(iter(intervals.values()))
+        interval_heading = f'{100 * first["level"]:g}% interval'
+        lines.append(f'Intervals: bootstrap over {first["resampled"]}, {first["draws"]} draws.')
+    else:
+        lines.append('No intervals: the bootstrap was turned off (--draws=0).')
+    if 'downstream' in result:
+        lines += [line for line in terminal.format_downstream(result['downstream']) if line]
+    headings = ['constant', 'value', interval_heading, 'note']
+    blocks: list[Block] = [
+        Paragraph(LAW_EQUATIONS[fit['law']], 'formula'),
+        make_table(headings, rows, text_columns=['constant', 'note'], long_column='note'),
+        BulletList(lines),
+    ]
+    return Section('The law', blocks)
+
+
+def _format_interval(interval: Result | None, spec: str) -> str:
+    return f'{interval["low"]:{spec}} to {interval["high"]:{spec}}' if interval else ''
+
+
+def make_power_law_section(result: Result) -> Section | None:
+    """Return the law over one variable, and how its forecast of the largest run came out."""
+    if 'law' not in result:
+        return None
+    law = power_law.law_from_dict(result['law'])
+    lines = [f'Through all runs: loss = {power_law.format_law(law, result["over"])}.']
+    if law.note:
+        lines.append(to_sentence(f'note: {law.note}'))
+    if 'forecast' in result:
+        lines += map(to_sentence, forecast.describe_forecast(result['forecast']))
+    else:
+        lines.append(
+            f'The largest was not forecast from the others: that takes {forecast.MIN_SIZES} sizes.'
+        )
+    return Section(f'The power law over {result["over"]}', [BulletList(lines)])
+
+
+def make_held_out_section(result: Result) -> Section | None:
+    """Return the errors of the prediction of held-out runs."""
+    held_out = result.get('held_out')
+    if not held_out:
+        return None
+    runs = f'{held_out["runs"]} run' + ('' if held_out['runs'] == 1 else 's')
+    text = f'Held out: {held_out["condition"]}, {runs}; '
+    if held_out['note']:
+        text += f'not predicted from the rest: {held_out["note"]}.'
+        return Section('Held out', [Paragraph(text)])
+    text += f'predicted from the other {held_out["fitted_runs"]}.'
+    rows = [
+        [name, f'{held_out[f"{key}_nats"]:{sign}.4f}', f'{held_out[f"{key}_percent"]:{sign}.2f}%']
+        for name, key, sign in (
+            ('mean error', 'mean_absolute', ''),
+            ('bias', 'bias', '+'),
+            ('worst', 'worst', '+'),
+        )
+    ]
+    table = make_table(['', 'nats/token', 'of the loss'], rows, text_columns=[''])
+    return Section('Held out', [Paragraph(text), table])
+
+
+def make_split_section(result: Result) -> Section | None:
+    """Return the approaches side by side: exponents, N* and D* at the budgets, disagreements."""
+    approaches = result.get('approaches')
+    if approaches is None:
+        return None
+    estimated = {number: split for number, split in approaches.items() if not split['note']}
+    blocks: list[Block] = [
+        Paragraph(
+            'N* ~ C^a, D* ~ C^b: the parameters and tokens with the lowest loss for their compute.'
+        ),
+        _make_exponents_table(approaches),
+    ]
+    budgets = [
+        [
+            format_flops(optimum['flops']),
+            APPROACH_TITLES[number],
+            format_count(optimum['params']),
+            _format_params_interval(optimum),
+            format_count(optimum['tokens']),
+            format_tokens_per_param(optimum['tokens'], optimum['params']),
+            f'{optimum["loss"]:.4f}',
+        ]
+        for number, split in estimated.items()
+        for optimum in split['at']
+    ]
+    if budgets:
+        budgets.sort(key=lambda row: float(row[0]))
+        headings = ['FLOPs', 'approach', 'N*', '95% interval of N*', 'D*', 'D*/N*']
+        headings.append('loss by the law')
+        blocks.append(make_table(headings, budgets, text_columns=['approach']))
+    for split in estimated.values():
+        if 'minima' in split:
+            blocks.append(Paragraph('The minimum of each isoFLOP curve:'))
+            blocks.append(_make_minima_table(split['minima']))
+    with_interval = sum(split.get('a_interval') is not None for split in estimated.values())
+    lines = list(map(to_sentence, result['disagreements']))
+    if not lines and with_interval > 1:
+        lines = [f'The intervals of a overlap for all {with_interval} approaches that have one.']
+    return Section('How compute is best split', [*blocks, BulletList(lines)])
+
+
+def _make_exponents_table(approaches: Result) -> Table:
+    rows = [
+        [
+            APPROACH_TITLES[number],
+            '' if split['note'] else f'{split["a"]:.3f}',
+            _format_interval(split.get('a_interval'), '.3f'),
+            '' if split['note'] else f'{split["b"]:.3f}',
+            split['note'],
+        ]
+        for number, split in approaches.items()
+    ]
+    headings = ['approach', 'a', '95% interval of a', 'b', 'note']
+    return make_table(headings, rows, text_columns=['approach', 'note'], long_column='note')
+
+
+def _format_params_interval(optimum: Result) -> str:
+    if 'params_low' not in optimum:
+        return ''
+    return f'{format_count(optimum["params_low"])} to {format_count(optimum["params_high"])}'
+
+
+def _make_minima_table(minima: list[dict[str, Any]]) -> Table:
+    rows = [
+        [
+            format_flops(minimum['flops']),
+            format_count(minimum['params']),
+            format_count(minimum['tokens']),
+            f'{minimum["loss"]:.4f}',
+            minimum['note'],
+        ]
+        for minimum in minima
+    ]
+    headings = ['FLOPs', 'N at the minimum', 'D', 'loss', 'note']
+    return make_table(headings, rows, text_columns=['note'], long_column='note')
+
+
+def make_noise_section(result: Result) -> Section | None:
+    """Return how much the seed alone changes the loss."""
+    if 'seed_noise' not in result:
+        return None
+    noise = result['seed_noise']
+    text = 'No two runs differ in their seed alone, so the noise between seeds is unknown.'
+    if noise:
+        text = (
+            f'The seed alone moves the loss by {100 * noise["log_loss_sd"]:.2f}% (one standard '
+            f'deviation, {noise["degrees_of_freedom"]} degrees of freedom).'
+        )
+    return Section('Noise between seeds', [Paragraph(text)])
+
+
+def make_forecasts_section(scores: Result | None) -> Section:
+    """Return the scored ledger.
+
+    Args:
+      scores: of forecast_ledger.verify_forecasts; None if there is no ledger.
+    """
+    if scores is None:
+        return Section('Forecasts', [Paragraph('No ledger of forecasts was given.')])
+    rows = []
+    for score in scores['scores']:
+        row = [score['name'], score['date'], f'{score["predicted"]:.4f}']
+        row.append(_format_interval(score, '.4f'))
+        if score['reached'] is None:
+            row += ['no such run yet', '', '']
+        else:
+            row += [f'{score["reached"]:.4f}', f'{score["percent"]:+.2f}%']
+            row.append('inside' if score['inside'] else 'outside')
+        rows.append(row)
+    headings = ['run', 'written', 'forecast', 'interval', 'reached', 'forecast over reached']
+    headings.append('of the interval')
+    table = make_table(headings, rows, text_columns=['run', 'written', 'of the interval'])
+    summary = 'None of these runs exists yet'
+    if scores['verified'] or not rows:
+        summary = terminal.format_verification(scores)[-1]
+    return Section('Forecasts', [table, BulletList([to_sentence(summary)])])
+
+
+def make_runs_section(result: Result, records: list[dict[str, Any]]) -> Section:
+    """Return every row of the file, with the index of fitted runs for the figures' marks."""
+    index_of_row = {row: index for index, row in enumerate(result['residuals']['row'])}
+    dropped = {row['row']: row for row in result['left_out']}
+    extra = [
+        (key, heading, spec)
+        for key, heading, spec in EXTRA_COLUMNS
+        if any(_parse_number(record.get(key)) is not None for record in records)
+    ]
+    rows = []
+    for number, record in enumerate(records, 1):
+        index = index_of_row.get(number)
+        if index is None:
+            name, status = dropped[number]['name'], f'left out: {dropped[number]["reason"]}'
+        else:
+            name, status = result['residuals']['name'][index], 'fitted'
+        cells = [str(number), name, *_format_run(result['residuals'], index, record)]
+        cells += [_format_number(record.get(key), spec) for key, _, spec in extra]
+        rows.append(TableRow([*cells, status], 'gone' if index is None else '', index))
+    columns = [Column('row'), Column('name', TEXT, tip='')]
+    tips = ('N', 'D', 'C', 'D/N', 'loss', 'measured over law')
+    columns += [Column(name, NUMBER, tip=name) for name in tips]
+    columns += [Column(heading) for _, heading, _ in extra]
+    table = Table([*columns, Column('status', 'long')], rows)
+    text = (
+        f'{len(records)} rows; in the figures, point at a run, tap it, or go through them with '
+        'the arrow keys.'
+    )
+    return Section('Runs', [Paragraph(text), table])
+
+
+def _format_run(fitted: Result, index: int | None, record: Result) -> list[str]:
+    """Format the cells of N, D, C, D/N, loss and residual."""
+    names = 'params', 'tokens', 'flops', 'loss'
+    residual = ''
+    if index is None:
+        n, d, c, loss = (_parse_number(record.get(name)) for name in names)
+        c = 6 * n * d if c is None and n and d else c
+    else:
+        n, d, c, loss = (fitted[name][index] for name in names)
+        if 'log_residual' in fitted:
+            residual = format_residual(fitted['log_residual'][index])
+    return [
+        format_count(n),
+        format_count(d),
+        format_flops(c),
+        format_tokens_per_param(d, n),
+        '' if loss is None else f'{loss:.4f}',
+        residual,
+    ]
+
+
+def _parse_number(value: Any) -> float | None:
+    """Return a finite number; None for anything else, as rows that are left out may hold."""
+    try:
+        number = float(value.replace('_', '') if isinstance(value, str) else value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _format_number(value: Any, spec: str) -> str:
+    number = _parse_number(value)
+    return '' if number is None else format(number, spec)
+
+
+def make_left_out_section(result: Result) -> Section:
+    """Return the rows that were not fitted, with the reasons."""
+    rows = [[str(row['row']), row['name'], row['reason']] for row in result['left_out']]
+    if not rows:
+        return Section('Left out', [Paragraph('No row: all are fitted.')])
+    headings = ['row', 'name', 'reason']
+    table = make_table(headings, rows, text_columns=['name', 'reason'], long_column='reason')
+    return Section('Left out', [table])
+
+
+def make_conventions_section(result: Result) -> Section:
+    """Return how the file's numbers are counted."""
+    data = result['data']
+    count, flops = data['count'], data['flops']
+    rows = [
+        ['file', data['file']],
+        ['SHA-256', data['sha256']],
+        ['N', f'{count}: {COUNTS.get(count, "a column of the file")}'],
+        ['D', 'tokens trained on, repeats counted'],
+        ['C', f'{flops}: {FLOPS.get(flops, "a column of the file")}'],
+        ['loss', 'nats per token, natural logarithm'],
+        ['measured over law', 'the measured loss over the one that the law gives the run, less 1'],
+    ]
+    splits = [split for split in result.get('approaches', {}).values() if not split['note']]
+    if splits:
+        cost = splits[0]['cost']
+        rows.append(['cost', f'C = {cost["k"]:.4g} N^{cost["p"]:.4g} D, as these runs have it'])
+    headings = ['what', 'how it is counted']
+    table = make_table(headings, rows, text_columns=['what'], long_column='how it is counted')
+    return Section('Conventions', [table])

@@ -1,0 +1,401 @@
+"""Results as lines for the terminal, with intervals and conventions, and the table printer."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gpt_jax.core import files
+from gpt_jax.scaling import analysis, forecast, power_law
+
+Result = Mapping[str, Any]
+
+MAX_LEFT_OUT_LINES = 12  # --json has all rows
+APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric'}
+FAR_EXTRAPOLATION = 100  # times the compute of the largest run
+# Of the records: key, heading, format. A heading has its convention, without which numbers cannot
+# be compared.
+TRIAL_COLUMNS = (
+    ('name', 'size', 's'),
+    ('params_non_embedding', 'parameters (non-embedding)', ',d'),
+    ('tokens', 'tokens', ',d'),
+    ('flops_with_attention', 'FLOPs (6N + attention)', '.2e'),
+    ('validation_loss', 'validation loss (nats/token)', '.4f'),
+    ('bits_per_byte', 'bits/byte', '.4f'),
+    ('seconds', 'seconds', ',.1f'),
+)
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines to standard output."""
+    for line in lines:
+        print(line)
+
+
+def print_figure_paths(paths: Iterable[Path]) -> None:
+    """Print where figures were written."""
+    print_lines(f'figure: {path}' for path in paths)
+
+
+def write_numbers(result: dict[str, Any], path: str | None) -> None:
+    """Write a result as JSON and print the path; do nothing without a path."""
+    if path:
+        files.write_json(path, analysis.nan_to_none(result))
+        print(f'numbers: {path}')
+
+
+def format_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[int] = (0,)
+) -> list[str]:
+    """Return a table as aligned lines: headings, a rule, and the rows.
+
+    Args:
+      headings: of the columns.
+      rows: cells, already formatted.
+      left: indices of columns that are aligned left; all others are aligned right.
+    """
+    cells = [list(headings), *map(list, rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ['-' * width for width in widths])
+    return [
+        '  '.join(
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    ]
+
+
+def format_trials(records: list[dict[str, Any]]) -> str:
+    """Return the records of a sweep as a table, smallest model first.
+
+    A missing value is a dash, and an unfinished trial shows its status.
+    """
+    records = sorted(records, key=lambda record: record.get('params_non_embedding') or math.inf)
+    headings = [heading for _, heading, _ in TRIAL_COLUMNS]
+    rows = [
+        [_format_cell(record, key, spec) for key, _, spec in TRIAL_COLUMNS] for record in records
+    ]
+    return '\n'.join(format_table(headings, rows))
+
+
+def _format_cell(record: dict[str, Any], key: str, spec: str) -> str:
+    value = record.get(key)
+    if key == 'name':
+        status = record.get('status', 'done')
+        return f'{value}' if status == 'done' else f'{value} ({status})'
+    if value is None:
+        return '-'
+    return format(int(value) if spec.endswith('d') else value, spec)
+
+
+def format_fit(result: dict[str, Any]) -> list[str]:
+    """Return the lines for a result of analyze_parametric."""
+    fit, intervals = result['fit'], result['intervals']
+    lines = [
+        *_format_source(result),
+        f'law {fit["law"]}, sum-Huber objective {fit["objective"]:.6e} (delta {fit["delta"]:.3g}), '
+        f'{fit["starts_reached"]} of {fit["starts"]} starts reached it',
+    ]
+    for name, value in fit['constants'].items():
+        lines.append(f'  {name:8s}{value:#12.5g}{_format_interval(intervals.get(name))}')
+    lines += [f'  {profile["note"]}' for profile in result['profiles'].values() if profile['note']]
+    noise = result['seed_noise']
+    if noise:
+        lines.append(
+            f'seed noise: {100 * noise["log_loss_sd"]:.2f}% of the loss, '
+            f'{noise["degrees_of_freedom"]} degrees of freedom'
+        )
+    if intervals:
+        first = next(iter(intervals.values()))
+        lines.append(
+            f'intervals: {100 * first["level"]:g}%, bootstrap over {first["resampled"]}, '
+            f'{first["draws"]} draws'
+        )
+    lines += ['', *_format_held_out(result['held_out'])]
+    if 'approaches' in result:
+        lines += ['', 'compute-optimal split: N* ~ C^a, D* ~ C^b']
+        for number, split in result['approaches'].items():
+            lines += _format_split(APPROACH_TITLES[number], split)
+        lines += result['disagreements']
+    return lines
+
+
+def _format_source(result: Result) -> list[str]:
+    """Format the file with its conventions, and the dropped rows."""
+    data = result['data']
+    return [
+        f'{data["file"]}: {data["runs"]} runs; N: {data["count"]}, C: {data["flops"]}',
+        *format_left_out(result['left_out']),
+        '',
+    ]
+
+
+def format_left_out(rows: list[dict[str, Any]]) -> list[str]:
+    """Return one line for each row that was not fitted, with the reason."""
+    lines = [
+        f'  left out: row {row["row"]} ({row["name"]}): {row["reason"]}'
+        for row in rows[:MAX_LEFT_OUT_LINES]
+    ]
+    more = len(rows) - MAX_LEFT_OUT_LINES
+    return [*lines, f'  and {more} rows more; --json lists all'] if more > 0 else lines
+
+
+def _format_interval(interval: Result | None) -> str:
+    return f'   from {interval["low"]:#.4g} to {interval["high"]:#.4g}' if interval else ''
+
+
+def _format_held_out(held_out: Result) -> list[str]:
+    condition, runs = held_out['condition'], held_out['runs']
+    if held_out['note']:
+        return [f'held out ({condition}, {runs} runs): not predicted: {held_out["note"]}']
+    nats = {name: held_out[f'{name}_nats'] for name in ('mean_absolute', 'bias', 'worst')}
+    percent = {name: held_out[f'{name}_percent'] for name in nats}
+    return [
+        f'held out ({condition}): {runs} runs predicted from the other {held_out["fitted_runs"]}',
+        f'  mean error {nats["mean_absolute"]:.4f} nats ({percent["mean_absolute"]:.2f}%), '
+        f'bias {nats["bias"]:+.4f} ({percent["bias"]:+.2f}%), '
+        f'worst {nats["worst"]:+.4f} ({percent["worst"]:+.2f}%)',
+    ]
+
+
+def _format_split(title: str, split: Result) -> list[str]:
+    """Format one approach to the compute-optimal split, with N* and D* at the budgets."""
+    if split['note']:
+        return [f'  {title:14s}{split["note"]}']
+    a, b = f'{split["a"]:.3f}', f'{split["b"]:.3f}'
+    lines = [
+        f'  {title:14s}a {a}{_format_interval(split["a_interval"])}   b {b}',
+        f'    N* = {split["n_coefficient"]:.4g} C^{a}, D* = {split["d_coefficient"]:.4g} C^{b}',
+    ]
+    if split.get('points', {}).get('between_runs'):
+        lines.append(
+            '    no budget was run at enough sizes: its curves are read between the runs of each '
+            'size'
+        )
+    lines += [
+        f'    {minimum["flops"]:.3g} FLOPs: {minimum["note"]}'
+        for minimum in split.get('minima', [])
+        if minimum['note']
+    ]
+    for optimum in split['at']:
+        interval = ''
+        if 'params_low' in optimum:
+            interval = f' (from {optimum["params_low"]:.3g} to {optimum["params_high"]:.3g})'
+        lines.append(
+            f'    at {optimum["flops"]:.3g} FLOPs: N* {optimum["params"]:.4g}{interval}, '
+            f'D* {optimum["tokens"]:.4g}, D/N {optimum["tokens_per_param"]:.3g}, '
+            f'loss {optimum["loss"]:.4f}'
+        )
+    if 'akima' in split:
+        sizes = [
+            f', at {optimum["flops"]:.3g} FLOPs N* {optimum["params"]:.4g}'
+            for optimum in split['akima']['at']
+        ]
+        lines.append(f'    by Akima interpolation: a {split["akima"]["a"]:.3f}{"".join(sizes)}')
+    return lines
+
+
+def format_power_fit(result: dict[str, Any], over: str) -> list[str]:
+    """Return the lines for a result of analyze_power_law over the variable `over`."""
+    law = power_law.law_from_dict(result['law'])
+    lines = [
+        *_format_source(result),
+        f'loss = {power_law.format_law(law, over)}, objective {law.objective:.6e}, '
+        f'{law.starts_reached} of {law.starts} starts reached it',
+    ]
+    lines += [
+        f'  {name:12s}{getattr(law, name):#12.5g}{_format_interval(interval)}'
+        for name, interval in result['intervals'].items()
+    ]
+    if law.note:
+        lines.append(f'note: {law.note}')
+    if 'forecast' in result:
+        lines += ['', *forecast.describe_forecast(result['forecast'])]
+    return lines
+
+
+def format_downstream(result: dict[str, Any]) -> list[str]:
+    """Return the lines for the law of downstream error over loss."""
+    law = f'{result["eps"]:.4g} - {result["k"]:.4g} exp(-{result["gamma"]:.4g} loss)'
+    return [
+        '',
+        f'downstream: error = {law}, rms {result["rms_error"]:.4f} over {result["runs"]} runs',
+        *(
+            f'  {name:8s}{result[name]:#12.5g}{_format_interval(interval)}'
+            for name, interval in result['intervals'].items()
+        ),
+    ]
+
+
+def format_plan(result: dict[str, Any]) -> list[str]:
+    """Return the lines for the plan of one compute-optimal model."""
+    shape = result['shape']
+    lines = [
+        f'law: {result["law"]["source"]}; N counted as {result["count"]}',
+        f'budget {result["flops"]:.4g} FLOPs: '
+        f'N* {result["params"]:.4g}{_format_range(result, "params")}, '
+        f'D* {result["tokens"]:.4g}{_format_range(result, "tokens")}, '
+        f'D/N {result["tokens_per_param"]:.3g}, '
+        f'loss {result["loss"]:.4f}{_format_range(result, "loss")}',
+        '',
+        f'nearest shape: {shape["layers"]} layers, {shape["width"]} wide, {shape["heads"]} heads '
+        f'of {shape["width"] // shape["heads"]}, context {shape["context"]:,}, '
+        f'vocabulary {shape["vocab"]:,}',
+    ]
+    lines += [
+        f'  parameters {name:22s}{value:>22,}' for name, value in result['shape_params'].items()
+    ]
+    lines += [f'  FLOPs {name:27s}{value:>22.4e}' for name, value in result['shape_flops'].items()]
+    price = f', {result["cost"]:,.0f} at that price' if result['cost'] is not None else ''
+    return [
+        *lines,
+        f'{result["shape_tokens"]:,} tokens in {result["steps"]:,} steps of {result["batch"]} '
+        f'sequences, peak rate {result["learning_rate"]:.2e} (DeepSeek-AI 2024); '
+        f'loss {result["shape_loss"]:.4f}',
+        f'{result["hours"]:,.1f} hours on {result["devices"]} x {result["device"]} at '
+        f'{100 * result["utilization"]:g}% of its peak{price}',
+    ]
+
+
+def _format_range(result: Result, name: str) -> str:
+    interval = result.get(f'{name}_interval')
+    return f' (from {interval[0]:.4g} to {interval[1]:.4g})' if interval else ''
+
+
+def format_isoflop_sweep(result: dict[str, Any]) -> list[str]:
+    """Return the lines for the plan of an isoFLOP sweep, with a table of trials per budget."""
+    frame = result['frame']
+    lines = [f'N* from: {result["source"]}']
+    lines += [f'  passed over: {source}' for source in result['passed_over']]
+    lines += [
+        f'N counted as {frame["counted"]}; C is 6 per parameter (positions apart) and token; '
+        f'context {frame["context"]:,}, vocabulary {frame["vocab"]:,}',
+        *result['rules'],
+    ]
+    for budget in result['budgets']:
+        optimum = f'N* {budget["params"]:.4g}, D* {budget["tokens"]:.4g}'
+        lines += ['', f'{budget["flops"]:.4g} FLOPs: {optimum}: {budget["source"]}']
+        if budget['note']:
+            lines.append(f'  {budget["note"]}')
+        lines += _format_planned_trials(budget['trials'])
+    return [
+        *lines,
+        '',
+        *(f'note: {note}' for note in result['notes']),
+        f'all: {result["total"]["trials"]} trials, {_format_cost(result["total"], result)}',
+        f'new: {result["new"]["trials"]} trials, {_format_cost(result["new"], result)}',
+    ]
+
+
+def _format_planned_trials(trials: list[dict[str, Any]]) -> list[str]:
+    headings = ('layers x width', 'heads', 'N', 'tokens', 'D/N', 'steps', 'rate', 'status')
+    rows = [
+        (
+            f'{trial["layers"]} x {trial["width"]}',
+            f'{trial["heads"]}',
+            f'{trial["params"]:,.0f}',
+            f'{trial["tokens"]:,}',
+            f'{trial["tokens_per_param"]:.3g}',
+            f'{trial["steps"]:,}',
+            f'{trial["learning_rate"] or math.nan:.3g}',
+            'new' if trial['new'] else f'there, loss {trial["loss"]:.4f}',
+        )
+        for trial in trials
+    ]
+    return [
+        f'  {line}'.rstrip() for line in format_table(headings, rows, left=(len(headings) - 1,))
+    ]
+
+
+def _format_cost(cost: Result, result: Result, convention: str = '') -> str:
+    """Format FLOPs, hours and price of a part of a plan."""
+    hours = f'{cost["hours"]:,.1f}' if cost['hours'] >= 0.1 else f'{cost["hours"]:.2g}'
+    price = f', {cost["cost"]:,.2f} at that price' if cost['cost'] is not None else ''
+    return f'{cost["flops"]:.4g} FLOPs{convention}, {hours} hours on {result["device"]}{price}'
+
+
+def format_cooldowns(result: dict[str, Any]) -> list[str]:
+    """Return the lines for the plan of a trunk and the branches that cool down from it."""
+    shape, planned, separate = result['shape'], result['planned'], result['separate']
+    headings = ('horizon', 'steps', 'branches at', 'own steps', 'own tokens')
+    keys = ('horizon', 'steps', 'branch_step', 'own_steps', 'own_tokens')
+    rows = [[f'{branch[key]:,}' for key in keys] for branch in result['branches']]
+    lines = [
+        f'{shape["layers"]} layers, {shape["width"]} wide, {shape["heads"]} heads, '
+        f'context {shape["context"]:,}, vocabulary {shape["vocab"]:,}: '
+        f'{result["shape_params"]["total"]:,} parameters (total)',
+        f'steps of {result["batch"]} sequences, {result["warmup_steps"]:,} of warmup, '
+        f'rate {result["learning_rate"]:g}',
+        f'trunk: {result["trunk_steps"]:,} steps at that rate',
+        *(f'  {line}' for line in format_table(headings, rows, left=())),
+    ]
+    for title, cost in (('trunk and branches', planned), ('separate runs', separate)):
+        words = _format_cost(cost, result, convention=' (6N)')
+        lines.append(f'{title + ":":20s}{cost["tokens"]:,} tokens, {words}')
+    saved = separate['tokens'] - planned['tokens']
+    return [
+        *lines,
+        f'saved: {saved:,} tokens; {result["share"]:.3f} of the cost of separate runs '
+        '(Hagele et al. 2024 report .57 to .60 for their own setting)',
+    ]
+
+
+def format_forecast(line: dict[str, Any], path: str) -> list[str]:
+    """Return the lines for a forecast that was added to the ledger at `path`."""
+    factor = line['extrapolation']
+    lines = [
+        f'{line["name"]}: {line["params"]:.4g} parameters, {line["tokens"]:.4g} tokens: '
+        f'loss {line["loss"]:.4f}, '
+        f'{100 * line["level"]:g}% from {line["low"]:.4f} to {line["high"]:.4f}',
+        f'  law {line["law"]} through {line["runs"]} runs; {factor:.3g} times the compute of the '
+        'largest of them',
+    ]
+    if factor > FAR_EXTRAPOLATION:
+        lines.append(
+            f'  warning: more than {FAR_EXTRAPOLATION} times beyond the runs; the interval holds '
+            'only if the law does'
+        )
+    return [*lines, f'  written to {path} on {line["date"]}; verify scores it when the run is done']
+
+
+def format_verification(result: Result) -> list[str]:
+    """Return the lines for a scored ledger, with a summary at the end."""
+    scores, lines = result['scores'], []
+    for score in scores:
+        head = f'{score["name"]}: forecast {score["predicted"]:.4f}'
+        if score['reached'] is None:
+            lines.append(f'{head}; no such run yet')
+            continue
+        verdict = 'inside' if score['inside'] else 'outside'
+        lines.append(
+            f'{head} ({score["low"]:.4f} to {score["high"]:.4f}), reached '
+            f'{score["reached"]:.4f}: {score["percent"]:+.2f}%, {verdict} the interval'
+        )
+    if result['verified']:
+        lines.append(
+            f'{result["verified"]} of {len(scores)} verified: {result["inside"]} inside their '
+            f'{100 * result["level"]:g}% intervals, mean error {result["mean_percent"]:.2f}%, '
+            f'bias {result["bias_percent"]:+.2f}%, worst {result["worst_percent"]:+.2f}%'
+        )
+    return lines or ['the ledger is empty']
+
+
+def format_comparison(result: dict[str, Any]) -> list[str]:
+    """Return the lines for a result of compare_recipes."""
+    lines = [f'{name}: {path}' for name, path in zip('AB', result['files'], strict=True)]
+    for name, law in result['laws'].items():
+        formula = f'{law["E"]:.4g} + {law["K"]:.4g} C^-{law["gamma"]:.4f}'
+        lines.append(f'  {name}: loss = {formula} along its envelope')
+    if result['warning']:
+        lines.append(f'warning: {result["warning"]}')
+    lines.append('compute that A needs, over what B needs, for the same loss:')
+    losses, multipliers = result['loss'], result['multiplier']
+    every = max(1, (len(losses) - 1) // 4)
+    for index in range(0, len(losses), every):
+        low, high = result['low'][index], result['high'][index]
+        lines.append(
+            f'  loss {losses[index]:.4f}: {multipliers[index]:.3g} times '
+            f'(from {low:.3g} to {high:.3g})'
+        )
+    return [*lines, f'intervals: {100 * result["level"]:g}%, bootstrap over {result["resampled"]}']

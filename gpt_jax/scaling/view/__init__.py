@@ -1,1 +1,0 @@
-"""What people see of a fit: lines, figures, the page."""

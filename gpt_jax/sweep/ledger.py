@@ -1,0 +1,159 @@
+"""The ledger and the records of a sweep: what happened to its trials, and their results.
+
+    ledger/HOST-PID-TICKS.jsonl  an event when a trial begins and one when it ends; one writer each
+    ledger.jsonl                 all events by time, rewritten after each; for people and jq
+    trials/NAME/summary.json     the trial is done; holds the hash of its config
+    records.jsonl                one line per trial, from the summaries, or from the ledger for
+                                 trials that are not done
+
+An event carries the number of the claim under which the trial ran (claims.py), so that the order
+of a trial's events does not depend on the machines' clocks. The files are read anew each time.
+"""
+
+import contextlib
+import datetime
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gpt_jax.core import files
+from gpt_jax.core.config import SweepConfig
+from gpt_jax.core.errors import UserError
+from gpt_jax.sweep import claims
+
+LEDGER_FOLDER = 'ledger'
+MERGED_FILE = 'ledger.jsonl'
+RECORDS_FILE = 'records.jsonl'
+
+Event = dict[str, Any]
+
+
+class Ledger:
+    """The ledger of the sweep in `workdir`, with this process as one of its writers."""
+
+    def __init__(self, workdir: Path):
+        process = claims.this_process()
+        self._folder, self._merged = workdir / LEDGER_FOLDER, workdir / MERGED_FILE
+        name = f'{process["host"]}-{process["pid"]}-{process["began"] or "0"}.jsonl'
+        self._own = self._folder / name
+        if not self._folder.exists() and self._merged.exists():
+            # An older version had a single writer, and wrote ledger.jsonl only.
+            self._folder.mkdir(exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.link(self._merged, self._folder / 'before.jsonl')
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # By file: (size, mtime) when it was last read, and its events.
+        self._cache: dict[Path, tuple[tuple[int, int], list[Event]]] = {}
+
+    def add_event(self, trial: str, config_hash: str, event: str, claim: int, **extra: Any) -> None:
+        """Add an event of a trial, with the number of the claim under which it runs."""
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
+        entry = {'time': time, 'event': event, 'trial': trial, 'hash': config_hash, 'claim': claim}
+        files.append_jsonl(self._own, entry | extra)
+        files.write_jsonl(self._merged, self.read_events())
+
+    def read_events(self) -> list[Event]:
+        """Read the events of all writers, by time."""
+        events: list[Event] = []
+        for path in sorted(self._folder.glob('*.jsonl')):
+            stat = path.stat()
+            version = stat.st_size, stat.st_mtime_ns
+            # Most files have not changed since they were last read.
+            if path not in self._cache or self._cache[path][0] != version:
+                self._cache[path] = version, files.read_jsonl(path)
+            events += self._cache[path][1]
+        return sorted(events, key=lambda event: str(event['time']))
+
+    def read_end_events(self) -> dict[str, list[Event]]:
+        """Read the events with a status, which end a trial's attempts; by trial and claim."""
+        ended: dict[str, list[Event]] = {}
+        for event in self.read_events():
+            if 'status' in event:
+                ended.setdefault(event['trial'], []).append(event)
+        return {
+            name: sorted(events, key=lambda event: event.get('claim', 0))
+            for name, events in ended.items()
+        }
+
+
+class Trial(NamedTuple):
+    """A trial of a sweep.
+
+    Attributes:
+      hash: of its config.
+      flops: its training FLOPs.
+      parent: the trial whose checkpoint it branches off, or a path; '': none.
+    """
+
+    name: str
+    hash: str
+    flops: float
+    parent: str
+
+
+class SweepLimits(NamedTuple):
+    """The limits of a sweep; infinity: none.
+
+    Attributes:
+      hang_seconds: without a sign of life, after which a trial's process is stopped.
+      hours, flops: budgets of all trials together, over all calls.
+      stale_seconds: without a heartbeat of a process elsewhere, after which its trial is taken
+        over here.
+    """
+
+    hang_seconds: float
+    hours: float
+    flops: float
+    stale_seconds: float
+
+
+def make_limits(config: SweepConfig) -> SweepLimits:
+    """Make the limits of a sweep's config, where 0 means none."""
+    return SweepLimits(
+        hang_seconds=60 * config.hang_minutes or math.inf,
+        hours=config.hours or math.inf,
+        flops=config.flops or math.inf,
+        stale_seconds=60 * config.stale_minutes,
+    )
+
+
+def is_done(trial: Trial, workdir: Path) -> bool:
+    """Return whether the trial has a summary.
+
+    Raises:
+      UserError: the summary is of another config.
+    """
+    path = trial_summary_path(workdir, trial.name)
+    if not path.exists():
+        return False
+    config_hash = files.read_json(path).get('config_hash')
+    if config_hash != trial.hash:
+        raise UserError(
+            f'{path}: of another config ({config_hash}, not {trial.hash}); '
+            'rename the trial or delete its folder'
+        )
+    return True
+
+
+def write_records(trials: list[Trial], workdir: Path) -> list[dict[str, Any]]:
+    """Write records.jsonl from the summaries, or from the ledger for trials that are not done."""
+    ended = Ledger(workdir).read_end_events()
+    records = []
+    for trial in trials:
+        path = trial_summary_path(workdir, trial.name)
+        if path.exists():
+            records.append(files.read_json(path) | {'name': trial.name})
+        elif trial.name in ended:
+            status = ended[trial.name][-1]['status']
+            records.append({'name': trial.name, 'status': status, 'config_hash': trial.hash})
+    files.write_jsonl(workdir / RECORDS_FILE, records)
+    return records
+
+
+def trial_folder(workdir: Path, name: str) -> Path:
+    return workdir / 'trials' / name
+
+
+def trial_summary_path(workdir: Path, name: str) -> Path:
+    return trial_folder(workdir, name) / 'summary.json'

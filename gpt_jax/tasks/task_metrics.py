@@ -1,0 +1,267 @@
+"""Task metrics as papers report them, by name, each with its unit.
+
+Libraries compute them, except for the two of SQuAD, whose library downloads code. Every value is
+of a whole split, not a mean over batches.
+"""
+
+import collections
+import importlib
+import itertools
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from gpt_jax.core.config_fields import nearest
+from gpt_jax.core.errors import UserError
+
+Scorer = Callable[[Sequence[Any], Sequence[Any]], float]
+UNIT_INTERVAL, PERCENT, CORRELATION = '0..1', '0..100', '-1..1'
+
+# Libraries by metric; all 'rouge...' use rouge_score.
+LIBRARIES = {
+    'bleu': 'sacrebleu',
+    'chrf': 'sacrebleu',
+    'macro_f1': 'sklearn.metrics',
+    'matthews': 'sklearn.metrics',
+    'accuracy': 'sklearn.metrics',
+    'entity_f1': 'seqeval.metrics',
+}
+ROUGE_LIBRARY = 'rouge_score.rouge_scorer'
+# Of generated code, which is run (gpt_jax/evaluation/code_execution.py).
+PASS_AT = re.compile(r'pass@[1-9][0-9]*')
+_PUNCTUATION = frozenset(string.punctuation)
+_TAG_WITH_PREFIX = re.compile(r'[BIES]-.')
+
+
+class Metric(NamedTuple):
+    """A metric, of which more is better.
+
+    Attributes:
+      function: (predictions, right answers) -> value, both in the order of the examples.
+      unit: range of the value.
+    """
+
+    function: Scorer
+    unit: str
+
+
+def check_metrics(names: Sequence[str], kind: str) -> None:
+    """Check that a task of this kind has these metrics.
+
+    Raises:
+      UserError: an unknown metric; names the known ones and the nearest.
+    """
+    known = METRICS_BY_KIND.get(kind, {})
+    for name in names:
+        if name in known or (kind == 'completion' and PASS_AT.fullmatch(name)):
+            continue
+        choices = [*known, *(['pass@1, pass@10, ...'] if kind == 'completion' else [])]
+        raise UserError(
+            f'config.task.metrics: must be among {", ".join(choices) or "none"} for '
+            f'task.kind={kind!r}, got {name!r}{nearest(name, known)}'
+        )
+
+
+def require_libraries(names: Sequence[str], kind: str) -> None:
+    """Raise UserError if the library of a metric is missing: before a run, not at its end."""
+    for name in names:
+        module = ROUGE_LIBRARY if name.startswith('rouge') else LIBRARIES.get(name)
+        # The accuracy of completions compares texts, without a library.
+        if module and not (name == 'accuracy' and kind == 'completion'):
+            import_library(module)
+
+
+def import_library(module: str) -> Any:
+    """Import a module that training does not need.
+
+    Raises:
+      UserError: it is not installed; says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        package = module.partition('.')[0]
+        raise UserError(
+            f"config.task.metrics: needs the package {package}; pip install -e '.[eval]'"
+        ) from None
+
+
+def normalize_answer(text: str) -> str:
+    """Normalize an answer as SQuAD does (Rajpurkar et al. 2016).
+
+    Lower case, without punctuation and articles, words separated by single spaces.
+    """
+    without_punctuation = ''.join(char for char in text.lower() if char not in _PUNCTUATION)
+    return ' '.join(re.sub(r'\b(a|an|the)\b', ' ', without_punctuation).split())
+
+
+def _mean_best_reference(score_pair: Callable[[str, str], float]) -> Scorer:
+    """Make a scorer: the mean over answers of the score with their best reference."""
+
+    def score(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        _check_lengths(answers, references)
+        best = [
+            max(score_pair(answer, reference) for reference in alternatives)
+            for answer, alternatives in zip(answers, references, strict=True)
+        ]
+        return float(sum(best) / len(best))
+
+    return score
+
+
+def _exact_match(answer: str, reference: str) -> float:
+    return float(normalize_answer(answer) == normalize_answer(reference))
+
+
+def _stripped_match(answer: str, reference: str) -> float:
+    return float(answer.strip() == reference.strip())
+
+
+def _word_f1(answer: str, reference: str) -> float:
+    """Compute the F1 of SQuAD, of bags of words; without words, whether both are empty."""
+    predicted, right = normalize_answer(answer).split(), normalize_answer(reference).split()
+    if not predicted or not right:
+        return float(predicted == right)
+    common = sum((collections.Counter(predicted) & collections.Counter(right)).values())
+    return 2 * common / (len(predicted) + len(right))
+
+
+def _sacrebleu(function: str) -> Scorer:
+    """Make a scorer of the whole corpus with sacrebleu's defaults: BLEU on 13a tokens, chrF2."""
+
+    def score(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        _check_lengths(answers, references)
+        # sacrebleu takes streams: the first reference of every answer, the second, ...
+        streams = list(map(list, itertools.zip_longest(*references)))
+        return float(getattr(import_library('sacrebleu'), function)(list(answers), streams).score)
+
+    return score
+
+
+def _rouge(name: str) -> Scorer:
+    """Make a scorer: the mean F-measure with the best reference, on stems, as in summarization.
+
+    Characters other than a-z and 0-9 are ignored. For rougeLsum a line is a sentence.
+    """
+
+    def score(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        _check_lengths(answers, references)
+        scorer = import_library(ROUGE_LIBRARY).RougeScorer([name], use_stemmer=True)
+        total = sum(
+            scorer.score_multi(alternatives, answer)[name].fmeasure
+            for answer, alternatives in zip(answers, references, strict=True)
+        )
+        return float(total / len(answers))
+
+    return score
+
+
+def _accuracy(predicted: Sequence[int], right: Sequence[int]) -> float:
+    _check_lengths(predicted, right)
+    return float(import_library('sklearn.metrics').accuracy_score(right, predicted))
+
+
+def _macro_f1(predicted: Sequence[int], right: Sequence[int]) -> float:
+    """Compute the mean F1 over classes that occur on either side; 0 for one without a hit."""
+    _check_lengths(predicted, right)
+    f1_score = import_library('sklearn.metrics').f1_score
+    return float(f1_score(right, predicted, average='macro', zero_division=0))
+
+
+def _matthews(predicted: Sequence[int], right: Sequence[int]) -> float:
+    _check_lengths(predicted, right)
+    return float(import_library('sklearn.metrics').matthews_corrcoef(right, predicted))
+
+
+def _correlation(function: str) -> Scorer:
+    """Make a scorer of classes that are grades; 0 if one side is constant."""
+
+    def score(predicted: Sequence[int], right: Sequence[int]) -> float:
+        import scipy.stats
+
+        _check_lengths(predicted, right)
+        if len(set(predicted)) < 2 or len(set(right)) < 2:
+            return 0.0
+        return float(getattr(scipy.stats, function)(predicted, right).statistic)
+
+    return score
+
+
+def to_iob2(tags: Sequence[str]) -> list[str]:
+    """Convert the tags of a sentence to IOB2.
+
+    'O' and tags with a prefix B-, I-, E- or S- stay. Another tag is a span for as long as it
+    repeats, so that roles or classes without IOB ('ARG0 ARG0 O') are entities too. Two adjacent
+    spans of one type become one, because nothing marks the start of the second.
+    """
+    converted, previous = [], 'O'
+    for tag in tags:
+        needs_prefix = tag != 'O' and not _TAG_WITH_PREFIX.match(tag)
+        converted.append(f'{"I" if tag == previous else "B"}-{tag}' if needs_prefix else tag)
+        previous = tag
+    return converted
+
+
+def _entity_f1(predicted: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
+    """Compute the F1 of CoNLL 2003: over all spans, which match in both ends and the type."""
+    _check_lengths(predicted, right)
+    f1_score = import_library('seqeval.metrics').f1_score
+    return float(f1_score([*map(to_iob2, right)], [*map(to_iob2, predicted)], zero_division=0))
+
+
+def _over_tokens(score_labels: Scorer) -> Scorer:
+    """Make a scorer that applies a classification metric to the tags of all words."""
+
+    def score(predicted: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
+        _check_lengths(predicted, right)
+        for predicted_tags, right_tags in zip(predicted, right, strict=True):
+            _check_lengths(predicted_tags, right_tags)
+        chain = itertools.chain.from_iterable
+        return score_labels(list(chain(predicted)), list(chain(right)))
+
+    return score
+
+
+def _check_lengths(predicted: Sequence[Any], right: Sequence[Any]) -> None:
+    if len(predicted) != len(right) or not len(right):
+        raise ValueError(
+            f'predictions: must be as many as the right answers and at least one, got '
+            f'{len(predicted)} and {len(right)}'
+        )
+
+
+# Of (texts, all right texts of each).
+COMPLETION_METRICS: dict[str, Metric] = {
+    'exact_match': Metric(_mean_best_reference(_exact_match), UNIT_INTERVAL),
+    'f1': Metric(_mean_best_reference(_word_f1), UNIT_INTERVAL),
+    'accuracy': Metric(_mean_best_reference(_stripped_match), UNIT_INTERVAL),
+    'bleu': Metric(_sacrebleu('corpus_bleu'), PERCENT),
+    'chrf': Metric(_sacrebleu('corpus_chrf'), PERCENT),
+    'rouge1': Metric(_rouge('rouge1'), UNIT_INTERVAL),
+    'rouge2': Metric(_rouge('rouge2'), UNIT_INTERVAL),
+    'rougeL': Metric(_rouge('rougeL'), UNIT_INTERVAL),
+    'rougeLsum': Metric(_rouge('rougeLsum'), UNIT_INTERVAL),
+}
+# Of (indices of the predicted classes, of the right ones).
+CLASSIFICATION_METRICS: dict[str, Metric] = {
+    'accuracy': Metric(_accuracy, UNIT_INTERVAL),
+    'macro_f1': Metric(_macro_f1, UNIT_INTERVAL),
+    'matthews': Metric(_matthews, CORRELATION),
+    'pearson': Metric(_correlation('pearsonr'), CORRELATION),
+    'spearman': Metric(_correlation('spearmanr'), CORRELATION),
+}
+# Of (predicted tags of each sentence, right tags), as words.
+TOKEN_CLASSIFICATION_METRICS: dict[str, Metric] = {
+    'entity_f1': Metric(_entity_f1, UNIT_INTERVAL),
+    'accuracy': Metric(_over_tokens(_accuracy), UNIT_INTERVAL),
+    'macro_f1': Metric(_over_tokens(_macro_f1), UNIT_INTERVAL),
+}
+# By task.kind.
+METRICS_BY_KIND: dict[str, Mapping[str, Metric]] = {
+    'completion': COMPLETION_METRICS,
+    'classification': CLASSIFICATION_METRICS,
+    'multiple_choice': CLASSIFICATION_METRICS,
+    'token_classification': TOKEN_CLASSIFICATION_METRICS,
+    'preference': {'accuracy': CLASSIFICATION_METRICS['accuracy']},
+}

@@ -1,0 +1,256 @@
+"""The data of one run, as the trainer uses it: batches, validation and counts; here for plain text.
+
+`load_dataset` chooses the implementation: `TextData` for pre-training on text, and for a task's
+examples `TaskData` (task_data.py), which is imported only where a config has a task.
+"""
+
+import abc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gpt_jax.core import files
+from gpt_jax.core.config import Config, RawConfig, parse_section
+from gpt_jax.core.errors import UserError
+from gpt_jax.core.progress import LogFn, Progress
+from gpt_jax.data.loader import count_epochs, iterate_batches
+from gpt_jax.data.token_cache import TOKENIZER_FILE
+from gpt_jax.data.tokenized_dataset import TokenizedDataset, prepare_dataset
+from gpt_jax.data.tokenizer import Tokenizer, tokenizer_folder
+from gpt_jax.train.build import TrainerParts
+from gpt_jax.trainer.validation import compute_bits_per_byte, evaluate_text
+
+# Up to this many epochs, repeated text is worth almost as much as new text (Muennighoff et al.
+# 2023, section 5).
+MAX_USEFUL_EPOCHS = 4
+
+
+class Epochs(NamedTuple):
+    """How often a run reads its training data. unit: of `unique`, 'tokens' or 'examples'."""
+
+    times: float
+    unique: int
+    unit: str
+
+
+class BestMetric(NamedTuple):
+    """The validation metric that selects the best checkpoint."""
+
+    name: str
+    higher_is_better: bool
+
+    def is_better(self, value: float, best: float | None) -> bool:
+        if best is None:
+            return True
+        return value > best if self.higher_is_better else value < best
+
+
+class Dataset(abc.ABC):
+    """Tokenized training data and its held-out splits.
+
+    Attributes:
+      vocab_size: every token id is below it.
+      fingerprint: 64 hex digits; a hash of the token ids, the document starts and the tokenizer.
+    """
+
+    vocab_size: int
+    fingerprint: str
+
+    @property
+    @abc.abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of the token ids."""
+
+    @property
+    @abc.abstractmethod
+    def eval_splits(self) -> list[str]:
+        """The held-out splits: 'validation' and, where the source has one, 'test'."""
+
+    @abc.abstractmethod
+    def serialize_tokenizer(self) -> bytes:
+        """Return the content of the tokenizer's file."""
+
+    @abc.abstractmethod
+    def describe_source(self, config: Config) -> str:
+        """Return the config field that names the data, with its value."""
+
+    @abc.abstractmethod
+    def iterate_batches(
+        self, config: Config, start: int, shard: tuple[int, int]
+    ) -> Iterator[dict[str, Any]]:
+        """Iterate without end over one process's rows of the run's global batches.
+
+        Args:
+          start: number of the first batch.
+          shard: (index, count) of this process's share of the rows.
+
+        Raises:
+          UserError: there is less data than one row.
+        """
+
+    @abc.abstractmethod
+    def count_epochs(self, config: Config) -> Epochs:
+        """Count the passes over the training data in the whole run."""
+
+    @abc.abstractmethod
+    def evaluate(
+        self, config: Config, parts: TrainerParts, split: str, params: Any, progress: Progress
+    ) -> dict[str, float]:
+        """Return 'loss' in nats per target or question, and the other metrics of a split."""
+
+    @abc.abstractmethod
+    def count_examples(self) -> dict[str, Any]:
+        """Return the sizes that the summary reports."""
+
+    def validate(
+        self, config: Config, parts: TrainerParts, params: Any, progress: Progress
+    ) -> dict[str, float]:
+        """Evaluate the validation split; the names begin with 'validation_'."""
+        metrics = self.evaluate(config, parts, 'validation', params, progress)
+        return {f'validation_{name}': value for name, value in metrics.items()}
+
+    def save_tokenizer(self, config: Config, folder: Path) -> None:
+        """Write the tokenizer and its chat template, so that the folder needs no other."""
+        files.write_bytes(folder / TOKENIZER_FILE, self.serialize_tokenizer())
+        source = tokenizer_folder(config.data.tokenizer)
+        if source is None:
+            return
+        from gpt_jax.tasks import chat_template
+
+        for name, content in chat_template.read_template_files(source).items():
+            files.write_bytes(folder / name, content)
+
+    # Features of some data only; by default there is nothing to do.
+
+    def convert_loss(self, loss: float) -> dict[str, float]:
+        """Return a training loss in units that do not depend on the tokenizer."""
+        del loss
+        return {}
+
+    def best_metric(self, config: Config) -> BestMetric:
+        """Return the validation metric that selects the best checkpoint."""
+        del config
+        return BestMetric('validation_loss', higher_is_better=False)
+
+    def measure_contamination(
+        self, config: Config, splits: Sequence[str], progress: Progress, log: LogFn
+    ) -> dict[str, float]:
+        """Return the share of held-out examples that also occur in the training data."""
+        del config, splits, progress, log
+        return {}
+
+    def add_references(
+        self,
+        config: Config,
+        parts: TrainerParts,
+        workdir: Path,
+        start: int,
+        progress: Progress,
+        log: LogFn,
+    ) -> 'Dataset':
+        """Return the data with the initial model's log probabilities, for preferences.
+
+        Args:
+          start: updates that the initial state has seen.
+        """
+        del config, parts, workdir, start, progress, log
+        return self
+
+    def score_generations(self, config: Config, workdir: Path, log: LogFn) -> dict[str, float]:
+        """Return the metrics of generated validation answers."""
+        del config, workdir, log
+        return {}
+
+
+class TextData(Dataset):
+    """Plain text: a stream of tokens for each split."""
+
+    def __init__(self, tokens: TokenizedDataset):
+        self.tokens = tokens
+        self.vocab_size, self.fingerprint = tokens.vocab_size, tokens.fingerprint
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.tokens.load_tokenizer()
+
+    @property
+    def eval_splits(self) -> list[str]:
+        return ['validation'] if self.tokens.test is None else ['validation', 'test']
+
+    def serialize_tokenizer(self) -> bytes:
+        return (self.tokens.path / TOKENIZER_FILE).read_bytes()
+
+    def describe_source(self, config: Config) -> str:
+        return f'data.source: {config.data.source}'
+
+    def iterate_batches(
+        self, config: Config, start: int, shard: tuple[int, int]
+    ) -> Iterator[dict[str, Any]]:
+        return iterate_batches(
+            self.tokens.train,
+            fingerprint=self.fingerprint,
+            context=config.model.context,
+            batch_size=config.train.batch_size,
+            seed=config.seed,
+            packing=config.data.packing,
+            start=start,
+            process_index=shard[0],
+            process_count=shard[1],
+        )
+
+    def count_epochs(self, config: Config) -> Epochs:
+        targets = config.steps * config.tokens_per_step
+        return Epochs(count_epochs(self.tokens.train, targets), len(self.tokens.train), 'tokens')
+
+    def evaluate(
+        self, config: Config, parts: TrainerParts, split: str, params: Any, progress: Progress
+    ) -> dict[str, float]:
+        tokens = self.tokens.test if split == 'test' else self.tokens.validation
+        assert tokens is not None  # `eval_splits` names only splits that exist
+        return evaluate_text(config, parts, tokens, params, progress)
+
+    def count_examples(self) -> dict[str, Any]:
+        return {
+            'bytes_per_token': self.tokens.validation.bytes_per_token,
+            'unique_tokens': len(self.tokens.train),
+        }
+
+    def convert_loss(self, loss: float) -> dict[str, float]:
+        bytes_per_token = self.tokens.train.bytes_per_token
+        return {'bits_per_byte': compute_bits_per_byte(loss, bytes_per_token)}
+
+
+def load_dataset(raw_config: RawConfig, log: LogFn) -> Dataset:
+    """Read and tokenize the data that a config names, or open it from the cache.
+
+    Raises:
+      UserError: bad input.
+    """
+    if parse_section(raw_config, 'task').kind == 'none':
+        return load_text_data(raw_config, log)
+    from gpt_jax.trainer.task_data import load_task_data
+
+    return load_task_data(raw_config, log)
+
+
+def load_text_data(raw_config: RawConfig, log: LogFn) -> TextData:
+    """Read and tokenize the text that a config names, or open it from the cache."""
+    return TextData(prepare_dataset(parse_section(raw_config, 'data'), log))
+
+
+def require_text(raw_config: RawConfig, mode: str) -> None:
+    """Raise UserError if the config has a task, for a mode that supports plain text only."""
+    kind = raw_config['task']['kind']
+    if kind != 'none':
+        raise UserError(f'--mode={mode}: task.kind must be none, got {kind}; it reads plain text')
+
+
+def warn_of_repetition(dataset: Dataset, config: Config, log: LogFn) -> None:
+    """Log a warning if the run repeats its training data more often than is useful."""
+    epochs = dataset.count_epochs(config)
+    if epochs.times > MAX_USEFUL_EPOCHS:
+        log(
+            f'warning: {config.steps:,} steps repeat {epochs.unique:,} {epochs.unit} of '
+            f'{dataset.describe_source(config)} {epochs.times:.1f} times; beyond '
+            f'{MAX_USEFUL_EPOCHS} times, repeated text is worth much less than new text'
+        )

@@ -1,0 +1,205 @@
+"""Training of one config in a folder: from its last checkpoint, or from the start, to its summary.
+
+`train` reads in the order of a run: data, config, model and step, initial state, loop, summary.
+"""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gpt_jax.core import files, trees
+from gpt_jax.core.config import Config, RawConfig, parse_config
+from gpt_jax.core.errors import Diverged
+from gpt_jax.core.progress import PROGRESS_FILE, LogFn, Progress
+from gpt_jax.core.watchdog import Watchdog
+from gpt_jax.train.build import build_trainer_parts
+from gpt_jax.train.checkpoint import CheckpointManager
+from gpt_jax.train.loop import Hooks, Intervals, run_training_loop
+from gpt_jax.train.metrics import METRICS_FILE, MetricsWriter, read_metrics
+from gpt_jax.train.multihost import Preemption
+from gpt_jax.train.step import State
+from gpt_jax.trainer.best import BestCheckpoint
+from gpt_jax.trainer.dataset import load_dataset, warn_of_repetition
+from gpt_jax.trainer.hooks import MetricsRecorder, RunContext, TrainingHooks
+from gpt_jax.trainer.initialize import InitializedRun, initialize_or_restore
+from gpt_jax.trainer.summary import load_finished_summary, make_summary, write_summary
+
+
+def train(
+    raw_config: RawConfig, workdir: Path, *, log: LogFn, trial: tuple[int, int] | None
+) -> dict[str, Any]:
+    """Train the config's model to its end, from the last checkpoint if there is one.
+
+    Args:
+      raw_config: nested dicts, as in config.json.
+      workdir: the run's folder; a finished run is returned as it is.
+      log: takes lines for the user.
+      trial: (k, n) if the run is trial k of a sweep of n, for the progress display.
+
+    Returns:
+      The run's summary.
+
+    Raises:
+      UserError: bad config or data, or a folder that is in use or holds another run.
+      Preempted: a signal stopped the run; its state is saved.
+      Diverged: too many non-finite steps in a row; the last checkpoint is unchanged.
+    """
+    # All input errors are raised before the folder is created.
+    dataset = load_dataset(raw_config, log)
+    config = parse_config(raw_config, dataset.vocab_size)
+    parts = build_trainer_parts(config)
+    next(dataset.iterate_batches(config, 0, parts.batch_shard()))  # UserError if too little data
+    score_suite = None
+    if config.suite.tasks:
+        from gpt_jax.trainer.suite_hook import SuiteHook
+
+        score_suite = SuiteHook(config, parts, dataset, log)
+
+    with _lock_folder(workdir):
+        summary = load_finished_summary(raw_config, workdir)
+        if summary is not None:
+            log(f'{workdir}: already done; delete the folder to run it again')
+            return summary
+        warn_of_repetition(dataset, config, log)
+        if jax.process_index() == 0:
+            files.write_json(workdir / 'config.json', raw_config)
+            dataset.save_tokenizer(config, workdir)
+        progress = Progress(
+            sys.stderr,
+            trial=trial,
+            name=config.name,
+            steps=config.steps,
+            report=workdir / PROGRESS_FILE,
+        )
+        return _train(
+            RunContext(raw_config, config, dataset, parts, score_suite, workdir, progress, log)
+        )
+
+
+@contextlib.contextmanager
+def _lock_folder(workdir: Path) -> Iterator[None]:
+    """Hold the folder's lock; the first process holds it for all."""
+    if jax.process_index() > 0:
+        yield
+        return
+    with files.hold_lock(workdir / 'lock', wait=False):
+        yield
+
+
+def _train(run: RunContext) -> dict[str, Any]:
+    config, workdir = run.config, run.workdir
+    is_first_process = jax.process_index() == 0
+    with (
+        _make_watchdog(config) as watchdog,
+        Preemption() as preemption,  # outermost: a second signal must not end the last save
+        CheckpointManager(
+            workdir / 'checkpoints',
+            max_to_keep=config.train.keep_checkpoints,
+            keep_steps=config.train.keep_steps,
+            log=run.log,
+        ) as checkpoints,
+        MetricsWriter(
+            workdir, tensorboard=config.train.tensorboard, enabled=is_first_process
+        ) as metrics,
+        contextlib.ExitStack() as stack,
+    ):
+        began = time.monotonic()
+        initial = initialize_or_restore(run, checkpoints)
+        start = initial.start
+        metrics.resume(start)
+        dataset = run.dataset.add_references(
+            config, run.parts, workdir, start, run.progress, run.log
+        )
+        run = run._replace(dataset=dataset)
+        seconds = initial.seconds + time.monotonic() - began
+
+        recorder = MetricsRecorder(
+            config, dataset.convert_loss, metrics, run.progress, start, seconds
+        )
+        best = stack.enter_context(BestCheckpoint(config, dataset, workdir, start, run.log))
+        training_hooks = TrainingHooks(run, checkpoints, recorder, best, initial.state)
+        hooks = Hooks(
+            log=recorder.log_step,
+            evaluate=training_hooks.evaluate,
+            run_suite=training_hooks.run_suite,
+            save=training_hooks.save,
+            should_stop=lambda: _should_stop(preemption, watchdog),
+            should_finish=best.should_finish,
+        )
+        run.progress.on_note = watchdog.beat
+        try:
+            state = _run_steps(run, initial, training_hooks.make_intervals(), hooks, recorder)
+            recorder.last |= dataset.measure_contamination(
+                config, ['validation'], run.progress, run.log
+            )
+        except Diverged:
+            recorder.flush()  # the row of the diverged step is the one to look at
+            raise
+        finally:
+            run.progress.close()
+        checkpoints.wait()
+        return _summarize(run, state, recorder, best)
+
+
+def _run_steps(
+    run: RunContext,
+    initial: InitializedRun,
+    intervals: Intervals,
+    hooks: Hooks,
+    recorder: MetricsRecorder,
+) -> State:
+    """Run the remaining steps; if none remain, evaluate again for a summary that is missing."""
+    config, start = run.config, initial.start
+    local = run.dataset.iterate_batches(config, start, run.parts.batch_shard())
+    state = run_training_loop(
+        initial.step,
+        initial.state,
+        run.parts.shard_batches(local),
+        start=start,
+        steps=config.steps,
+        every=intervals,
+        max_skipped=config.train.max_skipped_in_row,
+        hooks=hooks,
+    )
+    if int(state.step) == start:  # killed between the last checkpoint and the summary
+        if jax.process_index() == 0:
+            recorder.last |= read_metrics(run.workdir / METRICS_FILE)[-1]
+        hooks.evaluate(start, state)
+        hooks.run_suite(start, state)
+    return state
+
+
+def _summarize(
+    run: RunContext, state: State, recorder: MetricsRecorder, best: BestCheckpoint
+) -> dict[str, Any]:
+    """Make the summary, in which every process takes part; the first process writes it."""
+    config, dataset = run.config, run.dataset
+    extra = {
+        **dataset.count_examples(),
+        'fingerprint': dataset.fingerprint,
+        **best.summarize(),
+        'params_trained': trees.count_elements(run.parts.abstract_state.params),
+        'tune_rank': config.finetune.rank,
+        **dataset.score_generations(config, run.workdir, run.log),
+    }
+    seconds = recorder.elapsed_seconds()
+    summary = make_summary(run.raw_config, config, run.parts, state, recorder.last, seconds, extra)
+    return write_summary(summary, run.workdir) if jax.process_index() == 0 else summary
+
+
+def _make_watchdog(config: Config) -> Watchdog:
+    """Make the watchdog for lost peers; a single process has none to wait for."""
+    seconds = 60 * config.train.stall_minutes if jax.process_count() > 1 else 0.0
+    return Watchdog(seconds, f'process {jax.process_index()} of {jax.process_count()}')
+
+
+def _should_stop(preemption: Preemption, watchdog: Watchdog) -> bool:
+    """Vote on stopping. From the second call on, the vote shows that all processes got this far."""
+    stop = preemption.requested_on_any_process()
+    watchdog.beat()
+    return stop

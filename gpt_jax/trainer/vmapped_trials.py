@@ -1,0 +1,325 @@
+"""Several small trials of a sweep, trained at once in one process by `vmap`.
+
+The trials may differ in seed and learning rate only. Each has its own folder with all files of a
+run. They save together, and resume from the newest step that all of them have saved. Their
+numbers equal those of separate runs up to rounding, not bit for bit: a device computes whole runs
+instead of a part of one run's batch.
+"""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpt_jax.core import config_fields, files
+from gpt_jax.core.config import RawConfig, parse_config
+from gpt_jax.core.errors import Diverged, UserError
+from gpt_jax.core.progress import PROGRESS_FILE, LogFn, Progress
+from gpt_jax.train import manifest
+from gpt_jax.train.build import TrainerParts, build_trainer_parts
+from gpt_jax.train.checkpoint import CheckpointManager, load_checkpoint
+from gpt_jax.train.loop import Hooks, Intervals, run_training_loop
+from gpt_jax.train.metrics import METRICS_FILE, MetricsWriter, read_metrics
+from gpt_jax.train.multihost import Preemption
+from gpt_jax.train.vmapped_runs import VmappedRuns, build_vmapped_runs, select_run, stack_states
+from gpt_jax.trainer.dataset import load_text_data
+from gpt_jax.trainer.hooks import MetricsRecorder, RunContext, make_checkpoint_meta
+from gpt_jax.trainer.summary import load_finished_summary, make_summary, write_summary
+
+VARYING_FIELDS = ('seed', 'optimizer.learning_rate')  # in which trials of a group may differ
+# A trial that sets one of these trains in its own process.
+SEPARATE_FIELDS = (
+    'train.keep_steps',
+    'train.branch_from',
+    'train.early_stopping_patience',
+    'init_from',
+    'task.source',
+    'suite.tasks',
+)
+
+
+def group_trials(trials: dict[str, RawConfig], limit: int) -> list[list[str]]:
+    """Group the trials that may train at once, at most `limit` in a group, in the given order.
+
+    Returns:
+      The names of the trials of each process.
+    """
+    groups: list[list[str]] = []
+    for name, raw_config in trials.items():
+        candidates = [] if _separate_fields(raw_config) else groups
+        for group in candidates:
+            if len(group) < limit and _shared_key(trials[group[0]]) == _shared_key(raw_config):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return groups
+
+
+def _shared_key(raw_config: RawConfig) -> str:
+    """Return the fields that trials of a group must share, as text."""
+    fields = config_fields.select_run_fields(raw_config)
+    return json.dumps({key: value for key, value in fields.items() if key not in VARYING_FIELDS})
+
+
+def _separate_fields(raw_config: RawConfig) -> list[str]:
+    """List the config's fields that need a process of their own."""
+    fields = dict(config_fields.flatten_config(raw_config))
+    return [field for field in SEPARATE_FIELDS if fields[field]]
+
+
+def train_trials(trials: dict[str, RawConfig], workdir: Path, log: LogFn) -> None:
+    """Train one group of trials in `workdir`/trials/NAME, from their newest common checkpoint.
+
+    Args:
+      trials: configs by name.
+      workdir: the sweep's folder.
+
+    Raises:
+      UserError: the trials cannot train at once, bad data, or a folder in use.
+      Preempted: a signal stopped them; all are saved.
+      Diverged: some diverged; the others are finished.
+    """
+    _check_group(trials)
+    names = list(trials)
+    dataset = load_text_data(trials[names[0]], log)
+    configs = {name: parse_config(trials[name], dataset.vocab_size) for name in names}
+    config = configs[names[0]]
+    parts = build_trainer_parts(config)
+    vmapped = build_vmapped_runs(config, len(names))
+    folder = workdir / 'trials'
+    with contextlib.ExitStack() as stack:
+        preemption = stack.enter_context(Preemption())
+        progress = Progress(
+            sys.stderr,
+            trial=None,
+            name=f'{names[0]} and {len(names) - 1} more',
+            steps=config.steps,
+            report=folder / names[0] / PROGRESS_FILE,
+        )
+        stack.callback(progress.close)
+        runs = []
+        for name in names:
+            run = RunContext(
+                trials[name], configs[name], dataset, parts, None, folder / name, progress, log
+            )
+            runs.append(_TrialRun(run, stack, count=len(names), is_shown=name == names[0]))
+        _TrialGroup(runs, parts, vmapped).train(preemption, log)
+
+
+def _check_group(trials: dict[str, RawConfig]) -> None:
+    """Raise UserError if the trials cannot train at once."""
+    argument = f'--trial={",".join(trials)}'
+    if len({_shared_key(raw_config) for raw_config in trials.values()}) > 1:
+        raise UserError(
+            f'{argument}: must differ only in {" and ".join(VARYING_FIELDS)}; train them separately'
+        )
+    for name, raw_config in trials.items():
+        for field in _separate_fields(raw_config):
+            raise UserError(
+                f'{argument}: {field} ({name}) needs a process of its own; train it separately'
+            )
+
+
+class _TrialRun:
+    """One trial of a group: its folder, and the writers of its files.
+
+    Args:
+      stack: closes the writers and releases the folder's lock.
+      count: trials of the group.
+      is_shown: the progress display shows this trial, for all of them.
+    """
+
+    def __init__(self, run: RunContext, stack: contextlib.ExitStack, *, count: int, is_shown: bool):
+        self.context, self.config = run, run.config
+        self._count, self._is_shown = count, is_shown
+        stack.enter_context(files.hold_lock(run.workdir / 'lock', wait=False))
+        if load_finished_summary(run.raw_config, run.workdir):
+            raise UserError(f'{run.workdir}: already done; leave it out of --trial')
+        files.write_json(run.workdir / 'config.json', run.raw_config)
+        run.dataset.save_tokenizer(run.config, run.workdir)
+        train = run.config.train
+        self.checkpoints = stack.enter_context(
+            CheckpointManager(
+                run.workdir / 'checkpoints', max_to_keep=train.keep_checkpoints, log=run.log
+            )
+        )
+        self._metrics = stack.enter_context(
+            MetricsWriter(run.workdir, tensorboard=train.tensorboard)
+        )
+        self.recorder: Any = None  # a MetricsRecorder once the initial step is known
+
+    def begin(self, start: int, seconds: float) -> None:
+        """Start recording after `start` updates, which took `seconds`."""
+        run = self.context
+        self._metrics.resume(start)
+        progress = run.progress if self._is_shown else None
+        self.recorder = MetricsRecorder(
+            run.config, run.dataset.convert_loss, self._metrics, progress, start, seconds
+        )
+
+    def evaluate(self, step: int, params: Any) -> None:
+        run = self.context
+        self.recorder.add(step, run.dataset.validate(run.config, run.parts, params, run.progress))
+
+    def save(self, step: int, state: Any) -> None:
+        run = self.context
+        self.recorder.flush()
+        seconds = self.recorder.elapsed_seconds()
+        meta = make_checkpoint_meta(run.raw_config, run.dataset.fingerprint, step, seconds)
+        self.checkpoints.save(step, state, meta)
+
+    def finish(self, state: Any) -> None:
+        """Write the summary; the trial's time is its share of the group's."""
+        run = self.context
+        self.recorder.flush()
+        self.checkpoints.wait()
+        seconds = self.recorder.elapsed_seconds() / self._count
+        extra = {**run.dataset.count_examples(), 'fingerprint': run.dataset.fingerprint}
+        summary = make_summary(
+            run.raw_config, run.config, run.parts, state, self.recorder.last, seconds, extra
+        )
+        write_summary(summary | {'together': self._count}, run.workdir)
+
+
+class _TrialGroup:
+    """The trials of one process, and the functions that the training loop calls for all of them."""
+
+    def __init__(self, runs: list[_TrialRun], parts: TrainerParts, vmapped: VmappedRuns):
+        self._runs, self._parts, self._vmapped = runs, parts, vmapped
+
+    def train(self, preemption: Preemption, log: LogFn) -> None:
+        """Train all trials to their end and write their summaries."""
+        config = self._runs[0].config
+        seeds = jnp.array([run.config.seed for run in self._runs], jnp.uint32)
+        rates = jnp.array([run.config.optimizer.learning_rate for run in self._runs], jnp.float32)
+        start, seconds, states = self._restore()
+        if states is None:
+            states = self._vmapped.init(seeds)
+        for run in self._runs:
+            run.begin(start, seconds)
+
+        began = time.monotonic()
+        lowered = self._vmapped.step.lower(states, next(self._iterate_batches(0)), seeds, rates)
+        step = lowered.compile()
+        log(
+            f'{len(self._runs)} runs at once on {self._vmapped.mesh.size} devices; '
+            f'compiled in {time.monotonic() - began:.1f} s'
+        )
+        states = run_training_loop(
+            lambda states, batch: step(states, batch, seeds, rates),
+            states,
+            self._iterate_batches(start),
+            start=start,
+            steps=config.steps,
+            every=Intervals(
+                log=config.train.log_every,
+                evaluate=config.train.eval_every,
+                suite=0,
+                save=config.train.checkpoint_every,
+                save_steps=(),
+            ),
+            max_skipped=config.train.max_skipped_in_row,
+            hooks=Hooks(
+                log=self._log_step,
+                evaluate=self._evaluate,
+                run_suite=lambda *_: None,
+                save=self._save,
+                should_stop=preemption.requested_on_any_process,
+                should_finish=lambda: False,
+            ),
+        )
+        if config.steps == start:  # killed between the last checkpoint and the summaries
+            for run in self._runs:
+                run.recorder.last |= read_metrics(run.context.workdir / METRICS_FILE)[-1]
+            self._evaluate(start, states)
+        self._finish(states)
+
+    def _log_step(self, step: int, values: dict[str, Any]) -> None:
+        for index, run in enumerate(self._runs):
+            run.recorder.log_step(step, {name: value[index] for name, value in values.items()})
+
+    def _evaluate(self, step: int, states: Any) -> None:
+        with self._pause_meters():
+            for index, run in enumerate(self._runs):
+                state = self._select_state(states, index)
+                run.evaluate(step, self._parts.combine_params(state))
+
+    def _save(self, step: int, states: Any, wait: bool) -> None:
+        with self._pause_meters():
+            for index, run in enumerate(self._runs):
+                run.save(step, self._select_state(states, index))
+            if wait:
+                for run in self._runs:
+                    run.checkpoints.wait()
+
+    @contextlib.contextmanager
+    def _pause_meters(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for run in self._runs:
+                stack.enter_context(run.recorder.meter.pause())
+            yield
+
+    def _select_state(self, states: Any, index: int) -> Any:
+        """Return one trial's state, sharded as a run of its own."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self._parts.abstract_state)
+        return jax.device_put(select_run(states, index), shardings)
+
+    def _restore(self) -> tuple[int, float, Any]:
+        """Load the newest step that all trials have saved.
+
+        Returns:
+          (step, seconds, states); (0, 0.0, None) if there is none.
+        """
+        folders = [run.context.workdir / 'checkpoints' for run in self._runs]
+        common = set.intersection(*(set(manifest.list_steps(folder)) for folder in folders))
+        abstract = self._parts.abstract_state
+        for step in sorted(common, reverse=True):
+            try:
+                checkpoints = [load_checkpoint(folder, abstract, step=step) for folder in folders]
+            except UserError:
+                continue  # one is damaged; an older step may be valid for all
+            context = self._runs[0].context
+            if any(c.meta['fingerprint'] != context.dataset.fingerprint for c in checkpoints):
+                raise UserError(
+                    f'{context.workdir.parent}: began with other data; choose another --workdir'
+                )
+            states = stack_states([c.state for c in checkpoints], self._vmapped.mesh)
+            return step, max(c.meta['seconds'] for c in checkpoints), states
+        return 0, 0.0, None
+
+    def _iterate_batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
+        """Stack the batches of all trials; trials with the same seed read them once."""
+        seeds = [run.config.seed for run in self._runs]
+        feeds = {
+            run.config.seed: run.context.dataset.iterate_batches(run.config, start, (0, 1))
+            for run in self._runs
+        }
+        while True:
+            batches = {seed: next(feed) for seed, feed in feeds.items()}
+            yield {
+                name: np.stack([batches[seed][name] for seed in seeds])
+                for name in batches[seeds[0]]
+            }
+
+    def _finish(self, states: Any) -> None:
+        """Write the summaries of the trials that did not diverge; raise Diverged for the others."""
+        limit = self._runs[0].config.train.max_skipped_in_row
+        diverged = []
+        for index, skipped in enumerate(jax.device_get(states.skipped_in_row)):
+            run = self._runs[index]
+            if int(skipped) >= limit:
+                diverged.append(run.config.name)
+            else:
+                run.finish(self._select_state(states, index))
+        if diverged:
+            raise Diverged(
+                f'{", ".join(diverged)}: non-finite steps until the end; the others are finished'
+            )

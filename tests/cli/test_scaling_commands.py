@@ -1,0 +1,303 @@
+"""`gpt-jax fit`, `plan`, `forecast`, `verify` and `compare`: output, files and errors."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gpt_jax.cli import main as cli
+from tests import program
+from tests.scaling import sweep_records, synthetic
+
+
+@pytest.fixture
+def data(tmp_path):
+    given = synthetic.isoflop()
+    rows = synthetic.rows(given)
+    for row, noise in zip(rows, np.random.default_rng(0).standard_normal(len(rows)), strict=True):
+        row['loss'] *= np.exp(0.001 * noise)
+    return synthetic.write_csv(tmp_path / 'runs.csv', rows)
+
+
+def test_fit_prints_writes_and_draws(data, tmp_path, capsys):
+    cli.main(
+        [
+            'fit',
+            data,
+            '--approach=all',
+            '--at-flops=1e23',
+            '--draws=30',
+            '--starts=16',
+            f'--json={tmp_path / "fit.json"}',
+            f'--plots={tmp_path / "figures"}',
+        ]
+    )
+    out = capsys.readouterr().out
+    for word in (
+        '54 runs',
+        'alpha',
+        'starts reached it',
+        'bootstrap over runs',
+        'held out',
+        '3 parametric',
+        'D/N',
+        'N* = ',
+        'by Akima interpolation: a ',
+    ):
+        assert word in out, word
+    result = json.loads((tmp_path / 'fit.json').read_text())
+    assert result['fit']['constants']['alpha'] == pytest.approx(synthetic.TRUTH['alpha'], rel=0.05)
+    names = {path.name for path in (tmp_path / 'figures').iterdir()}
+    for name in ('loss_over_compute', 'isoflop', 'optimal_split', 'residuals'):
+        assert {f'{name}.png', f'{name}.svg'} <= names
+
+
+def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
+    cli.main(
+        [
+            'plan',
+            '--flops=1e20',
+            f'--runs={data}',
+            '--draws=20',
+            f'--config={tmp_path / "planned.py"}',
+        ]
+    )
+    assert 'nearest shape' in capsys.readouterr().out
+    assert 'def get_config' in (tmp_path / 'planned.py').read_text()
+    path = str(tmp_path / 'ledger.jsonl')
+    cli.main(['forecast', data, '--params=1e10', '--tokens=2e11', f'--ledger={path}', '--draws=20'])
+    assert 'written to' in capsys.readouterr().out
+    run = {'params': 1e10, 'tokens': 2e11, 'loss': float(synthetic.loss(1e10, 2e11))}
+    later = synthetic.write_csv(tmp_path / 'later.csv', [run])
+    cli.main(['verify', path, f'--runs={later}'])
+    assert '1 of 1 verified: 1 inside' in capsys.readouterr().out
+    (tmp_path / 'file').touch()
+    for command, said in (
+        (['verify', path, f'--runs={later}', f'--json={tmp_path}'], f'{tmp_path}: Is a directory'),
+        (
+            ['verify', path, f'--runs={later}', f'--json={tmp_path}/file/x'],
+            'is a file, not a folder',
+        ),
+        (['plan', '--flops=1e20', f'--config={tmp_path}'], f'{tmp_path}: Is a directory'),
+        (
+            ['compare', data, data, '--draws=2', f'--plots={tmp_path}/file'],
+            'is a file, not a folder',
+        ),
+    ):
+        refused(command, said, capsys)
+    cli.main(['compare', data, data, '--draws=20', f'--plots={tmp_path}'])
+    assert ': 1 times (from' in capsys.readouterr().out
+    assert (tmp_path / 'compare.png').exists()
+
+
+@pytest.mark.parametrize('law', ['tied', 'kaplan', 'power'])
+def test_the_other_laws_print(law, data, capsys):
+    cli.main(
+        ['fit', data, f'--law={law}', '--draws=10', *(['--starts=12'] if law != 'power' else [])]
+    )
+    assert 'objective' in capsys.readouterr().out
+
+
+def test_a_plan_of_sweeps_prints_writes_and_names_its_source(tmp_path, capsys):
+    path, trials = sweep_records.write(
+        tmp_path, {1e14: (64, 96, 128, 192), 2e14: (64, 96, 128, 192)}
+    )
+    config, numbers = tmp_path / 'sweep.py', tmp_path / 'sweep.json'
+    cli.main(
+        [
+            'plan',
+            '--isoflop=8e14,1e14,2e14',
+            f'--runs={path}',
+            f'--config={config}',
+            f'--json={numbers}',
+            '--base=cpu',
+        ]
+    )
+    out = capsys.readouterr().out
+    for word in (
+        'approach 2, the line through 2 minima',
+        'its own minimum',
+        'there, loss',
+        'new: 5 trials',
+        'hours on',
+    ):
+        assert word in out, word
+    assert 'import cpu as base' in config.read_text()
+    assert all(repr(one['name']) in config.read_text() for one in trials)
+    result = json.loads(numbers.read_text())
+    assert [one['flops'] for one in result['budgets']] == [1e14, 2e14, 8e14]
+    assert result['frame'] == {
+        'counted': 'without_positions',
+        'context': 512,
+        'vocab': 1000,
+        'head_dim': 32,
+        'layers': 2,
+    }
+    cli.main(
+        [
+            'plan',
+            '--cooldowns=1e9,4e9',
+            '--params=1e8',
+            f'--config={config}',
+            f'--json={numbers}',
+            '--price=2',
+        ]
+    )
+    out = capsys.readouterr().out
+    for word in (
+        'branches at',
+        'own tokens',
+        'trunk and branches:',
+        'separate runs:',
+        'at that price',
+        'saved: ',
+    ):
+        assert word in out, word
+    assert 'design.make_cooldowns(' in config.read_text()
+    assert 0.5 < json.loads(numbers.read_text())['share'] < 1
+
+
+BAD = [
+    (['fit', 'none.csv'], 'none.csv: No such file'),
+    (['plan', '--flops=1e20', '--device=abacus'], '--device=abacus: must be one of'),
+    (['plan', '--isoflop=1e18,1e19', '--flops=1e20'], 'not allowed with argument'),
+    (['plan', '--isoflop=1e18'], '--isoflop: one budget is one minimum and no line'),
+    (['fit', 'x.csv', '--law=power', '--holdout=flops>=1'], '--holdout: not with --law=power'),
+    (['fit', 'x.csv', '--law=power', '--approach=3'], '--approach: not with --law=power'),
+    (['fit', 'x.csv', '--law=power', '--at-flops=1e20'], '--at_flops: not with --law=power'),
+    (['fit', 'x.csv', '--law=power', '--starts=8'], '--starts: not with --law=power'),
+    (['fit', 'x.csv', '--base=E=1,A=1,B=1,alpha=1,beta=1'], '--base: not with --law=chinchilla'),
+    (['fit', 'x.csv', '--over=N'], '--over: not with --law=chinchilla'),
+    (['report', 'x.csv', '--no-irreducible'], '--no_irreducible: not with --law=chinchilla'),
+    (
+        ['fit', 'x.csv', '--law=kaplan', '--approach=1'],
+        '--approach: not with --law=kaplan; that law is of',
+    ),
+    (
+        ['fit', 'x.csv', '--law=kaplan', '--at-flops=1e20'],
+        '--at_flops: not with --law=kaplan; that law is of',
+    ),
+    (['plan', '--flops=1e20', '--columns=a=params'], '--columns: goes with --runs'),
+    (['plan', '--flops=1e40'], 'the largest shape with a vocabulary'),
+    (
+        ['forecast', 'x.csv', '--config=configs/cpu.py', '--params=1e6'],
+        'give the run: --config=PATH',
+    ),
+    (['forecast', 'x.csv', '--params=1e6', '--tokens=1e8', '--trial=a'], '--trial: needs --config'),
+    (['plan', '--isoflop=,'], 'must be numbers separated by commas'),
+    (['plan', '--isoflop=1e18,many'], "must be a number, got 'many'"),
+    (['plan', '--flops=1e18', '--sizes=5'], '--sizes: goes with --isoflop'),
+    (['plan', '--isoflop=1e18,1e19', '--width=64'], '--width: goes with --cooldowns'),
+    (['plan', '--isoflop=1e18,1e19', '--base=a-b'], '--base: must name a module of configs/'),
+    (['plan', '--cooldowns=1e9,2e9'], '--cooldowns: needs a model'),
+    (['plan', '--cooldowns=1e9,1e6', '--params=1e8'], 'longer horizons'),
+    (['verify', 'none.jsonl', '--runs=x.csv'], 'none.jsonl: no such ledger'),
+    (['fit', 'x.csv', '--seed=-1'], "must be an integer of 0 or more, got '-1'"),
+    (['compare', 'x.csv', 'x.csv', '--seed=-1'], "must be an integer of 0 or more, got '-1'"),
+    (['forecast', 'x.csv', '--seed=-1'], "must be an integer of 0 or more, got '-1'"),
+    (['fit', 'x.csv', '--drop-highest=-60'], "must be an integer of 0 or more, got '-60'"),
+    (['fit', 'x.csv', '--draws=²'], "must be an integer of 0 or more, got '²'"),
+]
+
+
+@pytest.mark.parametrize(('arguments', 'message'), BAD)
+def test_bad_input_is_one_line_and_code_2(arguments, message, capsys):
+    refused(arguments, message, capsys)
+
+
+def refused(arguments, message, capsys):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert len(err.strip().splitlines()) == 1
+    assert message in err
+
+
+def test_a_condition_that_is_none(data, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(['fit', data, '--holdout=flops~3', '--starts=4', '--draws=0'])
+    assert "such as 'flops>=1e21'" in capsys.readouterr().err
+
+
+def test_two_files_are_compared_that_name_their_columns_otherwise(data, tmp_path, capsys):
+    rows = [{'N': n, 'D': d, 'L': loss} for n, d, loss in zip(*synthetic_columns(), strict=True)]
+    theirs = synthetic.write_csv(tmp_path / 'theirs.csv', rows)
+    cli.main(['compare', data, theirs, '--draws=4', '--columns=N=params,D=tokens,L=loss'])
+    assert 'times (from' in capsys.readouterr().out
+    refused(
+        ['compare', data, theirs, '--columns=N=params,D=tokens,X=loss'], "no column 'X'", capsys
+    )
+
+
+def synthetic_columns():
+    given = synthetic.isoflop()
+    return given.params, given.tokens, given.loss
+
+
+@pytest.mark.parametrize(
+    ('output', 'code', 'message'), [('a closed pipe', 141, ''), ('/dev/full', 2, 'No space left')]
+)
+def test_closed_or_full_output(output, code, message):
+    if output == '/dev/full':
+        out = os.open(output, os.O_WRONLY)
+    else:
+        inward, out = os.pipe()
+        os.close(inward)
+    command = [sys.executable, '-m', 'gpt_jax', 'plan', '--cooldowns=1e9,2e9', '--params=1e8']
+    result = subprocess.run(
+        command, cwd=program.ROOT, stdout=out, stderr=subprocess.PIPE, text=True
+    )
+    os.close(out)
+    assert result.returncode == code
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == (1 if message else 0)
+
+
+def test_help_needs_neither_jax_nor_scipy():
+    code = (
+        'import sys; from gpt_jax.cli import main as cli\n'
+        'try: cli.main(["--help"])\n'
+        'except SystemExit: pass\n'
+        'print([name for name in ("jax", "scipy", "matplotlib", "numpy") if name in sys.modules])'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code], cwd=program.ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == '[]'
+    assert 'compare' in result.stdout
+
+
+def test_plan_takes_speed_from_a_benchmark(tmp_path, capsys):
+    path = tmp_path / 'benchmark.json'
+    path.write_text(json.dumps({'peak_flops': 4e12, 'devices': 2, 'model_flops_utilization': 0.5}))
+    cli.main(
+        [
+            'plan',
+            '--hours=1',
+            f'--measured={path}',
+            '--vocab=256',
+            '--context=128',
+            f'--json={tmp_path}/plan.json',
+        ]
+    )
+    made = json.loads((tmp_path / 'plan.json').read_text())
+    assert made['hours'] == pytest.approx(1, rel=0.02)
+    assert made['shape_flops']['with_attention'] == pytest.approx(3600 * 2e12 * 0.5, rel=0.02)
+    assert '50% of its peak' in capsys.readouterr().out
+    for text, said in (
+        ('{}', 'must be a file that --benchmark_output writes'),
+        ('{"devices": 0, "peak_flops": 1}', 'must be a file that --benchmark_output writes'),
+        ('[' * 100_000, 'not JSON'),
+    ):
+        path.write_text(text)
+        refused(['plan', '--hours=1', f'--measured={path}'], said, capsys)
+
+
+def test_plan_spends_the_hours_that_it_is_given(tmp_path):
+    cli.main(['plan', '--hours=24', '--device=h100', '--devices=8', f'--json={tmp_path}/plan.json'])
+    assert json.loads((tmp_path / 'plan.json').read_text())['hours'] == pytest.approx(24, rel=0.02)

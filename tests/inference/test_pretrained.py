@@ -1,0 +1,251 @@
+"""Pretrained models from runs, Hugging Face folders and the hub, with their tokenizers."""
+
+import json
+import shutil
+import sys
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import gpt_jax
+from gpt_jax.core.config import DataConfig, default_config
+from gpt_jax.core.errors import UserError
+from gpt_jax.data import tokenized_dataset, tokenizer
+from gpt_jax.inference import pretrained
+from gpt_jax.inference.placement import make_placement
+from gpt_jax.train import manifest
+from gpt_jax.trainer import export_weights, import_weights
+from tests import trained
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    return trained.folder(tmp_path_factory.mktemp('runs') / 'run')
+
+
+def find(source, step=None):
+    return pretrained.find_pretrained(str(source), step=step, log=print)
+
+
+def load_weights(model):
+    placement = make_placement(model.model_config, data=1, fsdp=1)
+    return jax.tree.map(np.asarray, model.load_params(placement.weight_shardings))
+
+
+def test_run(run):
+    model = find(run)
+    assert (model.model_config.width, model.model_config.vocab_size) == (32, 256)
+    assert (model.end_ids, model.prefix_ids) == ((255,), ())
+    assert load_weights(model)['blocks']['attention']['query'].shape == (2, 32, 4, 8)
+
+
+def test_training_features_are_turned_off(tmp_path):
+    folder = trained.folder(tmp_path / 'run', dropout=0.1, remat='block', scan_layers=True)
+    config = find(folder).model_config
+    assert (config.dropout, config.remat, config.scan_layers) == (0.0, 'none', False)
+
+
+def test_run_of_an_older_version_with_fewer_fields(run, tmp_path):
+    folder = trained.folder(tmp_path / 'old')
+    meta = manifest.read_manifest(folder / 'checkpoints' / '3')
+    del meta['meta']['config']['model']['qk_norm']
+    manifest.write_manifest(
+        folder / 'checkpoints' / '3', step=3, meta=meta['meta'], leaves=meta['leaves']
+    )
+    assert find(folder).model_config == find(run).model_config
+
+
+def test_trial_of_a_sweep(run, tmp_path):
+    shutil.copytree(run, tmp_path / 'sweep' / 'trials' / 'one')
+    assert find(tmp_path / 'sweep' / 'trials' / 'one').model_config == find(run).model_config
+    with pytest.raises(UserError, match=r'must be a single run, got a sweep; .*/trials/one$'):
+        find(tmp_path / 'sweep')
+
+
+@pytest.mark.parametrize(
+    'source', ['./nowhere', '', 'no/where/at/all', 'runs/nowhere', 'a file', 'x.txt']
+)
+def test_missing_source(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'runs').mkdir()
+    (tmp_path / 'x.txt').touch()
+    with pytest.raises(UserError, match='holds no checkpoint; give the folder of a run'):
+        find(source)
+
+
+@pytest.mark.parametrize('name', ['gpt2', 'openai-community/gpt2', 'gpt2@e7da7f2'])
+def test_name_on_the_hub(published, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    downloads = []
+
+    def snapshot_download(name, **given):
+        downloads.append((name, given['revision']))
+        return str(published)
+
+    monkeypatch.setitem(
+        sys.modules, 'huggingface_hub', types.SimpleNamespace(snapshot_download=snapshot_download)
+    )
+    model = gpt_jax.load(name, draft=name)
+    assert downloads == [(name.partition('@')[0], name.partition('@')[2] or None)] * 2
+    assert len(model.generate('The weather today is', max_length=25)[0].tokens) == 5
+
+
+@pytest.mark.parametrize('source', ['x' * 300, '~nobody_of_that_name/run'])
+def test_impossible_folder_names(source, tmp_path):
+    for call, argument in (
+        (lambda: gpt_jax.load(source), 'checkpoint'),
+        (
+            lambda: export_weights.export_weights(
+                Path(source), tmp_path / 'out', default_config(), 'float32', print
+            ),
+            'RUN',
+        ),
+        (
+            lambda: import_weights.import_weights(
+                source, default_config(), tmp_path / 'run', print
+            ),
+            'SOURCE',
+        ),
+        (lambda: tokenizer.make_tokenizer(source, list), 'config.data.tokenizer'),
+    ):
+        with pytest.raises(UserError, match=rf'^{argument}={source[:80]}'):
+            call()
+
+
+def test_hub_name_without_the_hub_package(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    missing = r'^%s=nowhere: no such folder, and the hub needs: pip install [^\n]*$'
+    with pytest.raises(UserError, match=missing % 'checkpoint'):
+        gpt_jax.load('nowhere')
+    with pytest.raises(UserError, match=missing % 'draft'):
+        gpt_jax.load(run, draft='nowhere')
+    with pytest.raises(UserError, match=missing % 'SOURCE'):
+        import_weights.import_weights('nowhere', default_config(), run / 'imported', print)
+
+
+def test_run_without_checkpoint_and_missing_step(run, tmp_path):
+    (tmp_path / 'checkpoints').mkdir()
+    with pytest.raises(UserError, match='holds no checkpoint yet'):
+        find(tmp_path)
+    assert load_weights(find(run, step=3))
+    with pytest.raises(UserError, match='no checkpoint of step 4; there are 3'):
+        load_weights(find(run, step=4))
+
+
+@pytest.mark.parametrize('content', ['{', '', '[]', None])
+def test_damaged_run(run, tmp_path, content):
+    shutil.copytree(run, tmp_path / 'run')
+    path = tmp_path / 'run' / 'checkpoints' / '3' / manifest.MANIFEST_FILE
+    path.unlink() if content is None else path.write_text(content)
+    message = (
+        r'run/checkpoints/3: damaged \(manifest.json [^\n]*no good checkpoint is left of this run'
+    )
+    with pytest.raises(UserError, match=message):
+        find(tmp_path / 'run')
+    with pytest.raises(UserError, match=message):
+        export_weights.export_weights(
+            tmp_path / 'run', tmp_path / 'out', default_config(), 'float32', print
+        )
+    shutil.rmtree(path.parent)
+    with pytest.raises(UserError, match='no good checkpoint is left of this run'):
+        find(tmp_path / 'run')
+
+
+def test_tokenizer_is_in_the_run_folder_or_in_the_cache(tmp_path, source):
+    data = default_config()['data'] | {
+        'source': source,
+        'tokenizer': 'bpe:300',
+        'cache': str(tmp_path / 'cache'),
+    }
+    words = tokenized_dataset.prepare_dataset(DataConfig(**data), print).load_tokenizer()
+    folder = trained.folder(tmp_path / 'run', words=words)
+    assert find(folder).tokenizer.fingerprint == words.fingerprint
+    (folder / 'tokenizer.json').unlink()
+    set_data_section(folder, data)
+    assert find(folder).tokenizer.fingerprint == words.fingerprint
+    shutil.rmtree(tmp_path / 'cache')
+    with pytest.raises(
+        UserError,
+        match=r'its tokenizer, bpe:300 of .* copy its tokenizer.json to .*/run/tokenizer.json',
+    ):
+        find(folder)
+
+
+def set_data_section(folder, data):
+    meta = manifest.read_manifest(folder / 'checkpoints' / '3')
+    meta['meta']['config']['data'] = data
+    manifest.write_manifest(
+        folder / 'checkpoints' / '3', step=3, meta=meta['meta'], leaves=meta['leaves']
+    )
+
+
+def test_hugging_face_folder(run, tmp_path):
+    out = tmp_path / 'exported'
+    export_weights.export_weights(run, out, default_config(), 'float32', print)
+    original, exported = find(run), find(out)
+    text = 'naïve text'
+    expected_ids = original.tokenizer.encode(text).tolist()
+    assert exported.tokenizer.encode(text).tolist() == expected_ids
+    assert exported.end_ids == original.end_ids
+    jax.tree.map(np.testing.assert_array_equal, load_weights(exported), load_weights(original))
+    with pytest.raises(UserError, match='has no steps'):
+        find(out, step=1)
+    path = out / 'generation_config.json'
+    options = json.loads(path.read_text()) | {'repetition_penalty': 1.3, 'top_k': 9}
+    path.write_text(json.dumps(options))
+    messages = []
+    pretrained.find_pretrained(str(out), step=None, log=messages.append)
+    hint = 'ignored; use generation options instead'
+    assert messages == [f'{path}: repetition_penalty: 1.3: {hint}']
+    (out / 'tokenizer.json').unlink()
+    with pytest.raises(UserError, match='holds neither tokenizer'):
+        find(out)
+
+
+@pytest.mark.parametrize('name', ['config.json', 'generation_config.json'])
+@pytest.mark.parametrize('value', ['x', {}, [['1']], [1, -1], -1, 256, 1.5, 1e6, True, [None]])
+def test_invalid_eos_token_id(published, name, value):
+    (published / 'generation_config.json').unlink(missing_ok=True)
+    content = json.loads((published / name).read_text()) if name == 'config.json' else {}
+    (published / name).write_text(json.dumps(content | {'eos_token_id': value}))
+    message = rf'{name}: eos_token_id: must be ids in \[0, 255\], got [^\n]+$'
+    with pytest.raises(UserError, match=message):
+        find(published)
+    with pytest.raises(UserError, match=message):
+        import_weights.import_weights(str(published), default_config(), published / 'run', print)
+
+
+@pytest.fixture
+def published(run, tmp_path):
+    export_weights.export_weights(run, tmp_path / 'published', default_config(), 'float32', print)
+    return tmp_path / 'published'
+
+
+def test_prefix_ids():
+    import tokenizers
+
+    bpe = tokenizer.train_bpe(['plain words and more words'] * 9, 280)
+    assert (
+        tokenizer.find_prefix_ids(bpe)
+        == tokenizer.find_prefix_ids(tokenizer.make_tokenizer('bytes', lambda: ()))
+        == ()
+    )
+    content = json.loads(bpe.content)
+    content['post_processor'] = {
+        'type': 'TemplateProcessing',
+        'single': [
+            {'SpecialToken': {'id': '<|endoftext|>', 'type_id': 0}},
+            {'Sequence': {'id': 'A', 'type_id': 0}},
+        ],
+        'pair': [],
+        'special_tokens': {
+            '<|endoftext|>': {'id': '<|endoftext|>', 'ids': [0], 'tokens': ['<|endoftext|>']}
+        },
+    }
+    assert tokenizers.Tokenizer.from_str(json.dumps(content)).encode('word').ids[0] == 0
+    made = tokenizer.parse_tokenizer_json(json.dumps(content).encode(), 'here')
+    assert tokenizer.find_prefix_ids(made) == (0,)
+    assert made.encode('words')[0] != 0

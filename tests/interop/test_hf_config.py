@@ -1,0 +1,261 @@
+"""Every field of a config.json is used or rejected by its name."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from gpt_jax import base_config
+from gpt_jax.core.config import ModelConfig, resolve_model, to_raw
+from gpt_jax.core.config_fields import from_dict
+from gpt_jax.core.errors import UserError
+from gpt_jax.interop.hf_config import FIXED_FIELDS, IGNORED_FIELDS, ConfigReader
+from gpt_jax.interop.layouts import LAYOUTS
+from gpt_jax.model.position import rotary_frequencies
+from tests.interop import golden
+from tests.interop.published_configs import PUBLISHED
+from tests.interop.small_models import EXAMPLES
+
+MODEL = to_raw(base_config())['model']
+
+
+def read_section(model_type, values):
+    return read_with(make_reader(values), model_type)
+
+
+def make_reader(values):
+    reader = ConfigReader(Path('config.json'), values)
+    reader.get('model_type')
+    reader.get('architectures')
+    return reader
+
+
+def read_with(reader, model_type):
+    return LAYOUTS[model_type].config_format.read_model_section(reader)
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_configs_of_published_models(name):
+    model_type, values, expected = PUBLISHED[name]
+    section = read_section(model_type, values)
+    assert {field: section[field] for field in expected} == expected
+
+
+def test_every_layout_sets_the_same_fields():
+    sections = [read_section(model_type, values) for model_type, values, _ in PUBLISHED.values()]
+    assert all(section.keys() == sections[0].keys() for section in sections)
+    assert {model_type for model_type, _, _ in PUBLISHED.values()} == LAYOUTS.keys()
+
+
+UNSUPPORTED = [
+    ('gpt2', 'scale_attn_weights', False),
+    ('gpt2', 'scale_attn_by_inverse_layer_idx', True),
+    ('gpt2', 'reorder_and_upcast_attn', True),
+    ('gpt2', 'activation_function', 'quick_gelu'),
+    ('gpt2', 'activation_function', ['gelu']),
+    ('gpt2', 'n_inner', 0),
+    ('gpt2', 'n_inner', True),
+    ('gpt2', 'n_head', 5),
+    ('gpt2', 'n_layer', 2.0),
+    ('gpt2', 'n_layer', -1),
+    ('gpt2', 'n_layer', 2**31),
+    ('gpt2', 'n_embd', None),
+    ('gpt2', 'vocab_size', '31'),
+    ('gpt2', 'layer_norm_epsilon', 0),
+    ('gpt2', 'layer_norm_epsilon', 'small'),
+    ('gpt2', 'tie_word_embeddings', 1),
+    ('gpt2', 'tie_word_embeddings', None),
+    ('gpt2', 'add_cross_attention', True),
+    ('gpt2', 'is_encoder_decoder', True),
+    ('gpt2', 'pruned_heads', {'0': [1]}),
+    ('gpt2', 'quantization_config', {'quant_method': 'gptq'}),
+    ('gpt2', 'auto_map', {'AutoConfig': 'evil.Config'}),
+    ('gpt2', 'hidden_size', 24),
+    ('gpt2', 'brand_new', None),
+    ('gpt2', 'n_lyaer', 3),
+    ('openai-gpt', 'afn', 'gelu_new'),
+    ('openai-gpt', 'n_special', 3),
+    ('openai-gpt', 'n_inner', 40),
+    ('llama', 'hidden_act', 'swiglu'),
+    ('llama', 'attention_bias', 'yes'),
+    ('llama', 'mlp_bias', True),
+    ('llama', 'partial_rotary_factor', 0.5),
+    ('llama', 'sliding_window', 5),
+    ('llama', 'num_key_value_heads', 0),
+    ('llama', 'num_key_value_heads', 3),
+    ('llama', 'head_dim', 7),
+    ('llama', 'num_attention_heads', 8),
+    ('mixtral', 'num_experts_per_tok', 1),
+    ('mixtral', 'num_experts_per_tok', 5),
+    ('llama', 'num_experts', 4),
+    ('llama', 'rope_theta', 10.0),
+    ('llama', 'rope_theta', -1),
+    ('llama', 'head_dim', 0),
+    ('llama', 'rope_scaling', 'linear'),
+    ('llama', 'rope_interleaved', False),
+    ('llama', 'num_attention_heads', 7),
+    ('llama', 'per_layer_config', {'0': {'head_dim': 4}}),
+    ('llama', 'max_position_embeddings', None),
+    ('mistral', 'layer_types', ['full_attention'] * 2),
+    ('mistral', 'sliding_window', 0),
+    ('mistral', 'attention_bias', True),
+    ('mixtral', 'num_experts', 3),
+    ('mixtral', 'num_experts_per_tok', 'two'),
+    ('qwen2', 'layer_types', ['full_attention']),
+    ('qwen2', 'layer_types', ['full_attention', 'chunked_attention']),
+    ('qwen2', 'use_mrope', True),
+    ('qwen2', 'use_sliding_window', 'no'),
+    ('qwen3', 'attention_bias', True),
+    ('qwen3', 'head_dim', None),
+    ('qwen3_moe', 'use_sliding_window', True),
+    ('qwen3_moe', 'decoder_sparse_step', 2),
+    ('qwen3_moe', 'mlp_only_layers', [0]),
+    ('qwen3_moe', 'norm_topk_prob', 'yes'),
+    ('qwen3_moe', 'shared_expert_intermediate_size', 64),
+]
+
+
+@pytest.mark.parametrize(('name', 'key', 'value'), UNSUPPORTED)
+def test_unsupported_values_are_rejected_by_name(name, key, value):
+    values = golden.read_golden(name)['config'] | {key: value}
+    if key == 'num_attention_heads':
+        del values['head_dim']
+    with pytest.raises(UserError, match=rf'^config\.json: {key}: [^\n]*$'):
+        read_section(EXAMPLES[name][0], values)
+
+
+UNSUPPORTED_ROPE = [
+    ({'rope_type': 'dynamic', 'factor': 2.0}, "rope_type: 'dynamic' is not supported"),
+    ({'rope_type': 'longrope', 'short_factor': [1]}, "rope_type: 'longrope' is not supported"),
+    ({'rope_type': ['linear']}, 'rope_type: .* is not supported'),
+    ({'rope_type': 'linear'}, 'factor: missing'),
+    ({'rope_type': 'linear', 'factor': 0}, 'factor: must be a number above 0'),
+    ({'rope_type': 'linear', 'factor': 0.5}, r'factor: must be at least 1, got 0\.5'),
+    (
+        {'rope_type': 'yarn', 'factor': 4.0, 'rope_theta': 1.0},
+        r'rope_theta: must be above 1 for yarn, got 1\.0',
+    ),
+    ({'rope_type': 'linear', 'factor': 2.0, 'type': 'yarn'}, "type: 'yarn' contradicts"),
+    ({'rope_type': 'linear', 'factor': 2.0, 'mscale': 1.0}, 'mscale: no such field is known'),
+    (
+        {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 2.0, 'high_freq_factor': 4.0},
+        'low_freq_factor: 2.0',
+    ),
+    ({'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0}, 'high_freq_factor: missing'),
+    ({'rope_type': 'yarn', 'factor': 4.0, 'beta_fast': 64}, 'beta_fast: 64 is not supported'),
+    ({'rope_type': 'yarn', 'factor': 4.0, 'mscale': 0.7}, 'mscale: 0.7 is not supported'),
+    (
+        {'rope_type': 'yarn', 'factor': 4.0, 'attention_factor': 1.0},
+        'attention_factor: 1.0 is not supported',
+    ),
+    ({'rope_type': 'yarn', 'factor': 4.0, 'truncate': False}, 'truncate: False is not supported'),
+    (
+        {'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 1.5},
+        'original_max_position_',
+    ),
+    (
+        {'rope_type': 'default', 'partial_rotary_factor': 0.5},
+        'partial_rotary_factor: 0.5 is not supported',
+    ),
+    (
+        {'full_attention': {'rope_type': 'default'}},
+        'full_attention: rotary positions that differ by layer',
+    ),
+    ({'rope_type': 'default', 'rope_theta': 'x'}, 'rope_theta: must be a number'),
+]
+
+
+@pytest.mark.parametrize(('rope', 'message'), UNSUPPORTED_ROPE)
+@pytest.mark.parametrize('key', ['rope_parameters', 'rope_scaling'])
+def test_unsupported_rotary_positions(key, rope, message):
+    values = {
+        k: v for k, v in golden.read_golden('llama')['config'].items() if k != 'rope_parameters'
+    }
+    with pytest.raises(UserError, match=rf'^config\.json: {key}\.{message}'):
+        read_section('llama', values | {key: rope})
+
+
+def test_old_and_new_form_of_rotary_positions():
+    values = {
+        k: v for k, v in golden.read_golden('llama')['config'].items() if k != 'rope_parameters'
+    }
+    scaling = {
+        'factor': 4.0,
+        'original_max_position_embeddings': 16,
+        'attention_factor': 1.1386294361119891,
+    }
+    old = {'rope_theta': 7.0, 'rope_scaling': {'type': 'yarn', **scaling}}
+    new = {'rope_parameters': {'rope_type': 'yarn', 'rope_theta': 7.0, **scaling}}
+    section = read_section('llama', values | old)
+    assert section['rotary_scaling'] == 'yarn'
+    assert section == read_section('llama', values | new)
+    assert section == read_section('llama', values | old | new)
+    assert read_section('llama', values)['rotary_base'] == 10_000
+    other = {'rope_scaling': {'type': 'linear', 'factor': 4.0}}
+    with pytest.raises(UserError, match=r'rope_scaling: .* contradicts rope_parameters'):
+        read_section('llama', values | new | other)
+    with pytest.raises(UserError, match=r'rope_theta: has contradicting values: \[7\.0, 8\.0\]'):
+        read_section('llama', values | new | {'rope_theta': 8.0})
+
+
+def test_absent_fields_have_the_defaults_of_transformers():
+    mistral = {
+        k: v for k, v in golden.read_golden('mistral')['config'].items() if k != 'sliding_window'
+    }
+    assert read_section('mistral', mistral)['window'] == 4096
+    assert read_section('mistral', mistral | {'sliding_window': None})['window'] == 0
+    qwen = {k: v for k, v in golden.read_golden('qwen2')['config'].items() if k != 'layer_types'}
+    assert read_section('qwen2', qwen)['attention_pattern'] == ['full', 'window']
+    assert read_section('qwen2', qwen | {'max_window_layers': 0})['attention_pattern'] == ['window']
+    with pytest.raises(UserError, match='has sliding layers, but use_sliding_window is false'):
+        read_section('qwen2', golden.read_golden('qwen2')['config'] | {'use_sliding_window': False})
+    llama = {
+        k: v for k, v in golden.read_golden('llama')['config'].items() if k != 'num_key_value_heads'
+    }
+    assert read_section('llama', llama)['kv_heads'] == 4
+    for key in ('hidden_size', 'vocab_size', 'num_hidden_layers', 'max_position_embeddings'):
+        with pytest.raises(UserError, match=f'{key}: missing'):
+            read_section('llama', {k: v for k, v in llama.items() if k != key})
+
+
+def test_no_field_that_is_used_is_in_ignored_fields():
+    read_keys = set()
+    for name, (model_type, _) in EXAMPLES.items():
+        reader = make_reader(golden.read_golden(name)['config'])
+        read_with(reader, model_type)
+        read_keys |= reader.read_keys
+    assert not read_keys & IGNORED_FIELDS
+    assert not FIXED_FIELDS.keys() & IGNORED_FIELDS
+
+
+@pytest.mark.parametrize(
+    'name', ['gpt2', 'openai-gpt', 'llama3', 'mistral', 'mixtral', 'qwen2', 'qwen3_moe']
+)
+def test_any_value_is_rejected_or_gives_a_valid_model(name):
+    values = golden.read_golden(name)['config']
+    for key in (*values, 'rope_theta', 'rope_scaling', 'num_experts', 'layer_types', 'head_dim'):
+        for value in (
+            None,
+            True,
+            -1,
+            0,
+            1,
+            3,
+            7,
+            1.5,
+            2**40,
+            1e308,
+            'x',
+            '',
+            [],
+            [1],
+            {},
+            {'x': 1},
+            [[]],
+        ):
+            section = None
+            with contextlib.suppress(UserError):
+                section = read_section(EXAMPLES[name][0], values | {key: value})
+            if section is not None:  # the config accepts what the reader accepted
+                model_values = resolve_model(MODEL | section, 1)
+                rotary_frequencies(from_dict(ModelConfig, model_values, 'model'))

@@ -1,0 +1,193 @@
+"""Quantized and transposed weights: rounding, products, and models that compute with them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gpt_jax.inference import engine, placement
+from gpt_jax.inference.decode import InferenceModel
+from gpt_jax.model.gpt import GPT
+from gpt_jax.model.loss import compute_logits
+from gpt_jax.model.matmul import einsum
+from gpt_jax.model.quantization import (
+    CONTRACTED_LETTERS,
+    INT4_GROUP_SIZE,
+    MAX_INTEGER,
+    QuantizedWeight,
+    TransposedWeight,
+    can_transpose,
+    matmul_operand,
+    matmul_transposed,
+    quantize_weight,
+    transpose_weight,
+)
+from gpt_jax.parallel.sharding import UNSHARDED
+from tests.inference import engines
+from tests.model.architectures import ARCHITECTURES
+from tests.model.test_gpt import make_model
+
+SIZES = {'V': 50, 'D': 192, 'H': 4, 'G': 2, 'K': 6, 'F': 20, 'E': 3, 'U': 10}
+
+
+def draw_weight(letters, **sizes):
+    shape = [(SIZES | sizes)[letter] for letter in letters]
+    return jax.random.normal(jax.random.key(len(letters)), shape)
+
+
+@pytest.mark.parametrize('letters', CONTRACTED_LETTERS)
+@pytest.mark.parametrize('bits', [8, 4])
+def test_every_number_is_rounded_to_the_nearest_of_its_group(letters, bits):
+    w = draw_weight(letters)
+    quantized = quantize_weight(w, letters, bits)
+    assert (quantized.shape, len(quantized)) == (w.shape, w.shape[0])
+    contracted = CONTRACTED_LETTERS[letters]
+    inner = int(np.prod([SIZES[letter] for letter in contracted]))
+    group = inner if bits == 8 or inner < INT4_GROUP_SIZE else INT4_GROUP_SIZE
+    # Independent of the library: the contracted dims last, then split into groups.
+    order = sorted(range(len(letters)), key=lambda dim: letters[dim] in contracted)
+    split = lambda a: np.asarray(a).transpose(order).reshape(-1, group)
+    steps = np.abs(split(w)).max(axis=1, keepdims=True) / MAX_INTEGER[bits]
+    rounded = split(quantized.astype(jnp.float32))
+    np.testing.assert_allclose(rounded / steps, np.round(rounded / steps), atol=1e-4)
+    assert (np.abs(rounded - split(w)) <= steps / 2 * 1.0001).all()
+    assert np.unique(np.round(rounded / steps)).size > MAX_INTEGER[bits]
+    assert quantized.values.nbytes * 8 == bits * w.size
+
+
+def test_a_matrix_of_zeros_stays_zero():
+    assert not quantize_weight(jnp.zeros((4, 6)), 'DF', 8).astype(jnp.float32).any()
+
+
+@pytest.mark.parametrize(
+    ('length', 'groups'), [(5, 1), (65, 2), (96, 2), (127, 2), (134, 3), (2 * 997, 32), (1999, 32)]
+)
+def test_lengths_that_do_not_divide_into_groups(length, groups):
+    w = np.array(jax.random.normal(jax.random.key(0), (length, 6)))
+    quantized = quantize_weight(jnp.asarray(w), 'DF', 4)
+    assert (quantized.bits, quantized.scales.shape) == (4, (groups, 6))
+    group = 2 * quantized.values.shape[0] // groups
+    assert INT4_GROUP_SIZE / 2 < group <= INT4_GROUP_SIZE or length < INT4_GROUP_SIZE
+    rounded = np.asarray(quantized.astype(jnp.float32))
+    for start in range(0, length, group):
+        rows = slice(start, start + group)
+        steps = np.abs(w[rows]).max(axis=0) / MAX_INTEGER[4]
+        assert (np.abs(rounded[rows] - w[rows]) <= steps / 2 * 1.0001).all()
+    limit = (0.67 if length > 5 else 1) * w.nbytes / 2
+    assert quantized.values.nbytes + quantized.scales.nbytes < limit
+    table, ids = quantize_weight(jnp.asarray(w.T), 'VD', 4), np.array([[3, 0]])
+    np.testing.assert_array_equal(table.astype(jnp.float32), rounded.T)
+    np.testing.assert_array_equal(table[jnp.asarray(ids)].astype(jnp.float32), rounded.T[ids])
+    array, scale = matmul_operand(quantized, jnp.float32)
+    np.testing.assert_allclose(array if scale is None else array * scale, rounded, rtol=1e-6)
+
+
+@pytest.mark.parametrize('bits', [8, 4])
+@pytest.mark.parametrize(
+    ('terms', 'letters'),
+    [('BLD,DHK->BLHK', 'DHK'), ('BLHK,HKD->BLD', 'HKD'), ('BLF,FD->BLD', 'FD')],
+)
+def test_a_product_equals_that_of_the_dequantized_weight(model_config, terms, letters, bits):
+    config = model_config()
+    quantized = quantize_weight(draw_weight(letters), letters, bits)
+    a_shape = (2, 3, *(SIZES[letter] for letter in terms[2 : terms.index(',')]))
+    a = jax.random.normal(jax.random.key(9), a_shape)
+    expected = einsum(terms, a, quantized.astype(jnp.float32), config)
+    np.testing.assert_allclose(einsum(terms, a, quantized, config), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bfloat16_represents_eight_bits_exactly():
+    quantized = quantize_weight(draw_weight('DF'), 'DF', 8)
+    array, scale = matmul_operand(quantized, jnp.bfloat16)
+    assert array.dtype == jnp.bfloat16
+    expected = quantized.astype(jnp.float32)
+    np.testing.assert_array_equal(array.astype(jnp.float32) * scale, expected)
+
+
+def dequantize(params):
+    is_quantized = lambda leaf: isinstance(leaf, QuantizedWeight)
+    to_array = lambda leaf: leaf.astype(jnp.float32) if is_quantized(leaf) else leaf
+    return jax.tree.map(to_array, params, is_leaf=is_quantized)
+
+
+@pytest.mark.parametrize(
+    ('name', 'dtype', 'least', 'most'),
+    [('gpt2', 'int8', 0, 0.03), ('shared_experts', 'int4', 0.03, 0.8)],
+)
+def test_a_model_computes_with_its_quantized_weights(model_config, name, dtype, least, most):
+    config = model_config(**ARCHITECTURES[name] | {'layers': 1})
+    params, forward = make_model(config)
+    tokens = jax.random.randint(jax.random.key(7), (2, 16), 0, 97)
+    exact = np.asarray(forward(params, tokens))
+
+    @jax.jit
+    def forward_unstacked(params, tokens):
+        output = GPT(config, UNSHARDED, train=False).apply({'params': params}, tokens)
+        return compute_logits(output.x_BLD, output.w_VD, config)
+
+    quantized = placement.quantize_params(params, config, dtype)
+    logits = np.asarray(forward_unstacked(quantized, tokens))
+    expected = forward_unstacked(dequantize(quantized), tokens)
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
+    assert least < np.abs(logits - exact).mean() / np.abs(exact).mean() < most
+
+
+# Transposed weights
+
+TERMS = {
+    'DHK': 'BLD,DHK->BLHK',
+    'DGK': 'BLD,DGK->BLGK',
+    'HKD': 'BLHK,HKD->BLD',
+    'DF': 'BLD,DF->BLF',
+    'FD': 'BLF,FD->BLD',
+    'DU': 'BLD,DU->BLU',
+    'UD': 'BLU,UD->BLD',
+}
+
+
+@pytest.mark.parametrize('letters', TERMS)
+def test_a_transposed_weight_gives_the_same_product(model_config, letters):
+    config, weight = model_config(), draw_weight(letters, D=24)
+    a_shape = (2, 3, *weight.shape[: len(CONTRACTED_LETTERS[letters])])
+    a = jax.random.normal(jax.random.key(1), a_shape)
+    transposed = TransposedWeight(transpose_weight(weight, letters), weight.shape)
+    expected = einsum(TERMS[letters], a, weight, config)
+    result = einsum(TERMS[letters], a, transposed, config)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tables_and_experts_are_not_transposed():
+    assert {letters for letters in CONTRACTED_LETTERS if can_transpose(letters)} == set(TERMS)
+    assert not can_transpose('LD')
+
+
+@pytest.mark.parametrize('rows', [1, 5])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('weight_dtype', placement.WEIGHT_CONVERTERS)
+def test_matmul_transposed_equals_the_float64_product(rows, dtype, weight_dtype):
+    x = jax.random.normal(jax.random.key(2), (rows, 64))
+    w = placement.WEIGHT_CONVERTERS[weight_dtype](
+        jax.random.normal(jax.random.key(3), (40, 64)), 'VD'
+    )
+    round_operand = lambda a: np.asarray(a.astype(dtype).astype(jnp.float32), np.float64)
+    result = jax.jit(lambda x, w: matmul_transposed(x, w, dtype) + 1)(x, w)
+    assert result.dtype == jnp.float32
+    # The compiler decides where it rounds bfloat16 operands.
+    tolerance = 2e-5 if dtype == 'float32' else 0.1
+    expected = round_operand(x) @ round_operand(w.astype('float32')).T + 1
+    np.testing.assert_allclose(result, expected, atol=tolerance)
+
+
+@pytest.mark.parametrize('name', ['gpt2', 'llama'])
+@pytest.mark.parametrize('texts', [1, 3])
+def test_a_model_with_transposed_weights_generates_the_same(name, texts):
+    config = engines.config(**ARCHITECTURES[name])
+    generated = []
+    for transpose in (False, True):
+        params = placement.quantize_params(make_model(config)[0], config, 'float32', transpose)
+        device = engine.make_engine(
+            InferenceModel(config, UNSHARDED), params, None, engines.on_device, engines.on_device
+        )
+        prompts = engines.prompts(*[3, 5, 4][:texts])
+        generated.append(engines.token_ids(engines.generate(device, prompts, max_length=16)))
+    assert generated[0] == generated[1]

@@ -1,0 +1,152 @@
+"""IsoFLOP minima and envelopes: optima of known laws, edges, noise and interpolated curves."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from gpt_jax.core.errors import UserError
+from gpt_jax.scaling import compute_optimal, isoflop
+from tests.scaling import synthetic
+
+ASYMMETRIC = {'E': 1.7, 'A': 60.0, 'B': 60000.0, 'alpha': 0.25, 'beta': 0.48}
+
+
+def plain_parabola(runs):
+    """The usual fit: one parabola through all points of a budget."""
+    logs = []
+    for _, group in isoflop.group_by_budget(runs):
+        x = np.log(runs.params[group])
+        b2, b1, _ = np.polyfit(x - x.mean(), runs.loss[group], 2)
+        logs.append((np.log(runs.flops[group][0]), x.mean() - b1 / (2 * b2)))
+    return compute_optimal.fit_split_line(
+        *np.array(logs).T, np.ones(len(logs)), compute_optimal.COST_6ND
+    )
+
+
+def test_asymmetric_loss_does_not_shift_the_minimum():
+    # The higher the budget, the narrower the sweep around the guess: the parabola's shift changes
+    # with it.
+    flops = np.geomspace(1e18, 1e21, 5)
+    best, _ = compute_optimal.compute_split(ASYMMETRIC).at(flops)
+    n, c = [], []
+    for budget, middle, reach in zip(flops, best, (30, 24, 16, 8, 4), strict=True):
+        sizes = middle * np.geomspace(1 / reach, reach, 15)
+        n, c = [*n, *sizes], [*c, *([budget] * 15)]
+    n, c = np.array(n), np.array(c)
+    runs = synthetic.runs(n, c / (6 * n), synthetic.loss(n, c / (6 * n), ASYMMETRIC), budget=c)
+    truth, _ = compute_optimal.compute_split(ASYMMETRIC).at(1e24)
+    naive, _ = plain_parabola(runs).at(1e24)
+    minima = isoflop.find_minima(runs)
+    ours, _ = isoflop.fit_isoflop_minima(minima, compute_optimal.COST_6ND).at(1e24)
+    akima, _ = isoflop.fit_isoflop_minima(minima, compute_optimal.COST_6ND, akima=True).at(1e24)
+    assert abs(np.log(naive / truth)) > np.log(1.2)
+    assert abs(np.log(ours / truth)) < np.log(1.05)
+    assert abs(np.log(akima / truth)) < np.log(1.05)
+
+
+def test_minimum_on_the_edge_does_not_count():
+    runs = synthetic.isoflop()
+    first = runs.extra['budget'] == runs.extra['budget'].min()
+    smallest = np.sort(runs.params[first])[:4]
+    cut = runs.take(~first | np.isin(runs.params, smallest))
+    minima = isoflop.find_minima(cut)
+    assert 'largest size is the best' in minima[0].note
+    assert all(not minimum.note for minimum in minima[1:])
+    assert isoflop.fit_isoflop_minima(minima, compute_optimal.COST_6ND).a == pytest.approx(
+        compute_optimal.compute_split(synthetic.TRUTH).a, abs=0.01
+    )
+
+
+def test_runs_are_grouped_by_equal_flops():
+    runs = synthetic.isoflop()
+    more = {name: values for name, values in runs.extra.items() if name != 'budget'}
+    assert len(isoflop.group_by_budget(dataclasses.replace(runs, extra=more))) == 6
+    with pytest.raises(UserError, match='needs at least two'):
+        isoflop.find_minima(runs.take(runs.flops < 2e18))
+
+
+def test_spread_of_noise_draws_covers_the_error():
+    random = np.random.default_rng(0)
+    runs = synthetic.isoflop()
+    noisy = synthetic.runs(
+        runs.params,
+        runs.tokens,
+        runs.loss * np.exp(0.003 * random.standard_normal(len(runs))),
+        budget=runs.extra['budget'],
+    )
+    minima = isoflop.find_minima(noisy)
+    truth, _ = compute_optimal.compute_split(synthetic.TRUTH).at(
+        [minimum.flops for minimum in minima]
+    )
+    z = [
+        np.log(minimum.params / n) / minimum.spread
+        for minimum, n in zip(minima, truth, strict=True)
+    ]
+    assert np.abs(z).max() < 4
+    assert all(minimum.spread > 0.005 for minimum in minima)
+
+
+def test_budget_column_of_another_count_is_ignored():
+    """Under another count of parameters the runs of one budget have different FLOPs."""
+    runs = synthetic.isoflop(budgets=9, sizes=9)
+    blocks = runs.params - 40 * runs.params ** (2 / 3)
+    other = dataclasses.replace(
+        runs, params=blocks, flops=6 * blocks * runs.tokens, extra={'budget': runs.flops}
+    )
+    assert np.array_equal(
+        isoflop.budget_per_run(dataclasses.replace(runs, extra={'budget': runs.flops})), runs.flops
+    )
+    assert np.array_equal(isoflop.budget_per_run(other), other.flops)
+
+
+def test_envelope_has_one_run_per_budget():
+    """Runs of a budget that spread by 3% about the edge of a bin give one point."""
+    random = np.random.default_rng(0)
+    runs = synthetic.isoflop(budgets=6, sizes=9)
+    flops = runs.flops * np.exp(0.03 * random.uniform(-1, 1, len(runs)))
+    tokens = flops / (6 * runs.params)
+    moved = synthetic.runs(runs.params, tokens, synthetic.loss(runs.params, tokens))
+    assert len(isoflop.find_envelope(moved)) == 6
+    named = dataclasses.replace(moved, extra={'budget': runs.flops})
+    assert len(isoflop.find_envelope(named)) == 6
+
+
+def trunks(sizes=12, lengths=8):
+    """Every size at the same lengths, like cooldown branches of trunks; no two of one compute."""
+    n, d = np.meshgrid(
+        np.geomspace(1e8, 1e11, sizes), np.geomspace(1e9, 1e13, lengths), indexing='ij'
+    )
+    return synthetic.runs(n.ravel(), d.ravel(), synthetic.loss(n.ravel(), d.ravel()))
+
+
+def test_interpolated_curves_find_the_optimum_of_the_law():
+    interpolated, between = isoflop.interpolate_isoflop_runs(trunks())
+    assert between
+    minima = isoflop.find_minima(interpolated)
+    assert len(minima) == isoflop.INTERPOLATED_BUDGETS
+    truth = compute_optimal.compute_split(synthetic.TRUTH, compute_optimal.COST_6ND)
+    inside = [minimum for minimum in minima if not minimum.note]
+    assert len(inside) >= 3
+    for minimum in inside:
+        assert minimum.params == pytest.approx(float(truth.at(minimum.flops)[0]), rel=0.1)
+    assert isoflop.fit_isoflop_minima(minima, compute_optimal.COST_6ND).a == pytest.approx(
+        truth.a, abs=0.03
+    )
+
+
+def test_interpolated_losses_follow_the_law():
+    interpolated, _ = isoflop.interpolate_isoflop_runs(trunks(lengths=12))
+    np.testing.assert_allclose(
+        interpolated.loss, synthetic.loss(interpolated.params, interpolated.tokens), rtol=2e-3
+    )
+    np.testing.assert_allclose(
+        interpolated.flops, 6 * interpolated.params * interpolated.tokens, rtol=1e-9
+    )
+
+
+def test_planned_curves_and_short_grids_are_not_interpolated():
+    planned = synthetic.isoflop()
+    assert isoflop.interpolate_isoflop_runs(planned) == (planned, False)
+    few = trunks(lengths=2)
+    assert isoflop.interpolate_isoflop_runs(few)[1] is False

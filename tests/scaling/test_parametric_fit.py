@@ -1,0 +1,144 @@
+"""Laws over parameters and tokens: known and published laws are recovered."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gpt_jax.core.errors import UserError
+from gpt_jax.scaling import compute_optimal, law_forms, outliers, parametric_fit, runs
+from tests.scaling import synthetic
+
+CASES = Path(__file__).parents[3] / 'shared' / 'cases'
+
+
+def case(name):
+    if not (CASES / name).exists():
+        pytest.skip(f'{name} is not available')
+    return str(CASES / name)
+
+
+@pytest.mark.parametrize('law', list(law_forms.LAW_FORMS))
+def test_gradients_equal_finite_differences(law):
+    random = np.random.default_rng(0)
+    n, d = random.uniform(12, 22, 30), random.uniform(16, 26, 30)
+    given = law_forms.LogData(n, d, d - random.uniform(0.01, 2, 30), random.uniform(0.7, 1.2, 30))
+    theta = {
+        'chinchilla': [0.6, 6.0, 7.0, 0.34, 0.3],
+        'tied': [0.6, 6.0, 7.0, 0.32],
+        'kaplan': [20.0, 28.0, 0.8, 0.1],
+        'repeated': [0.6, 6.0, 7.0, 0.34, 0.3, 2.7, 1.7],
+    }[law]
+    form, theta = law_forms.LAW_FORMS[law], np.array(theta)
+    loss, gradient = form.predict(theta, given)
+    assert loss.shape == n.shape
+    # Of 'repeated' the gradient is by the half-lives alone.
+    moved = range(len(theta)) if law != 'repeated' else (5, 6)
+    for row, i in zip(gradient, moved, strict=True):
+        step = np.zeros_like(theta)
+        step[i] = 1e-6
+        difference = (
+            form.predict(theta + step, given)[0] - form.predict(theta - step, given)[0]
+        ) / 2e-6
+        np.testing.assert_allclose(row, difference, rtol=1e-4, atol=1e-7)
+
+
+def test_pack_and_unpack_are_inverse():
+    for law, form in law_forms.LAW_FORMS.items():
+        named = {
+            'E': 1.5,
+            'A': 300.0,
+            'B': 900.0,
+            'alpha': 0.3,
+            'beta': 0.3,
+            'R_D': 15.0,
+            'R_N': 5.0,
+            'Nc': 8.8e13,
+            'Dc': 5.4e13,
+            'alphaN': 0.076,
+            'alphaD': 0.095,
+        }
+        back = form.unpack(form.pack(named))
+        assert back == pytest.approx({name: named[name] for name in back}), law
+
+
+def test_known_law_is_recovered():
+    fitted = parametric_fit.fit_parametric_law(
+        'chinchilla', parametric_fit.to_log_data(synthetic.grid()), tries=24
+    )
+    assert fitted.constants == pytest.approx(synthetic.TRUTH, rel=1e-3)
+    assert fitted.objective < 1e-9
+
+
+def test_tied_and_kaplan_laws_are_recovered():
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e6, 1e10, 9), np.geomspace(1e8, 1e12, 9)))
+    tied = {'E': 1.7, 'A': 200.0, 'B': 300.0, 'alpha': 0.28, 'beta': 0.28}
+    fitted = parametric_fit.fit_parametric_law(
+        'tied', parametric_fit.to_log_data(synthetic.runs(n, d, synthetic.loss(n, d, tied)))
+    )
+    assert fitted.constants == pytest.approx(tied, rel=1e-3)
+    kaplan = {'Nc': 6.4e13, 'Dc': 1.8e13, 'alphaN': 0.076, 'alphaD': 0.103}
+    losses = (
+        (kaplan['Nc'] / n) ** (kaplan['alphaN'] / kaplan['alphaD']) + kaplan['Dc'] / d
+    ) ** kaplan['alphaD']
+    fitted = parametric_fit.fit_parametric_law(
+        'kaplan', parametric_fit.to_log_data(synthetic.runs(n, d, losses))
+    )
+    assert fitted.constants == pytest.approx(kaplan, rel=0.02)
+    assert fitted.predict(n, d) == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize('given', [True, False], ids=['base given', 'base fitted'])
+def test_repeated_law_is_recovered(given):
+    truth = synthetic.TRUTH | {'R_D': 15.4, 'R_N': 5.3}
+    form = law_forms.LAW_FORMS['repeated']
+    rows = []
+    for n, unique, epochs in itertools.product(
+        np.geomspace(1e7, 1e10, 6), np.geomspace(1e8, 1e11, 4), (1, 2, 4, 16, 64)
+    ):
+        rows.append((n, unique * epochs, unique))
+    n, d, unique = np.array(rows).T
+    log_loss, _ = form.predict(
+        form.pack(truth), law_forms.LogData(np.log(n), np.log(d), np.log(unique), np.log(n))
+    )
+    made = synthetic.runs(n, d, np.exp(log_loss), unique_tokens=unique)
+    fitted = parametric_fit.fit_parametric_law(
+        'repeated', parametric_fit.to_log_data(made), constants=truth if given else None
+    )
+    assert fitted.constants['R_D'] == pytest.approx(15.4, rel=0.02)
+    assert fitted.constants['R_N'] == pytest.approx(5.3, rel=0.02)
+    assert fitted.constants['alpha'] == pytest.approx(truth['alpha'], rel=0.01)
+
+
+def test_too_few_runs_are_rejected():
+    with pytest.raises(UserError, match='cannot determine 5 constants'):
+        parametric_fit.fit_parametric_law(
+            'chinchilla', parametric_fit.to_log_data(synthetic.grid(2, 2))
+        )
+
+
+def test_synthetic_case():
+    fitted = parametric_fit.fit_parametric_law(
+        'chinchilla', parametric_fit.to_log_data(runs.read_runs(case('synth_exact_visible.csv')))
+    )
+    assert fitted.constants['E'] == pytest.approx(1.9, rel=1e-3)
+    assert fitted.constants['alpha'] == pytest.approx(0.31, rel=1e-3)
+    assert fitted.constants['beta'] == pytest.approx(0.34, rel=1e-3)
+    assert fitted.constants['A'] == pytest.approx(300, rel=0.01)
+    assert fitted.constants['B'] == pytest.approx(900, rel=0.01)
+
+
+def test_chinchilla_refit_of_epoch_is_reproduced():
+    read = runs.read_runs(case('chinchilla_epoch245.csv'), drop_highest=5)
+    kept = outliers.drop_outliers('chinchilla', read, delta=1e-3)
+    assert len(kept) == 240, kept.left_out
+    fitted = parametric_fit.fit_parametric_law('chinchilla', parametric_fit.to_log_data(kept))
+    assert fitted.objective <= 1.0190e-3
+    assert fitted.constants['alpha'] == pytest.approx(0.3473, abs=0.0015)
+    assert fitted.constants['beta'] == pytest.approx(0.3668, abs=0.0025)
+    assert fitted.constants['E'] == pytest.approx(1.8172, abs=0.002)
+    assert fitted.constants['A'] == pytest.approx(478, rel=0.02)
+    assert fitted.constants['B'] == pytest.approx(2130, rel=0.035)
+    n, d = compute_optimal.compute_split(fitted.constants).at(5.88e23)
+    assert 17 < d / n < 19.5

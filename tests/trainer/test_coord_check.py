@@ -1,0 +1,62 @@
+"""Coordinate check: mup and CompleteP pass, the standard parametrization fails."""
+
+import json
+
+import pytest
+
+from gpt_jax.trainer import coord_check
+from tests import program
+
+SMALL = {
+    'config.model.width': 16,
+    'config.model.heads': 2,
+    'config.model.layers': 2,
+    'config.model.init_std': 0.12,
+    'config.optimizer.learning_rate': 0.01,
+    'config.train.steps': None,
+}
+
+
+@pytest.mark.parametrize(
+    ('parametrization', 'passed'),
+    [
+        ('standard', {'width': False}),
+        # over width, CompleteP has the rules of muP
+        pytest.param('mup', {'width': True}, marks=pytest.mark.slow),
+        pytest.param('completep', {'width': True, 'layers': True}, marks=pytest.mark.slow),
+    ],
+)
+def test_mup_passes_and_standard_fails(tmp_path, source, parametrization, passed):
+    fields = SMALL | {'mode': 'coord_check', 'config.data.source': source}
+    fields['config.model.parametrization'] = parametrization
+    command = program.command(tmp_path / 'c', **fields)
+    out, err = program.run(command, code=0 if all(passed.values()) else 3)
+    report = json.loads((tmp_path / 'c/coordinates.json').read_text())
+    checks = {check['over']: check for check in report['checks']}
+    assert {dimension: checks[dimension]['passed'] for dimension in passed} == passed
+    assert checks['width']['sizes'] == [16, 32, 64, 128]
+    names = {'attention', 'feedforward', 'residual', 'norm', 'logits'}
+    assert set(checks['width']['slopes']) == names
+    assert json.loads(out.splitlines()[-1])['passed'] is all(passed.values())
+    assert (tmp_path / 'c/coordinates.png').stat().st_size > 10_000
+    if parametrization == 'standard':
+        assert checks['width']['slopes']['residual'] > 1
+        assert 'how far activations move depends on width' in err
+
+
+@pytest.mark.parametrize(
+    ('power', 'judged', 'verdict'),
+    [(0.1, True, 'pass'), (0.5, True, 'FAIL'), (-0.5, True, 'FAIL'), (1.0, False, 'not judged')],
+)
+def test_slopes_and_verdicts(tmp_path, power, judged, verdict):
+    sizes = [32, 64, 128]
+    movements = [{'logits': 2.0 * size**power, 'norm': 1.0} for size in sizes]
+    movements[0]['only here'] = 1.0
+    result = coord_check.check_slopes(sizes, movements, 'width', judged=judged)
+    assert result['slopes'] == {'logits': pytest.approx(power), 'norm': pytest.approx(0)}
+    assert (result['worst'], result['verdict']) == ('logits', verdict)
+    assert coord_check.format_check(result, 'mup')[-1].startswith(
+        f'{verdict}: over width, mup moves logits by a power of'
+    )
+    paths = coord_check.plot_checks([result], 'mup', tmp_path / 'check.png')
+    assert [path.suffix for path in paths] == ['.png', '.svg']

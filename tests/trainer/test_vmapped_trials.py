@@ -1,0 +1,126 @@
+"""Trials trained at once: equal to separate runs up to rounding, resumable, failing separately."""
+
+import signal
+import time
+
+import pytest
+
+from gpt_jax.core import files
+from gpt_jax.core.errors import UserError
+from gpt_jax.trainer import vmapped_trials
+from tests import program
+
+SWEEP = """
+from configs import gpt_tiny
+from gpt_jax.scaling.plan import design
+
+def get_config():
+    config = gpt_tiny.get_config()
+    config.name = 'many'
+    trials = design.make_grid({'seed': (0, 1), 'optimizer.learning_rate': (1e-3, %s)})
+    config.sweep.trials = trials[::%d]
+    config.sweep.trials_per_process = %d
+    return config
+"""
+
+
+def sweep_command(folder, source, rate, limit, every, **fields):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'many.py').write_text(SWEEP % (rate, every, limit))
+    values = {
+        'config': folder / 'many.py',
+        'config.data.source': source,
+        'config.train.checkpoint_every': 10,
+    }
+    return program.command(
+        folder / 'run', **values | {key.replace('__', '.'): value for key, value in fields.items()}
+    )
+
+
+def read_records(folder):
+    records = files.read_jsonl(folder / 'run/records.jsonl')
+    return {record['name']: record for record in records}
+
+
+def test_equals_separate_runs_up_to_rounding(tmp_path, source):
+    program.run(sweep_command(tmp_path / 'single', source, 3e-3, 1, 3))
+    arguments = sweep_command(tmp_path / 'many', source, 3e-3, 2, 3)
+    process = program.start(arguments)
+    folder = tmp_path / 'many/run/trials/seed0-rate0.001'
+    while not list((folder / 'checkpoints').glob('[0-9]*')) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode in (75, 0)
+    program.run(arguments)  # resumes from the newest step that all have saved
+    single, many = read_records(tmp_path / 'single'), read_records(tmp_path / 'many')
+    assert single.keys() == many.keys()
+    for name, record in many.items():
+        assert record['together'] == 2
+        assert record['config_hash'] == single[name]['config_hash']
+        assert record['validation_loss'] == pytest.approx(single[name]['validation_loss'], rel=2e-5)
+        rows = [
+            files.read_jsonl(tmp_path / which / f'run/trials/{name}/metrics.jsonl')
+            for which in ('single', 'many')
+        ]
+        assert [row['step'] for row in rows[0]] == [row['step'] for row in rows[1]]
+        for left, right in zip(*rows, strict=True):
+            assert right['loss'] == pytest.approx(left['loss'], rel=2e-5)
+            assert right['learning_rate'] == pytest.approx(left['learning_rate'], rel=1e-6)
+    assert len({record['validation_loss'] for record in many.values()}) == 2
+    log = (tmp_path / 'many/run/trials/seed0-rate0.001/log.txt').read_text()
+    assert log.count('2 runs at once on 2 devices') in (1, 2)
+
+
+def test_diverged_trials_are_marked_and_the_others_finish(tmp_path, source):
+    fields = {
+        'config__train__max_skipped_in_row': 2,
+        'config__train__log_every': 1,
+        'config__train__steps': 12,
+    }
+    _, err = program.run(sweep_command(tmp_path, source, 1e38, 4, 1, **fields), code=3)
+    assert {name: row['status'] for name, row in read_records(tmp_path).items()} == {
+        'seed0-rate0.001': 'done',
+        'seed0-rate1e38': 'failed: diverged',
+        'seed1-rate0.001': 'done',
+        'seed1-rate1e38': 'failed: diverged',
+    }
+    assert '2 of 4 trials failed' in err
+
+
+def make_config(seed, rate=1e-3, width=32, branch='', weights=''):
+    return {
+        'seed': seed,
+        'init_from': weights,
+        'optimizer': {'learning_rate': rate},
+        'model': {'width': width},
+        'task': {'source': ''},
+        'suite': {'tasks': []},
+        'train': {'keep_steps': [], 'branch_from': branch, 'early_stopping_patience': 0},
+    }
+
+
+def test_only_trials_that_differ_in_seed_and_rate_are_grouped():
+    trials = {
+        'a': make_config(0),
+        'wide': make_config(0, width=64),
+        'b': make_config(1),
+        'c': make_config(0, rate=2e-3),
+        'd': make_config(2),
+        'branch': make_config(3, branch='a'),
+        'tuned': make_config(0, weights='runs/other'),
+    }
+    assert vmapped_trials.group_trials(trials, 3) == [
+        ['a', 'b', 'c'],
+        ['wide'],
+        ['d'],
+        ['branch'],
+        ['tuned'],
+    ]
+    assert vmapped_trials.group_trials(trials, 1) == [[name] for name in trials]
+
+
+def test_pretrained_weights_need_a_separate_process(tmp_path):
+    trials = {name: make_config(seed, weights='runs/other') for seed, name in enumerate('ab')}
+    with pytest.raises(UserError, match=r'--trial=a,b: init_from \(a\) needs a process of its own'):
+        vmapped_trials.train_trials(trials, tmp_path, print)
