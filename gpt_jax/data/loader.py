@@ -1,6 +1,6 @@
-"""Batches of windows of the token stream: packing, order, and this process's share of the rows.
+"""Batches of windows of the token stream: packing, order, and one shard's rows.
 
-Batch k is a function of (data fingerprint, seed, k) alone, for any number of processes.
+Batch k is a function of (data fingerprint, seed, k) alone, for any number of shards.
 """
 
 import hashlib
@@ -88,15 +88,16 @@ def iterate_batches(
     seed: int,
     packing: str,
     start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    shard_index: int = 0,
+    shard_count: int = 1,
 ) -> Iterator[Batch]:
-    """Iterate without end over this process's rows of the global batches `start`, `start` + 1, ...
+    """Iterate without end over one shard of the global batches `start`, `start` + 1, ...
 
     A window is context + 1 tokens. Windows start at multiples of `context`, so that an epoch has
     every target once, except for the last ones of the stream (fewer than `context`). Every epoch
-    has its own order. Process p of P gets rows [p b, (p + 1) b), b = batch_size / P: concatenated,
-    the rows of the processes are the same global batch for any P.
+    has its own order. Shard p of P gets rows [p b, (p + 1) b), b = batch_size / P: concatenated,
+    the rows of the shards are the same global batch for any P. Processes that hold the same rows
+    of the mesh read the same shard.
 
     Args:
       tokens: the token stream.
@@ -106,7 +107,7 @@ def iterate_batches(
       seed: of the order.
       packing: key of PACKINGS.
       start: index of the first batch.
-      process_index, process_count: p and P.
+      shard_index, shard_count: p and P.
 
     Returns:
       Batches of the packing, [b, context] each, read ahead by a thread.
@@ -131,8 +132,8 @@ def iterate_batches(
         batch_size=batch_size,
         seed=seed,
         start=start,
-        process_index=process_index,
-        process_count=process_count,
+        shard_index=shard_index,
+        shard_count=shard_count,
     )
 
 
@@ -144,34 +145,34 @@ def iterate_shuffled(
     batch_size: int,
     seed: int,
     start: int,
-    process_index: int,
-    process_count: int,
+    shard_index: int,
+    shard_count: int,
 ) -> Iterator[Batch]:
     """Iterate without end over shuffled batches of `num_rows` rows, as `iterate_batches` does."""
     import grain
 
-    rows = _rows_per_process(batch_size, process_count)
+    rows = _rows_per_shard(batch_size, shard_count)
     seeded = grain.MapDataset.range(num_rows).seed(_order_seed(fingerprint, seed))
     order = seeded.shuffle().repeat(ENDLESS_ROWS // num_rows)
-    # Block k P + p of `rows` rows is the block of process p in global batch k.
-    blocks = order.batch(rows)[process_index::process_count][start:]
+    # Block k P + p of `rows` rows is the block of shard p in global batch k.
+    blocks = order.batch(rows)[shard_index::shard_count][start:]
     options = grain.ReadOptions(num_threads=READER_THREADS, prefetch_buffer_size=PREFETCH_BATCHES)
     return iter(blocks.map(make_batch).to_iter_dataset(options))
 
 
 def iterate_in_order(
-    num_rows: int, make_batch: MakeBatch, *, batch_size: int, process_index: int, process_count: int
+    num_rows: int, make_batch: MakeBatch, *, batch_size: int, shard_index: int, shard_count: int
 ) -> Iterator[Batch]:
     """Iterate over every row once; indices from `num_rows` on fill up the last batch.
 
     Args:
-      num_rows: rows of all processes.
+      num_rows: rows of all shards.
       make_batch: gives empty rows for indices past the end.
       batch_size: rows of the global batch.
-      process_index, process_count: which rows are this process's, as in `iterate_batches`.
+      shard_index, shard_count: which rows are read, as in `iterate_batches`.
     """
-    rows = _rows_per_process(batch_size, process_count)
-    for first in range(process_index * rows, _round_up(num_rows, batch_size), batch_size):
+    rows = _rows_per_shard(batch_size, shard_count)
+    for first in range(shard_index * rows, _round_up(num_rows, batch_size), batch_size):
         yield make_batch(np.arange(first, first + rows))
 
 
@@ -182,12 +183,12 @@ def iterate_eval_batches(
     batch_size: int,
     packing: str,
     max_tokens: int,
-    process_index: int = 0,
-    process_count: int = 1,
+    shard_index: int = 0,
+    shard_count: int = 1,
 ) -> Iterator[Batch]:
-    """Iterate once over this process's rows of the windows in order, each target in one row.
+    """Iterate once over one shard of the windows in order, each target in one row.
 
-    Every process gets the same number of batches.
+    Every shard has the same number of batches.
 
     Args:
       tokens: the token stream.
@@ -195,22 +196,22 @@ def iterate_eval_batches(
       batch_size: rows of the global batch, divided as in `iterate_batches`.
       packing: key of PACKINGS.
       max_tokens: number of targets, from the start of the stream; 0 for all.
-      process_index, process_count: which rows are this process's.
+      shard_index, shard_count: which rows are read.
 
     Returns:
       Batches of the packing, [b, context] each, always with 'weights' float32: 0 for padding, for
       targets beyond the limit and where 'isolate' has 0, else 1.
 
     Raises:
-      UserError: fewer than two tokens, a negative limit, or a batch size that the processes do not
+      UserError: fewer than two tokens, a negative limit, or a batch size that the shards do not
         divide.
     """
     num_targets = _count_eval_targets(tokens, max_tokens)
-    rows = _rows_per_process(batch_size, process_count)
+    rows = _rows_per_shard(batch_size, shard_count)
     stride = batch_size * context
 
     def generate() -> Iterator[Batch]:
-        first_offset = process_index * rows * context
+        first_offset = shard_index * rows * context
         for first in range(first_offset, _round_up(num_targets, stride), stride):
             offsets_B = first + np.arange(rows, dtype=np.int64) * context
             batch = PACKINGS[packing](tokens, offsets_B, context)
@@ -247,13 +248,13 @@ def _round_up(length: int, multiple: int) -> int:
     return -(-length // multiple) * multiple
 
 
-def _rows_per_process(batch_size: int, process_count: int) -> int:
-    if batch_size < 1 or batch_size % process_count:
+def _rows_per_shard(batch_size: int, shard_count: int) -> int:
+    if batch_size < 1 or batch_size % shard_count:
         raise UserError(
-            f'batch_size: must be a positive multiple of the {process_count} processes, got '
-            f'{batch_size}'
+            f'batch_size: must be a positive multiple of the {shard_count} shards of the batch, '
+            f'got {batch_size}'
         )
-    return batch_size // process_count
+    return batch_size // shard_count
 
 
 def _order_seed(fingerprint: str, seed: int) -> int:

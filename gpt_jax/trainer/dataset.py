@@ -194,8 +194,8 @@ class TextData(Dataset):
             seed=config.seed,
             packing=config.data.packing,
             start=start,
-            process_index=shard[0],
-            process_count=shard[1],
+            shard_index=shard[0],
+            shard_count=shard[1],
         )
 
     def count_epochs(self, config: Config) -> Epochs:

@@ -89,8 +89,8 @@ class TaskData(Dataset):
             batch_size=config.train.batch_size,
             seed=config.seed,
             start=start,
-            process_index=shard[0],
-            process_count=shard[1],
+            shard_index=shard[0],
+            shard_count=shard[1],
         )
 
     def count_epochs(self, config: Config) -> Epochs:

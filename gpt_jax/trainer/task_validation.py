@@ -163,6 +163,6 @@ def _iterate_batches(
     """Iterate over all rows in order, as global arrays."""
     batch_size, (index, count) = config.train.evaluation_batch_size, parts.batch_shard()
     local = iterate_in_order(
-        len(rows), rows.make_batch, batch_size=batch_size, process_index=index, process_count=count
+        len(rows), rows.make_batch, batch_size=batch_size, shard_index=index, shard_count=count
     )
     return show_progress(parts.shard_batches(local), -(-len(rows) // batch_size), progress)

@@ -62,7 +62,7 @@ def evaluate_text(
     }
     index, count = parts.batch_shard()
     local = iterate_eval_batches(
-        tokens, **size, packing=config.data.packing, process_index=index, process_count=count
+        tokens, **size, packing=config.data.packing, shard_index=index, shard_count=count
     )
     batches = show_progress(
         parts.shard_batches(local), count_eval_batches(tokens, **size), progress

@@ -76,10 +76,10 @@ def test_another_process_gives_the_same_batches():
     assert other.stdout.strip() == str(take(1, start=40)[0]['inputs'].tolist())
 
 
-@pytest.mark.parametrize('processes', [2, 4, 8])
-def test_processes_share_one_global_batch(processes):
+@pytest.mark.parametrize('shards', [2, 4, 8])
+def test_shards_share_one_global_batch(shards):
     whole = take(30)
-    parts = [take(30, process_index=index, process_count=processes) for index in range(processes)]
+    parts = [take(30, shard_index=index, shard_count=shards) for index in range(shards)]
     joined = [
         {name: np.concatenate([part[name] for part in step]) for name in step[0]}
         for step in zip(*parts, strict=False)
@@ -91,8 +91,8 @@ def test_processes_share_one_global_batch(processes):
 def test_start_continues_the_order(start):
     assert same(take(30)[start:], take(30 - start, start=start))
     assert same(
-        take(30, process_index=1, process_count=2)[start:],
-        take(30 - start, start=start, process_index=1, process_count=2),
+        take(30, shard_index=1, shard_count=2)[start:],
+        take(30 - start, start=start, shard_index=1, shard_count=2),
     )
 
 
@@ -151,7 +151,8 @@ def test_invalid_sizes_are_rejected():
             numbered(5), fingerprint='f', context=5, batch_size=8, seed=0, packing='isolate'
         )
     with pytest.raises(
-        UserError, match='batch_size: must be a positive multiple of the 3 processes, got 8'
+        UserError,
+        match='batch_size: must be a positive multiple of the 3 shards of the batch, got 8',
     ):
         iterate_batches(
             TOKENS,
@@ -160,7 +161,7 @@ def test_invalid_sizes_are_rejected():
             batch_size=8,
             seed=0,
             packing='isolate',
-            process_count=3,
+            shard_count=3,
         )
 
 
@@ -175,24 +176,21 @@ def evaluate(tokens=TOKENS, **changes):
 
 
 @pytest.mark.parametrize('length', [2, 5, 6, 7, 40, 41, 42, 81, 503])
-@pytest.mark.parametrize('processes', [1, 4])
-def test_eval_counts_every_target_once(length, processes):
-    parts = [
-        evaluate(numbered(length), process_index=i, process_count=processes)
-        for i in range(processes)
-    ]
+@pytest.mark.parametrize('shards', [1, 4])
+def test_eval_counts_every_target_once(length, shards):
+    parts = [evaluate(numbered(length), shard_index=i, shard_count=shards) for i in range(shards)]
     assert len({len(part) for part in parts}) == 1
     fields = [batch for part in parts for batch in part]
     assert all(
-        value.shape == (BATCH // processes, CONTEXT) for batch in fields for value in batch.values()
+        value.shape == (BATCH // shards, CONTEXT) for batch in fields for value in batch.values()
     )
     counted = np.concatenate([batch['targets'][batch['weights'] == 1] for batch in fields])
     assert sorted(counted.tolist()) == list(range(1, length))
     assert sum(batch['weights'].sum() for batch in fields) == length - 1
 
 
-def test_eval_processes_share_one_global_batch():
-    parts = [evaluate(packing='isolate', process_index=i, process_count=2) for i in range(2)]
+def test_eval_shards_share_one_global_batch():
+    parts = [evaluate(packing='isolate', shard_index=i, shard_count=2) for i in range(2)]
     joined = [
         {name: np.concatenate([a[name], b[name]]) for name in a}
         for a, b in zip(*parts, strict=True)
@@ -223,8 +221,10 @@ def test_invalid_eval_sizes_are_rejected():
         evaluate(numbered(1))
     with pytest.raises(UserError, match='max_tokens: must be 0'):
         evaluate(max_tokens=-1)
-    with pytest.raises(UserError, match='must be a positive multiple of the 3 processes, got 8'):
-        evaluate(process_count=3)
+    with pytest.raises(
+        UserError, match='must be a positive multiple of the 3 shards of the batch, got 8'
+    ):
+        evaluate(shard_count=3)
 
 
 def test_count_epochs():
