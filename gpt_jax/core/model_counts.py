@@ -1,7 +1,7 @@
 """Parameter and FLOP counts of a model in closed form, each under a named convention.
 
 Nothing here runs the model or needs JAX; tests compare it with the real parameter trees and the
-compiled program. Bytes are counted in preflight/memory.py.
+compiled program. Bytes are counted in preflight/model_cost.py.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def test_invalid_flags_are_one_line(tmp_path, more, words):
     assert len(err.strip().splitlines()) == 1
 
 
-@pytest.mark.slow  # tests/trainer/test_train.py has two processes too
+@pytest.mark.slow  # tests/trainer/test_trainer.py has two processes too
 def test_two_local_processes_train_one_model(tmp_path, source):
     fields = {'config.data.source': source, 'config.mesh.cpu_devices': 1, 'config.train.steps': 10}
     program.run(quick(tmp_path / 'run', '--launch=local', '--processes=2', **fields))

@@ -109,32 +109,22 @@ def list_listeners(port):
     return sorted(addresses)
 
 
-def test_an_absent_coordinator_is_an_exit_with_75(tmp_path, source):
+@pytest.mark.parametrize(
+    ('process', 'message'),
+    [(1, 'process 1 of 2: no coordinator at 127.0.0.1:'), (0, 'process 0 of 2')],
+    ids=['no_coordinator', 'no_peers'],
+)
+def test_a_process_whose_peers_are_absent_exits_with_75(tmp_path, source, process, message):
     fields = {
         'config.data.source': source,
         'config.mesh.cpu_devices': 1,
         'config.train.stall_minutes': STALL_MINUTES / 2,
     }
-    process = program.start(
-        program.command(tmp_path / 'run', **fields, distributed=f'127.0.0.1:{find_free_port()},2,1')
-    )
-    code, stderr = wait(process, 60 * STALL_MINUTES + GRACE_SECONDS)
+    address = f'127.0.0.1:{find_free_port()},2,{process}'
+    started = program.start(program.command(tmp_path / 'run', **fields, distributed=address))
+    code, stderr = wait(started, 60 * STALL_MINUTES + GRACE_SECONDS)
     assert code == 75, stderr
-    assert 'process 1 of 2: no coordinator at 127.0.0.1:' in stderr.strip().splitlines()[-1]
-
-
-def test_absent_peers_are_an_exit_with_75(tmp_path, source):
-    fields = {
-        'config.data.source': source,
-        'config.mesh.cpu_devices': 1,
-        'config.train.stall_minutes': STALL_MINUTES / 2,
-    }
-    process = program.start(
-        program.command(tmp_path / 'run', **fields, distributed=f'127.0.0.1:{find_free_port()},2,0')
-    )
-    code, stderr = wait(process, 60 * STALL_MINUTES + GRACE_SECONDS)
-    assert code == 75, stderr
-    assert 'process 0 of 2' in stderr.strip().splitlines()[-1]
+    assert message in stderr.strip().splitlines()[-1]
 
 
 def test_a_stalled_process_prints_its_stacks_and_exits():

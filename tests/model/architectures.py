@@ -46,3 +46,14 @@ ARCHITECTURES = {
     }
     | {'normalize_experts': False, 'capacity_factor': 1.0},
 }
+
+# The product of activations with each weight that is one matrix, by the letters of the weight.
+PRODUCT_TERMS = {
+    'DHK': 'BLD,DHK->BLHK',
+    'DGK': 'BLD,DGK->BLGK',
+    'HKD': 'BLHK,HKD->BLD',
+    'DF': 'BLD,DF->BLF',
+    'FD': 'BLF,FD->BLD',
+    'DU': 'BLD,DU->BLU',
+    'UD': 'BLU,UD->BLD',
+}

@@ -14,6 +14,7 @@ from gpt_jax.model.low_rank import (
 )
 from gpt_jax.model.matmul import einsum, grouped_matmul
 from gpt_jax.model.quantization import CONTRACTED_LETTERS, quantize_weight
+from tests.model.architectures import PRODUCT_TERMS
 
 SIZES = {
     'B': 2,
@@ -74,20 +75,9 @@ def test_the_delta_has_the_dims_of_the_weight_in_its_order(letters):
     assert_close(merged, np.asarray(weight.w) + expected, 1e-5)
 
 
-TERMS = {
-    'DHK': 'BLD,DHK->BLHK',
-    'DGK': 'BLD,DGK->BLGK',
-    'HKD': 'BLHK,HKD->BLD',
-    'DF': 'BLD,DF->BLF',
-    'FD': 'BLF,FD->BLD',
-    'DU': 'BLD,DU->BLU',
-    'UD': 'BLU,UD->BLD',
-}
-
-
-@pytest.mark.parametrize('letters', TERMS)
+@pytest.mark.parametrize('letters', PRODUCT_TERMS)
 def test_a_product_and_its_gradients_equal_those_of_the_changed_weight(model_config, letters):
-    terms, config = TERMS[letters], model_config()
+    terms, config = PRODUCT_TERMS[letters], model_config()
     x_letters, _, y_letters = terms.replace('->', ',').split(',')
     weight, x, dy = make_adapted(letters), draw(3, x_letters), draw(4, y_letters)
     y, vjp = jax.vjp(lambda x, weight: einsum(terms, x, weight, config), x, weight)

@@ -24,7 +24,7 @@ from gpt_jax.model.quantization import (
 )
 from gpt_jax.parallel.sharding import UNSHARDED
 from tests.inference import engines
-from tests.model.architectures import ARCHITECTURES
+from tests.model.architectures import ARCHITECTURES, PRODUCT_TERMS
 from tests.model.test_gpt import make_model
 
 SIZES = {'V': 50, 'D': 192, 'H': 4, 'G': 2, 'K': 6, 'F': 20, 'E': 3, 'U': 10}
@@ -134,30 +134,22 @@ def test_a_model_computes_with_its_quantized_weights(model_config, name, dtype, 
 
 # Transposed weights
 
-TERMS = {
-    'DHK': 'BLD,DHK->BLHK',
-    'DGK': 'BLD,DGK->BLGK',
-    'HKD': 'BLHK,HKD->BLD',
-    'DF': 'BLD,DF->BLF',
-    'FD': 'BLF,FD->BLD',
-    'DU': 'BLD,DU->BLU',
-    'UD': 'BLU,UD->BLD',
-}
 
-
-@pytest.mark.parametrize('letters', TERMS)
+@pytest.mark.parametrize('letters', PRODUCT_TERMS)
 def test_a_transposed_weight_gives_the_same_product(model_config, letters):
     config, weight = model_config(), draw_weight(letters, D=24)
     a_shape = (2, 3, *weight.shape[: len(CONTRACTED_LETTERS[letters])])
     a = jax.random.normal(jax.random.key(1), a_shape)
     transposed = TransposedWeight(transpose_weight(weight, letters), weight.shape)
-    expected = einsum(TERMS[letters], a, weight, config)
-    result = einsum(TERMS[letters], a, transposed, config)
+    expected = einsum(PRODUCT_TERMS[letters], a, weight, config)
+    result = einsum(PRODUCT_TERMS[letters], a, transposed, config)
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_tables_and_experts_are_not_transposed():
-    assert {letters for letters in CONTRACTED_LETTERS if can_transpose(letters)} == set(TERMS)
+    assert {letters for letters in CONTRACTED_LETTERS if can_transpose(letters)} == set(
+        PRODUCT_TERMS
+    )
     assert not can_transpose('LD')
 
 
