@@ -155,7 +155,7 @@ def test_stopped_sweep_passes_the_signal_on_and_names_the_trial(tmp_path, monkey
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Dashboard, 'refresh', count_refreshes)
-    with pytest.raises(Preempted, match='interrupted in trial slow-1; the same command goes on'):
+    with pytest.raises(Preempted, match='interrupted in trial slow-1; the same command resumes from there'):
         run(tmp_path, [make_trial('good-1'), make_trial('slow-1'), make_trial('good-2')], NO_LIMIT)
     assert count_starts(tmp_path) == {'good-1': 1, 'slow-1': 1}
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
