@@ -1,27 +1,28 @@
-"""Trains, evaluates and times GPTs of any size, and sweeps over sizes.
+"""Train, evaluate and benchmark GPTs of any size, and run sweeps over sizes.
 
   python run.py --config=configs/ladder_cpu.py                      a sweep: every size, the law
   python run.py --config=configs/gpt_tiny.py                        one model
   python run.py --config=configs/gpt_tiny.py --config.model.width=256 --workdir=runs/wide
-  python run.py --config=configs/gpt_tiny.py --mode=evaluate        newest checkpoint, held-out text
+  python run.py --config=configs/gpt_tiny.py --mode=evaluate        best or newest checkpoint
   python run.py --config=configs/gpt_tiny.py --mode=benchmark       speed of the training step
   python run.py --config=configs/gpt_tiny.py --mode=coord_check --config.model.parametrization=mup
   python run.py --config=configs/gpt_175b.py --mode=preflight --topology=v5p:8x8x16
   python run.py --config=configs/gpt_tiny.py --launch=slurm --nodes=2      or ssh, tpu, gke, local
 
-Checkpoints, records and plans have their own program: gpt-jax --help.
+For checkpoints, records and plans, use the other program: gpt-jax --help.
 
-Every config field is a flag, --config.SECTION.FIELD=VALUE; docs/reference/config.md lists them. The
-same command again does only what is not done. Exit codes: 0 done; 2 bad input; 3 a run diverged, a
-trial or a check failed; 4 out of memory; 75 interrupted and saved, or a budget of the sweep is
-spent: run it again.
+Every config field is a flag, --config.SECTION.FIELD=VALUE; docs/reference/config.md lists them. If
+the same command is run again, it does only what is not yet done. Exit codes: 0 done; 2 bad input;
+3 a run diverged, or a trial or a check failed; 4 out of memory; 75 interrupted and saved, or a
+budget of the sweep is spent: run it again.
 """
 
 import json
 import sys
 from pathlib import Path
 
-# This folder's `configs` goes before any other package of that name, also under `python -P`.
+# The `configs` of this folder takes precedence over any other package of that name, even with
+# `python -P`.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from absl import app, flags, logging
@@ -34,7 +35,7 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.sweep.process import exit_with_parent
 
 MODES = ('train', 'evaluate', 'benchmark', 'coord_check', 'preflight')
-# Flags of single modes; their default is None, "not given".
+# Flags that belong to one mode; their default None means "not given".
 MODE_FLAGS = {
     'benchmark_output': 'benchmark',
     'run_code': 'evaluate',
@@ -47,11 +48,11 @@ MODE_FLAGS = {
 }
 
 _CONFIG = config_cli.define_config_flag('config', 'Path of a config file in configs/.')
-flags.declare_key_flag('config')  # defined elsewhere, but first in --help
+flags.declare_key_flag('config')  # defined in another module, but listed first in --help
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME by default.')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do; a config with trials is a sweep.')
 _TRIAL = flags.DEFINE_string(
-    'trial', None, 'Run this trial of the sweep in this process; A,B,... at once, vmapped.'
+    'trial', None, 'Run this trial of the sweep in this process; A,B,...: several at once, by vmap.'
 )
 _TRIALS = flags.DEFINE_string('trials', None, 'Run only these trials of the sweep: A,B,...')
 _DISTRIBUTED = flags.DEFINE_string(
@@ -63,7 +64,10 @@ _BENCHMARK_OUTPUT = flags.DEFINE_string(
     'benchmark_output', None, 'benchmark: also write the JSON to this file.'
 )
 _WEIGHT_DTYPE = flags.DEFINE_enum(
-    'weight_dtype', None, WEIGHT_DTYPES, 'evaluate: dtype of the matrices; float32 by default.'
+    'weight_dtype',
+    None,
+    WEIGHT_DTYPES,
+    'evaluate: dtype of the weight matrices; float32 by default.',
 )
 _RUN_CODE = flags.DEFINE_bool(
     'run_code',
@@ -71,16 +75,16 @@ _RUN_CODE = flags.DEFINE_bool(
     'evaluate: run generated programs for pass@k, with your permissions; not sandboxed.',
 )
 _TOPOLOGY = flags.DEFINE_string(
-    'topology', None, 'preflight: the machine, v5p:8x8x16, v5e-256, h100:8, ...'
+    'topology', None, 'preflight: the machine, such as v5p:8x8x16, v5e-256 or h100:8.'
 )
 _PRICE = flags.DEFINE_float(
-    'price', None, 'preflight: US dollars per chip and hour; a list price by default.', 0
+    'price', None, 'preflight: US dollars per chip-hour; the list price by default.', 0
 )
 _SEARCH = flags.DEFINE_bool(
-    'search', None, 'preflight: try meshes, rematerialization and microbatches, and rank them.'
+    'search', None, 'preflight: search over meshes, rematerialization and microbatches.'
 )
 _CANDIDATES = flags.DEFINE_integer(
-    'candidates', None, 'preflight --search: compile until this many fit; 4 by default.'
+    'candidates', None, 'preflight --search: compile candidates until this many fit; 4 by default.'
 )
 _COMPILER_OPTIONS = flags.DEFINE_string(
     'compiler_options', None, 'preflight: XLA options, xla_NAME=VALUE,...'
@@ -113,14 +117,14 @@ def main(_: list[str]) -> None:
 
 
 def _run_sweep(config: RawConfig, trials: dict[str, RawConfig], workdir: Path) -> None:
-    """Runs every trial of the sweep that is not done, each in its own process."""
+    """Run every unfinished trial of the sweep, each in its own process."""
     if _MODE.value != 'train':
         example = next(iter(trials))
         raise UserError(f'--mode={_MODE.value}: this config is a sweep; add --trial={example}')
     if _DISTRIBUTED.value:
         raise UserError(
-            '--distributed: a sweep starts its trials on one host; add --trial=NAME to run one of '
-            'them on several'
+            '--distributed: a sweep runs its trials on one host; add --trial=NAME to run one trial '
+            'on several'
         )
     from gpt_jax.trainer.sweep import run_sweep
 
@@ -128,9 +132,11 @@ def _run_sweep(config: RawConfig, trials: dict[str, RawConfig], workdir: Path) -
 
 
 def _run_vmapped(configs: dict[str, RawConfig], workdir: Path) -> None:
-    """Trains several trials at once in this process."""
+    """Train several trials at once in this process."""
     if _MODE.value != 'train' or _DISTRIBUTED.value:
-        raise UserError('--trial: several trials at once can only train, on one host; name one')
+        raise UserError(
+            '--trial: several trials at once need --mode=train on one host; name one trial'
+        )
     from gpt_jax.core import jax_setup
     from gpt_jax.trainer import vmapped_trials
 
@@ -140,10 +146,10 @@ def _run_vmapped(configs: dict[str, RawConfig], workdir: Path) -> None:
 
 
 def _run_mode(config: RawConfig, workdir: Path, position: tuple[int, int] | None) -> None:
-    """Does what --mode says with one model, in this process.
+    """Run --mode for one model, in this process.
 
     Args:
-      config: of the model.
+      config: the model's config.
       workdir: the run's folder.
       position: (k, n) for trial k of n; None outside a sweep.
     """
@@ -163,7 +169,7 @@ def _run_mode(config: RawConfig, workdir: Path, position: tuple[int, int] | None
         return
     mesh, stall_seconds = checked.mesh, 60 * checked.train.stall_minutes
     jax_setup.start_jax(mesh.cpu_devices, _DISTRIBUTED.value, stall_seconds, mesh.axes)
-    build.make_layout(checked)  # raises if the devices do not suit the mesh, before any work
+    build.make_layout(checked)  # raises before any work if the devices do not suit the mesh
     if _MODE.value == 'train':
         done = trainer.train(config, workdir, log=log, trial=position)
         log(
@@ -187,7 +193,7 @@ def _run_mode(config: RawConfig, workdir: Path, position: tuple[int, int] | None
 
 
 def _run_preflight(config: RawConfig) -> None:
-    """Compiles the step for a machine that is not here and reports memory, time and cost."""
+    """Compile the step for a machine that is not attached; report memory, time and cost."""
     if _TOPOLOGY.value is None:
         raise UserError('--topology: missing; preflight needs a machine, such as v5p:2x2x4')
     from gpt_jax.preflight import topology
@@ -206,7 +212,7 @@ def _run_preflight(config: RawConfig) -> None:
 
 
 def _check_mode_flags() -> None:
-    """Raises UserError for a flag of another mode, or one that is empty."""
+    """Raise UserError for a flag of another mode, or an empty flag."""
     for flag, mode in MODE_FLAGS.items():
         value = flags.FLAGS[flag].value
         if value is not None and _MODE.value != mode:
@@ -216,7 +222,7 @@ def _check_mode_flags() -> None:
 
 
 def _check_folders(config: RawConfig, workdir: Path, is_launched: bool) -> None:
-    """Raises UserError for a folder that cannot be written to."""
+    """Raise UserError for a folder that cannot be written to."""
     files.check_path(str(workdir), '--workdir')
     if is_launched:
         files.check_writable(launch.find_job_home(config, workdir), '--workdir')
@@ -227,11 +233,11 @@ def _check_folders(config: RawConfig, workdir: Path, is_launched: bool) -> None:
 
 
 def _check_trial_flags(trials: dict[str, RawConfig]) -> None:
-    """Raises UserError for --trial or --trials that do not suit the config."""
+    """Raise UserError for --trial or --trials that do not suit the config."""
     if _TRIALS.value is not None and (
         not trials or _MODE.value != 'train' or _TRIAL.value is not None
     ):
-        raise UserError('--trials: chooses trials of a sweep that trains, without --trial')
+        raise UserError('--trials: must be used with a sweep, --mode=train and no --trial')
     for names in (_TRIAL.value, _TRIALS.value):
         for name in names.split(',') if names is not None else ():
             config_cli.find_trial(trials, name)

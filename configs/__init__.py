@@ -1,1 +1,4 @@
-"""Config files: values only. Each has a get_config() that returns an ml_collections ConfigDict."""
+"""Config files, which hold only values.
+
+Each has a get_config() that returns an ml_collections ConfigDict.
+"""

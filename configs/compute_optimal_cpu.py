@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         # Hagele et al. 2024: half of the peak rate of a cosine schedule.
         size['optimizer.learning_rate'] /= 2
         trials |= {trial['name']: trial for trial in design.make_cooldowns(size, HORIZONS, **PLAN)}
-    # Forecast before it was run: near the best split of 2e13 FLOPs, and longer than the others.
+    # Forecast before it was run: near the best split of 2e13 FLOPs, and longer than the branches.
     longest = {k: v for k, v in trials['2x96-6.4e6'].items() if 'branch' not in k}
     longest |= {'name': '2x96-1.28e7', 'train.steps': 12_500}
     longest['optimizer.warmup_fraction'] = PLAN['warmup_steps'] / longest['train.steps']

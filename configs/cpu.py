@@ -1,4 +1,4 @@
-"""Base config of sweeps on two cores: byte sequences, small batches, learning rates by width."""
+"""Base config for sweeps on two cores: byte sequences, small batches, learning rates by width."""
 
 from typing import Any
 
@@ -16,7 +16,10 @@ def get_config() -> ConfigDict:
 
 
 def rule(layers: int, width: int, heads: int) -> dict[str, Any]:
-    """Narrow models need a higher rate and a larger init_std than GPT-2's 0.02 (width 768)."""
+    """Return init_std and learning rate by width.
+
+    Narrow models need a higher rate and a larger init_std than GPT-2's 0.02 (width 768).
+    """
     del layers, heads
     return {
         'model.init_std': round(0.5 / width**0.5, 4),

@@ -1,4 +1,4 @@
-"""Three tasks on the ladder's sizes: from scratch, full and LoRA; 45 minutes on 2 cores.
+"""Three tasks at the ladder's sizes, from scratch, full and LoRA: 45 minutes on 2 cores.
 
 python run.py --config=configs/pretrained_cpu.py
 python run.py --config=configs/finetuning_cpu.py --launch=local --processes=2
@@ -17,6 +17,6 @@ def get_config() -> ConfigDict:
     config.model.context = pretrained_cpu.CONTEXT
     config.optimizer.final_lr_fraction = 0.0
     config.train.update(steps=150, eval_batch_size=16, tensorboard=False, keep_checkpoints=1)
-    config.mesh.cpu_devices = 1  # a worker for each core
+    config.mesh.cpu_devices = 1  # one per worker; there is a worker for each core
     config.sweep.trials = design.make_grid({'seed': (0, 1)}, by_size.make_trials())
     return config

@@ -25,6 +25,6 @@ def get_config() -> ConfigDict:
     sizes = {flops: [(4, width, width // 16)] for flops, width in WIDTHS.items()}
     trials = design.make_variants(RECIPES, design.make_isoflop(sizes, cpu.rule))
     for trial in (trial for trial in trials if trial['name'].startswith(('gpt3', 'today'))):
-        trial['optimizer.learning_rate'] /= 2  # the best of four rates at 4x32
+        trial['optimizer.learning_rate'] /= 2  # gives the best of four rates at 4x32
     config.sweep.update(trials=design.make_grid({'seed': (0, 1)}, trials), trials_per_process=2)
     return config

@@ -2,9 +2,9 @@
 
 python run.py --config=configs/gpt1.py --config.data.source='files:books/*.txt'
 
-An epoch is the 985M words of BooksCorpus (Zhu et al. 2015, table 2), counted as tokens; the paper
-gives no number of tokens. Differences from the paper: no dropout of attention weights, and output
-matrices are initialized smaller than the others.
+An epoch is taken to be the 985M words of BooksCorpus (Zhu et al. 2015, table 2), counted as tokens;
+the paper gives no number of tokens. Differences from the paper: no dropout of attention weights,
+and output matrices are initialized with a smaller deviation than the others.
 """
 
 from ml_collections import ConfigDict

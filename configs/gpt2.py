@@ -2,9 +2,9 @@
 
 python run.py --config=configs/gpt2.py:355m --config.data.source=tfds:c4/en
 
-Sizes are named by the published checkpoints (the paper prints 117M, 345M, 762M and 1542M). The
+Sizes are named after the published checkpoints (the paper prints 117M, 345M, 762M and 1542M). The
 vocabulary is padded to a multiple of 128. The paper gives no learning rates and no training length:
-here they are those of the nearest GPT-3 size and its 300B tokens, without dropout.
+here they are those of the nearest GPT-3 size and its 300B tokens. There is no dropout.
 """
 
 from ml_collections import ConfigDict

@@ -4,13 +4,13 @@ python run.py --config=configs/gpt3.py:350m --config.data.source=tfds:c4/en
 
 Differences from the paper: the batch does not grow over the first 4 to 12B tokens, and is rounded
 to a multiple of 16 sequences. Every layer has full attention; the paper alternates dense and
-locally banded layers without giving the width of the band. With a band of 256:
+locally banded layers without giving the width of the band. For a band of 256, add:
 
 --config.model.attention_pattern="('full','window')" --config.model.window=256
 --config.model.scan_layers=False
 
-For the 13B model the paper prints a width of 5,140; 40 heads of 128 and the total of table D.1
-give 5,120.
+For the 13B model the paper prints a width of 5,140; its 40 heads of 128 and the total in table D.1
+imply 5,120.
 """
 
 from ml_collections import ConfigDict

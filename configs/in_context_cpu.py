@@ -1,4 +1,4 @@
-"""The ladder's sizes on texts with rules given by examples: 15 minutes on 2 cores.
+"""The ladder's sizes on texts that demonstrate rules by examples: 15 minutes on 2 cores.
 
 python experiments/in_context/make.py && python run.py --config=configs/in_context_cpu.py
 """

@@ -14,7 +14,7 @@ WIDTHS = {  # by training FLOPs; two layers, heads 16 wide
     1e12: (24, 32, 48, 64, 96),
     2e12: (32, 48, 64, 96, 128),
     4e12: (48, 64, 96, 128, 160),
-    1e13: (80,),  # forecast from the others before it was run
+    1e13: (80,),  # its loss was forecast from the others before it was run
 }
 
 

@@ -2,9 +2,9 @@
 
 python run.py --config=configs/llama_1b.py --config.data.source=tfds:c4/en
 
-The published model was pruned and distilled from a larger one, which is not reproduced; learning
-rate and schedule are those of the 8B model (Grattafiori et al. 2024, section 3.4.1, table 3). The
-rotary scaling covers 131,072 tokens: a larger `model.context` needs no other change.
+The published model was pruned and distilled from a larger one, which is not reproduced here;
+learning rate and schedule are those of the 8B model (Grattafiori et al. 2024, section 3.4.1, table
+3). The rotary scaling covers 131,072 tokens: a `model.context` of up to that needs no other change.
 """
 
 from ml_collections import ConfigDict

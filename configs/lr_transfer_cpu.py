@@ -17,7 +17,7 @@ def get_config() -> ConfigDict:
     config.name = 'lr_transfer_cpu'
     config.train.tokens = 300_000
     config.model.base_width = 64
-    # Both initialize hidden weights with a standard deviation of 0.5 / sqrt(width).
+    # Both parametrizations initialize hidden weights with a deviation of 0.5 / sqrt(width).
     rule = lambda _, width, __: {'model.init_std': round(0.5 / width**0.5, 4)}
     standard = design.make_variants({'standard': {}}, design.make_ladder(SIZES, rule))
     mup = {'model.init_std': 0.0625, 'model.parametrization': 'mup'}  # muP scales it with the width

@@ -2,8 +2,8 @@
 
 python run.py --config=configs/mistral_7b.py --config.data.source=tfds:c4/en
 
-Its training recipe is not published; rate, schedule, batch and tokens are those of Llama 2 (Touvron
-et al. 2023, section 2.2).
+Its training recipe is not published; learning rate, schedule, batch size and number of tokens are
+those of Llama 2 (Touvron et al. 2023, section 2.2).
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python run.py --config=configs/mixtral_8x7b.py --config.data.source=tfds:c4/en
 
-Mistral 7B with experts and without a window. Its training recipe is not published: here it
+This is Mistral 7B with experts and without a window. Its training recipe is not published: here it
 is that of configs/mistral_7b.py, with the default coefficients of the router losses (Fedus et al.
 2021; Zoph et al. 2022).
 """

@@ -3,7 +3,7 @@
 python run.py --config=configs/qwen3_0_6b.py --config.data.source=tfds:c4/en
 
 Of its recipe, the 4,096 tokens per sequence (section 3.2) and the 30T tokens of the first stage are
-published, of which this config takes a thirtieth; learning rate and batch size are those of
+published; this config trains on 1T. Learning rate and tokens per batch are those of
 configs/llama_1b.py.
 """
 

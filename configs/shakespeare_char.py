@@ -1,4 +1,4 @@
-"""nanoGPT's CPU setting on tinyshakespeare, by character (the text is ASCII: bytes).
+"""nanoGPT's CPU setting on tinyshakespeare, at character level (bytes, since the text is ASCII).
 
 python run.py --config=configs/shakespeare_char.py --config.data.source=files:input.txt
 """

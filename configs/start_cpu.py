@@ -1,10 +1,10 @@
-"""A base model for the tasks of configs/finetune/, trained without any download: 0.8M parameters.
+"""A base model of 0.8M parameters for configs/finetune/, trained without any download.
 
 python run.py --config=configs/start_cpu.py --config.model.context=192 --workdir=runs/tiny_192
 
-Minutes on two cores. It takes more and smaller steps than gpt_tiny and has a modern architecture
-(see configs/generations_cpu.py), which learns to use distant text in fewer steps. Longer contexts
-need smaller batches (see the task files) to keep the number of steps.
+This takes minutes on two cores. It makes more and smaller steps than gpt_tiny and has a modern
+architecture (see configs/generations_cpu.py), which learns to use distant text in fewer steps.
+Longer contexts need smaller batches (see the task files) to keep the number of steps.
 """
 
 from ml_collections import ConfigDict

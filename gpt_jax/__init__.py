@@ -1,6 +1,6 @@
 """Scaling experiments for GPTs in JAX/Flax: plan, sweep, fit, forecast, verify.
 
-`gpt_jax.load` reads a trained model, `gpt_jax.base_config` starts a config file.
+`gpt_jax.load` loads a trained model; `gpt_jax.base_config` is the start of a config file.
 """
 
 import importlib

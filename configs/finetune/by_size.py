@@ -6,8 +6,8 @@ from configs import cpu, ladder_cpu, pretrained_cpu
 from gpt_jax.scaling.plan import design
 from gpt_jax.tasks import catalog
 
-# Tasks and their overrides. Translation is into an artificial language, of which so few steps teach
-# enough to measure.
+# Tasks and their overrides. Translation is into an artificial language, of which a model learns a
+# measurable amount even in so few steps.
 TASKS = {
     'entities': {},
     'roles': {},
@@ -18,13 +18,13 @@ METHODS: dict[str, dict[str, Any]] = {
     'full': {},
     'adapters': {'finetune.rank': 8, 'finetune.alpha': 16.0, 'finetune.targets': ('all-linear',)},
 }
-# Relative to the learning rate of pre-training at this width: pre-trained weights need smaller
-# steps, adapters larger ones.
+# Relative to the pre-training learning rate at this width: pre-trained weights need smaller steps,
+# adapters larger ones.
 LEARNING_RATE_FACTORS = {'scratch': 1.0, 'full': 0.5, 'adapters': 2.0}
 
 
 def make_trials() -> tuple[design.Trial, ...]:
-    """Return a trial for every combination of task, method and size."""
+    """Return one trial per combination of task, method and size."""
     return tuple(
         make_trial(task, method, size)
         for task in TASKS

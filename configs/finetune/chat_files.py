@@ -5,7 +5,7 @@ python run.py --config=configs/finetune/chat_files.py --config.init_from=runs/gp
 A line is {"messages": [{"role": "user", "content": "Hello"},
                         {"role": "assistant", "content": "Hello!"}]}
 
-Set `rows` to the number of your lines; it gives the number of steps.
+Set `rows` to the number of your lines; it determines the number of steps.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,8 @@ python run.py --config=configs/start_cpu.py --config.model.context=1024 \\
     --config.train.batch_size=2 --workdir=runs/tiny_1024
 python run.py --config=configs/finetune/choices.py --config.init_from=runs/tiny_1024
 
-Four continuations about one subject are hard for 0.8M parameters: the accuracy stays at chance,
-where it was before fine-tuning.
+Telling apart four continuations about one subject is hard for 0.8M parameters: the accuracy stays
+at chance level, where it was before fine-tuning.
 """
 
 from ml_collections import ConfigDict

@@ -5,7 +5,8 @@ python run.py --config=configs/finetune/code_files.py --config.init_from=runs/gp
 A line is {"prompt": "def f(x):\\n", "canonical_solution": "    return x\\n",
            "test": "def check(candidate): ...", "entry_point": "f"}
 
-TFDS does not have HumanEval. Set `rows` to the number of your lines; it gives the number of steps.
+TFDS does not have HumanEval. Set `rows` to the number of your lines; it determines the number of
+steps.
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 python run.py --config=configs/finetune/imdb.py --config.init_from=runs/gpt2
 
-A tenth of the train split is used for validation. Long reviews lose their beginning.
+A tenth of the train split is used for validation. Long reviews are truncated at the beginning.
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,7 @@
-"""Shared config of tasks without network or data: the byte-level model of configs/start_cpu.py.
+"""Shared config of tasks that need no network: the byte-level model of configs/start_cpu.py.
 
-Minutes on two cores. Each file gives the command that pre-trains the model at its context length;
-without init_from, training starts from random weights.
+Each takes minutes on two cores. Each file gives the command that pre-trains the model at its
+context length; without init_from, training starts from random weights.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +11,7 @@ from gpt_jax.tasks import catalog
 
 
 def make_config(task: str, context: int, steps: int) -> ConfigDict:
-    """Return a config for a task of the catalog, of the same name."""
+    """Return the config of a catalog task, named after it."""
     config = base_config()
     config.name = task
     config.task.update(catalog.TASKS[task])

@@ -6,7 +6,7 @@ A line is {"prompt": "\\n\\nHuman: Hi\\n\\nAssistant:",
            "chosen": " Hello!", "rejected": " Go away."}
 
 "prompt" is the part that both dialogues share. TFDS does not have HH-RLHF.
-Set `rows` to the number of your lines; it gives the number of steps.
+Set `rows` to the number of your lines; it determines the number of steps.
 """
 
 from ml_collections import ConfigDict

@@ -1,4 +1,4 @@
-"""The better of two answers, one corrupted by rules; no network (synthetic:preferences).
+"""The better of two answers, one wrong or degraded; no network (synthetic:preferences).
 
 python run.py --config=configs/start_cpu.py --config.model.context=512 \\
     --config.train.batch_size=4 --workdir=runs/tiny_512

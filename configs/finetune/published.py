@@ -1,7 +1,7 @@
 """Shared config for fine-tuning published weights (Radford et al. 2018, section 4.1).
 
-Learning rate 6.25e-5, batches of 32, three epochs. The rate decays linearly after a warmup of 0.2%
-of the steps; dropout is 0.1; the language-modelling loss of classified texts has weight 0.5 (set in
+The learning rate is 6.25e-5 and decays linearly after a warmup of 0.2% of the steps; batches of 32,
+three epochs, dropout 0.1. The language-modeling loss on classified texts has weight 0.5 (set in
 gpt_jax/tasks/catalog.py).
 """
 
@@ -12,12 +12,12 @@ from gpt_jax.tasks import catalog
 
 
 def make_config(task: str, rows: int, context: int, epochs: int = 3) -> ConfigDict:
-    """Return a config for a task of the catalog, of the same name.
+    """Return the config of a catalog task, named after it.
 
     Args:
-      task: its name.
+      task: name of the task.
       rows: size of the training split.
-      context: in tokens.
+      context: context length in tokens.
       epochs: passes over the training split.
     """
     config = base_config()

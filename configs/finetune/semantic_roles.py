@@ -5,8 +5,8 @@ python run.py --config=configs/finetune/semantic_roles.py --config.init_from=run
 A line is {"words": ["gave", "|", "She", "gave", "him", "it"],
            "tags": ["O", "O", "B-ARG0", "B-V", "B-ARG2", "B-ARG1"]}
 
-It has one predicate of a sentence, named at the start. PropBank cannot be redistributed.
-Set `rows` to the number of your lines; it gives the number of steps.
+Each line is about one predicate of a sentence, which is put before it. PropBank cannot be
+redistributed. Set `rows` to the number of your lines; it determines the number of steps.
 """
 
 from ml_collections import ConfigDict

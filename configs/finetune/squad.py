@@ -1,4 +1,4 @@
-"""Questions about a paragraph, answered in text: SQuAD 1.1 (Rajpurkar et al. 2016).
+"""Questions about a paragraph, with generated answers: SQuAD 1.1 (Rajpurkar et al. 2016).
 
 python run.py --config=configs/finetune/squad.py --config.init_from=runs/gpt2
 """

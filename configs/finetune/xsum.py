@@ -2,7 +2,8 @@
 
 python run.py --config=configs/finetune/xsum.py --config.init_from=runs/gpt2
 
-TFDS reads the articles from its manual folder; its message on preparation names their source.
+TFDS expects the articles in its manual download folder; when it prepares the dataset, its message
+says where to get them.
 """
 
 from ml_collections import ConfigDict

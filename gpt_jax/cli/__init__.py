@@ -1,1 +1,1 @@
-"""The `gpt-jax` program, one file per command, and the launch flags of run.py."""
+"""The `gpt-jax` program, with one file per command, and the launch flags of run.py."""

@@ -23,12 +23,12 @@ class CommandParser(argparse.ArgumentParser):
         return word if match is None else f'--{match[1].replace("-", "_")}{match[2]}'
 
     def error(self, message: str) -> NoReturn:
-        """Prints one line, without the usage."""
+        """Print the error in one line, without the usage."""
         self.exit(EXIT_BAD_INPUT, f'{self.prog}: {message}; see --help\n')
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds MODEL, --weight_dtype and --devices."""
+    """Add MODEL, --weight_dtype and --devices."""
     parser.add_argument(
         'model',
         metavar='MODEL',
@@ -38,32 +38,32 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         '--weight_dtype',
         default='float32',
         choices=WEIGHT_DTYPES,
-        help='dtype of the matrices (default: float32)',
+        help='dtype of the weight matrices (default: float32)',
     )
     parser.add_argument(
         '--devices',
         type=parse_devices,
         default={'data': 1},
         metavar='DATA[xFSDP[xTENSOR]]',
-        help='devices that share the texts, the weights, and the heads, such as 2x4 (default: 1)',
+        help='devices that split the texts, the weights and the heads, such as 2x4 (default: 1)',
     )
 
 
 def parse_devices(text: str) -> dict[str, int]:
-    """Returns the sizes of the axes of '2x4': {'data': 2, 'fsdp': 4}."""
+    """Parse the sizes of mesh axes: '2x4' is {'data': 2, 'fsdp': 4}."""
     if not re.fullmatch('[1-9][0-9]*(x[1-9][0-9]*){0,2}', text):
         raise argparse.ArgumentTypeError(f'must be DATA[xFSDP[xTENSOR]], such as 2x4, got {text!r}')
     return dict(zip(('data', 'fsdp', 'tensor'), map(int, text.split('x')), strict=False))
 
 
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds how a table of runs is read: columns and conventions."""
+    """Add the arguments for reading a table of runs: columns and conventions."""
     parser.add_argument(
         '--columns',
         type=parse_pairs,
         default={},
         metavar='THEIRS=OURS,...',
-        help="other column names, such as 'N=params,D=tokens,val=loss'",
+        help="columns to rename, such as 'N=params,D=tokens,val=loss'",
     )
     parser.add_argument(
         '--count',
@@ -87,30 +87,34 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None:
-    """Adds how a law is fitted; `approach` is the default of --approach."""
+    """Add the arguments for fitting a law; `approach` is the default of --approach."""
     parser.add_argument(
         '--law',
         default='chinchilla',
         help=f'form of the law: {", ".join(LAWS)}, or a dotted path (default: chinchilla)',
     )
-    parser.add_argument('--over', choices=['N', 'D', 'C'], help='variable of --law=power; N')
-    parser.add_argument('--no_irreducible', action='store_true', help='--law=power without E')
+    parser.add_argument(
+        '--over', choices=['N', 'D', 'C'], help='variable of --law=power (default: N)'
+    )
+    parser.add_argument(
+        '--no_irreducible', action='store_true', help='fit --law=power without the constant E'
+    )
     parser.add_argument(
         '--approach',
         choices=['1', '2', '3', 'all'],
-        help=f'to the compute-optimal split, of Hoffmann et al. 2022 (default: {approach})',
+        help=f'compute-optimal split: approach of Hoffmann et al. 2022 (default: {approach})',
     )
     parser.add_argument(
-        '--at_flops', type=parse_numbers, default=(), metavar='C,...', help='budgets to split'
+        '--at_flops', type=parse_numbers, default=(), metavar='C,...', help='FLOP budgets to split'
     )
     parser.add_argument(
         '--delta',
         type=parse_positive,
         default=1e-3,
-        help='residual where the Huber loss turns linear (default: %(default)s)',
+        help='residual at which the Huber loss turns linear (default: %(default)s)',
     )
     parser.add_argument(
-        '--starts', type=parse_count, help='starting points of the search; default: the whole grid'
+        '--starts', type=parse_count, help='starting points of the search (default: the whole grid)'
     )
     parser.add_argument(
         '--draws',
@@ -118,7 +122,7 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
         default=1000,
         help='bootstrap resamples of the law; 0: none (default: %(default)s)',
     )
-    parser.add_argument('--seed', type=parse_natural, default=0, help='of the bootstrap')
+    parser.add_argument('--seed', type=parse_natural, default=0, help='seed of the bootstrap')
     parser.add_argument(
         '--holdout',
         default='',
@@ -181,27 +185,27 @@ def parse_count(text: str) -> int:
 
 
 LAWS_OF_TWO_VARIABLES = ('chinchilla', 'tied', 'kaplan', 'repeated')
-# The laws that an argument applies to, and why no others.
+# The laws that an argument applies to, and why it applies to no others.
 LAW_ARGUMENTS = {
     'over': (('power',), 'it is the variable of --law=power'),
     'no_irreducible': (('power',), 'it leaves E out of --law=power'),
-    'base': (('repeated',), 'it is what --law=repeated holds fixed'),
+    'base': (('repeated',), 'it is the base law of --law=repeated'),
     'approach': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
     'at_flops': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
-    'holdout': (LAWS_OF_TWO_VARIABLES, 'it always holds out the largest runs'),
-    'starts': (LAWS_OF_TWO_VARIABLES, 'its search has its own starting points'),
+    'holdout': (LAWS_OF_TWO_VARIABLES, 'that law always holds out the largest runs'),
+    'starts': (LAWS_OF_TWO_VARIABLES, 'that law has its own starting points'),
 }
 
 
 def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> None:
-    """Fills in --approach and --over, and refuses arguments that the law does not use.
+    """Fill in --approach and --over, and reject arguments that the law does not use.
 
     Args:
-      arguments: with those of `add_law_arguments`; changed in place.
+      arguments: includes those of `add_law_arguments`; changed in place.
       approach: the default of --approach.
 
     Raises:
-      UserError: names the argument.
+      UserError: an argument does not suit the law; names the argument.
     """
     if arguments.law not in LAWS and ':' not in arguments.law:
         hint = nearest(arguments.law, LAWS)
@@ -215,15 +219,15 @@ def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> No
     if arguments.law == 'kaplan' and (arguments.approach or arguments.at_flops):
         raise UserError(
             f'--{"approach" if arguments.approach else "at_flops"}: not with --law=kaplan; that '
-            'law is of models trained on D tokens until they stop improving, whose compute is not '
-            '6ND: it has no such split'
+            'law is for models trained to convergence on D tokens, whose compute is not 6ND, so it '
+            'has no compute-optimal split'
         )
     arguments.approach = arguments.approach or approach
     arguments.over = arguments.over or 'N'
 
 
 def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the arguments of `add_law_arguments` as keywords of analyze_parametric."""
+    """Return the arguments of `add_law_arguments` as keyword arguments of analyze_parametric."""
     return {
         'law': arguments.law,
         'delta': arguments.delta,
@@ -239,7 +243,7 @@ def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the arguments of `add_table_arguments` as keywords of scaling.runs.read_runs."""
+    """Return the arguments of `add_table_arguments` as keyword arguments of runs.read_runs."""
     return {
         'columns': arguments.columns,
         'count': arguments.count,

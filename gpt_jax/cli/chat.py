@@ -1,6 +1,6 @@
-"""Talk with a model at the terminal, in turns written with its chat template.
+"""Chat with a model in the terminal, in turns formatted by its chat template.
 
-A model without a chat template gets "User: ..." and "Assistant: ..." lines.
+For a model without a chat template, turns are "User: ..." and "Assistant: ..." lines.
 
 example:
   gpt-jax chat runs/dialogue --temperature=0.7

@@ -1,4 +1,4 @@
-"""Measure the compute that recipe A needs for a loss over what B needs: the compute multiplier.
+"""Measure the compute multiplier of two recipes: what A needs for a loss over what B needs.
 
 example:
   gpt-jax compare old.jsonl new.jsonl --plots=figures
@@ -19,9 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=500,
         help='bootstrap resamples (default: %(default)s)',
     )
-    parser.add_argument('--seed', type=shared.parse_natural, default=0, help='of the bootstrap')
-    parser.add_argument('--json', metavar='PATH', help='write every number')
-    parser.add_argument('--plots', metavar='FOLDER', help='write the figure, PNG and SVG')
+    parser.add_argument(
+        '--seed', type=shared.parse_natural, default=0, help='seed of the bootstrap'
+    )
+    parser.add_argument('--json', metavar='PATH', help='write all numbers as JSON')
+    parser.add_argument('--plots', metavar='FOLDER', help='write the figure as PNG and SVG')
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
-"""Score a model on tasks, by log-probability and by generated text, and report on it.
+"""Score a model on tasks, by log-probability and generated text, and write reports on it.
 
-Tasks are names of gpt_jax/tasks/catalog.py or paths of config files. Reports: text (bits per byte
+Tasks are names from gpt_jax/tasks/catalog.py or paths of config files. Reports: text (bits per byte
 and perplexity), bias, degeneration (repetition) and memorization.
 
 examples:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME,...',
         help=f'tasks and reports (default: {",".join(DEFAULT_TASKS)})',
     )
-    parser.add_argument('--output', metavar='FILE', help='write every number as JSON')
+    parser.add_argument('--output', metavar='FILE', help='write all numbers as JSON')
     parser.add_argument(
         '--num_fewshot',
         type=parse_natural,
@@ -51,18 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=200,
         help='examples per task, always the same ones; 0: all (default: %(default)s)',
     )
-    parser.add_argument('--seed', type=parse_natural, default=0, help='chooses few-shot examples')
+    parser.add_argument('--seed', type=parse_natural, default=0, help='seed of few-shot examples')
     parser.add_argument(
         '--stride',
         type=parse_natural,
         default=0,
-        help="tokens between two windows of a long text (default: the model's context)",
+        help="tokens from one window of a long text to the next (default: the model's context)",
     )
     parser.add_argument(
         '--corpus',
         default='',
         metavar='SOURCE',
-        help="the model's training text, files:GLOB or tfds:NAME, if its run folder is not known",
+        help="the model's training text, files:GLOB or tfds:NAME, if no run folder names it",
     )
     parser.add_argument(
         '--contamination_ngram',
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def split_tasks(text: str) -> list[str]:
-    """Splits at commas, except those between the files of a report: 'bias:winobias:A,B' is one."""
+    """Split at commas, except between the files of a report: 'bias:winobias:A,B' is one task."""
     from gpt_jax.tasks.catalog import TASKS
 
     names: list[str] = []

@@ -26,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--adapters',
         action='store_true',
-        help="write only the run's LoRA adapters; without it they are merged into the weights",
+        help="write only the run's LoRA adapters; by default, they are merged into the weights",
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    os.environ['JAX_PLATFORMS'] = 'cpu'  # files are copied, nothing is computed
+    os.environ['JAX_PLATFORMS'] = 'cpu'  # weights are only copied
     from gpt_jax.core import jax_setup
     from gpt_jax.trainer import export_weights
 

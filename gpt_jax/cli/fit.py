@@ -1,4 +1,4 @@
-"""Fit a scaling law to runs: constants, intervals, held-out errors, and every dropped row.
+"""Fit a scaling law to runs: constants, intervals, held-out errors, and the rows left out.
 
 examples:
   gpt-jax fit runs/ladder_cpu/records.jsonl
@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('data', metavar='DATA', help='runs: .csv, .jsonl or .json')
     shared.add_table_arguments(parser)
     shared.add_law_arguments(parser, approach='3')
-    parser.add_argument('--json', metavar='PATH', help='write every number')
-    parser.add_argument('--plots', metavar='FOLDER', help='write the figures, PNG and SVG')
+    parser.add_argument('--json', metavar='PATH', help='write all numbers as JSON')
+    parser.add_argument('--plots', metavar='FOLDER', help='write the figures as PNG and SVG')
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> None:
 
         if 'forecast' not in result:
             raise UserError(
-                '--plots: too few sizes to hold out the largest, which the figure shows'
+                '--plots: too few sizes to hold out the largest, as the figure requires'
             )
         path = Path(arguments.plots) / f'power_{arguments.over}.png'
         terminal.print_figure_paths(

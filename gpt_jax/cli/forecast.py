@@ -1,4 +1,4 @@
-"""Predict the loss of a run in advance, and append it with its interval and date to a ledger.
+"""Predict the loss of a run in advance, and append it to a ledger with its interval and date.
 
 examples:
   gpt-jax forecast runs.jsonl --params=1e9 --tokens=2e10
@@ -14,20 +14,22 @@ from gpt_jax.core.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('data', metavar='DATA', help='the runs to forecast from')
     shared.add_table_arguments(parser)
-    parser.add_argument('--config', metavar='PATH', help='the run, as a config file; or give')
     parser.add_argument(
-        '--params', type=shared.parse_positive, help='its parameters, counted as in DATA, and'
+        '--config', metavar='PATH', help='config file of the run; or give --params and --tokens'
     )
-    parser.add_argument('--tokens', type=shared.parse_positive, help='its training tokens')
     parser.add_argument(
-        '--trial', default='', metavar='NAME', help='the run, if --config is a sweep'
+        '--params', type=shared.parse_positive, help='parameters of the run, counted as in DATA'
+    )
+    parser.add_argument('--tokens', type=shared.parse_positive, help='training tokens of the run')
+    parser.add_argument(
+        '--trial', default='', metavar='NAME', help='the trial, if --config is a sweep'
     )
     parser.add_argument('--name', default='', help='name of the run in the ledger')
     parser.add_argument(
         '--law',
         default='chinchilla',
         choices=['chinchilla', 'tied', 'kaplan', 'power'],
-        help='form of the law; power is over N alone, for a ladder of one length',
+        help='form of the law; power is over N alone, for a ladder at one token count',
     )
     parser.add_argument(
         '--draws',
@@ -35,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=500,
         help='bootstrap resamples (default: %(default)s)',
     )
-    parser.add_argument('--seed', type=shared.parse_natural, default=0, help='of the bootstrap')
+    parser.add_argument(
+        '--seed', type=shared.parse_natural, default=0, help='seed of the bootstrap'
+    )
     parser.add_argument(
         '--ledger',
         default='forecasts.jsonl',

@@ -1,7 +1,7 @@
 """Write text with a model.
 
-Options have the names and meanings of transformers' `generate`. Greedy by default; any sampling
-option enables sampling.
+Options have the names and meanings of transformers' `generate`. Decoding is greedy by default; any
+sampling option enables sampling.
 
 examples:
   gpt-jax generate runs/gpt_tiny --prompt="The weather today is" --max_length=50
@@ -38,12 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds --draft and one argument per generation option; None: not given."""
+    """Add --draft and one argument per generation option; their default None means not given."""
     parser.add_argument(
         '--draft',
         metavar='MODEL',
         help="speculative decoding: a smaller model with the same tokenizer, or 'lookup' to "
-        "propose from the text's own past",
+        'propose tokens from the text so far',
     )
     from gpt_jax.inference.options import OPTIONS
 
@@ -60,10 +60,10 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_generation_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the generation options that were given, by name.
+    """Return the generation options that were given, by name.
 
     Raises:
-      UserError: a value that cannot be parsed.
+      UserError: a value cannot be parsed.
     """
     from gpt_jax.inference.options import OPTIONS, parse_option
 
@@ -112,7 +112,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def log_draft_statistics(model: Any) -> None:
-    """Logs how many of the draft's tokens were accepted."""
+    """Log the share of the draft's tokens that were accepted."""
     statistics = model.speculative_stats
     if statistics.readings:
         accepted = statistics.accepted / max(1, statistics.proposed)
@@ -124,7 +124,7 @@ def log_draft_statistics(model: Any) -> None:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Returns the prompts of a file; blank lines are skipped.
+    """Return the prompts of a file; blank lines are skipped.
 
     Raises:
       UserError: the file cannot be read or holds no prompt.

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    os.environ['JAX_PLATFORMS'] = 'cpu'  # files are copied, nothing is computed
+    os.environ['JAX_PLATFORMS'] = 'cpu'  # weights are only copied
     from gpt_jax.core import jax_setup
     from gpt_jax.trainer import import_weights
 

@@ -1,4 +1,4 @@
-"""`run.py --launch=LAUNCHER`: runs the rest of the command line as a job elsewhere.
+"""Launching with `run.py --launch=LAUNCHER`, which runs the command line as a job elsewhere.
 
 examples:
   python run.py --config=configs/gpt_350m.py --launch=slurm --nodes=4 --processes=8 --minutes=1440
@@ -28,7 +28,7 @@ FLAGS = ('launch', 'nodes', 'processes', 'minutes', 'launch_option', 'job', 'dry
 
 
 def define_flags() -> None:
-    """Defines --launch and the flags that go with it."""
+    """Define --launch and the flags that go with it."""
     options = '; '.join(
         f'{name}: {", ".join(launcher.options)}' for name, launcher in LAUNCHERS.items()
     )
@@ -38,31 +38,35 @@ def define_flags() -> None:
         f'Run this command elsewhere, or as several processes: {", ".join(LAUNCHERS)}, or a dotted '
         'path such as my_lab.launchers:FARM.',
     )
-    flags.DEFINE_string('nodes', '1', 'launch: number of machines; ssh: their names, alpha,beta.')
-    flags.DEFINE_integer(
-        'processes', 1, 'launch: processes per machine; of a sweep on this machine, its workers.'
+    flags.DEFINE_string(
+        'nodes', '1', 'launch: number of machines; for ssh, their names, alpha,beta.'
     )
     flags.DEFINE_integer(
-        'minutes', 0, 'launch: time limit; the run saves and is queued again before it; 0: none.'
+        'processes', 1, 'launch: processes per machine; for a sweep on this machine, its workers.'
+    )
+    flags.DEFINE_integer(
+        'minutes', 0, 'launch: time limit, before which the run saves and is requeued; 0: none.'
     )
     flags.DEFINE_multi_string(
-        'launch_option', [], f'launch: KEY=VALUE, repeatable; env.NAME=VALUE for all; {options}.'
+        'launch_option',
+        [],
+        f'launch: KEY=VALUE, repeatable; for all launchers env.NAME=VALUE; {options}.',
     )
     flags.DEFINE_enum(
         'job',
         'start',
         ACTIONS,
-        'launch: what to do; status, logs, cancel: of the last started job.',
+        'launch: action; status, logs and cancel apply to the job started last.',
     )
-    flags.DEFINE_boolean('dry_run', False, 'launch: print the files and commands, and do nothing.')
+    flags.DEFINE_boolean('dry_run', False, 'launch: only print the files and commands.')
     flags.DEFINE_alias('dry-run', 'dry_run')
 
 
 def check_flags() -> bool:
-    """Returns whether the command is to be launched.
+    """Return whether the command is to be launched.
 
     Raises:
-      UserError: a flag of launching without --launch, or an invalid value.
+      UserError: a launch flag is given without --launch, or has an invalid value.
     """
     values = flags.FLAGS
     if values.launch is None:
@@ -80,18 +84,18 @@ def check_flags() -> bool:
 
 
 def launch(raw_config: RawConfig, trials: dict[str, RawConfig], workdir: Path, log: LogFn) -> None:
-    """Starts the job of this command line; or shows its status or logs, or cancels it.
+    """Start the job of this command line, or show its status or logs, or cancel it.
 
     Args:
-      raw_config: of the run.
+      raw_config: the run's config.
       trials: the configs of a sweep's trials by name; empty for one model.
       workdir: the run folder.
       log: receives lines for the user.
 
     Raises:
       UserError: the job is invalid, its program is not installed here, or nothing was started.
-      Preempted: a foreground job was interrupted, and is saved.
-      SystemExit: the exit code of a foreground job or of a command that failed.
+      Preempted: a foreground job was interrupted, and its state is saved.
+      SystemExit: a foreground job failed; has its exit code.
     """
     values = flags.FLAGS
     launcher = find_launcher(values.launch)
@@ -100,7 +104,7 @@ def launch(raw_config: RawConfig, trials: dict[str, RawConfig], workdir: Path, l
     if values.job != 'start':
         _follow(launcher, values.job, folder, log)
         return
-    # Checked now, not after hours in a queue.
+    # Check now instead of after hours in a queue.
     if values.mode == 'preflight':
         raise UserError('--launch: not with --mode=preflight, which needs no other machine')
     for config in trials.values() if trials else (raw_config,):
@@ -121,7 +125,7 @@ def launch(raw_config: RawConfig, trials: dict[str, RawConfig], workdir: Path, l
 
 
 def find_job_home(raw_config: RawConfig, workdir: Path) -> Path:
-    """Returns where the job's own files go: the run folder, or a local one for remote machines."""
+    """Return the folder of the job's own files: the run folder, or a local one for remote jobs."""
     if find_launcher(flags.FLAGS.launch).ephemeral:
         return (Path('runs') / str(raw_config['name'])).resolve()
     return workdir
@@ -148,7 +152,7 @@ def _make_job(
         )
     python = [options.get('python', 'python3'), 'run.py']
     if launcher.shared_filesystem:
-        # A folder that the user did not name is runs/NAME here, so it is passed in full.
+        # Without --workdir, the folder is runs/NAME below this one, so its full path is passed.
         python, place = _own_program(), [f'--workdir={workdir}']
     else:
         place = [f'--workdir={values.workdir}'] if values.workdir else []
@@ -171,14 +175,14 @@ def _own_program() -> list[str]:
 
 
 def remove_launch_flags(arguments: list[str]) -> list[str]:
-    """Returns the command line without the flags of launching and without --workdir."""
+    """Return the command line without the launch flags and --workdir."""
     removed = (*FLAGS, 'workdir')
     remaining, skip = [], False
     for argument in arguments:
         name, equals, _ = argument.removeprefix('-').removeprefix('-').partition('=')
         name = name.replace('dry-run', 'dry_run')
         is_flag = argument.startswith('-')
-        if skip:  # the value of the flag before
+        if skip:  # the value of the previous flag
             skip = False
         elif is_flag and (name in removed or name.removeprefix('no') in removed):
             skip = not equals and name.removeprefix('no') != 'dry_run'
@@ -188,9 +192,10 @@ def remove_launch_flags(arguments: list[str]) -> list[str]:
 
 
 def make_trial_command(workdir: Path) -> list[str]:
-    """Returns the command with which a sweep starts a trial: this command line, with --workdir.
+    """Return the command with which a sweep starts a trial: this command line, with --workdir.
 
-    Where the launcher set GPT_JAX_STEP, the script that starts one step of many processes runs it.
+    If the launcher set GPT_JAX_STEP, the command is run by that script, which starts one job step
+    with many processes.
     """
     words = [
         argument
@@ -203,7 +208,7 @@ def make_trial_command(workdir: Path) -> list[str]:
 
 
 def _group_trials(raw_config: RawConfig, trials: dict[str, RawConfig]) -> tuple[str, ...]:
-    """Groups trials that one process must run: a trunk with its branches, and vmapped ones."""
+    """Group trials that one process must run: a trunk with its branches, and vmapped ones."""
     groups = [[name] for name in trials]
     at_once = raw_config['sweep']['trials_per_process']
     if at_once > 1:
@@ -240,7 +245,7 @@ def _start(launcher: Launcher, job: Job, log: LogFn) -> None:
     _check_programs(commands)
     for argv in commands:
         files.write_json(job.folder / STARTED_FILE, record)
-        # Other launchers' commands print while they run, some for days.
+        # Commands of other launchers print while they run, some of them for days.
         stdout = subprocess.PIPE if launcher.captures_output else None
         done = subprocess.run(argv, stdout=stdout, text=True)
         if done.returncode:
@@ -263,7 +268,7 @@ def _check_programs(commands: list[list[str]]) -> None:
 
 
 def _follow(launcher: Launcher, action: str, folder: Path, log: LogFn) -> None:
-    """Does status, logs or cancel for the job that was last started from `folder`."""
+    """Run status, logs or cancel for the job that was last started from `folder`."""
     path = folder / STARTED_FILE
     if not path.exists():
         raise UserError(f'{path}: no such file; no job was started from here for this run')
@@ -296,7 +301,7 @@ def _follow(launcher: Launcher, action: str, folder: Path, log: LogFn) -> None:
 
 
 def _describe_result(workdir: Path) -> str:
-    """Returns what the run folder says about the job."""
+    """Describe the result of the job from its run folder."""
     if (workdir / 'summary.json').exists():
         return f'{workdir}: done'
     if not (workdir / 'trials').exists():

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness's own command with this library's models registered as `gpt_jax`.
+"""The command of lm-evaluation-harness, with this library's models registered as `gpt_jax`.
 
 example:
   gpt-jax lm-eval run --model gpt_jax --model_args pretrained=runs/gpt_tiny --tasks hellaswag
@@ -11,13 +11,13 @@ from gpt_jax.core.errors import UserError
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs lm_eval; it takes models of other packages only by registration.
+    """Run lm_eval with this library's model registered.
 
     Args:
       words: lm_eval's own arguments.
 
     Raises:
-      UserError: lm_eval is not installed, or a model argument is wrong.
+      UserError: lm_eval is not installed, or a model argument is invalid.
     """
     try:
         import lm_eval.models  # noqa: F401 - registers its models before ours

@@ -1,8 +1,8 @@
-"""The `gpt-jax COMMAND` program: finds the command's file and runs it.
+"""Entry point of `gpt-jax COMMAND`, which finds and runs the file of the command.
 
-Each command is one file of this folder with `add_arguments(parser)` and `run(arguments)`; its
+Each command is one file in this folder with `add_arguments(parser)` and `run(arguments)`; its
 module docstring is its help. Only the file of the given command is imported, so that commands
-that need no JAX start at once.
+without JAX start at once.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from gpt_jax.core import command, config_fields, errors
 # Command: (its module in this folder, what it does in a few words).
 COMMANDS = {
     'generate': ('generate', 'write text with a model'),
-    'chat': ('chat', 'talk with a model at the terminal'),
+    'chat': ('chat', 'chat with a model in the terminal'),
     'import': ('import_', 'turn Hugging Face weights into a run folder'),
     'export': ('export', 'write a run as a Hugging Face or PEFT folder'),
     'eval': ('eval', 'score a model on tasks, text, bias, repetition and memorization'),
     'lm-eval': ('lm_eval', "run lm-evaluation-harness's own command on a model"),
     'fit': ('fit', 'fit a scaling law to runs'),
-    'plan': ('plan', 'plan a model, an isoFLOP sweep or a trunk with cooldowns for a budget'),
-    'forecast': ('forecast', 'predict the loss of a run in advance, in a ledger'),
+    'plan': ('plan', 'plan a model, an isoFLOP sweep or a trunk with cooldowns'),
+    'forecast': ('forecast', 'predict the loss of a run in advance and record it in a ledger'),
     'verify': ('verify', 'score the forecasts of a ledger against finished runs'),
     'compare': ('compare', 'measure how much compute one recipe saves over another'),
     'report': ('report', 'write one HTML file with the law, the figures and every run'),
@@ -35,7 +35,7 @@ SCALING_COMMANDS = ('fit', 'plan', 'forecast', 'verify', 'compare', 'report')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one command; errors become one line and an exit code (core/errors.py)."""
+    """Run one command; errors become one line and an exit code (core/errors.py)."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ('-h', '--help', 'help'):
         print(describe_commands())
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def describe_commands() -> str:
-    """Returns the text of `gpt-jax --help`."""
+    """Return the text of `gpt-jax --help`."""
     lines = [f'  {name:10s} {text}' for name, (_, text) in COMMANDS.items()]
     return '\n'.join(
         [
@@ -78,6 +78,6 @@ def describe_commands() -> str:
             '',
             'gpt-jax COMMAND --help lists its arguments, with examples. Exit codes: 0 done;',
             '2 bad input; 3 a check failed; 4 out of memory; 75 interrupted, run it again;',
-            '141 the reader of the output closed it.',
+            '141 the output pipe was closed.',
         ]
     )

@@ -46,10 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--runs',
         metavar='DATA',
-        help='fit the law to these (default: the law of Besiroglu et al. 2024)',
+        help='fit the law to these runs (default: the law of Besiroglu et al. 2024)',
     )
     parser.add_argument(
-        '--columns', type=parse_pairs, default={}, metavar='THEIRS=OURS,...', help='column names'
+        '--columns',
+        type=parse_pairs,
+        default={},
+        metavar='THEIRS=OURS,...',
+        help='columns to rename',
     )
     parser.add_argument(
         '--count',
@@ -62,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             'active',
             'active_non_embedding',
         ],
-        help='parameters that the law counts (default: total)',
+        help='parameters counted as N (default: total)',
     )
     parser.add_argument(
         '--draws',
@@ -97,10 +101,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='peak and utilization from run.py --mode=benchmark --benchmark_output=PATH',
     )
     parser.add_argument(
-        '--price', type=parse_positive, default=None, help='US dollars per device and hour'
+        '--price', type=parse_positive, default=None, help='US dollars per device-hour'
     )
-    parser.add_argument('--config', metavar='PATH', help='write a config file that trains the plan')
-    parser.add_argument('--json', metavar='PATH', help='write every number')
+    parser.add_argument('--config', metavar='PATH', help='write a config file of the plan')
+    parser.add_argument('--json', metavar='PATH', help='write all numbers as JSON')
     _add_sweep_arguments(parser.add_argument_group('for --isoflop or --cooldowns'))
 
 
@@ -108,7 +112,7 @@ def _add_sweep_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--sizes',
         type=parse_count,
-        help='--isoflop: sizes per budget, odd for one at N* (default: 5)',
+        help='--isoflop: sizes per budget; an odd number puts one at N* (default: 5)',
     )
     group.add_argument(
         '--span', type=parse_positive, help='--isoflop: largest size over N* (default: 3)'
@@ -121,15 +125,18 @@ def _add_sweep_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--layers',
         type=parse_count,
-        help="layers; --isoflop: by default the runs' own, or by width",
+        help="number of layers (default for --isoflop: the runs' own, or by width)",
     )
     group.add_argument('--width', type=parse_count, help='--cooldowns: width of the model')
     group.add_argument('--heads', type=parse_count, help='--cooldowns: heads of the model')
     group.add_argument(
-        '--params', type=parse_positive, metavar='N', help='--cooldowns: take the nearest shape'
+        '--params',
+        type=parse_positive,
+        metavar='N',
+        help='--cooldowns: parameters, for the nearest shape',
     )
     group.add_argument(
-        '--warmup', type=parse_count, metavar='STEPS', help='--cooldowns: warmup of the trunk'
+        '--warmup', type=parse_count, metavar='STEPS', help='--cooldowns: warmup steps of the trunk'
     )
     group.add_argument(
         '--batch',
@@ -143,7 +150,7 @@ def _add_sweep_arguments(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         '--base',
-        help='module of configs/ that gives the architecture, and that the config starts from',
+        help='module of configs/ that gives the architecture and from which the config starts',
     )
 
 

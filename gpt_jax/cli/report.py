@@ -1,6 +1,6 @@
 """Write one self-contained HTML file: the law, the split, the forecasts, the figures, every run.
 
-Where no law over N and D can be fitted, the power law takes its place.
+If no law over N and D can be fitted, a power law takes its place.
 
 example:
   gpt-jax report runs.jsonl --html=report.html --ledger=forecasts.jsonl
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--html', default='report.html', metavar='PATH', help='file to write (default: %(default)s)'
     )
     parser.add_argument(
-        '--ledger', metavar='PATH', help='forecasts of gpt-jax forecast, scored on DATA'
+        '--ledger', metavar='PATH', help='ledger of gpt-jax forecast, to score on DATA'
     )
 
 

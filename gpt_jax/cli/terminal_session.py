@@ -1,4 +1,4 @@
-"""Interactive session at the terminal: prompts or dialogue turns, /set and other commands."""
+"""Interactive session in the terminal: prompts or dialogue turns, /set and other commands."""
 
 import io
 import sys
@@ -27,17 +27,17 @@ def run_session(
     log: Callable[[str], None],
     dialogue: Dialogue | None = None,
 ) -> None:
-    """Reads lines from standard input to its end; texts go to standard output, the rest to `log`.
+    """Read lines from standard input to its end; print texts, and pass everything else to `log`.
 
     Args:
-      model: writes the texts.
-      options: generation options at the start, by name.
+      model: generates the texts.
+      options: initial generation options, by name.
       log: receives lines for the user.
-      dialogue: takes the lines as turns; None: every line is an independent prompt.
+      dialogue: receives the lines as turns; None: every line is an independent prompt.
     """
     options, count = dict(options), 0
     if isinstance(sys.stdin, io.TextIOWrapper):
-        # Undecodable bytes are refused with their line only.
+        # An undecodable byte makes only its own line fail.
         sys.stdin.reconfigure(errors='surrogateescape')
     is_terminal = sys.stdin.isatty() and sys.stdout.isatty()
     if is_terminal:
@@ -61,7 +61,7 @@ def run_session(
             elif line.startswith('/'):
                 options = run_line_command(line, options, log)
             elif line.strip():
-                seeded = {'seed': count} | options  # the same prompt again gives another sample
+                seeded = {'seed': count} | options  # repeating a prompt gives another sample
                 if dialogue is not None:
                     dialogue.answer(line.strip(), seeded)
                 else:
@@ -85,10 +85,10 @@ def _check_encoding(line: str) -> None:
 def run_line_command(
     line: str, options: dict[str, Any], log: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Runs a line that begins with a slash and returns the options after it.
+    """Run a line that begins with a slash, and return the options after it.
 
     Raises:
-      UserError: an unknown command, option or value.
+      UserError: the command, option or value is unknown.
     """
     word, _, rest = line.strip().partition(' ')
     name, equals, value = (part.strip() for part in rest.partition('='))

@@ -1,4 +1,4 @@
-"""Generated texts on standard output as they grow, or as JSON records in a file."""
+"""Output of generated texts: streamed to standard output, or as JSON records in a file."""
 
 import dataclasses
 import io
@@ -19,10 +19,10 @@ if TYPE_CHECKING:  # these modules import JAX
 
 
 def print_texts(model: 'LanguageModel', prompts: list[str], options: 'GenerationOptions') -> None:
-    """Prints each text after its prompt, separated by empty lines, and nothing else.
+    """Print each text after its prompt, separated by empty lines, and nothing else.
 
     Raises:
-      UserError: a prompt or option does not suit the model (before anything is printed), or
+      UserError: a prompt or option does not suit the model (raised before anything is printed), or
         standard output cannot be written.
     """
     from gpt_jax.inference.language_model import STREAM_STEPS
@@ -37,14 +37,14 @@ def print_texts(model: 'LanguageModel', prompts: list[str], options: 'Generation
             sys.stdout.write(piece)
             sys.stdout.flush()
     except OSError as error:
-        # Python would flush what the buffer still holds at exit, and fail again.
+        # At exit, Python would flush the rest of the buffer, and fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):  # a closed pipe ends the output silently
             raise UserError(f'standard output: {error.strerror or error}') from None
 
 
 def interleave_pieces(chunks: Iterable['TokenChunk'], headings: list[str]) -> Iterator[str]:
-    """Yields one text after the other, each as it grows, of several that are written at once."""
+    """Yield concurrently generated texts one after the other, each piece by piece."""
     turn, begun = 0, False
     waiting: dict[int, list[str]] = {}
     done: set[int] = set()
@@ -66,12 +66,12 @@ def interleave_pieces(chunks: Iterable['TokenChunk'], headings: list[str]) -> It
 def record_texts(
     model: 'LanguageModel', prompts: list[str], options: 'GenerationOptions', path: Path
 ) -> bool:
-    """Writes one JSON object per text, in the order of the prompts, as soon as it is complete.
+    """Write one JSON object per text, in the order of the prompts, as soon as it is complete.
 
     Shows a progress bar on standard error if that is a terminal.
 
     Returns:
-      Whether all were written; False if `path` is a pipe that its reader closed.
+      Whether all texts were written; False if `path` is a pipe whose reader closed it.
 
     Raises:
       UserError: the file cannot be written, or a prompt or option does not suit the model.
@@ -80,7 +80,7 @@ def record_texts(
 
     total = len(prompts) * options.num_return_sequences
     chunks = model.stream_chunks(prompts, options)
-    first = next(chunks)  # raises for unsuitable input before a file is touched
+    first = next(chunks)  # raises for unsuitable input before the file is opened
     try:
         with (
             path.open('w', encoding='utf-8') as file,
@@ -99,7 +99,7 @@ def record_texts(
 def order_texts(
     chunks: Iterable['TokenChunk'], on_done: Callable[[], object]
 ) -> Iterator['GeneratedText']:
-    """Yields the texts by number, each once it and those before it are done."""
+    """Yield the texts in order, each once it and those before it are done."""
     waiting: dict[int, GeneratedText] = {}
     turn = 0
     for chunk in chunks:

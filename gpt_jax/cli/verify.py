@@ -1,4 +1,4 @@
-"""Score every forecast of a ledger against the finished runs: its error, and its interval.
+"""Score every forecast of a ledger against the finished runs: its error and its interval.
 
 example:
   gpt-jax verify forecasts.jsonl --runs=records.jsonl
@@ -12,10 +12,10 @@ from gpt_jax.cli import arguments as shared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('ledger', metavar='LEDGER', help='written by gpt-jax forecast')
+    parser.add_argument('ledger', metavar='LEDGER', help='ledger written by gpt-jax forecast')
     parser.add_argument('--runs', required=True, metavar='DATA', help='the finished runs')
     shared.add_table_arguments(parser)
-    parser.add_argument('--json', metavar='PATH', help='write every number')
+    parser.add_argument('--json', metavar='PATH', help='write all numbers as JSON')
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
     counts = set() if arguments.count else rows.list_param_counts(arguments.runs, arguments.columns)
 
     def runs_by_count(count: str) -> Any:
-        """Returns the runs with N counted as in the forecast, if the file has that count."""
+        """Return the runs, with N counted as in the forecast if the file has that count."""
         if count not in counts:
             return runs
         return read_runs(arguments.runs, columns=arguments.columns, count=count, for_fitting=False)

@@ -1,4 +1,4 @@
-"""Frame of every command: errors become one line on standard error and an exit code."""
+"""Wrapper of every command: errors become one line on standard error and an exit code."""
 
 import os
 import sys
@@ -20,15 +20,15 @@ EXIT_CODES: dict[type[BaseException], int] = {
 
 
 def log(line: str) -> None:
-    """Prints a line for the user to standard error; standard output is for results."""
+    """Print a line for the user to standard error; standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
 def run_command(program: str, action: Callable[[], None]) -> None:
-    """Runs `action`; a known error ends the process with one line and its exit code.
+    """Run `action`; a known error prints one line and exits with the error's code.
 
     Args:
-      program: begins the line, for example 'run.py' or 'gpt-jax fit'.
+      program: prefix of the line, for example 'run.py' or 'gpt-jax fit'.
       action: the command.
     """
     try:
@@ -40,7 +40,7 @@ def run_command(program: str, action: Callable[[], None]) -> None:
         log(f'{program}: {message}')
         code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
         if isinstance(error, KeyboardInterrupt):
-            # XLA's threads may still be computing; Python's own shutdown can crash under them.
+            # XLA's threads may still be computing, and a normal shutdown can then crash.
             sys.stdout.flush()
             os._exit(code)
         sys.exit(code)
@@ -62,6 +62,6 @@ def _exit_with_io_error(program: str, error: OSError) -> NoReturn:
 
 
 def _discard_output() -> None:
-    """Discards what standard output still buffers: flushing it at exit would raise again."""
+    """Discard the buffered standard output: flushing it at exit would raise again."""
     with open(os.devnull, 'w') as devnull:
         os.dup2(devnull.fileno(), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""Every config field, declared once: type, default, allowed values and one line of documentation.
+"""Config fields, each declared once: type, default, allowed values and documentation.
 
 `base_config()` gives the defaults as a ConfigDict, `parse_config` turns nested dicts into the
 frozen, checked `Config`, and the reference page is generated from `describe_fields()`.
@@ -31,28 +31,28 @@ from gpt_jax.core.config_fields import (
     require,
 )
 
-RawConfig = dict[str, Any]  # nested dicts of JSON's types, before they are checked
+RawConfig = dict[str, Any]  # nested dicts of JSON's types, not yet checked
 
 DTYPES = ('float32', 'bfloat16')
-WEIGHT_DTYPES = ('float32', 'bfloat16', 'int8', 'int4')  # of matrices at inference
+WEIGHT_DTYPES = ('float32', 'bfloat16', 'int8', 'int4')  # dtypes of matrices at inference
 MESH_AXES = ('dcn', 'data', 'fsdp', 'expert', 'pipeline', 'context', 'tensor')  # slowest first
-AUTO = 'auto'  # mesh.strategy: choose the mesh for the run
+AUTO = 'auto'  # value of mesh.strategy that lets the library choose the mesh
 REMAT_POLICIES = ('none', 'dots', 'block')
-LAYER_KINDS = ('full', 'window')  # of attention
+LAYER_KINDS = ('full', 'window')  # kinds of attention
 SMALLEST_BPE = 257  # every byte, and the end of a document
-MAX_CHOICES = 16  # answers of one multiple-choice question
-# Reports of the evaluation suite that need the training text where no corpus is given.
+MAX_CHOICES = 16  # maximum number of answers to one multiple-choice question
+# Reports of the evaluation suite that read the training text if no corpus is given.
 REPORTS_ON_TEXT = ('text', 'degeneration', 'memorization')
-WRITTEN = 'written'  # in task.program, the placeholder for what the model wrote
+WRITTEN = 'written'  # placeholder in task.program for the answer that the model wrote
 
 
 @dataclass(frozen=True)
 class ModelConfig(ConfigSection):
     """A decoder-only transformer.
 
-    The 0 of kv_heads, head_dim, mlp_width, vocab_size, base_* and rotary_original_context means
-    "derive it"; `resolve_model` fills them in before this class checks them, so what is allowed
-    is that of the derived value.
+    In kv_heads, head_dim, mlp_width, vocab_size, base_* and rotary_original_context, 0 means
+    "derive it"; `resolve_model` fills these in before this class checks them, so `allowed` applies
+    to the derived value.
     """
 
     section = 'model'
@@ -66,7 +66,7 @@ class ModelConfig(ConfigSection):
     head_dim: int = field(0, 'Dimensions of one head; 0: width / heads.', allowed=POSITIVE)
     mlp_width: int = field(
         0,
-        'Hidden width of the feed-forward (of one expert); 0: 4 x width, or for gated ones '
+        'Hidden width of a feed-forward layer (of one expert); 0: 4 x width, or if gated '
         '8/3 x width rounded up to a multiple of 8.',
         allowed=POSITIVE,
     )
@@ -106,7 +106,7 @@ class ModelConfig(ConfigSection):
         extensible=True,
     )
     rotary_factor: float = field(
-        1.0, 'Context length over the original one, for rotary_scaling.', allowed=AT_LEAST_ONE
+        1.0, 'Ratio of the context to the original one, for rotary_scaling.', allowed=AT_LEAST_ONE
     )
     rotary_original_context: int = field(
         0, 'Context length before stretching; 0: context.', allowed=POSITIVE
@@ -131,18 +131,18 @@ class ModelConfig(ConfigSection):
         choices=LAYER_KINDS,
     )
     window: int = field(
-        0, 'Keys that a query of a window layer sees, itself included.', allowed=NON_NEGATIVE
+        0, 'Keys that a query in a window layer sees, its own included.', allowed=NON_NEGATIVE
     )
     attention_softcap: float = field(
         0.0, 'tanh soft cap on attention logits; 0 disables.', allowed=NON_NEGATIVE
     )
     attention_sink: bool = field(
-        False, 'A learned logit per head that takes attention weight and adds no value.'
+        False, 'Add a learned logit per head that absorbs attention weight and has no value.'
     )
-    qk_norm: bool = field(False, "An RMS norm over each head's query and key.")
+    qk_norm: bool = field(False, "Apply an RMS norm to each head's query and key.")
     feedforward: str = field(
         'mlp',
-        'mlp, gated (SwiGLU with activation silu) or experts (routed gated ones).',
+        'mlp, gated (SwiGLU with activation silu) or experts (routed gated layers).',
         choices=('mlp', 'gated', 'experts'),
         extensible=True,
     )
@@ -159,7 +159,7 @@ class ModelConfig(ConfigSection):
     shared_experts: int = field(0, 'Experts that process every token.', allowed=NON_NEGATIVE)
     capacity_factor: float = field(
         0.0,
-        'Capacity of an expert over its fair share, in training; 0: no token is dropped.',
+        'Capacity of an expert in training, relative to its fair share; 0: no token is dropped.',
         allowed=NON_NEGATIVE,
     )
     normalize_experts: bool = field(True, 'Whether the weights of the chosen experts sum to 1.')
@@ -167,9 +167,9 @@ class ModelConfig(ConfigSection):
         0.01, 'Coefficient of the load-balancing loss of the router.', allowed=NON_NEGATIVE
     )
     router_z: float = field(0.001, "Coefficient of the router's z-loss.", allowed=NON_NEGATIVE)
-    bias: bool = field(True, 'Biases in norms and matrices.')
-    qkv_bias: bool = field(False, 'Biases of query, key and value where bias is False.')
-    tied_head: bool = field(True, 'Whether the head is the token embedding.')
+    bias: bool = field(True, 'Whether norms and matrices have biases.')
+    qkv_bias: bool = field(False, 'Whether query, key and value have biases even if bias is False.')
+    tied_head: bool = field(True, 'Whether the head shares the weights of the token embedding.')
     logit_softcap: float = field(
         0.0, 'tanh soft cap on the logits; 0 disables.', allowed=NON_NEGATIVE
     )
@@ -187,14 +187,14 @@ class ModelConfig(ConfigSection):
     )
     base_width: int = field(
         0,
-        'mup, completep: width for which init_std and rates are given; 0: width.',
+        'mup, completep: width at which init_std and learning rate were tuned; 0: width.',
         allowed=POSITIVE,
     )
     base_layers: int = field(
-        0, 'completep: number of layers for which they are given; 0: layers.', allowed=POSITIVE
+        0, 'completep: number of layers at which they were tuned; 0: layers.', allowed=POSITIVE
     )
     base_head_dim: int = field(
-        0, 'mup, completep: head_dim for which they are given; 0: head_dim.', allowed=POSITIVE
+        0, 'mup, completep: head_dim at which they were tuned; 0: head_dim.', allowed=POSITIVE
     )
     activation_dtype: str = field(
         'float32', 'Dtype of the activations between operations.', choices=DTYPES
@@ -212,7 +212,7 @@ class ModelConfig(ConfigSection):
         choices=REMAT_POLICIES,
     )
     loss_chunk: int = field(
-        0, 'Positions whose logits exist at one time; 0: all.', allowed=NON_NEGATIVE
+        0, 'Positions whose logits are computed at a time; 0: all.', allowed=NON_NEGATIVE
     )
 
     def check(self) -> None:
@@ -231,8 +231,7 @@ class ModelConfig(ConfigSection):
         require(
             not rotary or (rotated > 0 and rotated % 2 == 0),
             'model.rotary_fraction',
-            f'must rotate an even number of dimensions, got {rotated} of the {self.head_dim} of a '
-            'head',
+            f"must rotate an even number of dimensions, got {rotated} of a head's {self.head_dim}",
         )
         require(
             scaling != 'yarn' or self.rotary_base > 1,
@@ -272,8 +271,8 @@ class ModelConfig(ConfigSection):
         require(
             not routed or self.experts_per_token > 1 or not self.normalize_experts,
             'model.normalize_experts',
-            'must be False with experts_per_token 1: the weight would always be 1 and the router '
-            'would get no gradient',
+            'must be False with experts_per_token 1; else the weight would always be 1 and the '
+            'router would get no gradient',
         )
         require(
             routed or self.shared_experts == 0,
@@ -311,14 +310,15 @@ class ModelConfig(ConfigSection):
 
 
 def resolve_model(values: Mapping[str, object], vocab_size: int) -> dict[str, object]:
-    """Fills in the fields of the model section whose 0 means "derive it from the others".
+    """Fill in the fields of the model section whose 0 means "derive it from the others".
 
     Args:
       values: the model section, raw.
-      vocab_size: the tokenizer's.
+      vocab_size: the tokenizer's vocabulary size.
 
     Raises:
-      UserError: heads that do not divide the width, or a vocabulary smaller than the tokenizer's.
+      UserError: the heads do not divide the width, or the vocabulary is smaller than the
+        tokenizer's.
     """
     full = dict(values)
     width, heads = full.get('width'), full.get('heads')
@@ -329,7 +329,7 @@ def resolve_model(values: Mapping[str, object], vocab_size: int) -> dict[str, ob
             )
             full['head_dim'] = width // heads
         full['kv_heads'] = full.get('kv_heads') or heads
-        gated = -(-width // 3) * 8  # three matrices of 8/3 x width hold as much as two of 4 x width
+        gated = -(-width // 3) * 8  # three matrices of 8/3 x width are as large as two of 4 x width
         plain = full.get('feedforward') == 'mlp'
         full['mlp_width'] = full.get('mlp_width') or (4 * width if plain else gated)
     full['rotary_original_context'] = full.get('rotary_original_context') or full.get('context')
@@ -354,7 +354,7 @@ _TEXT_SOURCE = re.compile(
 
 @dataclass(frozen=True)
 class DataConfig(ConfigSection):
-    """The text that is read, the part that is held out, and the tokenizer."""
+    """Training text, held-out validation text, and the tokenizer."""
 
     section = 'data'
 
@@ -364,17 +364,17 @@ class DataConfig(ConfigSection):
         "a dotted path 'package.module:function' to a function that yields documents.",
     )
     validation_source: str = field(
-        '', "Validation text, like source; empty: the source's own split, or carved from it."
+        '', "Validation text, like source; empty: the source's own split, or text held out from it."
     )
     validation_fraction: float = field(
-        0.1, 'Share that is carved where the source has no validation split.', allowed=PROPER_SHARE
+        0.1, 'Share that is held out if the source has no validation split.', allowed=PROPER_SHARE
     )
     holdout: str = field(
         'documents',
-        'Part that is carved: documents (chosen by a hash) or tail (the end of the text).',
+        'What is held out: documents (chosen by a hash) or tail (the end of the text).',
         choices=('documents', 'tail'),
     )
-    text_field: str = field('text', 'Column of JSONL, Parquet or TFDS that holds the text.')
+    text_field: str = field('text', 'Column that holds the text, in JSONL, Parquet or TFDS.')
     tokenizer: str = field(
         'bytes',
         'bytes, bpe:SIZE (trained on the source), the path of a tokenizer.json, or a folder with '
@@ -417,7 +417,7 @@ class DataConfig(ConfigSection):
 
 
 def cache_folder(cache: str) -> str:
-    """Returns the absolute path of `data.cache`; '' is gpt_jax/data in the user's cache folder."""
+    """Return the absolute path of `data.cache`; '' is gpt_jax/data in the user's cache folder."""
     if cache:
         return os.path.abspath(os.path.expanduser(cache))
     home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
@@ -432,7 +432,7 @@ TASK_KINDS = (
     'token_classification',
     'preference',
 )
-# Fields that a kind needs, and those that it may use; any other field that is set is an error.
+# Fields that each kind requires, and those that it may use; setting any other field is an error.
 REQUIRED_FIELDS: dict[str, tuple[str, ...]] = {
     'none': (),
     'completion': (),  # messages, or an answer
@@ -459,7 +459,7 @@ OPTIONAL_FIELDS: dict[str, tuple[str, ...]] = {
     'preference': ('chat',),
 }
 SHARED_FIELDS = ('source', 'validation_source', 'max_examples', 'metrics')  # every kind but 'none'
-# Fields whose defaults are not empty, so that they are set for every kind.
+# Fields whose defaults are not empty, so they are set for every kind.
 ALWAYS_SET = ('kind', 'validation_fraction', 'truncation_side', 'beta', 'eval_generations')
 TEMPLATE_FIELDS = ('prompt', 'answer', 'text_pair', 'chosen', 'rejected', 'program')
 COLUMN_FIELDS = ('references', 'label', 'tokens_column', 'tags_column', 'messages')
@@ -470,10 +470,10 @@ _TASK_SOURCE = re.compile(
 
 @dataclass(frozen=True)
 class TaskConfig(ConfigSection):
-    """What a model is fine-tuned and scored on.
+    """The task that a model is fine-tuned and scored on.
 
-    Templates are texts with columns of a row in braces: '{question}', '{answers[text][0]}'; '{{'
-    is a literal brace.
+    Templates are text with the names of a row's columns in braces: '{question}',
+    '{answers[text][0]}'; '{{' is a literal brace.
     """
 
     section = 'task'
@@ -490,15 +490,17 @@ class TaskConfig(ConfigSection):
         'files:GLOB[,GLOB] (.jsonl .jsonl.gz .csv).',
     )
     validation_source: str = field(
-        '', "Validation examples, like source; empty: the source's own split, or carved from it."
+        '',
+        "Validation examples, like source; empty: the source's own split, or rows held out from "
+        'it.',
     )
     validation_fraction: float = field(
-        0.1, 'Share of rows that is carved, chosen by a hash.', allowed=PROPER_SHARE
+        0.1, 'Share of rows that is held out, chosen by a hash.', allowed=PROPER_SHARE
     )
     prompt: str = field('', "Template of the prompt; columns in braces, '{question}'.")
     answer: str = field('', "completion: template of the answer; {label} is the label's word.")
     references: str = field(
-        '', 'completion: column that lists all correct answers; empty: the answer alone.'
+        '', 'completion: column that lists all correct answers; empty: only the answer is correct.'
     )
     text_pair: str = field('', 'classification: template of the second text of a pair.')
     symmetric: bool = field(
@@ -506,7 +508,7 @@ class TaskConfig(ConfigSection):
     )
     choices: tuple[str, ...] = field(
         (),
-        'multiple_choice: one template per choice, or a single one of a column that lists them.',
+        "multiple_choice: one template per choice, or only '{COLUMN}', a column that lists them.",
         items=str,
     )
     label: str = field(
@@ -531,7 +533,7 @@ class TaskConfig(ConfigSection):
         choices=('left', 'right'),
     )
     program: str = field(
-        '', 'completion: program around the {written} answer, which passes or fails (pass@k).'
+        '', 'completion: program with {written} for the answer; it passes or fails (pass@k).'
     )
     max_examples: int = field(0, 'Training examples used; 0: all.', allowed=NON_NEGATIVE)
     eval_generations: int = field(
@@ -542,8 +544,8 @@ class TaskConfig(ConfigSection):
     )
     metrics: tuple[str, ...] = field(
         (),
-        'Metrics of gpt_jax/tasks/task_metrics.py; the first one chooses the best checkpoint (for '
-        'completion the loss does).',
+        'Metrics of gpt_jax/tasks/task_metrics.py; the first one chooses the best checkpoint '
+        '(except for completion, where the loss does).',
         items=str,
     )
     lm_loss_weight: float = field(
@@ -570,7 +572,7 @@ class TaskConfig(ConfigSection):
             )
         self._check_templates()
         require(len(set(self.labels)) == len(self.labels), 'task.labels', 'must not repeat a word')
-        require(len(self.labels) != 1, 'task.labels', 'must list two words or more')
+        require(len(self.labels) != 1, 'task.labels', 'must list at least two words')
         if self.kind == 'completion':
             self._check_completion()
             self._check_program()
@@ -581,7 +583,7 @@ class TaskConfig(ConfigSection):
         )
 
     def _check_fields_in_use(self) -> None:
-        """Checks that what the kind needs is set, and that nothing else is."""
+        """Check that the fields that the kind requires are set, and none that it does not use."""
         shared = SHARED_FIELDS if self.kind != 'none' else ()
         needed = (*REQUIRED_FIELDS[self.kind], *(('source',) if self.kind != 'none' else ()))
         for name in needed:
@@ -617,7 +619,7 @@ class TaskConfig(ConfigSection):
             require(
                 len(self.choices) > 1 or a_column,
                 'task.choices',
-                "must list two templates or more, or one column that lists the choices, '{x}'",
+                "must list at least two templates, or '{COLUMN}', a column that lists the choices",
             )
 
     def _check_program(self) -> None:
@@ -626,7 +628,7 @@ class TaskConfig(ConfigSection):
         require(
             good,
             'task.program',
-            f'must contain {{{WRITTEN}}} once, for what the model wrote; has {columns}',
+            f"must contain {{{WRITTEN}}} once, for the model's answer, got columns {columns}",
         )
         executed = [name for name in self.metrics if name.startswith('pass@')]
         require(
@@ -636,7 +638,7 @@ class TaskConfig(ConfigSection):
         )
 
     def _check_completion(self) -> None:
-        """Checks that there is a column of turns or an answer's template, and not both."""
+        """Check that either a column of turns or an answer template is set, but not both."""
         require(
             bool(self.messages or self.answer),
             'task.answer',
@@ -650,7 +652,7 @@ class TaskConfig(ConfigSection):
             require(
                 not alone,
                 f'task.{other}',
-                f'must be set with task.{name}; the word is {{label}} in task.answer',
+                f"must be set with task.{name}; {{label}} in task.answer is the label's word",
             )
 
 
@@ -662,7 +664,7 @@ class SuiteConfig(ConfigSection):
 
     tasks: tuple[str, ...] = field(
         (),
-        'Tasks: NAME of the catalog (gpt_jax/tasks/catalog.py), or the path of a config file.',
+        'Tasks: names from the catalog (gpt_jax/tasks/catalog.py), or paths of config files.',
         items=str,
     )
     every: int = field(0, 'Steps between evaluations; 0: only at the end.', allowed=NON_NEGATIVE)
@@ -684,16 +686,16 @@ class SuiteConfig(ConfigSection):
 
 @dataclass(frozen=True)
 class FinetuneConfig(ConfigSection):
-    """Which parameters are trained, and LoRA adapters (finetune/parameter_names.py has names)."""
+    """Which parameters are trained, and LoRA adapters (names: finetune/parameter_names.py)."""
 
     section = 'finetune'
 
     train: tuple[str, ...] = field(
         (), "Parameters that are trained: 'norm', 'blocks[6:12]'; empty: all.", items=str
     )
-    freeze: tuple[str, ...] = field((), 'Parameters among them that are frozen.', items=str)
+    freeze: tuple[str, ...] = field((), 'Parameters excluded from training.', items=str)
     layer_decay: float = field(
-        1.0, 'Learning rate of a layer over that of the layer above it.', allowed=SHARE
+        1.0, "Ratio of a layer's learning rate to that of the layer above it.", allowed=SHARE
     )
     rank: int = field(0, 'Rank of the LoRA adapters; 0: none.', allowed=NON_NEGATIVE)
     alpha: float = field(
@@ -702,7 +704,7 @@ class FinetuneConfig(ConfigSection):
     targets: tuple[str, ...] = field(
         ('query', 'value'), "Matrices with adapters, by name; 'all-linear': all.", items=str
     )
-    dropout: float = field(0.0, 'Dropout rate on the input of adapters.', allowed=BELOW_ONE)
+    dropout: float = field(0.0, "Dropout rate on the adapters' input.", allowed=BELOW_ONE)
     rank_stabilized: bool = field(False, 'Scale by alpha / sqrt(rank) instead (rsLoRA).')
 
     def check(self) -> None:
@@ -744,8 +746,10 @@ class OptimizerConfig(ConfigSection):
     decay_end_fraction: float = field(
         1.0, 'Share of the steps after which the final rate is reached.', allowed=SHARE
     )
-    cooldown_fraction: float = field(0.2, 'wsd: share of the steps that cool down.', allowed=SHARE)
-    final_lr_fraction: float = field(0.1, 'Final rate over peak rate.', allowed=UNIT)
+    cooldown_fraction: float = field(
+        0.2, 'wsd: share of the steps after warmup that cool down.', allowed=SHARE
+    )
+    final_lr_fraction: float = field(0.1, 'Ratio of the final rate to the peak rate.', allowed=UNIT)
 
 
 @dataclass(frozen=True)
@@ -757,14 +761,14 @@ class TrainConfig(ConfigSection):
     batch_size: int = field(32, 'Sequences per step, over all devices.', allowed=POSITIVE)
     microbatch_size: int = field(
         0,
-        "Sequences per device at a time, gradients accumulated; 0: the device's whole share.",
+        'Sequences that a device processes at a time, accumulating gradients; 0: its whole share.',
         allowed=NON_NEGATIVE,
     )
-    steps: int = field(0, 'Training steps; 0: as many as tokens needs.', allowed=NON_NEGATIVE)
+    steps: int = field(0, 'Training steps; 0: as many as tokens requires.', allowed=NON_NEGATIVE)
     tokens: int = field(2_000_000, 'Training tokens, used if steps is 0.', allowed=NON_NEGATIVE)
     flops: float = field(
         0.0,
-        'Training FLOPs (6 per parameter without positions, and token), used if steps and tokens '
+        'Training FLOPs (6 per token and parameter, without positions), used if steps and tokens '
         'are 0.',
         allowed=NON_NEGATIVE,
     )
@@ -772,7 +776,7 @@ class TrainConfig(ConfigSection):
     eval_every: int = field(
         0, 'Steps between validations; 0: only at the end.', allowed=NON_NEGATIVE
     )
-    eval_tokens: int = field(0, 'Validation tokens used, of text; 0: all.', allowed=NON_NEGATIVE)
+    eval_tokens: int = field(0, 'Tokens of validation text used; 0: all.', allowed=NON_NEGATIVE)
     eval_batch_size: int = field(
         0, 'Sequences per validation batch; 0: batch_size.', allowed=NON_NEGATIVE
     )
@@ -788,22 +792,23 @@ class TrainConfig(ConfigSection):
         allowed=NON_NEGATIVE,
     )
     keep_best: bool = field(
-        False, 'Also retain the checkpoint with the best validation score, and use that one later.'
+        False,
+        'Also retain the checkpoint with the best validation score; later commands load that one.',
     )
     keep_steps: tuple[int, ...] = field(
-        (), 'Steps whose checkpoints are always retained: where branches begin.', items=int
+        (), 'Steps whose checkpoints are always retained, for branches to start from.', items=int
     )
     branch_from: str = field(
-        '', "A run's folder, or another trial's name: begin with its checkpoint of branch_step."
+        '', "A run's folder, or another trial's name: start from its checkpoint at branch_step."
     )
-    branch_step: int = field(0, 'Step of branch_from to begin with.')
+    branch_step: int = field(0, "Step of branch_from's checkpoint.")
     max_skipped_in_row: int = field(
         10, 'Non-finite steps in a row before the run stops.', allowed=POSITIVE
     )
     tensorboard: bool = field(True, 'Write TensorBoard files too.')
     stall_minutes: float = field(
         15.0,
-        'With several processes: minutes without a step before all exit with 75; 0: never.',
+        'With several processes: minutes without a step before all exit with code 75; 0: never.',
         allowed=NON_NEGATIVE,
     )
 
@@ -811,12 +816,12 @@ class TrainConfig(ConfigSection):
         require(
             not self.early_stopping_patience or self.eval_every > 0,
             'train.early_stopping_patience',
-            'counts validations; set train.eval_every too',
+            'must be 0 unless train.eval_every is positive, since it counts validations',
         )
         require(
             self.steps > 0 or self.tokens > 0 or self.flops > 0,
             'train.tokens',
-            'must be positive where steps and flops are 0',
+            'must be positive if steps and flops are 0',
         )
         require(
             all(step > 0 for step in self.keep_steps),
@@ -839,17 +844,17 @@ class TrainConfig(ConfigSection):
         return not self.steps and not self.tokens
 
     def total_steps(self, context: int, flops_per_token: int) -> int:
-        """Returns `steps`, or the fewest that see `tokens` tokens, or those nearest to `flops`."""
+        """Return `steps`, or the fewest that cover `tokens`, or the number nearest to `flops`."""
         per_step = self.batch_size * context
         if not self.is_flop_budgeted:
             return self.steps or -(-self.tokens // per_step)
         return max(1, round(self.flops / (flops_per_token * per_step)))
 
     def microbatches(self, devices: int) -> int:
-        """Returns the number of microbatches of one device's share of the batch.
+        """Return the number of microbatches of one device's share of the batch.
 
         Args:
-          devices: how many share the batch.
+          devices: number of devices that share the batch.
 
         Raises:
           UserError: `microbatch_size` does not divide that share.
@@ -872,7 +877,7 @@ class MeshConfig(ConfigSection):
 
     strategy: str = field(
         'replicated',
-        'How weights are stored (parallel/rules.py); auto: strategy and mesh are chosen.',
+        'How weights are stored (parallel/rules.py); auto chooses both strategy and mesh.',
         choices=('replicated', 'zero1', 'fsdp', AUTO),
     )
     dcn: int = field(
@@ -904,7 +909,7 @@ class MeshConfig(ConfigSection):
     )
     cpu_devices: int = field(
         0,
-        'JAX devices on the CPU where there is no accelerator; 0: one per core.',
+        'JAX devices on the CPU if there is no accelerator; 0: one per core.',
         allowed=NON_NEGATIVE,
     )
 
@@ -935,7 +940,7 @@ class BenchmarkConfig(ConfigSection):
     steps: int = field(
         20, 'Timed training steps, after warmup; 0: training is not timed.', allowed=NON_NEGATIVE
     )
-    warmup: int = field(3, 'Untimed steps before.', allowed=POSITIVE)
+    warmup: int = field(3, 'Untimed steps before the timed ones.', allowed=POSITIVE)
     peak_flops: float = field(
         0.0,
         "The device's matrix FLOP/s in matmul_dtype; 0: looked up by the device's name, or "
@@ -946,7 +951,9 @@ class BenchmarkConfig(ConfigSection):
     new_tokens: int = field(
         128, 'Generated tokens; 0: generation is not timed.', allowed=NON_NEGATIVE
     )
-    batch_sizes: tuple[int, ...] = field((1, 8), 'Texts generated at once, each timed.', items=int)
+    batch_sizes: tuple[int, ...] = field(
+        (1, 8), 'Numbers of texts to generate at once; each is timed.', items=int
+    )
     weight_dtype: str = field(
         'float32', 'Dtype of matrices during generation.', choices=WEIGHT_DTYPES
     )
@@ -977,21 +984,22 @@ class SweepConfig(ConfigSection):
     )
     trials_per_process: int = field(
         1,
-        'Trials that differ only in seed and learning rate and are trained at once, vmapped.',
+        'Maximum number of trials, alike except in seed and learning rate, that one process trains '
+        'at once (vmapped).',
         allowed=AT_LEAST_ONE,
     )
     hang_minutes: float = field(
         30.0, 'Minutes without progress before a trial is stopped; 0: never.', allowed=NON_NEGATIVE
     )
     hours: float = field(
-        0.0, 'Hours of all trials together, over all calls; 0: no limit.', allowed=NON_NEGATIVE
+        0.0, 'Total hours of all trials, over all calls; 0: no limit.', allowed=NON_NEGATIVE
     )
     flops: float = field(
-        0.0, 'Training FLOPs of all trials together; 0: no limit.', allowed=NON_NEGATIVE
+        0.0, 'Total training FLOPs of all trials; 0: no limit.', allowed=NON_NEGATIVE
     )
     stale_minutes: float = field(
         2.0,
-        'Minutes without a sign of life of another process before its trial is taken over.',
+        'Minutes without a heartbeat from another process before its trial is taken over.',
         allowed=POSITIVE,
     )
 
@@ -1008,14 +1016,14 @@ SECTIONS: dict[str, type[ConfigSection]] = {
     'benchmark': BenchmarkConfig,
     'sweep': SweepConfig,
 }
-# Fields outside of any section: (default, documentation).
+# Fields outside any section: (default, documentation).
 TOP_LEVEL: dict[str, tuple[Any, str]] = {
-    'name': ('gpt', 'Names the run and its default workdir, runs/NAME.'),
-    'seed': (0, 'Decides initialization, batches and dropout.'),
+    'name': ('gpt', 'Name of the run, whose default workdir is runs/NAME.'),
+    'seed': (0, 'Determines initialization, batches and dropout.'),
     'init_from': (
         '',
-        'Weights to begin with: the folder of a run or import; for a task also a Hugging Face '
-        'folder or name, whose shape and tokenizer the model then takes.',
+        'Initial weights: the folder of a run or import; for a task also a Hugging Face folder or '
+        'name, whose shape and tokenizer the model then takes.',
     ),
 }
 
@@ -1050,14 +1058,14 @@ class Config:
 
 
 def parse_config(config: Mapping[str, Any], vocab_size: int) -> Config:
-    """Checks nested dicts, as `base_config()` makes them, field by field.
+    """Check a raw config field by field.
 
     Args:
-      config: the raw config; every field must be there.
-      vocab_size: the tokenizer's; 1 where it is not known yet and the rest is to be checked.
+      config: the raw config, which must have every field.
+      vocab_size: the tokenizer's vocabulary size; 1 to check the rest before it is known.
 
     Raises:
-      UserError: names the field.
+      UserError: a field is missing, unknown or invalid; names it.
     """
     known = [*TOP_LEVEL, *SECTIONS]
     for key in config:
@@ -1080,24 +1088,24 @@ def parse_config(config: Mapping[str, Any], vocab_size: int) -> Config:
 
 
 def parse_section(config: Mapping[str, Any], name: str) -> Any:
-    """Checks one section of a raw config; for those needed before the vocabulary is known."""
+    """Check one section of a raw config, for use before the vocabulary is known."""
     return from_dict(SECTIONS[name], config[name], name)
 
 
 def base_config() -> Any:
-    """Returns the defaults as a ConfigDict, which a config file changes and returns."""
-    from ml_collections import ConfigDict  # not needed where a saved config is read
+    """Return the defaults as a ConfigDict, which a config file changes and returns."""
+    from ml_collections import ConfigDict  # not needed to read a saved config
 
     return ConfigDict(_default_values())
 
 
 def default_config() -> RawConfig:
-    """Returns the defaults as nested dicts of JSON's types."""
+    """Return the defaults as nested dicts of JSON's types."""
     return to_raw(_default_values())
 
 
 def to_raw(value: Any) -> Any:
-    """Returns a config as nested dicts of JSON's types, tuples as lists, as saved with a run."""
+    """Return a config as nested dicts of JSON's types, tuples as lists, as saved with a run."""
     if hasattr(value, 'items'):
         return {key: to_raw(item) for key, item in value.items()}
     return [to_raw(item) for item in value] if isinstance(value, list | tuple) else value
@@ -1112,7 +1120,7 @@ def _default_values() -> RawConfig:
 
 
 def describe_fields() -> Iterator[tuple[str, Any, str, tuple[str, ...]]]:
-    """Yields (dotted name, default, documentation, choices) of every field, in page order."""
+    """Yield (dotted name, default, documentation, choices) of every field, in page order."""
     for name, (default, doc) in TOP_LEVEL.items():
         yield name, default, doc, ()
     for name, section in SECTIONS.items():

@@ -1,4 +1,4 @@
-"""Config files, --config.FIELD flags and a sweep's trials as nested dicts."""
+"""Reading of config files, --config.FIELD flags and a sweep's trials, as nested dicts."""
 
 import copy
 import importlib.util
@@ -17,15 +17,16 @@ from gpt_jax.core.errors import UserError
 
 
 def define_config_flag(name: str, text: str) -> Any:
-    """Defines --NAME=FILE and --NAME.FIELD=VALUE."""
+    """Define --NAME=FILE and --NAME.FIELD=VALUE."""
     return config_flags.DEFINE_config_file(name, None, text)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line of run.py; --help prints the page and exits with 0.
+    """Parse the command line of run.py; --help prints the help text and exits with code 0.
 
     Raises:
-      UserError: an unknown flag, field or file, or a value of the wrong type; names the nearest.
+      UserError: an unknown flag, field or file, or a value of the wrong type; names the nearest
+        known one.
     """
     if any(flag in ('--help', '-help', '-h') for flag in argv):
         app.usage(writeto_stdout=True)
@@ -56,7 +57,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _find_value(argv: list[str], flag: str) -> str:
-    """Returns the value of --FLAG, written with '=' or with a space; '' if it is absent."""
+    """Return the value of --FLAG, written with '=' or with a space; '' if it is absent."""
     for argument, following in zip(argv, [*argv[1:], ''], strict=True):
         name, equals, value = argument.partition('=')
         if name in (f'--{flag}', f'-{flag}'):
@@ -74,7 +75,7 @@ def _describe_unknown_field(argv: list[str], error: Exception) -> str:
 
 
 def _describe_illegal_value(error: Exception) -> str:
-    """Returns absl's message, or for a bad number one in the words of the config."""
+    """Return absl's message, or for a malformed number the message that the config gives."""
     message = ' '.join(str(error).split())
     number = re.fullmatch(
         r'flag --([^=]+)=(.*): (?:invalid literal for (int)|could not convert string to (float)).*',
@@ -86,7 +87,7 @@ def _describe_illegal_value(error: Exception) -> str:
 
 
 def check_overrides(argv: list[str], config: RawConfig) -> None:
-    """Raises UserError for a --config.FIELD that every trial of the sweep sets itself."""
+    """Raise UserError for a --config.FIELD that every trial of the sweep sets itself."""
     trials = config['sweep']['trials']
     swept = set.intersection(*map(set, trials)) - {'name'} if trials else set()
     for argument in argv:
@@ -98,7 +99,7 @@ def check_overrides(argv: list[str], config: RawConfig) -> None:
 
 
 def read_config_file(path: Path) -> RawConfig:
-    """Runs a config file and returns what its `get_config()` gives, as nested dicts.
+    """Run a config file and return the result of its `get_config()` as nested dicts.
 
     Raises:
       UserError: the file is missing, or running it fails.
@@ -117,10 +118,10 @@ def read_config_file(path: Path) -> RawConfig:
 
 
 def expand_trials(config: RawConfig) -> dict[str, RawConfig]:
-    """Returns the config of each trial of a sweep by its name; empty if there is no sweep.
+    """Return the config of each of a sweep's trials, by name; empty if there is no sweep.
 
     Raises:
-      UserError: a trial without a name, two of one name, or a key that no config has.
+      UserError: a trial has no name or the name of another, or sets an unknown field.
     """
     trials: dict[str, RawConfig] = {}
     for index, trial in enumerate(config.get('sweep', {}).get('trials', ())):
@@ -151,12 +152,12 @@ def _apply_trial(config: RawConfig, trial: dict[str, Any], field: str) -> RawCon
 
 
 def find_trial(trials: dict[str, Any], name: str) -> tuple[int, int]:
-    """Returns (k, n): the trial of that name is the k-th, from 1, of n.
+    """Return (k, n): the trial of this name is number k, from 1, of n.
 
     Raises:
       UserError: there is no such trial.
     """
     if name not in trials:
-        known = ', '.join(trials) or 'none, this config is not a sweep'
-        raise UserError(f'--trial={name}: no such trial; the trials are {known}')
+        known = ', '.join(trials) or 'none (this config is not a sweep)'
+        raise UserError(f'--trial={name}: no such trial; known trials: {known}')
     return list(trials).index(name) + 1, len(trials)

@@ -14,7 +14,7 @@ from gpt_jax.core.errors import UserError
 
 T = TypeVar('T')
 
-# Fields that may change when a run is resumed: they change no number beyond rounding.
+# Fields that may change when a run is resumed: they affect results by rounding at most.
 FREE_FIELDS = (
     'name',
     'sweep',
@@ -31,13 +31,13 @@ FREE_FIELDS = (
 
 
 def require(condition: bool, field: str, message: str) -> None:
-    """Raises UserError('config.field: message') unless `condition` holds."""
+    """Raise UserError('config.field: message') unless `condition` holds."""
     if not condition:
         raise UserError(f'config.{field}: {message}')
 
 
 def check_choice(value: str, choices: Iterable[str], field: str) -> None:
-    """Raises UserError, with the choices and the nearest one, unless `value` is a choice."""
+    """Raise UserError, naming the choices and the nearest one, unless `value` is one of them."""
     choices = list(choices)
     require(
         value in choices,
@@ -47,28 +47,28 @@ def check_choice(value: str, choices: Iterable[str], field: str) -> None:
 
 
 def check_name(value: Any, field: str) -> None:
-    """Raises UserError unless `value` is a name: 1 to 64 of [A-Za-z0-9._-], no leading dot."""
+    """Raise UserError unless `value` is a name: 1 to 64 of [A-Za-z0-9._-], no leading dot."""
     good = isinstance(value, str) and re.fullmatch(r'[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}', value)
     require(bool(good), field, f'must be 1 to 64 characters of A-Z a-z 0-9 . _ -, got {value!r}')
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """Returns '; the nearest is X' for the known word closest to `word`, or ''."""
+    """Return '; the nearest is X' for the known word closest to `word`, or ''."""
     close = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f'; the nearest is {close[0]!r}' if close else ''
 
 
 def from_dict(cls: type[T], mapping: Mapping[str, Any], path: str) -> T:
-    """Builds the frozen dataclass `cls` from `mapping`; every field must be there, and no other.
+    """Build the frozen dataclass `cls` from `mapping`, which must have exactly its fields.
 
     Args:
       cls: a dataclass whose fields are int, float, str, bool or tuples.
       mapping: values by field name. An int is accepted for a float and a list for a tuple;
         nothing else is converted.
-      path: the section ('model'), for messages.
+      path: the section ('model'), for error messages.
 
     Raises:
-      UserError: names the field as `path.key`, and the nearest right one.
+      UserError: a field is unknown, missing or of the wrong type; names it as `path.key`.
     """
     types = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
@@ -97,7 +97,7 @@ def _convert(value: Any, annotation: Any, field: str) -> Any:
 
 
 def flatten_config(config: Mapping[str, Any], prefix: str = '') -> Iterator[tuple[str, Any]]:
-    """Yields ('model.width', 128) for every leaf, sorted by name."""
+    """Yield ('model.width', 128) for every leaf, sorted by name."""
     for key in sorted(config):
         value = config[key]
         if isinstance(value, Mapping):
@@ -107,7 +107,7 @@ def flatten_config(config: Mapping[str, Any], prefix: str = '') -> Iterator[tupl
 
 
 def select_run_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the leaves that decide the run's numbers, by dotted name."""
+    """Return the fields that determine the run's results, by dotted name."""
     return {
         key: value
         for key, value in flatten_config(config)
@@ -116,13 +116,13 @@ def select_run_fields(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Returns 16 hex digits that are equal if and only if the fields of `select_run_fields` are."""
+    """Return a hash of the fields of `select_run_fields`, 16 hex digits."""
     fields = json.dumps(select_run_fields(config), sort_keys=True)
     return hashlib.sha256(fields.encode()).hexdigest()[:16]
 
 
 def diff_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Returns 'model.width: 128 -> 256' for every field that differs between two flat configs."""
+    """Return 'model.width: 128 -> 256' for every field that differs between two flat configs."""
     absent = 'absent'
     return [
         f'{key}: {before.get(key, absent)} -> {after.get(key, absent)}'
@@ -132,7 +132,7 @@ def diff_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
 
 
 class Range(NamedTuple):
-    """An interval of allowed numbers; str() says it as an error message does."""
+    """An interval of allowed numbers; str() gives the wording of the error message."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -169,15 +169,15 @@ def field(
     allowed: Range | None = None,
     items: type | None = None,
 ) -> Any:
-    """Declares one config field.
+    """Declare one config field.
 
     Args:
       default: its value in `base_config()`.
       doc: one line for the reference page and --help.
-      choices: the registered words; empty for free text and numbers.
+      choices: the allowed values; empty for free text and numbers.
       extensible: whether a dotted path 'package.module:name' is accepted in addition to `choices`.
       allowed: the interval of allowed numbers.
-      items: of a tuple, the type of its elements.
+      items: the type of a tuple's elements.
     """
     about = {
         'default': default,
@@ -219,4 +219,4 @@ class ConfigSection:
                 require(good, name, f'must list {about["items"].__name__} values, got {item!r}')
 
     def check(self) -> None:
-        """Checks that involve several fields."""
+        """Check conditions that involve several fields."""

@@ -41,7 +41,7 @@ class Preempted(RuntimeError):
 
 @contextlib.contextmanager
 def translate_oom() -> Iterator[None]:
-    """Turns Python's and XLA's out-of-memory errors into OutOfMemory, which says what to change."""
+    """Turn Python's and XLA's out-of-memory errors into OutOfMemory, which says what to change."""
     try:
         yield
     except Exception as error:

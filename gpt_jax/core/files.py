@@ -16,7 +16,7 @@ from gpt_jax.core.errors import UserError
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes `content` atomically: a reader or a crash sees the old file or the new one."""
+    """Write `content` atomically: readers see the old file or the new one, even after a crash."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -41,7 +41,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def _with_path(path: Path, error: OSError) -> OSError:
-    """Returns the error with the name of the requested file instead of the temporary one."""
+    """Return the error with the name of the requested file instead of the temporary one."""
     error.filename, error.filename2 = str(path), None
     return error
 
@@ -51,7 +51,7 @@ def write_text(path: str | os.PathLike[str], content: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
-    """Writes `value` as indented JSON; NaN and infinity, which JSON lacks, raise ValueError."""
+    """Write `value` as indented JSON; NaN and infinity, which JSON lacks, raise ValueError."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
 
 
@@ -65,11 +65,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def check_path(text: str, flag: str) -> Path:
-    """Returns the path that `text` names, with ~ expanded; it need not exist.
+    """Return the path that `text` names, with ~ expanded; it need not exist.
 
     Args:
-      text: as the user wrote it.
-      flag: where the user wrote it, for the message.
+      text: the path as the user wrote it.
+      flag: the flag or field that holds it, for the error message.
 
     Raises:
       UserError: the path cannot be looked up: its name is too long, or a folder is not readable.
@@ -86,27 +86,27 @@ def check_path(text: str, flag: str) -> Path:
 
 
 def check_writable(folder: Path, flag: str) -> None:
-    """Raises UserError unless `folder` exists or can be made, and can be written to.
+    """Raise UserError unless `folder` exists or can be made, and can be written to.
 
     Args:
       folder: need not exist.
-      flag: where the user named it, for the message.
+      flag: the flag that names it, for the error message.
     """
     check_path(str(folder), flag)
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f'{flag}: {folder}: {existing} is not a folder that can be written to')
+        raise UserError(f'{flag}: {folder}: {existing} is not a writable folder')
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
-    """Returns the SHA-256 of a file, 64 hex digits; reads in bounded memory."""
+    """Return the SHA-256 of a file, 64 hex digits; reads in bounded memory."""
     with open(path, 'rb') as file:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 @contextlib.contextmanager
 def hold_lock(path: str | os.PathLike[str], *, wait: bool) -> Iterator[None]:
-    """Holds an exclusive lock on `path` during the block.
+    """Hold an exclusive lock on `path` during the block.
 
     The kernel releases the lock when its holder dies, so there are no stale locks.
 
@@ -122,7 +122,7 @@ def hold_lock(path: str | os.PathLike[str], *, wait: bool) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or 'another process'
             raise UserError(
-                f'{path.parent}: in use by {holder}; choose another folder, one per run'
+                f'{path.parent}: in use by {holder}; give each run its own folder'
             ) from None
         file.seek(0)
         file.truncate()
@@ -132,7 +132,7 @@ def hold_lock(path: str | os.PathLike[str], *, wait: bool) -> Iterator[None]:
 
 
 def append_jsonl(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
-    """Appends `record` as one line in one synced write; removes a torn line before it.
+    """Append `record` as one line in one synced write, after removing a torn last line.
 
     Raises:
       ValueError: the record holds NaN or infinity, which JSON lacks; use None for a missing value.
@@ -153,15 +153,15 @@ def append_jsonl(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
         end = file.seek(0, os.SEEK_END)
         if file.write(line) != len(line):
             file.truncate(end)
-            raise OSError(f'{path}: the record could not be written whole; is the disk full?')
+            raise OSError(f'{path}: the record could not be written completely; is the disk full?')
         os.fsync(file.fileno())
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Returns all records in file order; a torn last line, left by a crash, is dropped and logged.
+    """Return all records in file order; a torn last line, left by a crash, is dropped and logged.
 
     Raises:
-      UserError: the file cannot be read, or another line is not a JSON object (`file:line`).
+      UserError: the file cannot be read, or any other line is not a JSON object (`file:line`).
     """
     try:
         lines = Path(path).read_bytes().split(b'\n')
@@ -186,7 +186,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def write_jsonl(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a file of these records atomically."""
+    """Write a file with one line per record, atomically."""
     write_text(path, ''.join(json.dumps(record) + '\n' for record in records))
 
 

@@ -1,4 +1,4 @@
-"""Published figures of accelerators: peak FLOP/s, memory, interconnect and price, with sources."""
+"""Published figures of accelerators: FLOP/s, memory, interconnect, price, and their sources."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,15 +18,16 @@ class Chip:
       memory_bytes: main memory that a program may use.
       memory_bandwidth: bytes/s of main memory.
       link_bandwidth: bytes/s of one interconnect link, in one direction. Without a torus (GPUs) it
-        is the bandwidth of one device to all others of its host together.
+        is the total bandwidth from one device to all others on its host.
       torus_dims: dimensions of the torus that the links form; 0: the devices of a host are fully
         connected.
-      network_bandwidth: bytes/s of one device to other hosts; 0.0: unknown, or links go there.
-      devices_per_host: devices that one host holds.
-      clock_hz: of the cycles that the TPU's compiler estimates; 0.0: no such estimates.
+      network_bandwidth: bytes/s from one device to other hosts; 0.0: unknown, or the links reach
+        other hosts.
+      devices_per_host: number of devices in one host.
+      clock_hz: frequency of the cycles that the TPU's compiler estimates; 0.0: no such estimates.
       price_per_hour: US dollars (PRICE_SOURCE); None: unknown.
-      cores: cores that share a program's work.
-      source: of the other numbers.
+      cores: number of cores that share a program's work.
+      source: where the other numbers come from.
     """
 
     device_kinds: tuple[str, ...]
@@ -198,11 +199,11 @@ CHIPS: Mapping[str, Chip] = {
 
 
 def find_chip(name: str) -> Chip | None:
-    """Return the chip of this name, or None where it is not in the table.
+    """Return the chip of this name, or None if it is not in the table.
 
     Args:
       name: the vendor's short name ('v5e', 'h100'), or a `jax.Device.device_kind`
-        ('TPU v5 lite', 'NVIDIA H100 80GB HBM3'), of which the longest matching prefix counts.
+        ('TPU v5 lite', 'NVIDIA H100 80GB HBM3'), for which the longest matching prefix is used.
     """
     if name.lower() in CHIPS:
         return CHIPS[name.lower()]
@@ -212,6 +213,6 @@ def find_chip(name: str) -> Chip | None:
 
 
 def find_peak_flops(name: str, dtype: str = 'bfloat16') -> float | None:
-    """Return dense matrix FLOP/s of one chip, or None where chip or dtype are not in the table."""
+    """Return the dense matrix FLOP/s of one chip, or None if chip or dtype is not in the table."""
     chip = find_chip(name)
     return None if chip is None else chip.peak_flops.get(dtype)

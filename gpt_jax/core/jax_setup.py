@@ -1,4 +1,4 @@
-"""Set-up of JAX before the first array: CPU devices, processes, compilation cache, XLA flags."""
+"""JAX setup before the first array: CPU devices, processes, compilation cache, XLA flags."""
 
 import contextlib
 import os
@@ -17,12 +17,12 @@ SINGLE_PRODUCTS = 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
 
 
 def count_cores() -> int:
-    """Returns how many CPU cores this process may use."""
+    """Return how many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def compilation_cache_folder() -> Path:
-    """Returns GPT_JAX_COMPILATION_CACHE, or a folder in the user's cache folder."""
+    """Return GPT_JAX_COMPILATION_CACHE, or a folder in the user's cache folder."""
     user = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     return Path(
         os.environ.get('GPT_JAX_COMPILATION_CACHE') or Path(user) / 'gpt_jax' / 'compilation'
@@ -32,14 +32,15 @@ def compilation_cache_folder() -> Path:
 def start_jax(
     cpu_devices: int, distributed: str, stall_seconds: float = 0.0, axes: int = 1
 ) -> None:
-    """Sets JAX up; call it once, before the first array.
+    """Set up JAX; call this once, before the first array is made.
 
     Args:
       cpu_devices: number of JAX devices on the CPU if there is no accelerator; 0: one per core.
       distributed: '' for one process, 'auto' to ask the cluster (Slurm, TPU pods, Open MPI), or
         'COORDINATOR:PORT,PROCESSES,INDEX'.
-      stall_seconds: after which a frozen or unreachable process counts as lost; 0: JAX's default.
-      axes: of the mesh, along which devices wait for each other.
+      stall_seconds: time after which a frozen or unreachable process counts as lost; 0: JAX's
+        default.
+      axes: number of mesh axes along which devices wait for each other.
 
     Raises:
       UserError: `distributed` is malformed.
@@ -55,25 +56,25 @@ def start_jax(
 
 
 def start_jax_unless_running(cpu_devices: int) -> None:
-    """Calls `start_jax` for one process unless the user has already initialized JAX."""
-    with contextlib.suppress(RuntimeError):  # raised if JAX has its devices already
+    """Call `start_jax` for one process unless the user has already initialized JAX."""
+    with contextlib.suppress(RuntimeError):  # raised if JAX already has its devices
         start_jax(cpu_devices, '')
 
 
 def set_xla_flags(cpu_devices: int, axes: int = 1) -> None:
-    """Sets XLA flags that avoid known faults of its CPU compiler; before the first array.
+    """Set XLA flags that avoid known faults of its CPU compiler; call before the first array.
 
-    jaxlib 0.10's YNNPACK fusions of sums and elementwise operations return wrong numbers: the
-    per-token gradients of two packed documents leaked into each other (tests/model/test_gpt.py
-    shows it). Its single products are correct and, on one device as in generation, faster than
-    XLA's own. Later jaxlibs may not know the flag and would abort.
+    In jaxlib 0.10, YNNPACK's fusions of sums and elementwise operations return wrong results: the
+    per-token gradients of two packed documents leaked into each other (shown by
+    tests/model/test_gpt.py). Its unfused matrix products are correct and, on a single device as in
+    generation, faster than XLA's own. Later versions may not know the flag and would abort.
 
-    Several CPU devices in one process share one thread pool of as many threads as cores. If an
-    operation is split over the pool, a collective may block one of its threads, and two devices on
-    two cores can wait for each other forever. Running every operation on its device's own thread
-    avoids that and is faster. Along several mesh axes a device waits in several collectives at
-    once, each in a thread, so there must be enough threads; with more than needed, a step is a
-    third slower.
+    Several CPU devices in one process share a thread pool with one thread per core. If an operation
+    is split over the pool, a collective may block one of its threads, and two devices on two cores
+    can wait for each other forever. Running every operation on its device's own thread avoids that
+    and is faster. With several mesh axes, a device can wait in several collectives at once, each in
+    its own thread, so there must be enough threads; with more than needed, a step takes a third
+    longer.
     """
     current = os.environ.get('XLA_FLAGS', '')
     flags = []
@@ -85,15 +86,15 @@ def set_xla_flags(cpu_devices: int, axes: int = 1) -> None:
         flags.append('--xla_cpu_multi_thread_eigen=false')
     os.environ['XLA_FLAGS'] = ' '.join([current, *flags]).strip()
     if cpu_devices > 1:
-        # The number of threads of XLA's CPU client, by which it splits operations.
+        # The number of threads of XLA's CPU client, which also splits operations by it.
         os.environ.setdefault('NPROC', '1' if axes == 1 else str(4 * cpu_devices))
 
 
 def _join(distributed: str, patience: float) -> None:
-    """Connects to the other processes, or exits with 75.
+    """Connect to the other processes, or exit with code 75.
 
-    The coordinator, on process 0, listens only at the address that the others are told. If its own
-    address differs from that one, JAX_COORDINATOR_BIND_ADDRESS gives it.
+    The coordinator, in process 0, listens only on the address that the other processes are given,
+    or on JAX_COORDINATOR_BIND_ADDRESS if that is set because its own address differs.
     """
     jax.config.update('jax_cpu_collectives_implementation', 'gloo')
     address, processes, index = _find_rendezvous(distributed)
@@ -117,11 +118,13 @@ def _join(distributed: str, patience: float) -> None:
         raise UserError(f'--distributed={distributed}: {error}') from None
     except RuntimeError as error:
         reason = ' '.join(str(error).split())[:200]
-        watchdog.exit_resumable(f'{name}: the others did not connect in {timeout} s ({reason})')
+        watchdog.exit_resumable(
+            f'{name}: the other processes did not connect within {timeout} s ({reason})'
+        )
 
 
 def _find_rendezvous(distributed: str) -> tuple[str | None, int | None, int | None]:
-    """Returns (address, processes, index); None for what JAX finds out itself.
+    """Return (address, processes, index), each None if JAX detects it by itself.
 
     Raises:
       UserError: `distributed` is neither 'auto' nor an address and two valid numbers.
@@ -131,7 +134,7 @@ def _find_rendezvous(distributed: str) -> tuple[str | None, int | None, int | No
             os.environ.setdefault('JAX_COORDINATOR_PORT', '8476')
             return None, None, None
         first = _first_node(os.environ['SLURM_STEP_NODELIST'])
-        # A port by job, since several jobs may share a machine.
+        # The port depends on the job, since several jobs may share a machine.
         port = 61440 + int(os.environ['SLURM_JOB_ID']) % 4096
         return f'{first}:{port}', int(os.environ['SLURM_NTASKS']), int(os.environ['SLURM_PROCID'])
     parts = distributed.rsplit(',', 2)
@@ -153,16 +156,16 @@ def _find_rendezvous(distributed: str) -> tuple[str | None, int | None, int | No
 
 
 def _first_node(nodes: str) -> str:
-    """Returns the first node of Slurm's list: n1 of n1,n2 and of n[1-2], n01 of n[01,03-05]."""
+    """Return the first node of Slurm's node list: n1 of n1,n2 or n[1-2], n01 of n[01,03-05]."""
     prefix, bracket, rest = nodes.partition(',')[0].partition('[')
     return prefix + (rest.partition('-')[0].partition(']')[0] if bracket else '')
 
 
 def _bind(address: str | None) -> str:
-    """Returns where the coordinator listens: the address the others know, as a number.
+    """Return the numeric address on which the coordinator listens, which is the one others know.
 
-    Some systems resolve their own name to 127.0.1.1, which others cannot reach; then it is the
-    address of the network card.
+    Some systems resolve their own name to 127.0.1.1, which others cannot reach; in that case it is
+    the address of the network card.
     """
     if address is None:
         return f'{_own_address()}:{os.environ["JAX_COORDINATOR_PORT"]}'
@@ -175,7 +178,7 @@ def _bind(address: str | None) -> str:
 
 
 def _own_address() -> str:
-    """Returns the address of the outbound network card; sends no packet."""
+    """Return the address of the outbound network card, without sending a packet."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, contextlib.suppress(OSError):
         probe.connect(('10.254.254.254', 9))
         return str(probe.getsockname()[0])
@@ -183,7 +186,7 @@ def _own_address() -> str:
 
 
 def _wait_for_coordinator(address: str, seconds: float, name: str) -> None:
-    """Returns once the coordinator listens; JAX itself would abort if it does not."""
+    """Wait until the coordinator listens, or exit with code 75; JAX itself would abort."""
     host, _, port = address.rpartition(':')
     deadline = time.monotonic() + seconds
     while True:
@@ -201,7 +204,7 @@ def _wait_for_coordinator(address: str, seconds: float, name: str) -> None:
 
 
 def find_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the packages that decide the numbers of a run."""
+    """Return the versions of Python and of the packages that affect a run's results."""
     import platform
     from importlib import metadata
 

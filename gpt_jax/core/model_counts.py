@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from gpt_jax.core.config_fields import require
 from gpt_jax.core.registry import resolve
 
-if TYPE_CHECKING:  # config.py imports this module for the length of a run
+if TYPE_CHECKING:  # config.py itself imports this module, to compute the length of a run
     from gpt_jax.core.config import ModelConfig
 
 
@@ -24,17 +24,17 @@ class _Count(NamedTuple):
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
-    """Counts parameters by convention.
+    """Count the parameters under each convention.
 
     Returns:
-      total: all parameters, without rows that only pad the vocabulary.
-      non_embedding: total without token embedding, position table and an untied head (Kaplan et
-        al. 2020).
-      without_positions: total without the position table: those that take part in matrix products,
-        the head included.
+      total: all parameters, except rows that only pad the vocabulary.
+      non_embedding: total without token embedding, position table and untied head (Kaplan et al.
+        2020).
+      without_positions: total without the position table.
       padded_total: all stored parameters, padding rows included.
-      active: what one token uses of total: `experts_per_token` of the routed experts and all else.
-      active_non_embedding: what one token uses of non_embedding.
+      active: the part of total that one token uses: `experts_per_token` of the routed experts, and
+        everything else.
+      active_non_embedding: the part of non_embedding that one token uses.
     """
     c = config
     norm = _count_custom(c, 'norm') or c.width * (2 if c.norm == 'layer' and c.bias else 1)
@@ -57,7 +57,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
 
 
 def _count_custom(c: ModelConfig, field: str) -> int:
-    """Counts a part given as a dotted path by its attribute `count_parameters`; 0 without one."""
+    """Count the parameters of a part given as a dotted path; 0 if it has no `count_parameters`."""
     word = getattr(c, field)
     if ':' not in word:
         return 0
@@ -100,7 +100,7 @@ def _feedforward(c: ModelConfig) -> _Count:
         count > 0,
         'model.feedforward',
         f'must have an attribute count_parameters(config), got {c.feedforward!r} without one; '
-        'parameters and FLOPs are counted with it',
+        'it is needed to count parameters and FLOPs',
     )
     return _Count(count, count)
 
@@ -113,7 +113,7 @@ _FEEDFORWARDS: dict[str, Callable[[ModelConfig], _Count]] = {
 
 
 def flops_per_token(config: ModelConfig, context: int | None = None) -> dict[str, int]:
-    """Counts training FLOPs (forward and backward) per token by convention.
+    """Count the training FLOPs (forward and backward) per token under each convention.
 
     Only active parameters count. Empty slots of experts, dropped tokens, padding and
     rematerialization do not: they belong to the program, not to the model.
@@ -123,12 +123,14 @@ def flops_per_token(config: ModelConfig, context: int | None = None) -> dict[str
       context: sequence length in tokens; None: the model's context.
 
     Returns:
-      6N_non_embedding: 6 x non-embedding parameters (Kaplan et al. 2020).
-      6N: 6 x parameters without positions; an untied input embedding is a lookup and not counted.
+      6N_non_embedding: 6 x active non-embedding parameters (Kaplan et al. 2020).
+      6N: 6 x active parameters without positions; an untied input embedding is a lookup and not
+        counted.
       with_attention: 6N + 12 x (heads x head_dim) x keys, summed over the layers (PaLM, appendix
-        B): the whole score matrix. keys is the context, in a window layer at most the window.
-      causal: as with_attention, but only pairs of a query and a key that it may see:
-        keys x (1 - keys / (2 context)) instead of keys, half of the context in a full layer.
+        B): the whole score matrix. keys is the context length, or at most the window in a window
+        layer.
+      causal: like with_attention, but only for the keys that each query can see: keys x (1 -
+        keys / (2 context)) instead of keys, which is half the context in a full layer.
     """
     counts, length = parameters(config), context or config.context
     positions = counts['total'] - counts['without_positions']

@@ -1,10 +1,10 @@
-"""Parametrizations: how init, forward pass, learning rates and decay depend on a model's shape.
+"""Parametrizations: how init, multipliers and learning rates depend on a model's shape.
 
 Standard, muP (Yang et al. 2022) and CompleteP (Dey et al. 2025), each a table with one row per
-role. A weight is declared with a role (model/weights.py); the row of its role determines the rest.
-What depends on the shape is a power of m_N = width / base_width and m_L = layers / base_layers, so
-a model of the base shape is the same under every parametrization: tune hyperparameters at the base
-shape, and use them for the others.
+role. A weight is declared with a role (model/weights.py), and the role's row determines the rest.
+Every shape-dependent factor is a power of m_N = width / base_width and m_L = layers / base_layers,
+so a model of the base shape is the same under every parametrization: tune hyperparameters at the
+base shape, and reuse them at other shapes.
 """
 
 import math
@@ -34,7 +34,7 @@ CONSTANT = ShapePower(0, 0)
 
 
 class RoleRule(NamedTuple):
-    """What the role of a weight determines.
+    """What a weight's role determines.
 
     init: (key, shape, config) -> float32 array, multiplied by `std`.
     decay: 1, or 0 for weights that are never decayed.
@@ -53,10 +53,10 @@ class RoleRule(NamedTuple):
 class Parametrization(NamedTuple):
     """A rule per role, and the multipliers of the forward pass.
 
-    branch: of each branch, before it is added to the residual stream.
-    logits: of the logits.
-    attention: the exponent of (base_head_dim / head_dim), which multiplies attention scores in
-      addition to 1/sqrt(head_dim).
+    branch: multiplies each branch before it is added to the residual stream.
+    logits: multiplies the logits.
+    attention: exponent of the factor (base_head_dim / head_dim) on attention scores, which applies
+      in addition to 1/sqrt(head_dim).
     """
 
     rules: Mapping[str, RoleRule]
@@ -70,7 +70,7 @@ def _normal(key: jax.Array, shape: tuple[int, ...], config: ModelConfig) -> jax.
 
 
 def _residual(key: jax.Array, shape: tuple[int, ...], config: ModelConfig) -> jax.Array:
-    # GPT-2, section 2.3: weights that write into the residual stream are scaled by 1/sqrt(writers).
+    # GPT-2, section 2.3: the n weights that write to the residual stream are scaled by 1/sqrt(n).
     std = config.init_std / math.sqrt(2 * config.layers)
     return std * jax.random.normal(key, shape, jnp.float32)
 
@@ -94,8 +94,8 @@ STANDARD = Parametrization(
     }
 )
 
-# Yang et al. 2022, table 8, for Adam: a hidden matrix has initial variance 1/m and learning rate
-# 1/m, logits are divided by m and attention scores by head_dim.
+# Yang et al. 2022, table 8, for Adam: the initial variance and the learning rate of a hidden matrix
+# scale as 1/m_N; logits are divided by m_N, and attention scores by head_dim instead of its root.
 _MATRIX = {'std': ShapePower(-0.5, 0), 'lr': ShapePower(-1, 0)}
 MUP = Parametrization(
     {
@@ -138,14 +138,14 @@ PARAMETRIZATIONS: Mapping[str, Parametrization] = {
 def init_weight(
     role: str, key: jax.Array, shape: tuple[int, ...], config: ModelConfig
 ) -> jax.Array:
-    """Draw the initial value of a weight with that role, float32."""
+    """Draw the initial value of a weight with this role, float32."""
     rule = PARAMETRIZATIONS[config.parametrization].rules[role]
     value, std = rule.init(key, shape, config), rule.std.evaluate(config)
     return value if std == 1 else std * value
 
 
 class ForwardMultipliers(NamedTuple):
-    """Multipliers of branches, logits and attention scores; each 1.0 for the base shape."""
+    """Multipliers of branches, logits and attention scores; all are 1.0 at the base shape."""
 
     branch: float
     logits: float
@@ -163,7 +163,7 @@ def forward_multipliers(config: ModelConfig) -> ForwardMultipliers:
 
 
 class OptimizerMultipliers(NamedTuple):
-    """Multipliers of learning rate, weight decay and Adam's epsilon: trees like the params."""
+    """Trees of multipliers of learning rate, weight decay and Adam's epsilon, like the params."""
 
     lr: Any
     weight_decay: Any

@@ -15,19 +15,20 @@ LogFn = Callable[[str], None]  # takes one line for the user
 PROGRESS_FILE = 'progress.json'  # in the run folder; a sweep reads it to watch its trials
 PRINT_EVERY = 10.0  # seconds between lines if the line cannot be rewritten: a log file, a pipe
 REPORT_EVERY = 0.5  # seconds between writes of PROGRESS_FILE
-SMOOTHING = 0.8  # weight of the old rate at each update; evaluations and checkpoints are bursts
+SMOOTHING = 0.8  # weight of the old pace at each update; evaluations and checkpoints cause spikes
 
 
 class Progress:
-    """Shows the progress of one run: a line that rewrites itself, or printed lines off a terminal.
+    """Display of a run's progress: a line rewritten in place on a terminal, or else printed lines.
 
     Args:
       stream: where to write; usually sys.stderr, so that a command's output can be piped.
       trial: (k, n) for trial k of n, from 1; None outside a sweep.
-      name: of the trial.
-      steps: number of steps of the run.
-      report: file for {"text": ...}, for processes that watch this one; None: no file.
-      clock: returns seconds, monotonic.
+      name: the name to show for the run or trial.
+      steps: the run's total number of steps.
+      report: JSON file that receives {"text": ...}, for processes that watch this one; None: no
+        file.
+      clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Progress:
         self._pace: float | None = None  # seconds per step
 
     def update(self, step: int, loss: float, tokens_per_second: float) -> None:
-        """Shows `step`; time left is measured from the first update, so compiling is excluded."""
+        """Show `step`; the pace is measured from the first update, so compilation is excluded."""
         now = self._clock()
         if self._seen is not None and step > self._seen[0]:
             pace = (now - self._seen[1]) / (step - self._seen[0])
@@ -68,16 +69,16 @@ class Progress:
         self._show(self._text, now, at_once=step >= self._steps)
 
     def note(self, what: str) -> None:
-        """Shows work between steps in place of the latest step's numbers."""
+        """Show work between steps in place of the latest step's numbers."""
         self._noted = True
         self.on_note()
         self._show(f'{self._head} · {what}', self._clock(), at_once=False)
 
     def close(self) -> None:
-        """Ends the line, so that later output starts on its own line."""
+        """End the line, so that later output starts on its own line."""
         if self._drawn:
             if self._noted and self._text:
-                self._rewrite(self._text)  # the last step again instead of the note
+                self._rewrite(self._text)  # show the last step again instead of the note
             self._stream.write('\n')
             self._stream.flush()
             self._drawn = ''
@@ -94,7 +95,7 @@ class Progress:
             self._printed = now
 
     def _rewrite(self, text: str) -> None:
-        # A wrapped line cannot be rewritten: the carriage return goes back to its last row only.
+        # A wrapped line cannot be rewritten: a carriage return only goes back to its last row.
         text = _writable(text, self._stream)[: shutil.get_terminal_size().columns - 1]
         self._stream.write('\r' + text.ljust(len(self._drawn)))
         self._stream.flush()
@@ -110,7 +111,7 @@ def format_progress(
     tokens_per_second: float,
     seconds_left: float | None,
 ) -> str:
-    """Returns the line; `seconds_left` None (no rate yet) leaves the time out."""
+    """Return the progress line; it omits the time left if `seconds_left` is None (no pace yet)."""
     parts = [
         *_head(trial, name, step, steps),
         f'loss {loss:.3f}',

@@ -1,4 +1,4 @@
-"""Lookup of functions by config word: a registered name or a dotted path 'package.module:name'.
+"""Lookup of functions by registered name or by dotted path 'package.module:name'.
 
 A dotted path lets a config use a function that is not part of this library, for example
 `model.norm=my_lab.norms:power_norm`.
@@ -15,15 +15,15 @@ T = TypeVar('T')
 
 
 def resolve(word: str, registry: Mapping[str, T], field: str) -> T:
-    """Returns the function that a config word names.
+    """Return the function that a config value names.
 
     Args:
       word: a key of `registry`, or 'package.module:name', which is imported.
       registry: the registered functions by name.
-      field: the config field, 'model.norm', or the flag, '--launch', for messages.
+      field: the config field ('model.norm') or the flag ('--launch'), for error messages.
 
     Raises:
-      UserError: the word is not registered, or its module or name cannot be imported.
+      UserError: the name is not registered, or the dotted path cannot be imported.
     """
     if word in registry:
         return registry[word]

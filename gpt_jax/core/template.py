@@ -1,4 +1,4 @@
-"""Text templates with the columns of a row in braces.
+"""Text templates with the names of a row's columns in braces.
 
 '{question}' is a column, '{answers[text][0]}' a part of one, and '{{' and '}}' are literal braces.
 Braces only look up names and numbers, so a template cannot access attributes or run code.
@@ -15,16 +15,16 @@ from gpt_jax.core.errors import UserError
 
 _PATH = re.compile(r'[^][{}]+(\[[^][{}]+\])*')
 _NUMBER = re.compile(r'-?\d+')
-_MAX_SHOWN_CHARACTERS = 60  # of a value in an error message
+_MAX_SHOWN_CHARACTERS = 60  # characters of a value that an error message shows
 
 
 class ColumnPath(NamedTuple):
     """A path into a row.
 
     Attributes:
-      column: its first part.
-      keys: field names, or indices of list items from 0 (-1: the last).
-      text: as the user wrote it.
+      column: the name of the column.
+      keys: the field names and list indices (from 0; -1 is the last) that follow it.
+      text: the path as the user wrote it.
     """
 
     column: str
@@ -73,7 +73,7 @@ def parse_template(text: str, field: str) -> Template:
                 )
             if name is not None:
                 parts.append(parse_path(name, field))
-    except UserError:  # which is a ValueError
+    except UserError:  # a subclass of ValueError
         raise
     except ValueError as error:  # 'Single '}' encountered in format string'
         raise UserError(
@@ -84,7 +84,7 @@ def parse_template(text: str, field: str) -> Template:
 
 @functools.cache
 def parse_path(text: str, field: str) -> ColumnPath:
-    """Parse the content of braces; fields that name a column hold such a path alone.
+    """Parse a column path: the content of braces, or the value of a field that names a column.
 
     Raises:
       UserError: not a column with optional names or numbers in brackets.
@@ -99,7 +99,7 @@ def parse_path(text: str, field: str) -> ColumnPath:
 
 
 def fill_template(template: Template, row: Mapping[str, Any], where: str) -> str:
-    """Replace the paths of a template by the values of a row.
+    """Replace a template's paths with the values of a row.
 
     Args:
       template: the parsed template.
@@ -107,7 +107,7 @@ def fill_template(template: Template, row: Mapping[str, Any], where: str) -> str
       where: location of the row, for error messages.
 
     Raises:
-      UserError: a missing column, field or item, or a value that is not text, number or boolean.
+      UserError: a column, field or item is missing, or a value is not text, a number or a boolean.
     """
     texts = []
     for part in template.parts:
@@ -134,7 +134,7 @@ def _value_text(value: Any, path: ColumnPath, where: str, field: str) -> str:
 
 
 def get_value(path: ColumnPath, row: Mapping[str, Any], where: str, field: str) -> Any:
-    """Return the value at a path; a name after a list of objects gives the list of their fields.
+    """Return the value at a path; a name after a list of objects gives the list of that field.
 
     Args:
       path: the parsed path.
@@ -143,7 +143,7 @@ def get_value(path: ColumnPath, row: Mapping[str, Any], where: str, field: str) 
       field: the config field of the path, for error messages.
 
     Raises:
-      UserError: nothing at the path; names the keys that exist.
+      UserError: there is nothing at the path; names the keys that exist.
     """
     if path.column not in row:
         columns = ', '.join(row) or 'none'
@@ -174,26 +174,26 @@ def _follow_key(value: Any, key: str | int, where: str, field: str) -> Any:
 
 
 def get_texts(path: ColumnPath, row: Mapping[str, Any], where: str, field: str) -> list[str]:
-    """Return the texts that a column lists; a single text is split into words.
+    """Return the strings that a column lists; a single string is split into words.
 
     Args:
       path, row, where, field: as in `get_value`.
 
     Raises:
-      UserError: not a list of texts.
+      UserError: the value is neither a string nor a list of strings.
     """
     value = get_value(path, row, where, field)
     if isinstance(value, str):
         return value.split()
     if not isinstance(value, list):
         raise UserError(
-            f'{where}: {path.text!r} must be a list of texts for config.{field}, got '
+            f'{where}: {path.text!r} must be a list of strings for config.{field}, got '
             f'{_describe_value(value)}'
         )
     for number, item in enumerate(value):
         if not isinstance(item, str):
             raise UserError(
-                f'{where}: {path.text!r} must be a list of texts for config.{field}, got '
+                f'{where}: {path.text!r} must be a list of strings for config.{field}, got '
                 f'{_describe_value(item)} as item {number}'
             )
     return value

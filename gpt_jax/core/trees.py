@@ -1,4 +1,4 @@
-"""Pytrees as a whole: names of leaves, element counts, norms and checksums."""
+"""Pytree utilities: names of leaves, element counts, norms and checksums."""
 
 import hashlib
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def name_leaves(tree: Any) -> list[str]:
-    """Returns the paths of the leaves, 'blocks/attention/query', in tree order."""
+    """Return the paths of the leaves, such as 'blocks/attention/query', in tree order."""
     return [
         jax.tree_util.keystr(path, simple=True, separator='/')
         for path, _ in jax.tree.leaves_with_path(tree)
@@ -17,22 +17,22 @@ def name_leaves(tree: Any) -> list[str]:
 
 
 def count_elements(tree: Any) -> int:
-    """Counts the elements of all leaves (arrays or abstract shapes)."""
+    """Count the elements of all leaves (arrays or abstract shapes)."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
 def global_norm(tree: Any) -> jax.Array:
-    """Returns the Euclidean norm over all leaves, a float32 scalar."""
+    """Return the Euclidean norm over all leaves, a float32 scalar."""
     return jnp.sqrt(
         sum(jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree))
     )
 
 
 def hash_tree(tree: Any) -> str:
-    """Returns the SHA-256 over every leaf's name, dtype, shape and bytes.
+    """Return the SHA-256 of every leaf's name, dtype, shape and bytes.
 
-    It is equal if and only if the trees are bitwise equal. Leaves are fetched one at a time. With
-    several processes all of them must call this: leaves sharded over processes are gathered first.
+    Bitwise equal trees have equal hashes, and others do not. Leaves are fetched one at a time. With
+    several processes, all of them must call this: leaves sharded over processes are gathered first.
     """
     digest = hashlib.sha256()
     for name, leaf in zip(name_leaves(tree), jax.tree.leaves(tree), strict=True):
@@ -43,7 +43,7 @@ def hash_tree(tree: Any) -> str:
 
 
 def checksum_tree(tree: Any) -> str:
-    """Returns a checksum of all bits, computed on the devices; it does not depend on the mesh.
+    """Return a checksum of all bits, computed on the devices; it does not depend on the mesh.
 
     Different trees have different checksums except for rare collisions.
     """
@@ -66,7 +66,7 @@ def checksum_tree(tree: Any) -> str:
 
 
 def host_array(leaf: Any) -> np.ndarray:
-    """Returns one whole leaf on the host, gathered from other processes if it is sharded."""
+    """Return one whole leaf on the host, gathered from other processes if it is sharded."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         if leaf.is_fully_replicated:
             return np.asarray(leaf.addressable_data(0))

@@ -1,9 +1,9 @@
-"""Lost or hanging peers: log the reason, dump stacks and exit with 75 (resumable).
+"""Handling of lost or hung peer processes: log the reason and exit with code 75 (resumable).
 
-Three faults end a run of several processes: one dies (collectives fail, or JAX's heartbeat
-notices), one is frozen (the heartbeat notices), or all are alive and wait for each other (only a
-clock notices). JAX aborts in the first two cases, which looks like a crash; here it becomes exit
-code 75. The watchdog thread handles the third.
+A run of several processes can fail in three ways: a process dies (collectives fail, or JAX's
+heartbeat notices), a process freezes (the heartbeat notices), or all processes are alive but wait
+for each other (only a timeout notices). In the first two cases JAX aborts, which looks like a
+crash; this module turns the abort into exit code 75. The watchdog thread handles the third case.
 """
 
 import contextlib
@@ -19,9 +19,9 @@ from typing import Any, Self
 
 from gpt_jax.core.errors import EXIT_RESUMABLE
 
-# Factor on the time allowed until the second beat: compiling and restoring outlast a step.
+# Multiplies the time allowed until the second beat: compiling and restoring outlast a step.
 STARTUP_GRACE = 10.0
-# Words of JAX's errors about lost processes, from Gloo, NCCL and its own service.
+# Substrings of JAX's errors about lost processes, which come from Gloo, NCCL and JAX's own service.
 LOST_PEER_WORDS = (
     'gloo',
     'nccl',
@@ -35,7 +35,7 @@ LOST_PEER_WORDS = (
     'peer',
 )
 
-_handlers: list[Any] = []  # referenced by signal handlers, so they must not be collected
+_handlers: list[Any] = []  # C callbacks in use as signal handlers; must not be garbage-collected
 
 
 class Watchdog:
@@ -52,7 +52,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name='watchdog', daemon=True)
 
     def beat(self) -> None:
-        """Reports progress; cheap enough for every step."""
+        """Report progress; cheap enough to call at every step."""
         self._beats += 1
         # After the first beat, this process may still wait for others that compile more slowly.
         self._last, self._allowed = (
@@ -81,33 +81,34 @@ class Watchdog:
 
 
 def abandon(line: str) -> None:
-    """Dumps all stacks, prints the line and exits with 75 without waiting for anything."""
+    """Dump all stacks, print the line and exit with code 75 without waiting for anything."""
     faulthandler.dump_traceback(all_threads=True)
     exit_resumable(line)
 
 
 def exit_resumable(line: str) -> None:
-    """Prints the line and exits with 75; Python's own shutdown would wait for lost peers."""
-    os.write(2, f'run.py: {line}; run it again to go on from the last checkpoint\n'.encode())
+    """Print the line and exit with code 75 at once: a normal shutdown would wait for lost peers."""
+    os.write(2, f'run.py: {line}; run it again to resume from the last checkpoint\n'.encode())
     os._exit(EXIT_RESUMABLE)
 
 
 def catch_abort(who: str) -> None:
-    """Makes an abort of this process, which is how JAX reacts to lost peers, exit with 75."""
+    """Make this process exit with code 75 when it aborts, which is how JAX reacts to lost peers."""
 
     def on_abort(_: int) -> None:
         exit_resumable(f'{who}: lost another process, and XLA aborted (its message is above)')
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort)
     _handlers.append(handler)
-    # A C handler: Python's run between instructions of the main thread, which waits inside XLA.
+    # A C handler: Python's would only run between bytecodes of the main thread, which is stuck in
+    # XLA.
     ctypes.CDLL(None).signal(signal.SIGABRT, handler)
     faulthandler.enable(sys.stderr)  # prints the stacks, then calls the previous handler
 
 
 @contextlib.contextmanager
 def translate_lost_peer() -> Iterator[None]:
-    """Exits with 75 when JAX raises that another process is lost."""
+    """Exit with code 75 when JAX raises an error about a lost process."""
     try:
         yield
     except Exception as error:
@@ -117,7 +118,7 @@ def translate_lost_peer() -> Iterator[None]:
 
 
 def _is_lost_peer(error: BaseException) -> bool:
-    """Returns whether JAX raised the error because another process is lost."""
+    """Return whether JAX raised the error because another process is lost."""
     known = any(
         kind.__name__ in ('JaxRuntimeError', 'XlaRuntimeError') for kind in type(error).__mro__
     )

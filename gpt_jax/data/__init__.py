@@ -1,1 +1,1 @@
-"""The path from text to batches: sources, tokenizers, token cache and loader. Without JAX."""
+"""Data pipeline from text to batches: sources, tokenizers, token cache and loader. No JAX."""

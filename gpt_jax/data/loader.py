@@ -1,6 +1,6 @@
 """Batches of windows of the token stream: packing, order, and one shard's rows.
 
-Batch k is a function of (data fingerprint, seed, k) alone, for any number of shards.
+Batch k depends only on (data fingerprint, seed, k), whatever the number of shards.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ from gpt_jax.data.token_cache import TokenSplit
 Batch = dict[str, np.ndarray]
 MakeBatch = Callable[[np.ndarray], Batch]  # makes a batch of the rows with these indices
 
-READER_THREADS = 1  # one reads tens of times faster than a model trains
+READER_THREADS = 1  # one thread reads tens of times faster than a model trains
 PREFETCH_BATCHES = 4
-# grain counts batches in floating point, so that its own endless repeat overflows.
+# grain counts batches in floating point, so its own endless repeat overflows.
 ENDLESS_ROWS = 1 << 52
 
 
 def pack_concatenated(tokens: TokenSplit, offsets_B: np.ndarray, context: int) -> Batch:
-    """Make rows in which a document attends to the documents before it.
+    """Pack rows in which a document attends to the documents before it.
 
     Args:
       tokens: the token stream.
@@ -37,13 +37,13 @@ def pack_concatenated(tokens: TokenSplit, offsets_B: np.ndarray, context: int) -
 
 
 def pack_isolated(tokens: TokenSplit, offsets_B: np.ndarray, context: int) -> Batch:
-    """Make rows in which documents do not attend to each other.
+    """Pack rows in which documents do not attend to each other.
 
     Returns:
-      The fields of `pack_concatenated`, and [B, L] each: 'segments' int32, the number of the
-      document in its row, from 1 (0 beyond the end of the stream); 'positions' int32, from 0 at the
-      start of the document or row; 'weights' float32, 0 where the target starts another document
-      (the input is an end of document) or is beyond the stream, else 1.
+      The fields of `pack_concatenated`, and three more, [B, L] each: 'segments' int32, the number
+      of the document in its row, from 1 (0 beyond the end of the stream); 'positions' int32, from 0
+      at the start of the document or row; 'weights' float32, 0 where the target starts another
+      document (the input is an end of document) or is beyond the stream, else 1.
     """
     starts_BW = np.zeros([len(offsets_B), context + 1], bool)
     first_B = np.searchsorted(tokens.document_starts, offsets_B)
@@ -64,7 +64,7 @@ def pack_isolated(tokens: TokenSplit, offsets_B: np.ndarray, context: int) -> Ba
 
 
 def _read_windows(tokens: TokenSplit, offsets_B: np.ndarray, context: int) -> np.ndarray:
-    ids = np.asarray(tokens.ids)  # slicing a memmap costs several times slicing an array
+    ids = np.asarray(tokens.ids)  # slicing a memmap is several times slower than slicing an array
     ids_BW = np.zeros([len(offsets_B), context + 1], np.int32)
     for row, offset in enumerate(offsets_B):
         window = ids[offset : offset + context + 1]
@@ -91,29 +91,29 @@ def iterate_batches(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> Iterator[Batch]:
-    """Iterate without end over one shard of the global batches `start`, `start` + 1, ...
+    """Iterate endlessly over one shard of the global batches `start`, `start` + 1, ...
 
-    A window is context + 1 tokens. Windows start at multiples of `context`, so that an epoch has
-    every target once, except for the last ones of the stream (fewer than `context`). Every epoch
-    has its own order. Shard p of P gets rows [p b, (p + 1) b), b = batch_size / P: concatenated,
-    the rows of the shards are the same global batch for any P. Processes that hold the same rows
-    of the mesh read the same shard.
+    A window is context + 1 tokens. Windows start at multiples of `context`, so an epoch has every
+    target once, except for the last ones of the stream (fewer than `context`). Every epoch has its
+    own order. Shard p of P gets rows [p b, (p + 1) b) with b = batch_size / P, so the shards
+    concatenate to the same global batch for any P. Processes whose devices hold the same rows of
+    the batch read the same shard.
 
     Args:
       tokens: the token stream.
-      fingerprint: of the dataset; with `seed`, it determines the order.
+      fingerprint: the dataset's fingerprint; with `seed`, it determines the order.
       context: length of the rows, in tokens.
       batch_size: rows of the global batch.
-      seed: of the order.
+      seed: the seed of the order.
       packing: key of PACKINGS.
       start: index of the first batch.
       shard_index, shard_count: p and P.
 
     Returns:
-      Batches of the packing, [b, context] each, read ahead by a thread.
+      Packed batches, [b, context] each, prefetched by a thread.
 
     Raises:
-      UserError: less than one window of tokens, or a batch size that P does not divide.
+      UserError: there is less than one window of tokens, or P does not divide the batch size.
     """
     windows = (len(tokens) - 1) // context
     if windows < 1:
@@ -148,7 +148,7 @@ def iterate_shuffled(
     shard_index: int,
     shard_count: int,
 ) -> Iterator[Batch]:
-    """Iterate without end over shuffled batches of `num_rows` rows, as `iterate_batches` does."""
+    """Iterate endlessly over shuffled batches of `num_rows` rows, as `iterate_batches` does."""
     import grain
 
     rows = _rows_per_shard(batch_size, shard_count)
@@ -166,8 +166,8 @@ def iterate_in_order(
     """Iterate over every row once; indices from `num_rows` on fill up the last batch.
 
     Args:
-      num_rows: rows of all shards.
-      make_batch: gives empty rows for indices past the end.
+      num_rows: total number of rows over all shards.
+      make_batch: must return empty rows for indices past the end.
       batch_size: rows of the global batch.
       shard_index, shard_count: which rows are read, as in `iterate_batches`.
     """
@@ -186,7 +186,7 @@ def iterate_eval_batches(
     shard_index: int = 0,
     shard_count: int = 1,
 ) -> Iterator[Batch]:
-    """Iterate once over one shard of the windows in order, each target in one row.
+    """Iterate once over one shard of the windows, in order; each target is in exactly one row.
 
     Every shard has the same number of batches.
 
@@ -199,12 +199,12 @@ def iterate_eval_batches(
       shard_index, shard_count: which rows are read.
 
     Returns:
-      Batches of the packing, [b, context] each, always with 'weights' float32: 0 for padding, for
-      targets beyond the limit and where 'isolate' has 0, else 1.
+      Packed batches, [b, context] each, always with 'weights' float32: 0 for padding, for targets
+      beyond the limit and where 'isolate' has 0, else 1.
 
     Raises:
-      UserError: fewer than two tokens, a negative limit, or a batch size that the shards do not
-        divide.
+      UserError: there are fewer than two tokens, the limit is negative, or the shards do not divide
+        the batch size.
     """
     num_targets = _count_eval_targets(tokens, max_tokens)
     rows = _rows_per_shard(batch_size, shard_count)
@@ -258,8 +258,8 @@ def _rows_per_shard(batch_size: int, shard_count: int) -> int:
 
 
 def _order_seed(fingerprint: str, seed: int) -> int:
-    """Return a seed in grain's range of 32 bits.
+    """Return a 32-bit seed, as grain requires.
 
-    Hashed, because grain adds the epoch to the seed: neighboring seeds would share epochs.
+    It is hashed because grain adds the epoch to the seed, so neighboring seeds would share epochs.
     """
     return int.from_bytes(hashlib.sha256(f'{fingerprint}:{seed}'.encode()).digest()[:4])

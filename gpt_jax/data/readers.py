@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from gpt_jax.core.errors import UserError
 
-CHUNK_BYTES = 1 << 18  # of a plain file, read at once
+CHUNK_BYTES = 1 << 18  # read at a time from a plain text file
 PARQUET_BATCH_ROWS = 256
 
 LocatedRows = Iterator[tuple[str, dict[str, Any]]]  # (location for messages, columns by name)
 
 
 class TextChunk(NamedTuple):
-    """A part of a document's text; `is_last` ends the document."""
+    """A part of a document's text; `is_last` marks the last part."""
 
     text: str
     is_last: bool
@@ -26,16 +26,17 @@ class TextChunk(NamedTuple):
 def read_chunks(path: Path, field: str) -> Iterator[TextChunk]:
     """Iterate over the documents of one file, in order.
 
-    A plain file is one document. A large one is split into chunks before a single space: byte-level
-    BPE and similar tokenizers start a word with its space, so the tokens are those of the whole.
+    A plain text file is one document. A large one is split into chunks before single spaces:
+    byte-level BPE and similar tokenizers start a word with its space, so the tokens are the same as
+    for the whole text.
 
     Args:
       path: the suffix selects the reader (READERS); any other file is plain text.
       field: column that holds the text.
 
     Raises (while iterating):
-      UserError: unreadable, not UTF-8 (with the byte's offset), broken JSON (with the line), or no
-        column `field`.
+      UserError: the file is unreadable, not UTF-8 (with the byte's offset) or not JSON (with the
+        line), or has no column `field`.
     """
     try:
         for suffix, reader in READERS.items():
@@ -116,9 +117,9 @@ def parse_json(where: str, content: bytes, offset: int = 0) -> Any:
     """Parse JSON.
 
     Args:
-      where: start of error messages.
+      where: prefix of error messages.
       content: UTF-8.
-      offset: of the content in its file, in bytes, for error messages.
+      offset: byte offset of the content in its file, for error messages.
 
     Raises:
       UserError: not UTF-8 or not JSON.
@@ -178,7 +179,8 @@ def check_text(where: str, field: str, text: Any) -> str:
     """Return the value of a text column as a string; None is an empty document.
 
     Raises:
-      UserError: neither str nor UTF-8 bytes, or a lone surrogate, which UTF-8 cannot encode.
+      UserError: the value is neither str nor UTF-8 bytes, or it has a lone surrogate, which UTF-8
+        cannot encode.
     """
     try:
         if text is None:

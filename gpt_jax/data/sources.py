@@ -1,7 +1,7 @@
 """Text sources: 'files:GLOBS', 'tfds:NAME' or a function, opened as splits of documents.
 
 A function is named by a dotted path, 'my_lab.poems:read_documents'. It takes no arguments and
-yields one string per document, the same ones at every call; validation text is carved from it.
+yields one string per document, the same ones at every call; validation text is held out from them.
 """
 
 import functools
@@ -28,7 +28,7 @@ SplitChunks = Iterator[tuple[str, TextChunk]]  # ('train' | 'validation' | 'test
 def split_by_document(read: ChunkReader, fraction: float) -> SplitChunks:
     """Assign each document to validation with probability `fraction`.
 
-    The assignment is a hash of the document's text, so that copies share a split.
+    The assignment depends on a hash of the document's first chunk, so copies share a split.
     """
     split, is_first = '', True
     for chunk in read():
@@ -68,7 +68,7 @@ def stdlib_folder() -> Path:
 
 
 def describe_source(field: str, source: str) -> dict[str, Any]:
-    """Identify the text of `source` without reading it, as JSON types.
+    """Return what identifies the text of `source`, in JSON's types, without reading the text.
 
     Args:
       field: name in the data section, for error messages.
@@ -79,7 +79,7 @@ def describe_source(field: str, source: str) -> dict[str, Any]:
     """
     kind, _, rest = source.partition(':')
     if kind not in ('files', 'tfds'):
-        # The cache is renewed when the module's file changes.
+        # The cache is rebuilt when the module's file changes.
         path = inspect.getsourcefile(_find_function(field, source)) or ''
         return {'function': source, 'sha256': sha256_file(path)}
     if kind == 'files':
@@ -91,7 +91,7 @@ def describe_source(field: str, source: str) -> dict[str, Any]:
 
 
 def count_text_bytes(description: dict[str, Any]) -> int | None:
-    """Return the size of the text that `describe_source` described; None if unknown."""
+    """Return the size in bytes of the text that `describe_source` described; None if unknown."""
     sizes = {path: size for path, size, _ in description.get('files', [])}
     if any(path.endswith(tuple(READERS)) for path in sizes):
         return None
@@ -122,8 +122,8 @@ def make_split_reader(config: DataConfig, cache: Path) -> Callable[[], SplitChun
     """Return a function that starts a pass over the config's documents, each with its split.
 
     Validation text is the validation split of `data.validation_source`, or else its test split, or
-    else all of it. Without such a source it is the source's own validation split, or else carved
-    from train as `data.holdout` says.
+    else its train split. Without such a source, it is the source's own validation split, or else
+    held out from its train split according to `data.holdout`.
 
     Raises:
       UserError: an unreadable source, no train split, or files in both training and validation.

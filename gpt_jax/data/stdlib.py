@@ -66,7 +66,7 @@ class PythonStdlib(tfds.core.GeneratorBasedBuilder):
 
     Args:
       root: folder of the library.
-      arguments: of the TFDS builder.
+      arguments: passed to the TFDS builder.
     """
 
     VERSION = tfds.core.Version('1.0.0')

@@ -1,4 +1,4 @@
-"""TensorFlow Datasets as a source of text and rows, read from array_record without TensorFlow."""
+"""TensorFlow Datasets as a source of text and rows; reads array_record without TensorFlow."""
 
 import contextlib
 import hashlib
@@ -35,11 +35,11 @@ def make_chunk_readers(
       field: name in the data section, for error messages.
       name: '<name>' or '<name>/<config>'.
       column: the feature that holds the text.
-      cache: folder of locks and of the prepared python_stdlib; other datasets use TFDS's own.
+      cache: folder for locks and for the prepared python_stdlib; other datasets use TFDS's folder.
       stdlib: folder of the library that python_stdlib reads.
 
     Raises:
-      UserError: no such dataset, one that cannot be prepared here, or no feature `column`.
+      UserError: the dataset does not exist, cannot be prepared here, or has no feature `column`.
     """
     where = f'data.{field}: tfds:{name}'
     builder = open_builder(where, name, cache, stdlib)
@@ -53,11 +53,11 @@ def open_builder(where: str, name: str, cache: Path, stdlib: Path) -> Any:
     """Return the TFDS builder of a dataset, preparing the dataset first if needed.
 
     Args:
-      where: start of error messages.
+      where: prefix of error messages.
       name, cache, stdlib: as in `make_chunk_readers`.
 
     Raises:
-      UserError: no such dataset, or one that cannot be prepared here.
+      UserError: the dataset does not exist or cannot be prepared here.
     """
     lock = cache / 'tfds' / f'{name.replace("/", "-")}.lock'
     with files.hold_lock(lock, wait=True), _quiet_tfds():
@@ -68,7 +68,7 @@ def open_builder(where: str, name: str, cache: Path, stdlib: Path) -> Any:
         try:
             with contextlib.redirect_stdout(sys.stderr):
                 builder.download_and_prepare(file_format=FORMAT)
-        # Of any type: no network, no TensorFlow, no beam, a wrong checksum, a full disk.
+        # The type varies: no network, no TensorFlow, no beam, a wrong checksum, a full disk.
         except Exception as error:
             raise UserError(
                 f"{where} cannot be prepared here ({_error_line(error)}); pip install '.[tf]', or "
@@ -154,7 +154,7 @@ def to_json_types(value: Any) -> Any:
     """Convert TFDS values to JSON's types.
 
     Bytes become text, arrays and ragged tensors become lists, and a float32 becomes the float with
-    the fewest digits that denotes it.
+    the fewest digits that rounds to it.
 
     Raises:
       UnicodeDecodeError: bytes that are not UTF-8.

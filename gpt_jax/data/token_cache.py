@@ -16,10 +16,10 @@ from gpt_jax.data.readers import TextChunk
 from gpt_jax.data.sources import SplitChunks
 from gpt_jax.data.tokenizer import END_OF_DOCUMENT_TOKENS, Tokenizer
 
-FORMAT_VERSION = 1  # of the files below; a change rebuilds every cache
+FORMAT_VERSION = 1  # of the files below; changing it rebuilds every cache
 META_FILE = 'meta.json'
 TOKENIZER_FILE = 'tokenizer.json'
-# Encoded at once; BPE takes about 100 bytes of memory per character.
+# Limits on the text encoded at once: BPE takes about 100 bytes of memory per character.
 MAX_BATCH_CHARACTERS = 1 << 20
 MAX_BATCH_CHUNKS = 1024
 MAX_UINT16_VOCABULARY = 1 << 16
@@ -45,7 +45,7 @@ class TokenSplit:
 
     @property
     def bytes_per_token(self) -> float:
-        """Bytes of text per id, where the ends of documents count as ids."""
+        """Bytes of text per id, end-of-document ids included."""
         return self.text_bytes / len(self)
 
 
@@ -68,8 +68,8 @@ def write_cache(
       text_bytes: size of the text in UTF-8, for the progress bar; None if unknown.
 
     Raises:
-      UserError: the tokenizer has no id for a character, gives ids outside its vocabulary or its
-        end-of-document id for text, or has no such id and a split has several documents.
+      UserError: the tokenizer has no id for a character, gives ids outside its vocabulary, encodes
+        text as its end-of-document id, or lacks that id although a split has several documents.
     """
     import tqdm
 
@@ -108,7 +108,7 @@ def write_cache(
 
 
 def find_fault(folder: Path) -> str:
-    """Describe the fault of a cache, judged by meta.json and file sizes; '' if there is none."""
+    """Describe what is wrong with a cache, judging by meta.json and file sizes; '' if nothing."""
     try:
         meta = json.loads((folder / META_FILE).read_bytes())
         for name, identity in meta['files'].items():
@@ -142,7 +142,7 @@ def verify_checksums(folder: Path) -> None:
 
 
 def read_split(folder: Path, split: str, meta: dict[str, Any]) -> TokenSplit:
-    """Memory-map one split that `meta`, the content of meta.json, lists."""
+    """Memory-map one of the splits listed in `meta`, the content of meta.json."""
     ids = np.memmap(folder / f'{split}.ids', np.dtype(meta['dtype']), 'r')
     document_starts = np.memmap(folder / f'{split}.starts', np.int64, 'r')
     return TokenSplit(ids, document_starts, meta['splits'][split]['bytes'])
@@ -190,9 +190,9 @@ class _SplitWriter:
         """Raise UserError if a second document starts and the tokenizer cannot end the first."""
         if self.counts['documents'] and self.tokenizer.end_of_document is None:
             raise UserError(
-                f'data.tokenizer: must have a token that ends a document (one of '
+                f'data.tokenizer: must have an end-of-document token (one of '
                 f'{", ".join(END_OF_DOCUMENT_TOKENS)}) for several documents; use another '
-                f'tokenizer, or a data.source of a single text with data.holdout=tail'
+                f'tokenizer, or a data.source with a single document and data.holdout=tail'
             )
 
     def _check_ids(self, ids: np.ndarray) -> None:

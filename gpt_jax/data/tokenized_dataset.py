@@ -1,4 +1,4 @@
-"""Tokenized text datasets: tokenized once per config into a cache folder, then memory-mapped."""
+"""Tokenized text datasets: tokenized once per config into a cache, then memory-mapped."""
 
 import dataclasses
 import errno
@@ -18,7 +18,7 @@ from gpt_jax.data import sources, token_cache, tokenizer
 from gpt_jax.data.token_cache import TokenSplit
 from gpt_jax.data.tokenizer import Tokenizer
 
-# Causes that the user can remove: a full disk, an exceeded quota, missing permissions.
+# Errors that the user can fix: a full disk, an exceeded quota, missing permissions.
 CACHE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
 
 
@@ -29,8 +29,9 @@ class TokenizedDataset:
     Attributes:
       train, validation: never empty.
       test: None unless the source has such a split.
-      vocab_size: upper bound of all ids.
-      fingerprint: 64 hex digits, of all ids, document starts and the tokenizer, and nothing else.
+      vocab_size: exclusive upper bound of all ids.
+      fingerprint: hash of all ids, document starts and the tokenizer, and of nothing else; 64 hex
+        digits.
       path: the cache folder.
     """
 
@@ -42,15 +43,15 @@ class TokenizedDataset:
     path: Path
 
     def load_tokenizer(self) -> Tokenizer:
-        """Load the tokenizer of the ids."""
+        """Load the tokenizer that produced the ids."""
         return tokenizer.load_tokenizer(self.path / token_cache.TOKENIZER_FILE)
 
 
 def prepare_dataset(config: DataConfig, log: LogFn = print) -> TokenizedDataset:
-    """Open the tokens of a config, tokenizing the text first unless the cache is complete.
+    """Open a config's tokenized text, tokenizing it first if the cache is incomplete.
 
-    Safe to call from many processes at once: one tokenizes, the others wait. A process killed in
-    between leaves nothing that is used later.
+    Safe to call from many processes at once: one tokenizes, the others wait. A process that is
+    killed midway leaves nothing behind that would be used later.
 
     Args:
       config: the checked data section.
@@ -79,7 +80,7 @@ def prepare_dataset(config: DataConfig, log: LogFn = print) -> TokenizedDataset:
 
 
 def load_cached_tokenizer(config: DataConfig) -> Tokenizer | None:
-    """Load the tokenizer of a config's tokens, or return None if the cache is not complete."""
+    """Load the tokenizer of a config's tokens, or return None if the cache is incomplete."""
     folder = _cache_folder(config, _describe_config(config))
     if token_cache.find_fault(folder):
         return None

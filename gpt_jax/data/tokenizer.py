@@ -24,12 +24,13 @@ END_OF_DOCUMENT_TOKENS = (
     '[EOS]',
 )
 END_OF_WORD_SUFFIX, UNKNOWN_TOKEN = '</w>', '<unk>'  # in GPT-1's vocabulary
-SPACE_MARK = 'Ġ'  # starts words in GPT-2's vocabulary
+SPACE_MARK = 'Ġ'  # marks the start of a word in GPT-2's vocabulary
 BYTES_END_OF_DOCUMENT = 0xFF  # UTF-8 text never contains this byte
 BYTES_CONTENT = b'{"gpt_jax": "bytes"}\n'
-# Of the train split; beyond this, word counts hardly change, and training takes 40 s.
+# Characters of the train split that BPE is trained on, which takes 40 s; with more, word counts
+# hardly change.
 MAX_TRAINING_CHARACTERS = 200_000_000
-NO_ID_TOKEN = '<gpt_jax: no id>'  # longer than a character, so that no text becomes it
+NO_ID_TOKEN = '<gpt_jax: no id>'  # longer than a character, so no character is encoded as it
 CONTEXT_CHARACTERS = 20  # shown in a message before and after a character without an id
 
 TokenIds = np.ndarray[Any, np.dtype[Any]]
@@ -42,7 +43,7 @@ class Tokenizer:
     Attributes:
       content: what `save_tokenizer` writes and `load_tokenizer` reads.
       fingerprint: SHA-256 of `content`, 64 hex digits.
-      vocab_size: upper bound of all ids.
+      vocab_size: exclusive upper bound of all ids.
       end_of_document: the id that ends a document, which encoding never produces; None if there is
         no such token.
       encode_batch: texts to ids, one array each, without `end_of_document`. Raises UserError for a
@@ -66,10 +67,10 @@ def make_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
 
     Args:
       spec: 'bytes', 'bpe:<vocabulary size>' or a path.
-      texts: starts a pass over the training text; used for 'bpe:' only.
+      texts: starts a pass over the training text; used only for 'bpe:'.
 
     Raises:
-      UserError: nothing at the path, or not a tokenizer.
+      UserError: the path does not exist or is not a tokenizer.
     """
     if spec == 'bytes':
         return _make_byte_tokenizer()
@@ -79,10 +80,10 @@ def make_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
 
 
 def identify_tokenizer(spec: str) -> list[str]:
-    """Identify the tokenizer of `spec` without loading it, by the spec or its files' checksums.
+    """Return what identifies the tokenizer without loading it: the spec, or checksums of its files.
 
     Raises:
-      UserError: nothing at the path.
+      UserError: the path does not exist.
     """
     if spec == 'bytes' or spec.startswith('bpe:'):
         return [spec]
@@ -91,7 +92,7 @@ def identify_tokenizer(spec: str) -> list[str]:
 
 
 def tokenizer_folder(spec: str) -> Path | None:
-    """Return the folder of a pretrained tokenizer, with its other files; None for other specs."""
+    """Return the folder that holds a pretrained tokenizer's files; None for other specs."""
     if spec == 'bytes' or spec.startswith('bpe:'):
         return None
     path = files.check_path(spec, 'config.data.tokenizer')
@@ -103,7 +104,7 @@ def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a file of `save_tokenizer`, or any tokenizer.json.
+    """Load a file written by `save_tokenizer`, or any tokenizer.json.
 
     Raises:
       UserError: no such file, or not a tokenizer.
@@ -139,9 +140,9 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def encode_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Return a tokenizer that encodes special tokens in text ('<|im_end|>') as these tokens.
+    """Return a tokenizer that encodes the names of special tokens in text as these tokens.
 
-    For chat templates, whose text contains them.
+    Chat templates need this, since their text contains such names ('<|im_end|>').
     """
     if tokenizer.content == BYTES_CONTENT:
         return tokenizer
@@ -149,7 +150,7 @@ def encode_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def find_prefix_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """Return the ids that a tokenizer's own files put before every text, such as Llama's <s>.
+    """Return the ids that a tokenizer's files prepend to every text, such as Llama's <s>.
 
     `Tokenizer.encode` leaves them out.
     """
@@ -163,7 +164,7 @@ def find_prefix_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
             processed, plain = (
                 inner.encode(word, add_special_tokens=special).ids for special in (True, False)
             )
-        except Exception:  # a word-level model raises it for any other word
+        except Exception:  # a word-level model raises this for a word outside its vocabulary
             continue
         starts = [
             start
@@ -176,7 +177,7 @@ def find_prefix_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def parse_tokenizer_json(content: bytes, where: str, special_tokens: bool = False) -> Tokenizer:
-    """Make a tokenizer of the content of a tokenizer.json.
+    """Make a tokenizer from the content of a tokenizer.json.
 
     Args:
       content: JSON.
@@ -190,7 +191,7 @@ def parse_tokenizer_json(content: bytes, where: str, special_tokens: bool = Fals
 
     try:
         inner = tokenizers.Tokenizer.from_str(content.decode('utf-8'))
-    except Exception as error:  # tokenizers raises Exception itself
+    except Exception as error:  # the tokenizers library raises plain Exception
         message = _error_line(error)
         raise UserError(f'data.tokenizer: {where} is not a tokenizer.json ({message})') from None
     inner.no_truncation()
@@ -205,7 +206,7 @@ def parse_tokenizer_json(content: bytes, where: str, special_tokens: bool = Fals
     def encode(texts: list[str]) -> list[TokenIds]:
         try:
             encodings = inner.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:  # tokenizers raises Exception itself
+        except Exception as error:  # the tokenizers library raises plain Exception
             message = first_unencodable(content, texts) or (
                 f'the tokenizer rejects the text ({_error_line(error)})'
             )
@@ -224,9 +225,9 @@ def parse_tokenizer_json(content: bytes, where: str, special_tokens: bool = Fals
 def require_full_coverage(inner: Any) -> None:
     """Make a `tokenizers.Tokenizer` raise Exception for text that it would drop.
 
-    A BPE model with neither an unknown token nor a token for every byte drops such characters, so
-    that decoding gives another text. Word and unigram models raise by themselves. Text that can be
-    encoded gets the same ids, at no cost.
+    A BPE model with neither an unknown token nor a token for every byte drops characters that it
+    cannot encode, so decoding gives a different text. Word-level and unigram models raise on their
+    own. Text that can be encoded gets the same ids, at no extra cost.
     """
     import tokenizers
 
@@ -240,12 +241,12 @@ def require_full_coverage(inner: Any) -> None:
 def first_unencodable(content: bytes, texts: list[str]) -> str | None:
     """Describe the first character without an id, as a message; None if there is none.
 
-    The libraries below do not say which character they reject. So an unknown token is added to a
-    copy of the tokenizer, and the first character that it encodes as this token is the culprit.
+    The tokenizers library does not say which character it rejects. So an unknown token is added to
+    a copy of the tokenizer, and the first character that it encodes as this token is the culprit.
 
     Args:
-      content: of the tokenizer.json.
-      texts: to be encoded.
+      content: the content of the tokenizer.json.
+      texts: the texts to encode.
     """
     import tokenizers
 
@@ -271,7 +272,7 @@ def _add_unknown_token(model: dict[str, Any]) -> int:
     """Add NO_ID_TOKEN to the model section of a tokenizer.json; return its id."""
     vocabulary = model['vocab']
     if isinstance(vocabulary, list):  # a unigram model: pairs of a token and its score
-        # With byte fallback but not all bytes, the unknown token would be unused.
+        # With byte fallback but without all bytes, the unknown token would not be used.
         model['byte_fallback'] = False
         vocabulary.append([NO_ID_TOKEN, min((score for _, score in vocabulary), default=0.0)])
         model['unk_id'] = len(vocabulary) - 1
@@ -336,13 +337,15 @@ def _load_pretrained(path: Path) -> Tokenizer:
             bpe = _gpt1_bpe(vocabulary_path, merges_path, unknown)
         else:
             bpe = _gpt2_bpe(vocabulary_path, merges_path)
-    except Exception as error:  # tokenizers raises Exception itself
-        raise UserError(f'data.tokenizer: {path} is not a BPE ({_error_line(error)})') from None
+    except Exception as error:  # the tokenizers library raises plain Exception
+        raise UserError(
+            f'data.tokenizer: {path} is not a BPE tokenizer ({_error_line(error)})'
+        ) from None
     return parse_tokenizer_json(bpe.to_str().encode('utf-8'), str(path))
 
 
 def _gpt2_bpe(vocabulary: str, merges: str) -> Any:
-    """Make GPT-2's BPE of the bytes of any text (Radford et al. 2019)."""
+    """Make GPT-2's byte-level BPE (Radford et al. 2019)."""
     import tokenizers
 
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE.from_file(vocabulary, merges))
@@ -354,7 +357,7 @@ def _gpt2_bpe(vocabulary: str, merges: str) -> Any:
 def _gpt1_bpe(vocabulary: str, merges: str, unknown: str | None) -> Any:
     """Make GPT-1's BPE (Radford et al. 2018).
 
-    Text loses case and accents, and is split at spaces and punctuation.
+    Text is lower-cased, stripped of accents, and split at spaces and punctuation.
     """
     import tokenizers
 

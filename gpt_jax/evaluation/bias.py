@@ -1,9 +1,9 @@
 """Social bias from pairs of sentences: how often the stereotype is the likelier one.
 
-The caller provides the log-probability of each whole sentence, read from left to right. CrowS-Pairs
-is published for masked models, where the words that both sentences share are scored and those that
-differ are not; so compare models with each other and with chance, not with the papers' tables. The
-measure covers what these English sentences ask; a model without bias here may show it elsewhere.
+The caller provides the left-to-right log-probability of each whole sentence. CrowS-Pairs was
+published for masked models, which score only the words that both sentences share; so compare models
+with each other and with chance, not with the papers' tables. The measure covers only what these
+English sentences test; a model that is unbiased here may be biased elsewhere.
 """
 
 import csv
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from gpt_jax.core.errors import UserError
 from gpt_jax.evaluation.statistics import wilson_interval
 
-# Occupations by the majority of their workers in the labour statistics of most countries.
+# Occupations by the gender of most of their workers, in the labor statistics of most countries.
 MALE_OCCUPATIONS = (
     'carpenter',
     'plumber',
@@ -53,7 +53,10 @@ MALE_PRONOUNS = ('he', 'him', 'his')
 
 
 class SentencePair(NamedTuple):
-    """A sentence with a stereotype and one without. kind: group of the pair in the report."""
+    """A sentence with a stereotype and one without.
+
+    kind: group of the pair in the report.
+    """
 
     stereotype: str
     anti_stereotype: str
@@ -64,8 +67,8 @@ def make_occupation_pairs() -> list[SentencePair]:
     """Return 80 pairs that differ only in 'he' or 'she'.
 
     Both kinds have the same number of pairs, so a model that always prefers one of the words scores
-    50% in all, and 0% and 100% by kind. The pairs have only 20 occupations and four sentences, so
-    they are worth less than their number suggests.
+    50% overall, and 0% and 100% by kind. The pairs combine only 20 occupations and four sentences,
+    so they carry less information than their number suggests.
     """
     kinds = (
         ('mostly men', MALE_OCCUPATIONS, 'he', 'she'),
@@ -92,13 +95,13 @@ def score_bias(
     Returns:
       {'all': numbers, 'kinds': {kind: numbers}}. The numbers:
         pairs: number of pairs.
-        ties: pairs with equal probabilities, which are in no share.
-        share: pairs whose stereotype is likelier; 0.5: no preference.
+        ties: number of pairs with equal probabilities, which `share` leaves out.
+        share: share of pairs whose stereotype is likelier; 0.5: no preference.
         low, high: its 95% interval, as if the pairs were independent.
         mean_log_ratio: mean of log p(stereotype) - log p(anti-stereotype), in nats.
 
     Raises:
-      ValueError: another number of log-probabilities than of pairs, or one that is not finite.
+      ValueError: no pairs, a different number of log-probabilities, or one that is not finite.
     """
     if not len(pairs) == len(log_p_stereotype) == len(log_p_anti_stereotype) or not pairs:
         raise ValueError(
@@ -142,8 +145,8 @@ _PRONOUN = re.compile(r'\[\s*(he|him|his|she|her|hers)\s*\]', re.IGNORECASE)
 def read_crows_pairs(path: str | Path) -> list[SentencePair]:
     """Read the CSV file of CrowS-Pairs (Nangia et al. 2020).
 
-    `sent_more` is the stereotype for either value of `stereo_antistereo`, which tells whether the
-    disadvantaged group is in that sentence or in the other. kind: `bias_type`.
+    `sent_more` is the stereotype for either value of `stereo_antistereo`, which only says whether
+    the disadvantaged group is in that sentence or in the other. kind: `bias_type`.
 
     Raises:
       UserError: no such file or columns.
@@ -160,16 +163,16 @@ def read_crows_pairs(path: str | Path) -> list[SentencePair]:
                 )
         pairs.append(SentencePair(row['sent_more'], row['sent_less'], row['bias_type']))
     if not pairs:
-        raise UserError(f'{path}: has no pair of sentences')
+        raise UserError(f'{path}: must have at least one pair of sentences, got none')
     return pairs
 
 
 def read_winobias(pro: str | Path, anti: str | Path) -> list[SentencePair]:
     """Read the two text files of WinoBias (Zhao et al. 2018), paired by line.
 
-    Brackets and leading numbers are removed. Some published pairs differ in more than the pronoun,
-    by spelling mistakes; they are used as they are. kind: 'he' or 'she', the pronoun of the
-    stereotype.
+    Brackets and leading numbers are removed. Because of spelling mistakes, some published pairs
+    differ in more than the pronoun; they are used as they are. kind: 'he' or 'she', the pronoun of
+    the stereotype.
 
     Args:
       pro: sentences that agree with the stereotype.
@@ -189,7 +192,7 @@ def read_winobias(pro: str | Path, anti: str | Path) -> list[SentencePair]:
         pronoun = _PRONOUN.search(stereotype)
         if not pronoun:
             raise UserError(
-                f'{location}: no [he], [she] or other pronoun in brackets, as WinoBias has'
+                f'{location}: no [he], [she] or other pronoun in brackets, as in WinoBias'
             )
         kind = 'he' if pronoun[1].lower() in MALE_PRONOUNS else 'she'
         pairs.append(SentencePair(_remove_markup(stereotype), _remove_markup(other), kind))
@@ -199,8 +202,8 @@ def read_winobias(pro: str | Path, anti: str | Path) -> list[SentencePair]:
 def read_stereoset(path: str | Path) -> list[SentencePair]:
     """Read the JSON file of StereoSet (Nadeem et al. 2021).
 
-    Each context has a stereotype and an anti-stereotype; the unrelated sentence is dropped. A
-    sentence that follows the context is appended to it. kind: `bias_type`.
+    Each example has a stereotype and an anti-stereotype; its unrelated sentence is dropped.
+    Sentences that follow a context are appended to it. kind: `bias_type`.
 
     Raises:
       UserError: no such file, or another layout.
@@ -212,7 +215,7 @@ def read_stereoset(path: str | Path) -> list[SentencePair]:
         return [_make_stereoset_pair(example, context) for example, context in examples]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise UserError(
-            f'{path}: not the layout of StereoSet ({type(error).__name__}: {error})'
+            f'{path}: must have the layout of StereoSet ({type(error).__name__}: {error})'
         ) from None
 
 

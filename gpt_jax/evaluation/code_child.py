@@ -1,10 +1,10 @@
-"""Child process of code_execution.py: runs one program with limits. Run as a script, not imported.
+"""Child process of code_execution.py that runs one program with limits.
 
-Standard input: a JSON object {"program", "nonce", "memory", "seconds"}. Standard output: the nonce
-if the program runs to its end, else the name of the exception. Nothing of gpt_jax is imported, so
-that a child starts quickly. Limits of the system, a network namespace without devices (where the
-system allows it) and an audit hook restrict the program. The hook prevents accidents only; code
-that is written to get around it can.
+It is run as a script and imports nothing from gpt_jax, so that it starts quickly. Standard input: a
+JSON object {"program", "nonce", "memory", "seconds"}. Standard output: the nonce if the program
+runs to its end, else the name of the exception. Resource limits, a network namespace without
+devices (where the system allows it) and an audit hook restrict the program. The hook only prevents
+accidents; code that is written to get around it can do so.
 """
 
 import contextlib
@@ -98,7 +98,7 @@ def _disable_network() -> None:
 
 
 def _set_limits(memory: int, seconds: int) -> None:
-    """Set the resource limits; that on processes does not apply to root, so the hook backs it."""
+    """Set the resource limits; the one on processes exempts root, so the hook backs it up."""
     limits = {
         'AS': memory,
         'CPU': seconds,
@@ -116,7 +116,7 @@ def _set_limits(memory: int, seconds: int) -> None:
 
 
 def _make_hook(folder: str) -> Callable[[str, tuple[Any, ...]], None]:
-    """Make an audit hook that refuses REFUSED_EVENTS and changes of files outside the folder."""
+    """Make an audit hook that refuses REFUSED_EVENTS and changes to files outside the folder."""
     # Bound now, since the program may replace them in `os`.
     real, to_path, prefix = os.path.realpath, os.fspath, folder + os.sep
 

@@ -1,19 +1,19 @@
 """Execution of generated code for pass@k: each program with its tests in a process of its own.
 
-This is not a sandbox. Running generated code is running a stranger's code with your permissions,
-so it only happens on request (`--run_code`).
+This is not a sandbox. Running generated code means running a stranger's code with your permissions,
+so it is only done on request (`--run_code`).
 
 Enforced: a time limit, after which the whole process group is killed; limits on memory, on the
-size of files and on their number; an empty working folder that is deleted afterwards; an empty
-environment and standard input; discarded output.
+size of files and on the number of open ones; an empty working folder that is deleted afterwards; an
+empty environment and standard input; discarded output.
 
-Against accidents only: a hook inside Python refuses sockets, other processes, signals and changes
-of files elsewhere; where the system allows it, there is no network device; the number of processes
+Only against accidents: a hook inside Python refuses sockets, other processes, signals and changes
+to files elsewhere; where the system allows it, there is no network device; the number of processes
 is limited, except for root.
 
-Not prevented: the program can read all files that you can read, and code that is written to get
-around the hook, or to find the word that reports success, will. For a model that you do not trust,
-use a container or a virtual machine without network.
+Not prevented: the program can read every file that you can read, and code that is written to get
+around the hook, or to find the nonce that reports success, will do so. For a model that you do not
+trust, use a container or a virtual machine without network access.
 """
 
 import concurrent.futures
@@ -35,21 +35,21 @@ from gpt_jax.core.errors import UserError
 
 CHILD_SCRIPT = Path(__file__).with_name('code_child.py')
 RUN_CODE_WARNING = (
-    'generated code only runs with --run_code: it runs with your permissions, with limits on time '
-    'and memory, but not sandboxed: it can read your files. Use a container or a virtual machine '
-    'for models that you do not trust'
+    'generated code only runs with --run_code: it runs with your permissions and with limits on '
+    'time and memory, but it is not sandboxed and can read your files; use a container or a '
+    'virtual machine for models that you do not trust'
 )
 TIME_LIMIT_SECONDS = 10.0
 MEMORY_LIMIT_BYTES = 1 << 30
-# Processor seconds on top of the time limit, so that usually the time limit ends a program.
+# CPU seconds on top of the time limit, so that usually the time limit is what ends a program.
 CPU_GRACE_SECONDS = 2.0
 
 
 class ProgramOutcome(NamedTuple):
     """Result of one program.
 
-    passed: it ran to its end, tests included. why: 'passed', the name of the exception, 'timed
-    out', 'left early' or 'killed by signal N'.
+    passed: whether it ran to its end, tests included. why: 'passed', the name of the exception,
+    'timed out', 'left early' or 'killed by signal N'.
     """
 
     passed: bool
@@ -67,14 +67,14 @@ def run_programs(
     """Run programs and return their outcomes in order.
 
     Args:
-      programs: whole programs, tests included; a program passes if it raises nothing.
-      allowed: whether the user requested it by --run_code.
+      programs: whole programs, tests included; a program passes if it runs to its end.
+      allowed: whether the user requested it with --run_code.
       seconds: time limit of each program.
       memory: bytes of address space of each program.
       workers: number of concurrent programs; 0: as many as there are processors.
 
     Raises:
-      UserError: not allowed.
+      UserError: running generated code is not allowed.
     """
     if not allowed:
         raise UserError(RUN_CODE_WARNING)
@@ -90,8 +90,8 @@ def _run_program(program: str, seconds: float, memory: int) -> ProgramOutcome:
         'memory': memory,
         'seconds': math.ceil(seconds + CPU_GRACE_SECONDS),
     }
-    # Files instead of pipes: the child's limit bounds the size of a file, and no process that is
-    # left over can block the reader.
+    # Files instead of pipes: the child's limit bounds the size of a file, and no leftover process
+    # can block the reader.
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         tempfile.TemporaryFile() as stdin,
@@ -129,8 +129,8 @@ def _run_program(program: str, seconds: float, memory: int) -> ProgramOutcome:
 def extract_function_body(text: str) -> str:
     """Return the part of a completion that belongs to the function it continues.
 
-    It ends before the first line that is not indented. Closing brackets may be at the margin. A
-    line of a multi-line string at the margin ends the function, too.
+    It ends before the first later line that is not indented, unless that begins with a closing
+    bracket. An unindented line of a multi-line string ends the function, too.
     """
     lines = text.split('\n')
     for number, line in enumerate(lines):
@@ -140,15 +140,15 @@ def extract_function_body(text: str) -> str:
 
 
 def pass_at_k(k: int, passed: Sequence[Sequence[bool]]) -> float:
-    """Return the probability that one of k programs passes, as the mean over problems.
+    """Return the probability that at least one of k programs passes, averaged over problems.
 
     It is the unbiased estimate of Chen et al. 2021, equation 1.
 
     Args:
-      passed: for each problem, whether each of its programs passed; at least k of each.
+      passed: for each problem, whether each of its programs passed; at least k per problem.
 
     Raises:
-      UserError: fewer than k programs.
+      UserError: a problem has fewer than k programs.
     """
     fewest = min(len(programs) for programs in passed)
     if fewest < k:

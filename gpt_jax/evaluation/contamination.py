@@ -3,8 +3,9 @@
 As for GPT-3 (Brown et al. 2020, appendix C): n-grams of 13 lower-case words without punctuation; a
 shorter example is searched for as a whole. The corpus is read once and not stored: a 64-bit hash
 of each n-gram of the examples is held in memory, and every n-gram of the corpus is looked up among
-them. With 10^12 n-grams against 10^6 hashes, one in twenty corpora has a chance hit. Only the same
-words in the same order match, no paraphrases; where a language has no spaces, a word is a sentence.
+them. With 10^12 n-grams against 10^6 hashes, one corpus in twenty has a chance hit. Only the same
+words in the same order match, not paraphrases; in a language without spaces, a whole sentence
+counts as one word.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from gpt_jax.train.manifest import select_checkpoint_folder
 
 DEFAULT_NGRAM = 13  # words
 PROGRESS_INTERVAL = 1000  # documents between two progress notes
-CACHE_FORMAT = 1  # of the cached results
+CACHE_FORMAT = 1  # version of the cached results
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that no word is lost in the product modulo 2^64
 
 QuestionTexts = tuple[str, ...]
@@ -44,7 +45,7 @@ class Contamination(NamedTuple):
         without words.
       short: bool [E], whether it has fewer than n words and is searched for as a whole; a match of
         one or two words says little.
-      ngram: n, in words.
+      ngram: the n-gram length n, in words.
       documents: number of documents read.
     """
 
@@ -54,7 +55,7 @@ class Contamination(NamedTuple):
     documents: int
 
     def clean_mask(self, max_share: float = 0.0) -> np.ndarray:
-        """Return bool [E]: examples of which at most `max_share` occurs in the corpus."""
+        """Return which examples occur in the corpus by at most `max_share`. bool [E]."""
         return self.share <= max_share
 
 
@@ -63,7 +64,7 @@ def measure_overlap(
 ) -> Contamination:
     """Measure the share of each example's n-grams that occurs in the documents.
 
-    Documents are not held longer than they are read.
+    Documents are read one at a time and not kept.
 
     Raises:
       ValueError: ngram is below 1.
@@ -101,7 +102,7 @@ def measure_overlap(
 
 
 def _hash_words(text: str) -> np.ndarray:
-    """Return uint64 [L]: a hash of each word."""
+    """Return a hash of each word. uint64 [L]."""
     words = re.sub(r'[^\w\s]|_', '', text.lower()).split()
     return np.fromiter((_hash_word(word) for word in words), np.uint64, len(words))
 
@@ -113,7 +114,7 @@ def _hash_word(word: str) -> int:
 
 
 def _hash_ngrams(hashes_L: np.ndarray, ngram: int) -> np.ndarray:
-    """Return uint64 [L - n + 1]: the polynomial hash of each n-gram, modulo 2^64."""
+    """Return the polynomial hash of each n-gram, modulo 2^64. uint64 [L - n + 1]."""
     count = len(hashes_L) - ngram + 1
     total = np.zeros(count, np.uint64)
     for offset in range(ngram):
@@ -122,7 +123,7 @@ def _hash_ngrams(hashes_L: np.ndarray, ngram: int) -> np.ndarray:
 
 
 def report_contamination(contamination: Contamination, max_share: float = 0.0) -> dict[str, Any]:
-    """Summarize the overlap: numbers of examples, contaminated or not, and of short ones."""
+    """Summarize the overlap: counts of clean, contaminated and short examples, and mean share."""
     clean = contamination.clean_mask(max_share)
     total = len(clean)
     return {
@@ -139,13 +140,15 @@ def report_contamination(contamination: Contamination, max_share: float = 0.0) -
 
 
 def find_training_data(kind: str, data: DataConfig, init_from: str) -> list[DataConfig]:
-    """Return the texts that a run's model is trained on, its own first, then its base model's.
+    """Return the sources of a run's training text, its own first, then its base model's.
 
     Args:
-      kind: task.kind; the examples of a task are not text.
+      kind: task.kind; a task's examples do not count as training text.
+      data: the run's data section.
+      init_from: where the run starts from; '': random weights.
 
     Returns:
-      Empty where no run records it.
+      The data sections; empty if no run records them.
     """
     texts = [data] if kind == 'none' else []
     if not init_from:
@@ -154,10 +157,11 @@ def find_training_data(kind: str, data: DataConfig, init_from: str) -> list[Data
 
 
 def read_training_data(folder: Path) -> list[DataConfig]:
-    """Return the texts that the run in `folder` was trained on.
+    """Return the sources of the text that the run in `folder` was trained on.
 
     Returns:
-      Empty where the folder is not a run, or its weights are imported and not trained further.
+      The data sections; empty if the folder is not a run, or if its weights were imported and not
+      trained further.
     """
     if not (folder / 'checkpoints').is_dir():
         return []
@@ -172,26 +176,26 @@ def read_training_data(folder: Path) -> list[DataConfig]:
 
 
 def make_data_config(source: str, cache: str = '') -> DataConfig:
-    """Return the data section of a source word, such as 'files:GLOB'.
+    """Return the data section for a source, such as 'files:GLOB'.
 
     Raises:
-      UserError: it is not a source.
+      UserError: it is not a valid source.
     """
     raw_data = default_config()['data'] | {'source': source, 'cache': cache}
     return config_fields.from_dict(DataConfig, raw_data, 'data')
 
 
 def iterate_documents(data: DataConfig, *splits: str) -> Iterator[str]:
-    """Yield the texts of these splits; without any, of all splits."""
+    """Yield the texts of the given splits, or of all splits if none are given."""
     for split, chunk in sources.make_split_reader(data, Path(cache_folder(data.cache)))():
         if not splits or split in splits:
             yield chunk.text
 
 
 def question_texts(task: TaskConfig, row: Row) -> QuestionTexts:
-    """Return the texts of a question as its source has them, without the words of templates.
+    """Return the texts of a question as they are in its source, without the template's words.
 
-    They are the columns of the prompt, one by one; of a dialogue its turns; of tagged tokens their
+    They are the columns of the prompt; for a dialogue, its turns; for tagged tokens, their
     sentence.
     """
     if task.messages:
@@ -224,15 +228,15 @@ def find_contamination(
     The share of a question is that of its most contaminated text.
 
     Args:
-      training_data: texts; the train split of each is searched.
-      ngram: in words; 0: off.
-      all_splits: search all splits; a missing text is an error then, otherwise it is logged.
+      training_data: sources of the training text; the train split of each is searched.
+      ngram: n-gram length in words; 0: off.
+      all_splits: search all splits; a missing source is then an error instead of being logged.
 
     Returns:
-      None where the training text is unknown, or the check is off.
+      The overlap; None if the training text is unknown or the check is off.
 
     Raises:
-      UserError: a text is missing.
+      UserError: a source is missing.
     """
     if not ngram or not training_data or not questions:
         return None
@@ -254,7 +258,7 @@ def find_contamination(
 def find_contamination_in_examples(
     questions: Sequence[QuestionTexts], others: Sequence[QuestionTexts], ngram: int
 ) -> Contamination | None:
-    """Measure the overlap of each question with other questions, such as those trained on."""
+    """Measure the overlap of each question with other questions, such as the training examples."""
     if not ngram or not questions:
         return None
     return _measure_questions(questions, ('\n'.join(texts) for texts in others), ngram)
@@ -267,7 +271,7 @@ def _find_cached(
     note: Callable[[str], None],
     all_splits: bool,
 ) -> Contamination:
-    """Return the cached result; if there is none, one process reads the text, others wait."""
+    """Return the cached result; if there is none, one process computes it while others wait."""
     source = sources.describe_source('source', data.source)
     key = [CACHE_FORMAT, ngram, all_splits, dataclasses.asdict(data), source, questions]
     name = hashlib.sha256(json.dumps(key).encode('utf-8', 'surrogatepass')).hexdigest()[:24]
@@ -294,14 +298,14 @@ def _report_progress(
 ) -> Iterator[str]:
     for number, document in enumerate(documents):
         if number % PROGRESS_INTERVAL == 0:
-            note(f'checking contamination by {source}, {number:,} documents')
+            note(f'checking {source} for contamination, {number:,} documents')
         yield document
 
 
 def _measure_questions(
     questions: Sequence[QuestionTexts], documents: Iterator[str], ngram: int
 ) -> Contamination:
-    """Measure the overlap of each question: that of its most contaminated text."""
+    """Measure the overlap of each question, which is that of its most contaminated text."""
     overlap = measure_overlap([text for texts in questions for text in texts], documents, ngram)
     ends = np.cumsum([len(texts) for texts in questions])
     shares, shorts = np.split(overlap.share, ends)[:-1], np.split(overlap.short, ends)[:-1]

@@ -1,7 +1,7 @@
-"""Repetition in generated texts: repeated and distinct n-grams, loops, next to human references.
+"""Repetition in generated texts and human references: repeated and distinct n-grams, loops.
 
-Such numbers mean little for one text alone, since a list may rightly repeat words: compare them
-with those of the references.
+Such numbers mean little on their own, since a list, for example, rightly repeats words: compare
+those of the texts with those of the references.
 """
 
 import math
@@ -18,10 +18,10 @@ def report_repetition(
     """Measure the repetition of generated texts and of references.
 
     Returns:
-      {'written': numbers, 'reference': the same of the references, if any}. The numbers:
+      {'written': numbers, 'reference': those of the references, if any}. The numbers:
         repeated_1 to repeated_4, distinct_1 to distinct_4: see the functions below.
         looping: share of texts that end in a loop.
-        words: mean length.
+        words: mean length in words.
         empty: share of texts without a word.
         texts: number of texts.
       A number is None where all texts are too short.
@@ -44,31 +44,31 @@ def _measure(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def repetition_rate(texts: Sequence[Sequence[Any]], n: int) -> float | None:
-    """Return the share of n-grams that occurred before in their text (seq-rep-n).
+    """Return the share of n-grams that occurred earlier in their text (seq-rep-n).
 
-    It is the mean over texts (Welleck et al. 2020).
+    It is averaged over the texts (Welleck et al. 2020).
 
     Args:
       texts: words or token ids; texts shorter than n are skipped.
 
     Returns:
-      None where all texts are shorter.
+      The share; None if all texts are shorter.
     """
     ngrams_by_text = [_list_ngrams(text, n) for text in texts]
     return _mean([1 - len(set(ngrams)) / len(ngrams) for ngrams in ngrams_by_text if ngrams])
 
 
 def distinct_rate(texts: Sequence[Sequence[Any]], n: int) -> float | None:
-    """Return the number of distinct n-grams of all texts over that of all n-grams (Li et al. 2016).
+    """Return the share of distinct n-grams among the n-grams of all texts (Li et al. 2016).
 
-    It falls with the number of texts: compare the same number of texts of about the same length.
+    It falls as more texts are added: compare the same number of texts of about the same length.
     """
     ngrams = [ngram for text in texts for ngram in _list_ngrams(text, n)]
     return len(set(ngrams)) / len(ngrams) if ngrams else None
 
 
 def find_loop_period(text: Sequence[Any]) -> int:
-    """Return the shortest period that the text ends in, LOOP_REPEATS times; 0: no loop."""
+    """Return the shortest period repeated LOOP_REPEATS times at the end of a text; 0: no loop."""
     for period in range(1, len(text) // LOOP_REPEATS + 1):
         compared = range(1, (LOOP_REPEATS - 1) * period + 1)
         if all(text[-offset] == text[-offset - period] for offset in compared):

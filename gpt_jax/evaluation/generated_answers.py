@@ -1,4 +1,4 @@
-"""Answers that a model generates for a task, greedy and sampled, and their metrics."""
+"""Generated answers to a task's examples, greedy and sampled, and their metrics."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ SAMPLING_TEMPERATURE = 0.8  # of the samples for pass@k
 class GeneratedAnswer(NamedTuple):
     """Answers to one example.
 
-    prompt: text that the model read. texts: its answers, the greedy one first.
+    prompt: text given to the model. texts: its answers, the greedy one first.
     """
 
     prompt: str
@@ -55,10 +55,10 @@ def score_answers(
 
     Args:
       run_code: whether generated programs may run (pass@k).
-      weight_dtype: of the model's matrices.
+      weight_dtype: dtype of the model's matrices.
 
     Returns:
-      'SPLIT_METRIC': value, and 'answers_step', the step of the weights.
+      {'SPLIT_METRIC': value}, and 'answers_step', the step of the weights.
 
     Raises:
       UserError: an unknown metric, or a missing library.
@@ -74,7 +74,7 @@ def score_answers(
         answers = _answer_split(config, dataset, split, model, count_samples(metrics), progress)
         progress.close()
         if not answers:
-            log(f'{config.name}: no {split} example has text before its answer; none is scored')
+            log(f'{config.name}: no {split} example has text before its answer; none are scored')
             continue
         tested = sum(bool(answer.example.program) for answer in answers)
         if pass_metrics and tested < len(answers):
@@ -105,13 +105,17 @@ def score_validation_answers(
     """Score the answers of the validation split for the summary.
 
     Returns:
-      Nothing where several processes share the model.
+      As `score_answers`; empty for other tasks than completion, if no answers are requested, and
+      if several processes share the model.
     """
     if config.task.kind != 'completion' or not config.task.eval_generations:
         return {}
     if jax.process_count() > 1:
         if jax.process_index() == 0:
-            log(f'{config.name}: answers are scored by a single process: --mode=evaluate')
+            log(
+                f'{config.name}: answers are not scored here, which takes a single process; use '
+                '--mode=evaluate'
+            )
         return {}
     return score_answers(config, dataset, ['validation'], workdir, log)
 
@@ -120,8 +124,8 @@ def select_metrics(requested: Sequence[str], run_code: bool, name: str, log: Log
     """Return the metrics to compute; pass@k is skipped with a warning unless code may run.
 
     Args:
-      requested: by the task; (): DEFAULT_METRICS.
-      name: of run or task, for the warning.
+      requested: the task's metrics; (): DEFAULT_METRICS.
+      name: name of the run or task, for the warning.
     """
     metrics = requested or DEFAULT_METRICS
     selected = [metric for metric in metrics if run_code or not PASS_AT.fullmatch(metric)]
@@ -138,13 +142,16 @@ def count_samples(metrics: Sequence[str]) -> int:
 
 
 def _read_step(workdir: Path) -> int:
-    """Return the step of the checkpoint that answers: the best one, if it is stored."""
+    """Return the step of the checkpoint whose answers are scored: the best one, if stored."""
     meta = manifest.read_newest_meta(select_checkpoint_folder(workdir, None) / 'checkpoints')
     return 0 if meta is None else int(meta['next_batch'])
 
 
 def _load_model(config: Config, workdir: Path, weight_dtype: str, log: LogFn) -> LanguageModel:
-    """Load the model of a run, on all devices unless its mesh splits tensors or layers."""
+    """Load the model of a run onto all devices.
+
+    A model with experts, or whose mesh splits tensors or layers, is loaded onto a single device.
+    """
     source = pretrained.find_pretrained(str(workdir), log=log)
     mesh, devices = config.mesh, jax.device_count()
     has_experts = source.model_config.experts > 0
@@ -182,7 +189,7 @@ def _answer_split(
                 encoded.append((prompt, answer))
     if not examples:
         return []
-    # As long as the longest right answer with its end. A prompt that leaves no room for it is
+    # Room for the longest right answer and its end. A prompt that leaves too little room is
     # truncated on the left.
     context, decode = config.model.context, dataset.tokenizer.decode
     new_tokens = min(max(len(answer) for _, answer in encoded), context // 2)
@@ -203,11 +210,11 @@ def generate_answers(
     seed: int,
     progress: Progress,
 ) -> list[tuple[str, ...]]:
-    """Return for each prompt the greedy answer and `samples` random ones.
+    """Return the greedy answer to each prompt and `samples` random ones.
 
     Args:
-      options: of generation.
-      seed: of the random answers.
+      options: generation options.
+      seed: seed of the random answers.
     """
     texts = generate_texts(model, prompts, options, progress)
     if samples:
@@ -227,10 +234,10 @@ def generate_texts(
     options: dict[str, Any],
     progress: Progress,
 ) -> list[list[str]]:
-    """Return the continuations of each prompt, one or `num_return_sequences`.
+    """Return the continuations of each prompt: one, or `num_return_sequences`.
 
     Args:
-      options: of generation.
+      options: generation options.
     """
     per_prompt = options.get('num_return_sequences', 1)
     total = len(prompts) * per_prompt

@@ -1,4 +1,4 @@
-"""Adapter of lm-evaluation-harness: its three request types, answered in batches."""
+"""Adapter for lm-evaluation-harness: its three request types, answered in batches."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from gpt_jax.inference.text_scoring import make_continuation_requests, make_roll
 from gpt_jax.tasks import chat_template as chat_template_module
 from gpt_jax.tasks.chat_template import ChatTemplate
 
-DEFAULT_NEW_TOKENS = 256  # where a task gives no limit; at most half of the context
+DEFAULT_NEW_TOKENS = 256  # if a task gives no limit; at most half of the context
 # Names of the limit on new tokens in lm_eval's tasks; the first that is given counts.
 LENGTH_OPTIONS = ('max_gen_toks', 'max_new_tokens', 'max_tokens', 'max_completion_tokens')
 LOAD_ARGUMENTS = ('step', 'weight_dtype', 'draft', 'data', 'fsdp', 'tensor')
@@ -35,10 +35,11 @@ class LmEvalTokenizer(NamedTuple):
     """Tokenization as in lm_eval with transformers: special tokens in a text are recognized.
 
     Attributes:
-      inner: of the tokenizers library; None: a byte tokenizer, whose special token has no text.
-      pretrained: the model that reads the ids.
-      first_id: precedes a text without a context; None: nothing precedes it.
-      first_text: its text; '': none.
+      inner: Tokenizer of the tokenizers library; None: a byte tokenizer, whose special token has
+        no text.
+      pretrained: the model.
+      first_id: the id that precedes a text without a context; None: none does.
+      first_text: the text of `first_id`; '': none.
       end_text: text of the token that ends a text.
       chat: chat template, or None.
     """
@@ -80,7 +81,7 @@ def make_tokenizer(pretrained: Pretrained, first_id: int | None = None) -> LmEva
     """Make the tokenizer of a model from its own files.
 
     Args:
-      first_id: replaces the id before a text without a context.
+      first_id: the id that precedes a text without a context; None: from the files.
 
     Raises:
       UserError: the tokenizer lacks this id, or its files are damaged.
@@ -89,8 +90,7 @@ def make_tokenizer(pretrained: Pretrained, first_id: int | None = None) -> LmEva
     vocab_size = model_tokenizer.vocab_size
     if first_id is not None and not 0 <= first_id < vocab_size:
         raise UserError(
-            f'prefix_token_id: must be below {vocab_size}, the size of the vocabulary, '
-            f'got {first_id}'
+            f'prefix_token_id: must be below {vocab_size}, the vocabulary size, got {first_id}'
         )
     if model_tokenizer.content == BYTES_CONTENT:
         first_id = model_tokenizer.end_of_document if first_id is None else first_id
@@ -122,17 +122,17 @@ def make_tokenizer(pretrained: Pretrained, first_id: int | None = None) -> LmEva
 
 
 class LmEvalModel(LM):
-    """Model type of lm_eval whose requests a LanguageModel answers.
+    """An lm_eval model whose requests are answered by a LanguageModel.
 
     Args:
       pretrained: argument or result of `gpt_jax.load`.
-      batch_size: rows that are scored, or texts that are generated, at once; affects only the
-        speed. 'auto': 16.
-      max_length: tokens of a text; None: the model's context.
-      prefix_token_id: precedes a text without a context; None: from the tokenizer's files.
-      device, max_batch_size: of lm_eval; ignored.
-      load_arguments: of `gpt_jax.load`: step, weight_dtype, draft, and data, fsdp, tensor for the
-        devices.
+      batch_size: rows scored, or texts generated, at once; only affects speed. 'auto': 16.
+      max_length: maximum tokens of a text; None: the model's context.
+      prefix_token_id: the id that precedes a text without a context; None: from the tokenizer's
+        files.
+      device, max_batch_size: arguments of lm_eval; ignored.
+      load_arguments: arguments of `gpt_jax.load`: step, weight_dtype, draft, and data, fsdp, tensor
+        for the devices.
 
     Raises:
       UserError: an unknown or invalid argument, or no such model.
@@ -181,8 +181,8 @@ class LmEvalModel(LM):
     ) -> 'LmEvalModel':
         """Make the model; lm_eval calls this.
 
-        The command's default batch size is 1, which would be slow for no reason, so it counts as
-        not given. A batch size among the model's arguments takes precedence.
+        The command's default batch size is 1, which would be needlessly slow, so 1 counts as not
+        given. A batch size among the model's arguments takes precedence.
         """
         extra = {
             name: value for name, value in (additional_config or {}).items() if value is not None
@@ -205,7 +205,7 @@ class LmEvalModel(LM):
         """Return (log p in nats, whether greedy decoding generates it) of each continuation.
 
         Args:
-          requests: each with arguments (context, continuation).
+          requests: requests with the arguments (context, continuation).
         """
         del disable_tqdm
         own = self.text_tokenizer
@@ -220,10 +220,10 @@ class LmEvalModel(LM):
     def loglikelihood_rolling(
         self, requests: Sequence[Any], disable_tqdm: bool = False
     ) -> list[float]:
-        """Return log p of each whole text, in windows of the context.
+        """Return log p of each whole text, computed in windows of the context length.
 
         Args:
-          requests: each with argument (text,).
+          requests: requests with the argument (text,).
         """
         del disable_tqdm
         texts = [request.args[0] for request in requests]
@@ -242,7 +242,7 @@ class LmEvalModel(LM):
         """Return the continuation of each context, up to its first stop string.
 
         Args:
-          requests: each with arguments (context, options of generation).
+          requests: requests with the arguments (context, generation options).
         """
         del disable_tqdm
         # Requests with equal options are generated together.
@@ -265,12 +265,12 @@ class LmEvalModel(LM):
     def _generate(
         self, contexts: Sequence[str], lm_eval_options: Mapping[str, Any]
     ) -> Iterator[tuple[int, str]]:
-        """Yield (index, text) as texts are finished; long prompts come first."""
+        """Yield (index, text) as texts are finished; texts with longer prompts come first."""
         generation_options, stops = self._make_options(lm_eval_options)
         max_prompt = self.max_length - generation_options.max_new_tokens
         if max_prompt < 1:
             raise UserError(
-                f'max_gen_toks: must be below {self.max_length}, the context, for room for a '
+                f'max_gen_toks: must be below {self.max_length}, the context, to leave room for a '
                 f'prompt, got {generation_options.max_new_tokens}; '
                 'add --gen_kwargs max_gen_toks=NUMBER'
             )
@@ -293,7 +293,7 @@ class LmEvalModel(LM):
     def _make_options(
         self, lm_eval_options: Mapping[str, Any]
     ) -> tuple[GenerationOptions, list[str]]:
-        """Return (options of generation, stop strings).
+        """Return (generation options, stop strings).
 
         Without `do_sample`, sampling is on if the temperature is above 0.
         """
@@ -323,10 +323,11 @@ class LmEvalModel(LM):
     ) -> str:
         """Return the text of a dialogue, to be continued by an answer.
 
-        A template without a system role is applied without the system turns, as lm_eval does.
+        If the template rejects system turns, they are left out, as in lm_eval.
 
         Args:
-          add_generation_prompt: False: continue the last turn instead, which stays open.
+          add_generation_prompt: whether to start an answer; otherwise the last turn is left open,
+            to be continued.
         """
         template, turns = self._find_chat_template(), [dict(turn) for turn in chat_history]
         try:
@@ -349,18 +350,18 @@ class LmEvalModel(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """Name by which lm_eval distinguishes cached prompts."""
+        """The name by which lm_eval distinguishes cached prompts."""
         return f'{self._name.replace("/", "__")}__{self.model.tokenizer.fingerprint[:16]}'
 
     def get_model_info(self) -> dict[str, Any]:
-        """Return the size of the model and its tokenizer, for lm_eval's records."""
+        """Return the model's size and its tokenizer's fingerprint, for lm_eval's records."""
         size = model_counts.parameters(self.model.config)['total']
         return {'model_num_parameters': size, 'model_tokenizer': self.model.tokenizer.fingerprint}
 
     def _find_chat_template(self) -> ChatTemplate:
         if self.text_tokenizer.chat is None:
             raise UserError(
-                f'{self._name}: the tokenizer has no chat template; drop --apply_chat_template'
+                f'{self._name}: the tokenizer has no chat template; remove --apply_chat_template'
             )
         return self.text_tokenizer.chat
 

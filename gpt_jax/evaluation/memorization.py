@@ -1,9 +1,9 @@
 """Memorization of training text: extraction of windows and of planted canaries.
 
-Following Carlini et al. 2023, a model gets the first tokens of a window (there 50) and greedily
-generates as many as follow (50). A window is memorized if all are equal. For text that occurs
-often, this measures how common it is rather than memorization. Planted strings, which occur nowhere
-else, measure memorization by the number of repetitions.
+Following Carlini et al. 2023, a model is given the first tokens of a window (50 in the paper) and
+greedily generates its remaining tokens (another 50). A window is memorized if all of them match.
+For text that occurs often, this measures how common the text is rather than memorization. Planted
+strings (canaries), which occur nowhere else, measure memorization by the number of repetitions.
 """
 
 import random
@@ -15,8 +15,8 @@ import numpy as np
 
 from gpt_jax.evaluation.statistics import wilson_interval
 
-DEFAULT_TOKENS = 50  # of the prefix and of the continuation
-# Consonants and vowels in turn: hardly ever a real word, and known to every tokenizer.
+DEFAULT_TOKENS = 50  # in the prefix, and in the continuation
+# Consonants and vowels alternate: hardly ever a real word, and encodable by every tokenizer.
 CANARY_LETTERS = ('bcdfghjklmnprstvwz', 'aeiou')
 _LETTERS_PER_WORD = 5
 
@@ -31,7 +31,7 @@ class TextWindow(NamedTuple):
 
 
 class Canary(NamedTuple):
-    """A planted string, and how often it occurs in the documents."""
+    """A planted string, and the number of times it occurs in the documents."""
 
     text: str
     times: int
@@ -43,10 +43,10 @@ def sample_windows(lengths: Sequence[int], count: int, size: int, seed: int) -> 
     All possible starts are divided into `count` equal parts, and one is drawn from each.
 
     Args:
-      lengths: tokens of each sequence.
+      lengths: number of tokens in each sequence.
 
     Raises:
-      ValueError: the corpus has fewer windows, or count is below 1.
+      ValueError: the corpus has fewer than `count` windows, or `count` is below 1.
     """
     ends = np.cumsum([max(0, length - size + 1) for length in lengths], dtype=np.int64)
     total = int(ends[-1]) if len(ends) else 0
@@ -77,7 +77,7 @@ def split_windows(
     """Split windows into prefixes and continuations.
 
     Args:
-      sequences: tokens of each sequence; of a canary, the ids of the string alone, with a window
+      sequences: token ids of each sequence; for a canary, those of the string alone, with a window
         that starts at 0.
 
     Returns:
@@ -104,7 +104,7 @@ def score_recall(
     references: Sequence[Sequence[int]],
     groups: Sequence[Hashable] = (),
 ) -> Mapping[str, Any]:
-    """Measure how much of the text the model generates again.
+    """Measure how much of the text the model reproduces.
 
     Args:
       generated: continuation of each prefix; tokens beyond the reference are ignored.
@@ -114,8 +114,8 @@ def score_recall(
     Returns:
       {'all': numbers, 'groups': {group: numbers}}. The numbers:
         windows: number of windows.
-        exact: share that is generated without an error, with its 95% interval 'low' and 'high'.
-        matched, matched_median: number of leading tokens that are right.
+        exact: share reproduced without an error, with its 95% interval 'low' and 'high'.
+        matched, matched_median: mean and median number of leading tokens that are right.
     """
     pairs = list(zip(generated, references, strict=True))
     matched = [_count_matching(tokens, reference) for tokens, reference in pairs]
@@ -154,13 +154,13 @@ def plant_canaries(
 ) -> tuple[list[str], list[Canary]]:
     """Plant random strings in documents; deterministic for a seed.
 
-    A string is a line of its own between two lines of a random document. Its repetitions are in
-    different documents as far as possible.
+    Each repetition of a string is inserted as a line of its own at a random place in a random
+    document; as far as possible, the repetitions of a string are in different documents.
 
     Args:
-      counts: repetitions, such as 1, 2, 4; 0 is a control that is not planted.
-      each: strings of each count.
-      words: of a string, 5 letters each.
+      counts: numbers of repetitions, such as 1, 2, 4; 0 is a control that is not planted.
+      each: number of strings per count.
+      words: number of words per string, of 5 letters each.
 
     Returns:
       The documents with the strings, and the strings.

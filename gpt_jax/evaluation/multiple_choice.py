@@ -1,8 +1,8 @@
-"""Multiple-choice scoring: the likeliest answer, with four normalizations for length.
+"""Multiple-choice scoring: the likeliest answer under four normalizations of its score.
 
-They are log p(choice | context) itself, per token, per UTF-8 byte, and minus log p(choice | a
-context without a question), which removes how common the words of the answer are (Brown et al.
-2020, section 2.4).
+The scores are log p(choice | context) itself, the same per token and per UTF-8 byte, and the same
+minus log p(choice | a context without a question), which corrects for how common the words of the
+answer are (Brown et al. 2020, section 2.4).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,8 +16,8 @@ from gpt_jax.core.errors import UserError
 class ChoiceScores(NamedTuple):
     """Scores of the answers to one question, each float64 [Y].
 
-    log_p: given the question, in nats. tokens, bytes: lengths of the answers. unconditional: log p
-    after a context without a question, such as 'Answer:'; None: unknown.
+    log_p: log p given the question, in nats. tokens, bytes: lengths of the answers. unconditional:
+    log p after a context without a question, such as 'Answer:'; None: unknown.
     """
 
     log_p: np.ndarray
@@ -32,7 +32,7 @@ def make_choice_scores(
     texts: Sequence[str],
     unconditional: Sequence[float] | None = None,
 ) -> ChoiceScores:
-    """Make ChoiceScores of numbers and the texts of the answers, without the space before them."""
+    """Make ChoiceScores; `texts` are the answers without the space before them."""
     lengths = [len(text.encode('utf-8')) for text in texts]
     return ChoiceScores(
         np.asarray(log_p, np.float64),
@@ -45,7 +45,7 @@ def make_choice_scores(
 def _subtract_unconditional(scores: ChoiceScores) -> np.ndarray:
     if scores.unconditional is None:
         raise UserError(
-            'normalized: needs log p of the choices after a context without a question too'
+            'normalized: needs log p of the choices after a context without a question as well'
         )
     return scores.log_p - scores.unconditional
 
@@ -59,7 +59,7 @@ NORMALIZATIONS: Mapping[str, Callable[[ChoiceScores], np.ndarray]] = {
 
 
 def pick_answers(scores: ChoiceScores) -> dict[str, int]:
-    """Return the likeliest answer by each available normalization; of equal ones the first."""
+    """Return the likeliest answer (the first if tied) by each available normalization."""
     return {
         name: int(np.argmax(normalize(scores)))
         for name, normalize in NORMALIZATIONS.items()
@@ -77,7 +77,7 @@ def compute_accuracy(questions: Sequence[ChoiceScores], answers: Sequence[int]) 
     """Return the share of right answers by each normalization that all questions allow.
 
     Raises:
-      UserError: no questions, or another number of answers.
+      UserError: no questions, or a different number of answers.
     """
     if len(questions) != len(answers) or not questions:
         raise UserError(

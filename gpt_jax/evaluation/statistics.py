@@ -19,7 +19,7 @@ class Proportion(NamedTuple):
 def wilson_interval(hits: int, count: int) -> Proportion:
     """Return a proportion with its 95% interval (Wilson 1927).
 
-    Without cases nothing is known: the share is 0.5 and the interval 0 to 1.
+    Without cases, the share is 0.5 and the interval 0 to 1.
     """
     import scipy.stats
 
@@ -51,7 +51,7 @@ def bin_by_confidence(
 
     Args:
       confidences: [Q], probability of the chosen answer, 0 to 1.
-      hits: [Q], whether it is right.
+      hits: [Q], whether that answer is right.
 
     Raises:
       ValueError: no answers, different shapes, or a probability outside [0, 1].
@@ -74,10 +74,10 @@ def bin_by_confidence(
 
 
 def expected_calibration_error(bins: ReliabilityBins) -> float:
-    """Return the mean distance of confidence and accuracy (Guo et al. 2017, equation 3).
+    """Return the mean distance between confidence and accuracy (Guo et al. 2017, equation 3).
 
     It is between 0 (best) and 1, depends on the number of bins, and is above 0 by chance where
-    answers are few.
+    there are few answers.
     """
     filled = bins.answers > 0
     distance = np.abs(bins.confidence[filled] - bins.accuracy[filled])
@@ -85,13 +85,13 @@ def expected_calibration_error(bins: ReliabilityBins) -> float:
 
 
 def brier_score(probabilities_QY: np.ndarray, answers_Q: np.ndarray) -> float:
-    """Return the mean squared distance of the probabilities from the truth (Brier 1950).
+    """Return the mean squared distance between the probabilities and the truth (Brier 1950).
 
     It is between 0 (best) and 2.
 
     Args:
       probabilities_QY: [Q, Y], rows that sum to 1; 0 for a candidate that a question lacks.
-      answers_Q: int [Q], the right candidate.
+      answers_Q: int [Q], index of the right candidate.
 
     Raises:
       ValueError: a row does not sum to 1.

@@ -24,14 +24,14 @@ from gpt_jax.train import manifest
 from gpt_jax.train.manifest import select_checkpoint_folder
 
 CLEAN_SCORES = ('accuracy', 'exact', 'bits_per_byte', 'loss', 'ece')
-UNKNOWN_TRAINING_TEXT = "the model's training text is unknown; --corpus names it"
+UNKNOWN_TRAINING_TEXT = "the model's training text is unknown; name it with --corpus"
 
 
 class EvalMode(NamedTuple):
     """How a model is evaluated.
 
     Attributes:
-      corpus: source of the model's training text, given by the user; '': that of its run.
+      corpus: source of the model's training text, given by the user; '': the source of its run.
       stride: tokens between the windows of a long text; None: the context.
       weight_dtype, devices: dtype and mesh axes of the weights.
       run_code: whether generated programs may run.
@@ -52,7 +52,7 @@ def run_suite(
     """Evaluate a model on all tasks and reports.
 
     Returns:
-      The results by task and report, of JSON types.
+      The results by task and report, as JSON types.
 
     Raises:
       UserError: no such model, task or file.
@@ -90,7 +90,7 @@ def run_suite(
     ngram = suite_config.contamination_ngram
     if requests and ngram and not training_data:
         log(f'contamination: not checked, since {UNKNOWN_TRAINING_TEXT}')
-    # A corpus given by the user is training text as a whole; of a run's source, the train split is.
+    # All of a corpus that the user gives is training text; of a run's source, only the train split.
     requests = suite_tasks.attach_contamination(
         requests, training_data, ngram, progress, log, all_splits=bool(mode.corpus)
     )
@@ -177,7 +177,7 @@ def _score_generated_answers(
         if isinstance(question.example, CompletionExample)
     ]
     references = [example.references[0] for example in examples]
-    # Room for the longest reference and two more tokens.
+    # Leave room for the longest reference and two more tokens.
     new_tokens = max(len(ids) for ids in model.tokenizer.encode_batch(references)) + 2
     new_tokens = min(new_tokens, max_size // 2)
     prompts = []
@@ -185,8 +185,8 @@ def _score_generated_answers(
         ids = np.asarray(model.encode(question.context))[-(max_size - new_tokens) :]
         prompts.append(TokenizedPrompt(model.tokenizer.decode(ids), ids))
     options: dict[str, Any] = {'max_new_tokens': new_tokens}
-    # A model that is not finetuned on the task does not end its answer; the next example would
-    # begin after a blank line.
+    # A model that is not fine-tuned on the task does not end its answer but continues with another
+    # example, which begins after a blank line.
     if not any(SEPARATOR in reference for reference in references):
         options['stop'] = (SEPARATOR,)
     samples = generated_answers.count_samples(metrics)
@@ -206,7 +206,7 @@ TABLE_EXCLUDED = ('questions', 'contamination', 'chance', 'error')
 
 
 def format_table(results: dict[str, dict[str, Any]]) -> str:
-    """Format results as a table with a line for each score and for each number of a report."""
+    """Format results as a table with one line per score and per number of a report."""
     rows = [('task', 'score', '', 'found in training')]
     for name, scores in results.items():
         if 'questions' in scores:

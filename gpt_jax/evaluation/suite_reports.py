@@ -1,7 +1,7 @@
 """Reports of the suite beyond tasks: perplexity of text, bias, repetition and memorization.
 
-Each is a word of --tasks, optionally with its input after a colon: 'text:files:book.txt',
-'bias:crows_pairs:FILE'.
+Each is named by a word in --tasks, optionally followed by a colon and its input, as in
+'text:files:book.txt' or 'bias:crows_pairs:FILE'.
 """
 
 import dataclasses
@@ -35,8 +35,9 @@ class EvalContext(NamedTuple):
     """The model and the options of a report.
 
     Attributes:
-      training_data: of the model; None: unknown.
-      max_examples, seed: of the examples drawn at random.
+      training_data: the model's training text; None: unknown.
+      max_examples: maximum number of examples per report.
+      seed: seed for examples drawn at random and for sampling.
       stride: tokens between the windows of a long text; None: the context.
     """
 
@@ -59,8 +60,8 @@ class EvalContext(NamedTuple):
             return contamination.make_data_config(source, cache)
         if self.training_data is None:
             raise UserError(
-                "--corpus: missing; the model's training text is unknown; "
-                'must be files:GLOB or tfds:NAME'
+                '--corpus: must be files:GLOB or tfds:NAME, got none; '
+                "the model's training text is unknown"
             )
         return self.training_data
 
@@ -102,7 +103,7 @@ def _report_bias(context: EvalContext, source: str) -> dict[str, Any]:
     if source and reader not in BIAS_READERS:
         raise UserError(
             f'--tasks: must be bias:{"|".join(BIAS_READERS)}:FILE, got bias:{source}; '
-            'winobias has two files, PRO,ANTI'
+            'winobias takes two files, PRO,ANTI'
         )
     pairs = BIAS_READERS[reader](*path.split(',')) if source else bias.make_occupation_pairs()
     texts = [text for pair in pairs for text in (pair.stereotype, pair.anti_stereotype)]
@@ -144,7 +145,7 @@ def _report_degeneration(context: EvalContext, source: str) -> dict[str, Any]:
 
 
 def _report_memorization(context: EvalContext, source: str) -> dict[str, Any]:
-    """Measure how many windows of training text the model continues exactly, and of held-out text.
+    """Measure how many windows of training and of held-out text the model continues exactly.
 
     The prefix and the continuation have the same number of tokens.
     """
@@ -187,10 +188,10 @@ def _sample_sequences(
     """Return the ids of a uniform sample of documents (reservoir sampling).
 
     Args:
-      min_size: tokens; shorter documents are dropped.
+      min_size: minimum number of tokens; shorter documents are dropped.
     """
     rng, sample = random.Random(f'texts {context.seed}'), list[str]()
-    # No tokenizer gives more tokens than bytes.
+    # No tokenizer produces more tokens than bytes.
     long = (text for text in documents if len(text.encode('utf-8')) >= min_size)
     for number, text in enumerate(long):
         if len(sample) < context.max_examples:

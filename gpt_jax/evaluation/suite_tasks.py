@@ -1,9 +1,9 @@
 """Tasks as questions for any language model, and the scores of its answers.
 
 A task is named by its entry in the catalog (tasks/catalog.py), or by the path of a config file. A
-seeded choice of its validation examples is used, the same for every model. Classes, choices and
-preferences are decided by the log-probabilities of the answers. For generated answers, the
-log-probability of the reference is scored here (suite.py also generates answers).
+seeded random subset of its validation examples is used, the same for every model. Classes, choices
+and preferences are decided by the log-probabilities of the answers. For generated answers, the
+reference's log-probability is computed here (suite.py also generates answers).
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ from gpt_jax.tasks import catalog, few_shot, task_dataset
 from gpt_jax.tasks.examples import Example
 
 ScoreFn = Callable[[Sequence[tuple[str, str]]], list[ContinuationScore]]
-# Upper bound of the tokens of trailing white space that a context passes on to the answer
-# (inference/scoring.py).
+# Upper bound on the tokens of trailing white space that move from a context to the answer
+# (inference/text_scoring.py).
 MAX_MOVED_TOKENS = 8
 BLANK_CONTEXT = 'Answer:'  # a context without a question
 
@@ -34,11 +34,11 @@ class EvalQuestion(NamedTuple):
     """One question to a model.
 
     Attributes:
-      context: text before the answer, with the shots.
+      context: text before the answer, including the shots.
       choices: possible continuations; for a generated answer, only the reference.
-      answer_index: of the right choice; None for a generated answer.
-      example: of the task's dataset.
-      source_texts: texts of the question as the source has them, without the template's words.
+      answer_index: index of the right choice; None for a generated answer.
+      example: the example in the task's dataset.
+      source_texts: the question's texts as they are in its source, without the template's words.
     """
 
     context: str
@@ -66,11 +66,11 @@ def load_task(name: str, suite_config: SuiteConfig, cache: str, log: LogFn) -> E
     """Load the questions of a task.
 
     Args:
-      name: in the catalog, or path of a config file.
+      name: name in the catalog, or path of a config file.
       cache: data.cache.
 
     Raises:
-      UserError: no such task, a task that has no text form, or an error of its source.
+      UserError: no such task, a task that has no text form, or an error in its source.
     """
     task = find_task(name)
     examples = task_dataset.load_examples(task, cache, None, log)
@@ -91,10 +91,10 @@ def load_task(name: str, suite_config: SuiteConfig, cache: str, log: LogFn) -> E
 
 
 def find_task(name: str) -> TaskConfig:
-    """Return the task of a name.
+    """Return the task with this name.
 
     Raises:
-      UserError: there is none, or it has no text form.
+      UserError: there is no such task, or it has no text form.
     """
     if name.endswith('.py'):
         path = Path(name)
@@ -111,9 +111,9 @@ def find_task(name: str) -> TaskConfig:
     if task.kind == 'none':
         reason = 'must have a task section'
     elif task.kind == 'token_classification':
-        reason = 'tags tokens, which needs a head; finetune a model on it'
+        reason = 'tags tokens, which needs a head; fine-tune a model on it'
     elif task.chat:
-        reason = 'uses a chat template, which the suite does not; finetune a model on it'
+        reason = 'uses a chat template, which the suite does not apply; fine-tune a model on it'
     if reason:
         raise UserError(f'config.suite.tasks: {name} {reason}')
     return task
@@ -128,7 +128,7 @@ def fit_context(
 
     Args:
       encode: texts to ids.
-      context: in tokens.
+      context: context length in tokens.
 
     Raises:
       UserError: no question fits.
@@ -155,7 +155,7 @@ def fit_context(
     if dropped := len(questions) - len(fitting):
         log(
             f'{request.name}: {dropped} of {len(questions)} questions are dropped: '
-            'an answer is longer than the context'
+            'an answer does not fit in the context'
         )
     return request._replace(questions=fitting, truncated=truncated)
 
@@ -202,8 +202,8 @@ def score_questions(
     """Score the choices of all questions.
 
     Args:
-      score: of the model.
-      blank: also score the choices without a question, for 'accuracy_normalized'.
+      score: the model's scoring function.
+      blank: whether to score the choices also without a question, for 'accuracy_normalized'.
     """
     pairs = [
         (question.context, choice) for question in request.questions for choice in question.choices
@@ -226,14 +226,14 @@ def summarize_scores(results: Sequence[QuestionResult]) -> dict[str, float]:
 
     Returns:
       For generated answers:
-        loss: of the reference, in nats per token.
-        bits_per_byte: of the reference.
+        loss: loss of the reference, in nats per token.
+        bits_per_byte: the same loss, in bits per byte.
         exact: share of references that greedy decoding generates.
       For others:
         accuracy: by raw log p.
         accuracy_NAME: by each other normalization (multiple_choice.py).
         chance: accuracy of guessing.
-        loss: nats per question, of the probabilities of the choices relative to each other.
+        loss: nats per question, from the choices' probabilities normalized to sum to 1.
         ece: expected calibration error of the same probabilities.
       For all:
         error: 1 - accuracy, or 1 - exact.
@@ -257,7 +257,7 @@ def _summarize_completions(results: Sequence[QuestionResult]) -> dict[str, float
 
 
 def _count_scored_bytes(question: EvalQuestion) -> int:
-    """Count the bytes of the reference, with the white space that it gets from the context."""
+    """Count the bytes of the reference and of the white space that moves to it from the context."""
     moved = len(question.context) - len(question.context.rstrip())
     return moved + len(question.choices[0].encode('utf-8'))
 

@@ -1,6 +1,6 @@
 """Task heads and losses over the candidate answers of questions.
 
-A head is a linear map of the last features (Radford et al. 2018, equation 3).
+A head is a linear map of the final features (Radford et al. 2018, equation 3).
 """
 
 from collections.abc import Mapping
@@ -28,12 +28,12 @@ def count_candidates(task: TaskConfig) -> int:
 
 
 def _count_outputs(task: TaskConfig) -> int:
-    # Each choice is a segment of its own, and gets one score.
+    # Each choice is its own segment and gets one score.
     return 1 if task.kind == 'multiple_choice' else len(task.labels)
 
 
 def declare_head(task: TaskConfig, model: ModelConfig, key: jax.Array) -> dict[str, Any]:
-    """Initialize the (boxed) parameters of the head by module name; {} for a task without one."""
+    """Initialize the head's (boxed) parameters, by module name; {} for a task without a head."""
     if task.kind not in HEAD_TASKS:
         return {}
     outputs = _count_outputs(task)
@@ -66,7 +66,7 @@ def apply_head(
 
 
 class Questions(NamedTuple):
-    """The questions of a batch, as many per row as there are positions; most of them do not exist.
+    """The questions of a batch: as many entries per row as positions, of which most are unused.
 
     exists_BO: float32, 1 if row b has a question o.
     answer_BO: int32, the index of the correct candidate.
@@ -94,7 +94,7 @@ def gather_scores(values_BLY: jax.Array, batch: Mapping[str, jax.Array], count: 
     Args:
       values_BLY: the score that each position gives each candidate. With Y = 1, the score of the
         position's own candidate; candidates without a position then score MASK_VALUE.
-      batch: for its questions.
+      batch: the batch that has the questions.
       count: number of candidates, Y.
     """
     ids_BL = batch['question_ids']
@@ -107,7 +107,7 @@ def gather_scores(values_BLY: jax.Array, batch: Mapping[str, jax.Array], count: 
     is_own_BLY = in_question_BL1 & (batch['candidates'][..., None] == jnp.arange(count))
     scores_BOY = zeros_BOY.at[row_B1, ids_BL].add(jnp.where(is_own_BLY, values_BLY, 0))[:, 1:]
     scored_BOY = zeros_BOY.at[row_B1, ids_BL].max(is_own_BLY.astype(values_BLY.dtype))[:, 1:]
-    # A question that does not exist is not masked: its loss has weight 0 but must be finite.
+    # An unused question is not masked: its loss has weight 0 but must be finite.
     absent_BO1 = jnp.max(scored_BOY, axis=-1, keepdims=True) == 0
     return jnp.where((scored_BOY > 0) | absent_BO1, scores_BOY, MASK_VALUE)
 
@@ -127,16 +127,16 @@ def sum_choice_losses(scores_BOY: jax.Array, questions: Questions) -> dict[str, 
 def sum_preference_losses(
     log_ratios_BOY: jax.Array, questions: Questions, beta: float
 ) -> dict[str, jax.Array]:
-    """Compute direct preference optimization (DPO; Rafailov et al. 2023, equation 7).
+    """Sum the losses of direct preference optimization (DPO; Rafailov et al. 2023, equation 7).
 
     Args:
       log_ratios_BOY: log p of each text under the model minus that under the initial model, in
         nats; the preferred text first.
       questions: pairs of texts.
-      beta: of DPO.
+      beta: DPO's beta.
 
     Returns:
-      sums over pairs: 'weight' (count), 'loss', 'accuracy' (pairs whose preferred text has the
+      Sums over pairs: 'weight' (count), 'loss', 'accuracy' (pairs whose preferred text has the
       higher ratio) and 'margin' (beta x difference of the ratios).
     """
     margin_BO = beta * (log_ratios_BOY[..., 0] - log_ratios_BOY[..., 1])

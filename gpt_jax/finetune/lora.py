@@ -1,4 +1,4 @@
-"""LoRA adapters: which matrices have them, their initial values, and merging them into the weights.
+"""LoRA adapters (Hu et al. 2021): targets, initial values and merging into the weights.
 
 Parameter trees are nested dicts, as in the model; adapters are in flat dicts by path:
 {'blocks/attention/query': Adapter}. model/low_rank.py computes with them.
@@ -24,7 +24,7 @@ from gpt_jax.model.low_rank import (
     can_adapt,
 )
 
-ALL_LINEAR = 'all-linear'  # PEFT's word for every matrix inside the layers
+ALL_LINEAR = 'all-linear'  # PEFT's name for every matrix inside the layers
 
 
 def select_targets(
@@ -33,9 +33,9 @@ def select_targets(
     """Select the matrices that match the names; other parameters that match are left out.
 
     Args:
-      logical_axes: of all parameters of the model, by path.
+      logical_axes: logical axes of all parameters of the model, by path.
       names: as in parameter_names.py, or 'all-linear'.
-      layers: of the model.
+      layers: number of layers of the model.
 
     Raises:
       UserError: a name matches no parameter, or none that can have an adapter.
@@ -69,16 +69,16 @@ def init_adapters(
 ) -> dict[str, Adapter]:
     """Create adapters that do not change the model yet.
 
-    The factor next to the outputs is zero. The other one is drawn as in PEFT: uniformly from
+    The factor on the side of the outputs is zero. The other one is drawn as in PEFT: uniformly from
     +-1/sqrt(inputs), or from a standard normal for an embedding. In a stack of layers, both factors
     of a layer that is not a target are zero and stay zero, since neither has a gradient then.
 
     Args:
       abstract: the parameters or their shapes, a tree.
-      logical_axes: of the parameters, by path.
+      logical_axes: logical axes of the parameters, by path.
       targets: see `select_targets`.
-      rank: of the adapters.
-      key: folded with each adapter's path.
+      rank: rank of the adapters.
+      key: random key, which is folded with each adapter's path.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract, sep='/').items()}
     adapters = {}
@@ -90,8 +90,8 @@ def init_adapters(
         b_shape = tuple(sizes[letter] for letter in b_letters)
         path_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
         if letters == 'VD':
-            # b is next to the inputs: the head multiplies by b first. The embedding reads rows
-            # of a.
+            # b is on the side of the inputs: the head multiplies by b first. The embedding reads
+            # rows of a.
             if path.startswith('embedding'):
                 b = jax.random.normal(path_key, b_shape)
             else:
@@ -122,12 +122,12 @@ def make_base(w: Any, letters: str, scale: Any) -> BaseWeight:
 def attach_adapters(
     params: Any, adapters: Mapping[str, Adapter], scales: Mapping[str, Any], *, rate: float = 0.0
 ) -> Any:
-    """Replace each weight that has an adapter by an `AdaptedWeight`.
+    """Replace each weight that has an adapter with an `AdaptedWeight`.
 
     Args:
       params: a tree.
-      adapters: by path.
-      scales: by path, as in `make_base`.
+      adapters: adapters by path.
+      scales: scales by path, as in `make_base`.
       rate: dropout rate of the adapters' inputs. Above 0, the model needs a Flax rng 'dropout'.
     """
     flat = dict(flatten_dict(params, sep='/'))
@@ -143,7 +143,7 @@ def merge_adapters(params: Any, adapters: Mapping[str, Adapter], scales: Mapping
 
 
 def merge_adapted(params: Any) -> Any:
-    """Replace each `AdaptedWeight` of a tree by the sum of weight and adapter."""
+    """Replace each `AdaptedWeight` of a tree with the sum of weight and adapter."""
     is_adapted = lambda node: isinstance(node, AdaptedWeight)
     return jax.tree.map(
         lambda node: node.astype(node.w.dtype) if is_adapted(node) else node,

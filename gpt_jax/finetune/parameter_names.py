@@ -5,11 +5,11 @@ or several consecutive parts, with the wildcards * and ? inside a part:
 
     query               every parameter called query
     attention/*bias     every bias of the attention
-    norm                the last norm; those of the layers are norm_1 and norm_2
+    norm                the final norm; those of the layers are norm_1 and norm_2
     *                   all parameters
-    blocks/scale        after 'blocks/', a name matches parameters of the layers only
-    blocks[0:6]/query   of layers 0 to 5; layers are numbered and sliced as in Python
-    blocks[-1]/up       of the last layer
+    blocks/scale        after 'blocks/', a name matches only parameters of the layers
+    blocks[0:6]/query   only in layers 0 to 5; layers are numbered and sliced as in Python
+    blocks[-1]/up       only in the last layer
     blocks[:6]          all parameters of the first six layers
 """
 
@@ -21,7 +21,7 @@ from typing import NamedTuple
 from gpt_jax.core import config_fields
 from gpt_jax.core.errors import UserError
 
-# By path: for a stack of layers the numbers of those that are selected, for another parameter None.
+# By path: the numbers of the selected layers for a stack of layers, None for other parameters.
 ParameterSelection = dict[str, tuple[int, ...] | None]
 
 
@@ -31,13 +31,13 @@ def select_parameters(
     """Select the parameters that match any of the names, in the order of `logical_axes`.
 
     Args:
-      logical_axes: of the parameters to choose from, by path ('blocks/attention/query': 'NDHK').
+      logical_axes: logical axes of the candidates, by path ('blocks/attention/query': 'NDHK').
       names: see the head of this module.
-      layers: of the model.
+      layers: number of layers of the model.
       field: the config field for error messages ('finetune.train').
 
     Raises:
-      UserError: a name matches no parameter (the message has the nearest that does) or no layer.
+      UserError: a name matches no layer or no parameter (suggests the nearest name that does).
     """
     selected: dict[str, set[int] | None] = {}
     for name in names:
@@ -70,7 +70,7 @@ def subtract_selection(
 
 
 class _NamePattern(NamedTuple):
-    """A parsed name. blocks_only: whether it matches parameters of the layers only."""
+    """A parsed name. blocks_only: whether it matches only parameters of the layers."""
 
     blocks_only: bool
     parts: list[str]
@@ -116,7 +116,7 @@ def _parse_layers(name: str, index: str, layers: int, field: str) -> range:
 
 
 def _list_names(paths: Iterable[str]) -> set[str]:
-    """List every path, its beginnings and its parts, to suggest a correction from."""
+    """List every path, its prefixes and its parts, as candidates for corrections."""
     names: set[str] = set()
     for path in paths:
         parts = path.split('/')

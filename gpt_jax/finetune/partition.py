@@ -1,8 +1,8 @@
 """Partition of the parameters into a trainable and a frozen tree.
 
 Full training, frozen parts and adapters are treated alike: the optimizer sees the trainable tree,
-and `combine` makes the model's parameters of both. If everything is trained, the trainable tree is
-the parameters and the frozen one is None. Otherwise
+and `combine` makes the model's parameters from both. If everything is trained, the trainable tree
+holds the parameters and the frozen one is None. Otherwise
 
     a parameter                       is in one of the trees
     a partly frozen stack of layers   is in both, as a `LayerSubset` each
@@ -34,7 +34,7 @@ from gpt_jax.model.low_rank import AdaptedWeight, Adapter, BaseWeight, adapter_l
 class PartitionedParams(struct.PyTreeNode):
     """Two trees that together are the parameters. frozen: None if everything is trainable.
 
-    The leaves may also be facts about the parameters: shapes, logical axes, shardings.
+    The leaves may also describe the parameters: shapes, logical axes, shardings.
     """
 
     trainable: Any
@@ -53,9 +53,9 @@ class PartitionPlan(NamedTuple):
 
     trainable: parameters that are trained themselves.
     adapted: parameters with adapters.
-    logical_axes: of all parameters, by path.
-    layers: of the model.
-    rank, scale: of the adapters.
+    logical_axes: logical axes of all parameters, by path.
+    layers: number of layers of the model.
+    rank, scale: rank and scale of the adapters.
     """
 
     trainable: ParameterSelection
@@ -85,8 +85,8 @@ def plan_partition(
 
     Args:
       config: names parameters as in parameter_names.py.
-      logical_axes: of all parameters, by path ('blocks/attention/query': 'NDHK').
-      layers: of the model.
+      logical_axes: logical axes of all parameters, by path ('blocks/attention/query': 'NDHK').
+      layers: number of layers of the model.
 
     Raises:
       UserError: a name matches nothing, or nothing would be trained.
@@ -114,7 +114,7 @@ def plan_partition(
 
 
 def partition(params: Any, plan: PartitionPlan, key: jax.Array) -> PartitionedParams:
-    """Partition the parameters, with new adapters drawn by `key`."""
+    """Partition the parameters, with new adapters drawn from `key`."""
     flat = flatten_dict(params, sep='/')
     adapters = lora.init_adapters(params, plan.logical_axes, plan.adapted, plan.rank, key)
     return _partition(
@@ -143,10 +143,10 @@ def partition_logical_axes(plan: PartitionPlan) -> PartitionedParams:
 def make_trainable_multipliers(
     plan: PartitionPlan, values: Mapping[str, Any], adapters: Mapping[str, Any]
 ) -> Any:
-    """Return a tree like the trainable one with an optimizer's multiplier for each leaf.
+    """Return a tree like the trainable one, with an optimizer's multiplier for each leaf.
 
     Args:
-      plan: of the partition.
+      plan: the plan of the partition.
       values: multipliers of the parameters that are trained themselves, by path: a number, or an
         array with one for each layer of a stack.
       adapters: multipliers of both factors of an adapter, by path.
@@ -207,8 +207,8 @@ def combine(
 
     Args:
       params: both trees.
-      dropout: rate of the adapters; above 0, the model needs a Flax rng 'dropout'.
-      merge_layers: makes a stack of its two subsets; None: `interleave`.
+      dropout: dropout rate of the adapters; above 0, the model needs a Flax rng 'dropout'.
+      merge_layers: makes a stack from its two subsets; None: `interleave`.
     """
     merge_layers = merge_layers or interleave
 
@@ -269,9 +269,9 @@ def stack(tree: Any, layers: int, like: Any) -> Any:
     """Invert `unstack`.
 
     Args:
-      tree: with blocks of its own.
-      layers: of the model.
-      like: a tree of the structure before `unstack`; None: all of the model's parameters.
+      tree: the result of `unstack`.
+      layers: number of layers of the model.
+      like: a tree with the structure before `unstack`; None: that of all the model's parameters.
     """
     like = {'blocks': tree['block_0']} if like is None else like
     if 'blocks' not in like:

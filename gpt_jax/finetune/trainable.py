@@ -27,7 +27,7 @@ class Partitioner:
     """Partitions a run's parameters into trainable and frozen ones, and makes the optimizer.
 
     abstract: shapes and dtypes of both parts.
-    logical_axes: of both parts.
+    logical_axes: logical axes of both parts.
     combined_abstract, combined_axes: the same for the result of `combine`.
     """
 
@@ -36,9 +36,9 @@ class Partitioner:
 
         Args:
           config: the section `finetune`.
-          model: of the run.
-          boxed: the declared parameters, abstract, with the head of a task.
-          seed: the adapters' initial values depend on it.
+          model: the model section.
+          boxed: the declared parameters, abstract, including the head of a task.
+          seed: determines the adapters' initial values.
 
         Raises:
           UserError: a name of the config matches no parameter, or nothing would be trained.
@@ -73,7 +73,7 @@ class Partitioner:
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
         """Make the optimizer of the trainable part; arguments as in optim/optimizers.py.
 
-        Adapters have all multipliers 1, so they decay like matrices.
+        All multipliers of adapters are 1, so they decay like matrices.
         """
         plan, ones = self._plan, dict.fromkeys(self._plan.adapted, 1.0)
         params_info = OptimizerMultipliers(
@@ -97,7 +97,7 @@ class Partitioner:
             stages == 1 or not split_stacks,
             'mesh.pipeline',
             f'must be 1 if only some layers of {", ".join(split_stacks[:1])} are trained, got '
-            f'{stages}; mesh.fsdp distributes parameters, too',
+            f'{stages}; mesh.fsdp also distributes parameters',
         )
 
 
@@ -109,7 +109,7 @@ def make_layer_multipliers(paths: Iterable[str], layers: int, decay: float) -> d
     et al. 2020 (ELECTRA, appendix B) and Bao et al. 2022 (BEiT), after Howard and Ruder 2018.
 
     Returns:
-      by path a number, or float32 [N] for a stack of layers.
+      By path, a number, or float32 [N] for a stack of layers.
     """
     layer_multipliers = np.float32(decay) ** np.arange(layers, 0, -1, dtype=np.float32)
 

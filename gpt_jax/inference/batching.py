@@ -1,4 +1,4 @@
-"""Batching of generation requests: prompts of any length become arrays of few static shapes.
+"""Batching of generation requests: prompts of any length become arrays with few static shapes.
 
 Every compiled size (rows, prompt tokens, capacity of sequences and cache) is rounded up to a power
 of two, so that prompts of all lengths share a handful of compiled programs. Padding rows are HALTED
@@ -19,9 +19,9 @@ from gpt_jax.inference.sampling import derive_seed
 
 MIN_BUCKET = 16  # tokens
 UNBOUNDED = 1 << 62
-# Long sequences start with room for this many tokens; it grows by the factor whenever it is full.
+# Long sequences start with this capacity in tokens, which grows by the factor whenever it is full.
 INITIAL_CAPACITY, CAPACITY_GROWTH = 4096, 4
-# length^length_penalty stays within 10^+-this, which leaves float32 room for the log-probability.
+# Limit of |log10(length^length_penalty)|; it leaves float32 room for the log-probability.
 MAX_SCORE_EXPONENT = 30
 
 
@@ -43,9 +43,9 @@ class GenerationRequest:
 
     Attributes:
       prompt: what the text continues.
-      max_length: tokens at which the text is full, its prompt included.
-      min_length: tokens below which it must not end, its prompt included.
-      seed: of its own random stream.
+      max_length: maximum number of tokens, prompt included.
+      min_length: number of tokens below which the text must not end, prompt included.
+      seed: seed of the text's own random stream.
     """
 
     prompt: TokenizedPrompt
@@ -60,9 +60,9 @@ def make_requests(
     """Make the requests of all prompts, grouped by prompt.
 
     Args:
-      prompts: each becomes one request per returned sequence, or with beam search a single one.
+      prompts: each becomes one request per returned sequence or, with beam search, a single one.
       options: the generation options.
-      context: the model's.
+      context: the model's context length.
 
     Raises:
       UserError: an empty prompt, or one that leaves no room for the requested tokens.
@@ -87,8 +87,8 @@ def _max_length(length: int, options: GenerationOptions, context: int, prefix: s
     slides = options.context_overflow == 'sliding_window'
     if options.max_length and length >= options.max_length:
         raise UserError(
-            f'{prefix}max_length: {options.max_length} tokens, and the prompt alone has {length}; '
-            'raise it, or use max_new_tokens, which does not count the prompt'
+            f'{prefix}max_length: must be above {length}, the length of the prompt, '
+            f'got {options.max_length}; raise it, or use max_new_tokens, which excludes the prompt'
         )
     if not slides and length >= context:
         raise UserError(
@@ -118,8 +118,8 @@ def _min_length(length: int, max_length: int, options: GenerationOptions, prefix
     name = max(bounds, key=lambda name: bounds[name])
     if bounds[name] > max_length:
         raise UserError(
-            f'{prefix}{name}: {getattr(options, name)}, but there is room for '
-            f"{max_length - length} tokens after the prompt's {length}; lower it, or raise "
+            f'{prefix}{name}: must be reachable with {length} prompt tokens and '
+            f'{max_length - length} new tokens, got {getattr(options, name)}; lower it, or raise '
             f'max_new_tokens ({DEFAULT_NEW_TOKENS} by default)'
         )
     return bounds[name]
@@ -130,7 +130,7 @@ def _check_length_penalty(new_tokens: int, options: GenerationOptions, prefix: s
     if options.num_beams > 1 and abs(options.length_penalty) > limit:
         raise UserError(
             f'{prefix}length_penalty: must be in [-{limit:.1f}, {limit:.1f}] for {new_tokens} new '
-            f'tokens, got {options.length_penalty:g}; float32 cannot hold the scores of others'
+            f'tokens, got {options.length_penalty:g}; beyond this range, scores overflow float32'
         )
 
 
@@ -142,7 +142,7 @@ def round_up_to_bucket(size: int, maximum: int) -> int:
 def split_batches(
     requests: Sequence[GenerationRequest], rows: int
 ) -> Iterator[list[GenerationRequest]]:
-    """Yield the requests in their order, `rows` at a time."""
+    """Yield the requests in order, `rows` at a time."""
     for start in range(0, len(requests), rows):
         yield list(requests[start : start + rows])
 
@@ -151,11 +151,11 @@ class GenerationBatch(NamedTuple):
     """The arrays of one batch, on the host.
 
     Attributes:
-      prefill_BL: int32, the tokens that the prefill reads: all but each prompt's last one.
+      prefill_BL: int32, the tokens to prefill: all but each prompt's last one.
       count_B: int32, valid tokens per row of `prefill_BL`.
       sequences: the prompts; where their capacity is below `max_length_B`, it grows during
         generation (`grow_capacity`).
-      settings: constants of the sequences; its max_length_B is limited to the present capacity.
+      settings: constants of the sequences; its max_length_B is limited to the current capacity.
       cache_shape: static sizes of the KV cache.
       max_length_B: int32, final maximum length of each sequence.
     """
@@ -177,15 +177,15 @@ def make_batch(
     is_end_V: np.ndarray,
     min_rows: int = 1,
 ) -> GenerationBatch:
-    """Make the arrays of a batch, its number of rows rounded up.
+    """Make the arrays of a batch, with the number of rows rounded up.
 
     Args:
       requests: one per row.
-      context: the model's.
-      chunk: tokens that a decoding step reads at once.
-      row_shards: devices that share the rows.
+      context: the model's context length.
+      chunk: tokens that a decoding step processes at once.
+      row_shards: number of devices among which the rows are divided.
       is_end_V: bool, the ids that end a sequence.
-      min_rows: rows that the batch has at least.
+      min_rows: minimum number of rows.
     """
     rows = max(min_rows, 1 << (len(requests) - 1).bit_length())
     rows = -(-rows // row_shards) * row_shards
@@ -235,7 +235,7 @@ def _stack_rows(parts: Sequence[np.ndarray], rows: int, length: int) -> np.ndarr
 
 
 def _select_prefill(ids: np.ndarray, context: int) -> np.ndarray:
-    """Return the ids read before a prompt's last token: all, or those that fit when sliding."""
+    """Return the ids to prefill: all but the prompt's last one, or those that fit when sliding."""
     before = ids[:-1]
     return before if len(before) < context else before[len(before) - context // 2 :]
 

@@ -1,12 +1,13 @@
 """Beam search on the device, with the rules of transformers, so that it finds the same texts.
 
-Each prompt has J beams. A step ranks all continuations of all beams. The best J that do not end are
-the next beams; those that end among the best J become finished texts, ranked by log-probability /
-length^length_penalty, end ids included in the length. A prompt is done when no beam can still beat
-its finished texts, as estimated by `early_stopping`: False takes the score of the best beam at its
-present length, 'never' at the most favorable length, True stops at J finished texts.
+Each prompt has J beams. A step ranks all continuations of all beams. The best J that do not end
+become the next beams; those among the best J that do end become finished texts, ranked by
+log-probability / length^length_penalty, with end ids included in the length. A prompt is done when
+no beam can still beat its finished texts, as estimated according to `early_stopping`: False scores
+the best beam at its current length, 'never' at the most favorable length, and True stops at J
+finished texts.
 
-Dims: B prompt, J beam, Q candidate continuation, L position, V vocabulary.
+Dims: B prompts, J beams, Q candidate continuations, L positions, V vocabulary.
 """
 
 import functools
@@ -34,12 +35,12 @@ EXCLUDED_SCORE = -1e9  # added to the log-probability of a beam that must not be
 
 
 class Beams(struct.PyTreeNode):
-    """Sequences of equal length, the best first.
+    """Sequences of equal length, best first.
 
     Attributes:
       tokens_BJL: int32 ids.
       log_p_BJL: float32, log-probability of each id under the model, before logits processors.
-      score_BJ: float32, what the beams are ranked by.
+      score_BJ: float32, by which the beams are ranked.
     """
 
     tokens_BJL: jax.Array
@@ -52,11 +53,11 @@ class Beams(struct.PyTreeNode):
 
 
 class FinishedBeams(struct.PyTreeNode):
-    """Finished sequences by their final score, the best first.
+    """Finished sequences ordered by final score, best first.
 
     Attributes:
       beams: the sequences.
-      length_BJ: int32, tokens of each.
+      length_BJ: int32, number of tokens in each.
       valid_BJ: bool; False for entries that are still empty.
     """
 
@@ -71,10 +72,10 @@ class BeamState(struct.PyTreeNode):
     Attributes:
       running: beams, ranked by their summed log-probability.
       finished: the finished sequences.
-      length_B: int32, tokens of each running beam.
+      length_B: int32, number of tokens in each running beam.
       improvable_B: bool; a beam may still beat a finished sequence.
-      active_B: bool; the search goes on.
-      cache: of B x J rows.
+      active_B: bool; the search continues.
+      cache: KV cache with B x J rows.
     """
 
     running: Beams
@@ -95,9 +96,9 @@ def start_beams(
     cache_shape: CacheShape,
     beams: int,
 ) -> BeamState:
-    """Read every prompt once and start all its beams from it.
+    """Process each prompt once and start all its beams from it.
 
-    All beams but the first start with a score that excludes them, since they are equal.
+    Since the beams are identical at first, all but one start with a score that excludes them.
     """
     batch = prefill_BL.shape[0]
     cache = model.init_cache(batch, cache_shape.capacity, cache_shape.chunk)
@@ -132,7 +133,7 @@ def search_beams(
     end_ids: int,
     early_stopping: bool | str,
 ) -> BeamState:
-    """Search to the end.
+    """Run the search to its end.
 
     Args:
       values: option values of the logits processors.
@@ -168,7 +169,7 @@ def search_beams(
             length_B=state.length_B + 1,
         )
         new = _update_activity(new, ends_BQ, settings, length_penalty, early_stopping)
-        new = jax.tree.map(  # searches that are done keep their state
+        new = jax.tree.map(  # prompts whose search is done keep their state
             lambda a, b: jnp.where(state.active_B.reshape(-1, *[1] * (a.ndim - 1)), a, b),
             new.replace(cache=None),
             state.replace(cache=None),
@@ -228,7 +229,7 @@ def _extend_beams(
     log_p_BQ: jax.Array,
     score_BQ: jax.Array,
 ) -> Beams:
-    """Return the whole sequence of each candidate: its parent beam with one more id."""
+    """Return the full sequence of each candidate: its parent beam with one more id."""
     here_BL = jnp.arange(state.running.tokens_BJL.shape[2]) == state.length_B[:, None]
 
     def append(beams_BJL: jax.Array, new_BQ: jax.Array) -> jax.Array:
@@ -250,7 +251,7 @@ def _update_finished(
     length_penalty: jax.Array,
     early_stopping: bool | str,
 ) -> FinishedBeams:
-    """Return the best of the sequences that were finished and those that finish now."""
+    """Return the best of the sequences that had finished and those that finish in this step."""
     before, beams = state.finished, state.running.score_BJ.shape[1]
     finishes_BQ = ends_BQ & (jnp.arange(ends_BQ.shape[1]) < beams)
     generated_B = (state.length_B + 1 - settings.prompt_length_B).astype(jnp.float32)
@@ -277,7 +278,7 @@ def _update_activity(
     length_penalty: jax.Array,
     early_stopping: bool | str,
 ) -> BeamState:
-    """Decide for each prompt whether its search goes on."""
+    """Decide for each prompt whether its search continues."""
     generated_B = new.length_B - settings.prompt_length_B
     if early_stopping == 'never':
         longest_B = settings.max_length_B - settings.prompt_length_B
@@ -296,7 +297,7 @@ def _update_activity(
 
 
 def collect_best(finished: Any, count: int, is_end_V: np.ndarray) -> SequenceState:
-    """Return the best `count` sequences of each prompt as rows, those of one prompt together.
+    """Return the best `count` sequences of each prompt as rows, grouped by prompt.
 
     Args:
       finished: FinishedBeams on the host.

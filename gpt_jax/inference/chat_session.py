@@ -17,14 +17,14 @@ from gpt_jax.train import manifest
 from gpt_jax.train.manifest import select_checkpoint_folder
 
 USER_ROLE = 'user'
-PROBE = 'x'  # placeholder of an answer, to find the template's text after it
+PROBE = 'x'  # placeholder for an answer, used to find the template's text after it
 
 
 class Dialogue:
-    """A model and the turns so far.
+    """A dialogue with a model: the model and the turns so far.
 
     Attributes:
-      turns: of the dialogue; may be replaced, for example by [] to start over.
+      turns: the turns of the dialogue; may be reassigned, for example to [] to start over.
 
     Args:
       model: gives the answers.
@@ -42,17 +42,17 @@ class Dialogue:
             self._stop = _find_end_of_answer(template)
 
     def answer(self, line: str, option_values: Mapping[str, Any]) -> None:
-        """Print the model's answer to a turn of the user, and add both turns to the dialogue.
+        """Print the model's answer to a user turn, and add both turns to the dialogue.
 
-        If Ctrl-C interrupts an answer, the part generated until then is added.
+        If Ctrl-C interrupts an answer, the part generated so far is added.
 
         Args:
           line: the user's turn.
           option_values: generation options by name.
 
         Raises:
-          UserError: the turn is longer than the context, or an invalid option; the dialogue is
-            unchanged.
+          UserError: the turn and an answer do not fit into the context, or an option is invalid;
+            the dialogue is unchanged.
         """
         default_room = min(DEFAULT_NEW_TOKENS, self._model.config.context // 2)
         room = int(option_values.get('max_new_tokens') or default_room)
@@ -78,7 +78,8 @@ class Dialogue:
                     return turns[first:], prompt
         raise UserError(
             f"the turn's {len(prompt.ids)} tokens and an answer of {room} must fit into the "
-            f"model's context of {self._model.config.context}; shorten the turn or max_new_tokens"
+            f"model's context of {self._model.config.context}; shorten the turn or lower "
+            'max_new_tokens'
         )
 
     def _encode(self, turns: list[Turn]) -> TokenizedPrompt:
@@ -95,7 +96,7 @@ class Dialogue:
 def load_dialogue(checkpoint: str, model: LanguageModel) -> Dialogue:
     """Start a dialogue in the format of the model's finetuning data.
 
-    That is the chat template of its tokenizer, unless the run's task was trained without one.
+    This is the tokenizer's chat template, unless the run was trained on dialogues without one.
     """
     folder = tokenizer_folder(model.pretrained.tokenizer_spec)
     template = chat_template.load_chat_template(folder)

@@ -1,10 +1,9 @@
-"""Token-by-token generation with a KV cache: prefill, a decoding loop on the device, sliding
-window.
+"""Token-by-token generation with a KV cache: prefill, on-device decoding loop, sliding window.
 
-Cache and sequences have static shapes and are donated from call to call. The prefill reads all but
-the last token of each prompt and computes no logits; the first decoding step reads the last one.
-The number of steps per call is traced, so that streaming and generating at once run the same
-compiled program and give the same numbers.
+The cache and the sequences have static shapes and are donated from call to call. The prefill
+processes all but the last token of each prompt and computes no logits; the first decoding step
+processes the last one. The number of steps per call is traced, so that generation with and without
+streaming runs the same compiled program and gives the same numbers.
 """
 
 import functools
@@ -23,7 +22,7 @@ from gpt_jax.model.gpt import GPT
 from gpt_jax.model.kv_cache import KVCache
 from gpt_jax.parallel.sharding import ShardingPolicy
 
-# The status of a sequence: running, or ended by an end id, by its maximum length, or by the host.
+# The status of a sequence: running, or ended by an end id, by its maximum length or by the host.
 RUNNING, ENDED, FULL, HALTED = range(4)
 
 
@@ -31,7 +30,7 @@ class InferenceModel(NamedTuple):
     """A model with a KV cache; its params are a tree per layer.
 
     Attributes:
-      config: the model's.
+      config: the model's config.
       policy: sharding of activations and weights.
     """
 
@@ -41,10 +40,11 @@ class InferenceModel(NamedTuple):
     def compute_logits(
         self, params: Any, tokens_BL: jax.Array, cache: KVCache, count_B: jax.Array
     ) -> tuple[jax.Array, KVCache]:
-        """Read the first `count_B` tokens of each row after those in the cache.
+        """Process the first `count_B` tokens of each row, which follow those in the cache.
 
         Returns:
-          The logits after each token, float32 [B, L, V] without padding ids, and the new cache.
+          The logits after each token, float32 [B, L, V] without the padding ids of the
+          vocabulary, and the new cache.
         """
         features = self._apply(params, tokens_BL, cache, count_B, prefill=False)
         z_BLV = losses.compute_decode_logits(features.x_BLD, features.w_VD, self.config)
@@ -53,7 +53,7 @@ class InferenceModel(NamedTuple):
     def prefill(
         self, params: Any, tokens_BL: jax.Array, cache: KVCache, count_B: jax.Array
     ) -> KVCache:
-        """Read the first `count_B` tokens of each row into an empty cache."""
+        """Fill an empty cache with the first `count_B` tokens of each row."""
         return self._apply(params, tokens_BL, cache, count_B, prefill=True).cache
 
     def init_cache(self, batch: int, capacity: int, chunk: int) -> KVCache:
@@ -72,7 +72,7 @@ class InferenceModel(NamedTuple):
 
 
 class SequenceState(struct.PyTreeNode):
-    """Sequences under generation, on the host or on the devices.
+    """Sequences being generated, on the host or on the devices.
 
     Attributes:
       tokens_BL: int32, ids of prompts and generated tokens; the first `length_B` of a row are
@@ -97,10 +97,10 @@ class DecodeState(struct.PyTreeNode):
 
 
 class SequenceSettings(NamedTuple):
-    """Constants of the sequences of a batch, on the host or on the devices.
+    """Per-sequence constants of a batch, on the host or on the devices.
 
     Attributes:
-      prompt_length_B: int32, tokens of each prompt.
+      prompt_length_B: int32, number of tokens in each prompt.
       max_length_B: int32, length at which a sequence is FULL.
       min_length_B: int32, length below which it must not end.
       seed_B: uint32.
@@ -114,7 +114,7 @@ class SequenceSettings(NamedTuple):
     is_end_V: Any
 
     def make_context(self, sequences: SequenceState) -> SamplingContext:
-        """Return what the logits processors read."""
+        """Return the context that the logits processors take."""
         return SamplingContext(
             sequences.tokens_BL,
             sequences.length_B,
@@ -129,7 +129,7 @@ class CacheShape(NamedTuple):
 
     Attributes:
       capacity: tokens per sequence.
-      chunk: maximum tokens that one decoding step reads, or removes again.
+      chunk: maximum number of tokens that one decoding step adds, and may then drop.
     """
 
     capacity: int
@@ -166,9 +166,9 @@ def decode_tokens(
     *,
     plan: SamplingPlan,
 ) -> DecodeState:
-    """Generate up to `steps` more tokens of every running sequence.
+    """Generate up to `steps` more tokens for every running sequence.
 
-    Ends earlier if no sequence is running, or if the context of one is full.
+    Stops early when no sequence is running or the context of one is full.
     """
 
     def keep_going(carry: tuple[jax.Array, DecodeState]) -> jax.Array:
@@ -210,9 +210,9 @@ def append_tokens(
     count_B: jax.Array,
     settings: SequenceSettings,
 ) -> SequenceState:
-    """Append the first `count_B` ids of each row, up to one that ends the sequence.
+    """Append the first `count_B` ids of each row, up to and including the first end id.
 
-    The status becomes ENDED at such an id and FULL at the maximum length; rows with a count of 0
+    The status becomes ENDED at an end id and FULL at the maximum length; rows with a count of 0
     keep theirs.
     """
     ends_BL = settings.is_end_V[ids_BL] & (jnp.arange(ids_BL.shape[1]) < count_B[:, None])
@@ -247,7 +247,7 @@ def scatter_tokens(
 def slide_window(
     model: InferenceModel, params: Any, state: DecodeState, *, cache_shape: CacheShape
 ) -> DecodeState:
-    """Reread the last half of the context, at positions from 0 on, in rows with a full context."""
+    """Refill the cache of full rows with the last half of their context, from position 0."""
     half, sequences = model.config.context // 2, state.sequences
     batch = sequences.length_B.shape[0]
     full_B = state.cache.length_B >= model.config.context
@@ -277,7 +277,7 @@ class CompiledDecode(NamedTuple):
 def compile_decode(model: InferenceModel) -> CompiledDecode:
     """Jit the functions for a model; the state is donated.
 
-    Each is compiled once per static shape: a bucket of prompts, rows and lengths (batching.py).
+    Each is compiled once per static shape; batching.py rounds sizes so that there are few shapes.
     """
     return CompiledDecode(
         prefill=jax.jit(

@@ -1,8 +1,8 @@
 """Host-side drivers of the decoding loops: sampling, speculative decoding and beam search.
 
 A decoding method is called as `method(engine, batch, options, block, halted)`. It yields the
-batch's sequences on the host after every `block` steps until none is running, and halts the rows
-that the consumer marks in `halted` in between.
+batch's sequences on the host after every `block` steps until none is running. In between, it halts
+the rows that the consumer has marked in `halted`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +30,7 @@ class DraftModel(NamedTuple):
 
     Attributes:
       model: a smaller model with the same vocabulary; None: lookup in the sequence itself.
-      params: the model's, a tree per layer; None: lookup.
+      params: the draft model's, a tree per layer; None: lookup.
     """
 
     model: InferenceModel | None
@@ -42,9 +42,9 @@ class SpeculativeStats:
     """Statistics of speculative decoding over all rows.
 
     Attributes:
-      proposed: draft tokens that were proposed.
-      accepted: draft tokens that were accepted.
-      readings: forward passes of the model.
+      proposed: number of draft tokens proposed.
+      accepted: number of draft tokens accepted.
+      readings: number of forward passes of the model.
     """
 
     proposed: int = 0
@@ -58,8 +58,8 @@ class DecodeEngine:
 
     Attributes:
       params: a tree per layer.
-      put_rows: puts host arrays whose first dim is rows on the model's devices.
-      replicate: puts host arrays that all rows share on the model's devices.
+      put_rows: shards host arrays over the model's devices by their first dim, the rows.
+      replicate: copies host arrays that all rows share to each of the model's devices.
     """
 
     model: InferenceModel
@@ -85,7 +85,7 @@ def make_engine(
     put_rows: Callable[[Any], Any],
     replicate: Callable[[Any], Any],
 ) -> DecodeEngine:
-    """Make the engine of a model; nothing is compiled before its first use."""
+    """Make the engine of a model; its programs are compiled at first use."""
     return DecodeEngine(
         model,
         params,
@@ -110,7 +110,8 @@ def run_sampling(
 ) -> Snapshots:
     """Generate token by token, greedily or by sampling.
 
-    The context of a row that is full slides; if the capacity of a row is full, that of all grows.
+    When a row's context is full, it slides; when a row's capacity is used up, that of all rows
+    grows.
     """
     plan, settings = sampling.make_sampling_plan(options), engine.put_settings(batch.settings)
     values = engine.replicate(sampling.collect_option_values(options, plan))
@@ -120,7 +121,7 @@ def run_sampling(
     while True:
         state = engine.decoding.run(params, state, settings, values, np.int32(block), plan=plan)
         on_host, cached_B = jax.device_get((state.sequences, state.cache.length_B))
-        # FULL on the device may only mean that the present capacity is used up.
+        # FULL on the device may only mean that the current capacity is used up.
         short_B = (on_host.status_B == FULL) & (on_host.length_B < batch.max_length_B)
         sequences = on_host.replace(status_B=np.where(short_B, RUNNING, on_host.status_B))
         yield sequences
@@ -147,7 +148,7 @@ def run_speculative(
     block: int,
     halted: np.ndarray,
 ) -> Snapshots:
-    """Generate several tokens per forward pass, where the draft predicts them."""
+    """Generate several tokens per forward pass where the draft predicts them correctly."""
     assert engine.speculative is not None
     assert engine.draft is not None
     plan, settings = sampling.make_sampling_plan(options), engine.put_settings(batch.settings)
@@ -184,7 +185,7 @@ def run_beam_search(
     block: int,
     halted: np.ndarray,
 ) -> Snapshots:
-    """Search to the end and yield once: `num_return_sequences` rows per prompt."""
+    """Run the search to its end and yield once: `num_return_sequences` rows per prompt."""
     del block, halted  # the best text is only known at the end
     plan, settings = sampling.make_sampling_plan(options), engine.put_settings(batch.settings)
     values = engine.replicate(sampling.collect_option_values(options, plan))
@@ -208,13 +209,13 @@ def run_beam_search(
 
 
 def _halt_rows(sequences: SequenceState, halted: np.ndarray) -> np.ndarray:
-    """Return the status of each row, HALTED where it was running and is marked."""
+    """Return the status of each row, set to HALTED where a running row is marked."""
     running_B = np.asarray(sequences.status_B) == RUNNING
     return np.where(running_B & halted, HALTED, sequences.status_B)
 
 
 def _put_status(engine: DecodeEngine, state: Any, status_B: np.ndarray) -> Any:
-    """Return the state on the devices with another status."""
+    """Return the state on the devices with a new status."""
     sequences = state.sequences.replace(status_B=engine.put_rows(status_B))
     return state.replace(sequences=sequences)
 

@@ -1,4 +1,4 @@
-"""Trained models in Python: load, generate, stream, score.
+"""Python API of trained models: load, generate, stream and score.
 
 import gpt_jax
 
@@ -61,23 +61,23 @@ def load(
     Args:
       source: a run folder, a Hugging Face or PEFT folder, or a name on the Hugging Face hub; see
         gpt_jax/inference/pretrained.py.
-      step: of a run, load the checkpoint of this step; None: the newest.
-      draft: speeds up generation without changing its distribution: a smaller model with the same
-        vocabulary, given like `source`, or 'lookup' for continuations of earlier occurrences in the
-        text itself.
-      weight_dtype: how matrices are stored, also those of the draft model: float32, bfloat16, int8
-        or int4; see gpt_jax/model/quantization.py.
-      data: devices that share the texts.
-      fsdp: devices that share the texts and the weights.
-      tensor: devices that share heads, widths and vocabulary.
+      step: step of a run's checkpoint; None: the newest.
+      draft: a smaller model with the same vocabulary, given like `source`, or 'lookup' to propose
+        what followed earlier occurrences in the text itself; speeds up generation without changing
+        its distribution.
+      weight_dtype: dtype in which matrices are stored, those of the draft model included: float32,
+        bfloat16, int8 or int4; see gpt_jax/model/quantization.py.
+      data: number of devices among which the texts are divided.
+      fsdp: number of devices among which the texts and the weights are divided.
+      tensor: number of devices among which heads, widths and vocabulary are divided.
       log: receives lines for the user.
 
     Returns:
       The model, on its devices.
 
     Raises:
-      UserError: an invalid argument, no such model, a damaged one, a draft with another vocabulary,
-        or fewer devices than requested.
+      UserError: an invalid argument, a missing or damaged model, a draft with a different
+        vocabulary, or fewer devices than requested.
 
     Example:
       >>> model = gpt_jax.load('runs/gpt_tiny')
@@ -87,10 +87,10 @@ def load(
     draft_name = None if draft is None else _check_source('draft', draft, f', or {LOOKUP!r}')
     axes = {'data': data, 'fsdp': fsdp, 'tensor': tensor}
     for name, size in axes.items():
-        _require(_is_integer(size) and size > 0, name, 'a number of devices of at least 1', size)
+        _require(_is_integer(size) and size > 0, name, 'a number of devices, at least 1', size)
     step_is_valid = step is None or (_is_integer(step) and step >= 0)
     _require(step_is_valid, 'step', 'the step of a checkpoint, or None', step)
-    _require(callable(log), 'log', 'a function of one line', log)
+    _require(callable(log), 'log', 'a function that takes a line', log)
     check_weight_dtype(weight_dtype)
     jax_setup.start_jax_unless_running(math.prod(axes.values()))
     _check_devices(axes)
@@ -143,11 +143,11 @@ def _load_draft(
     )
     config, main_config = draft.model_config, main.model_config
     if not same_vocabulary or config.vocab_size != main_config.vocab_size:
-        raise UserError(f'draft: must have the same vocabulary as the model; {source} has another')
+        raise UserError(f"draft: must have the model's vocabulary, got a different one in {source}")
     if config.context < main_config.context:
         raise UserError(
             f"draft: must have at least the model's context of {main_config.context}, "
-            f'got {config.context} of {source}'
+            f'got {config.context} in {source}'
         )
     placement = make_placement(config, **axes)
     params = prepare_params(draft.load_params(placement.weight_shardings), config, weight_dtype)
@@ -155,13 +155,13 @@ def _load_draft(
 
 
 class LanguageModel:
-    """A trained model on its devices; `gpt_jax.load` makes it.
+    """A trained model on its devices, as returned by `gpt_jax.load`.
 
     Attributes:
-      config: the model's.
+      config: the model's config.
       tokenizer: text to ids and back.
       pretrained: the loaded model and its source.
-      scorer: scores texts; `score` and `perplexity` use it.
+      scorer: scores texts; used by `score` and `perplexity`.
 
     Example:
       >>> model = gpt_jax.load('runs/gpt_tiny')
@@ -196,15 +196,15 @@ class LanguageModel:
 
     @property
     def speculative_stats(self) -> SpeculativeStats:
-        """How many draft tokens were proposed and accepted so far."""
+        """The numbers of draft tokens proposed and accepted so far."""
         return self._engine.speculative_stats
 
     def generate(self, prompts: str | Sequence[str], **options: Any) -> list[GeneratedText]:
         """Generate texts that continue the prompts.
 
         Args:
-          prompts: one, or several, which are generated together.
-          **options: generation options by name, as for transformers' `generate`; their help is in
+          prompts: one prompt, or several to continue together.
+          **options: generation options by name, as for transformers' `generate`; documented in
             gpt_jax/inference/options.py. Greedy by default; any sampling option enables sampling.
 
         Returns:
@@ -225,14 +225,14 @@ class LanguageModel:
         return [texts[index] for index in sorted(texts)]
 
     def stream(self, prompt: str, **options: Any) -> Iterator[str]:
-        """Generate one text and yield its pieces as they come.
+        """Generate one text and yield its pieces as they are produced.
 
         Args:
           prompt: what the text continues.
           **options: as for `generate`.
 
         Raises:
-          UserError: as `generate`; also several prompts or `num_return_sequences` above 1.
+          UserError: as for `generate`; also for several prompts or `num_return_sequences` above 1.
 
         Example:
           >>> for piece in model.stream('Once upon a time', temperature=0.8):
@@ -256,16 +256,16 @@ class LanguageModel:
         *,
         block: int = text_stream.UNINTERRUPTED_STEPS,
     ) -> Iterator[TokenChunk]:
-        """Generate texts and yield the chunks of all of them; `generate` and `stream` use it.
+        """Generate texts and yield the chunks of all of them; used by `generate` and `stream`.
 
         Args:
-          prompts: one, or several; strings or token ids.
+          prompts: one prompt or several, as strings or token ids.
           options: checked options; see `make_options`.
           block: decoding steps between chunks; results do not depend on it.
 
         Raises:
-          UserError: a prompt that is not text, or at the first chunk, a prompt or an option that
-            does not suit the model.
+          UserError: a prompt is not text; or, at the first chunk, a prompt or an option does not
+            suit the model.
         """
         items = [prompts] if isinstance(prompts, str | bytes) else prompts
         if not isinstance(items, Iterable):
@@ -287,10 +287,10 @@ class LanguageModel:
         )
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the ids that the model reads for a text, including those before it. int32 [L].
+        """Return the model's input ids for a text, prefix ids included. int32 [L].
 
         Raises:
-          UserError: not valid text.
+          UserError: `text` is not valid text.
         """
         return self._encode_prompt(text, 'text').ids
 
@@ -298,7 +298,7 @@ class LanguageModel:
         """Return the logits of the next token after each token of a text. float32 [L, V].
 
         Raises:
-          UserError: an empty text, or one longer than the model's context.
+          UserError: the text is empty or longer than the model's context.
 
         Example:
           >>> logits = model.logits('The weather')
@@ -327,16 +327,16 @@ class LanguageModel:
         """Compute the log-probabilities of continuations.
 
         Args:
-          pairs: of (context, continuation). Spaces at the end of a context count to the
-            continuation; an empty context means the token that begins a text. If a text is
-            longer than the model's context, its end is read.
+          pairs: pairs of (context, continuation). Trailing spaces of a context are moved to the
+            continuation; an empty context stands for the token that begins a text. Of a text that
+            is longer than the model's context, only the end is used.
           batch_size: rows per batch; only affects speed.
 
         Returns:
           For each pair, log p of its continuation and whether greedy decoding generates it.
 
         Raises:
-          UserError: a continuation longer than the context, or an invalid pair.
+          UserError: a continuation is longer than the context, or a pair is invalid.
 
         Example:
           >>> pairs = [('The capital of France is', f' {city}') for city in ('Paris', 'Rome')]
@@ -350,11 +350,11 @@ class LanguageModel:
 
         Args:
           text: the text.
-          stride: tokens that a window scores; each token sees at least context - stride others.
-            None: the context, which is the fastest.
+          stride: number of tokens that a window scores; each is scored after at least context -
+            stride others, where there are that many. None: the context, which is the fastest.
 
         Raises:
-          UserError: a text without tokens, or a stride longer than the context.
+          UserError: the text has no tokens, or the stride is longer than the context.
 
         Example:
           >>> perplexity = model.perplexity(open('book.txt').read())

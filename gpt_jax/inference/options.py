@@ -1,7 +1,7 @@
 """Generation options: names, defaults, help texts and checks.
 
-Names and meanings are those of transformers' `generate`, where it has the option, so that a call
-can be carried over.
+An option that transformers' `generate` also has keeps its name and meaning there, so that calls
+carry over.
 """
 
 import math
@@ -18,7 +18,7 @@ class Option(NamedTuple):
     """One generation option.
 
     Attributes:
-      default: the value without effect.
+      default: the value used if the option is not given.
       help: one line for the command line and for `/set`.
     """
 
@@ -38,7 +38,7 @@ OPTIONS: Mapping[str, Option] = {
     'min_new_tokens': Option(0, 'Minimum new tokens.'),
     'num_return_sequences': Option(1, 'Texts per prompt.'),
     'do_sample': Option(
-        False, 'Sample instead of greedy decoding; on if any sampling option is given.'
+        False, 'Sample instead of decoding greedily; on if any sampling option is given.'
     ),
     'temperature': Option(1.0, 'Divides the logits before sampling; 0: greedy.'),
     'top_k': Option(0, 'Sample from the k most likely tokens; 0: from all.'),
@@ -59,11 +59,13 @@ OPTIONS: Mapping[str, Option] = {
     'frequency_penalty': Option(
         0.0, 'Subtracted from the logits of tokens for each time they were generated.'
     ),
-    'no_repeat_ngram_size': Option(0, 'No n-gram of this length occurs twice; 0: off.'),
+    'no_repeat_ngram_size': Option(0, 'Let no n-gram of this length occur twice; 0: off.'),
     'num_beams': Option(1, 'Number of beams; 1: no beam search.'),
     'length_penalty': Option(1.0, 'Beams are ranked by log-probability / length^length_penalty.'),
     'early_stopping': Option(
-        False, 'When beam search ends: false (heuristic), true (enough texts), never (exact).'
+        False,
+        'When to end beam search: false (heuristic), true (once num_beams texts are finished), '
+        'never (exact).',
     ),
     'stop': Option(
         (), r'String that ends a text (excluded from it); repeatable; \n, \r, \t, \\ are escapes.'
@@ -117,7 +119,7 @@ class GenerationOptions:
     batch_size: int
 
     def select_active(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return those of the option names whose value differs from the default."""
+        """Return the given option names whose value differs from the default."""
         return tuple(name for name in names if getattr(self, name) != OPTIONS[name].default)
 
 
@@ -128,7 +130,7 @@ def make_options(option_values: Mapping[str, Any]) -> GenerationOptions:
     turns it off.
 
     Args:
-      option_values: by name.
+      option_values: values by option name.
 
     Raises:
       UserError: an unknown name, a value out of range, or two options that contradict each other.
@@ -159,10 +161,10 @@ def make_options(option_values: Mapping[str, Any]) -> GenerationOptions:
 def parse_option(name: str, text: str) -> Any:
     """Parse the value of an option from the text of a flag or of `/set`.
 
-    The texts of `stop` may contain ESCAPES after a backslash.
+    The strings of `stop` may contain ESCAPES after a backslash.
 
     Raises:
-      UserError: an unknown option, or a text that is not a value of it.
+      UserError: the option is unknown, or the text is not a valid value for it.
     """
     _check_name(name)
     default = OPTIONS[name].default
@@ -178,7 +180,9 @@ def parse_option(name: str, text: str) -> Any:
             return tuple(int(part) for part in text.split(',') if part)
         return type(default)(text)
     except (ValueError, KeyError):
-        raise UserError(f'{name}: cannot be {text!r}; {OPTIONS[name].help}') from None
+        raise UserError(
+            f'{name}: must be a valid value, got {text!r}; {OPTIONS[name].help}'
+        ) from None
 
 
 def check_draft_options(options: GenerationOptions) -> None:
@@ -213,7 +217,8 @@ def _check_type(name: str, value: Any, expected: Any) -> Any:
             isinstance(item, item_type) for item in items
         ):
             raise UserError(
-                f'{name}: must be {item_type.__name__} or a list of them, got {value!r}'
+                f'{name}: must be {item_type.__name__} or a list of {item_type.__name__}, '
+                f'got {value!r}'
             )
         return tuple(items)
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
@@ -282,8 +287,8 @@ def _check_combinations(o: GenerationOptions) -> None:
         return
     if not o.do_sample and o.num_return_sequences > 1:
         raise UserError(
-            f'num_return_sequences: greedy decoding gives {o.num_return_sequences} equal texts; '
-            'add do_sample=True (and a temperature, for example) or num_beams'
+            'num_return_sequences: must be 1 for greedy decoding, which always gives the same '
+            f'text, got {o.num_return_sequences}; add do_sample=True or num_beams'
         )
     if unused := o.select_active(('length_penalty', 'early_stopping')):
         raise UserError(f'{unused[0]}: only affects beam search; add num_beams')
@@ -299,7 +304,7 @@ def _check_beam_search(o: GenerationOptions) -> None:
     if o.num_return_sequences > o.num_beams:
         raise UserError(
             f'num_return_sequences: must be at most num_beams, {o.num_beams}, '
-            f'got {o.num_return_sequences}; add beams'
+            f'got {o.num_return_sequences}; raise num_beams'
         )
     if o.context_overflow == 'sliding_window':
         raise UserError(

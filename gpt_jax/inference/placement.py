@@ -26,7 +26,7 @@ from gpt_jax.train import build, mesh_layout, objective
 from gpt_jax.train.build import TrainerParts
 from gpt_jax.train.step import make_eval_step
 
-# Fields of the model section that work on any device and turn off what only training needs.
+# Values of the model section that work on any device and turn off what only training needs.
 INFERENCE_OVERRIDES: Mapping[str, Any] = {
     'attention_kernel': 'chunked',
     'scan_layers': False,
@@ -34,7 +34,7 @@ INFERENCE_OVERRIDES: Mapping[str, Any] = {
     'dropout': 0.0,
 }
 
-# (weight, its letters) -> the weight as stored. Vectors, positions and routers stay float32.
+# (weight, its letters) -> the stored weight. Vectors, positions and routers stay float32.
 WEIGHT_CONVERTERS: Mapping[str, Callable[[jax.Array, str], Any]] = {
     'float32': lambda weight, _: weight,
     'bfloat16': lambda weight, _: weight.astype(jnp.bfloat16),
@@ -47,14 +47,14 @@ def make_inference_config(section: Mapping[str, Any], vocab_size: int) -> ModelC
     """Make the inference config of a model from the model section of its run.
 
     Raises:
-      UserError: an invalid field; names it.
+      UserError: a field is invalid; the message names it.
     """
     overridden = {**section, **INFERENCE_OVERRIDES}
     return config_fields.from_dict(ModelConfig, resolve_model(overridden, vocab_size), 'model')
 
 
 def make_inference_parts(config: Config, parts: TrainerParts) -> TrainerParts:
-    """Return the parts of a run with evaluation functions for the weights of `quantize_params`."""
+    """Return the parts of a run with evaluation functions that take `quantize_params` weights."""
     policy = sharding.make_constraint_policy(parts.mesh)
     loss = objective.make_loss(config.model, policy, train=False)
     # 'all_to_all' is the context-parallel method that leaves the tokens in their order.
@@ -66,7 +66,7 @@ def make_inference_parts(config: Config, parts: TrainerParts) -> TrainerParts:
 
 
 def check_weight_dtype(weight_dtype: Any) -> None:
-    """Raise UserError unless it is one of WEIGHT_CONVERTERS."""
+    """Raise UserError unless the dtype is a key of WEIGHT_CONVERTERS."""
     if not isinstance(weight_dtype, str) or weight_dtype not in WEIGHT_CONVERTERS:
         nearest = config_fields.nearest(str(weight_dtype), WEIGHT_CONVERTERS)
         raise UserError(
@@ -79,9 +79,9 @@ def prepare_params(params: Any, model_config: ModelConfig, weight_dtype: str) ->
     """Return the weights for generation: quantized, and transposed on a single CPU device.
 
     Args:
-      params: as stored in a checkpoint; deleted.
-      model_config: the model's.
-      weight_dtype: one of WEIGHT_CONVERTERS.
+      params: the weights as stored in a checkpoint; they are deleted.
+      model_config: the model's config.
+      weight_dtype: a key of WEIGHT_CONVERTERS.
 
     Raises:
       UserError: no such weight dtype.
@@ -93,15 +93,15 @@ def prepare_params(params: Any, model_config: ModelConfig, weight_dtype: str) ->
 def quantize_params(
     params: Any, model_config: ModelConfig, weight_dtype: str, transpose: bool = False
 ) -> Any:
-    """Return the weights as a tree per layer, their matrices in another dtype.
+    """Return the weights as a tree per layer, with matrices stored as `weight_dtype`.
 
-    The stacked arrays are deleted one by one, so that the stack and the layers never exist
-    together.
+    The stacked arrays are deleted one by one, so that all stacked and all per-layer weights are
+    never in memory together.
 
     Args:
-      params: as stored in a checkpoint; the stacked layers are deleted.
-      model_config: the model's.
-      weight_dtype: one of WEIGHT_CONVERTERS.
+      params: the weights as stored in a checkpoint; the stacked layers are deleted.
+      model_config: the model's config.
+      weight_dtype: a key of WEIGHT_CONVERTERS.
       transpose: whether to store the matrices of the layers as TransposedWeight.
 
     Raises:
@@ -138,9 +138,9 @@ class InferencePlacement(NamedTuple):
     Attributes:
       policy: sharding of activations and weights during computation.
       weight_shardings: tree of the shardings in which the weights are stored.
-      row_sharding: of arrays with a row per text.
-      replicated: of arrays that are equal on all devices.
-      row_shards: devices with different rows.
+      row_sharding: sharding of arrays with one row per text.
+      replicated: sharding of arrays that are equal on all devices.
+      row_shards: number of devices among which the rows are divided.
       axes: mesh axis sizes, as given to `make_placement`.
     """
 
@@ -160,7 +160,7 @@ def make_placement(
     Texts are sharded over `data` and `fsdp`, weights over `fsdp`, heads and widths over `tensor`.
 
     Raises:
-      UserError: there are fewer devices, or the number of heads is not divisible by `tensor`.
+      UserError: there are too few devices, or `tensor` does not divide the number of heads.
     """
     strategy_name = 'fsdp' if fsdp > 1 else 'replicated'
     axes = {'data': data, 'fsdp': fsdp, 'tensor': tensor}

@@ -1,9 +1,9 @@
-"""Pretrained models: from a run folder, a Hugging Face or PEFT folder, or the Hugging Face hub.
+"""Pretrained models from a run folder, a Hugging Face or PEFT folder, or the hub.
 
 runs/gpt_tiny              the newest checkpoint of a run, trained here or imported
-runs/ladder/trials/4x128   that of a trial of a sweep
+runs/ladder/trials/4x128   the newest checkpoint of one trial of a sweep
 folder/                    a folder with config.json and safetensors, or with adapter_config.json
-gpt2                       a name on the hub, if there is no such folder; openai-community/gpt2
+gpt2                       a name on the hub, if there is no such folder; or openai-community/gpt2
 """
 
 import functools
@@ -50,8 +50,8 @@ class Pretrained(NamedTuple):
       end_ids: ids that end a text.
       prefix_ids: ids that the model expects before a text.
       load_params: shardings of the weights -> the weights on their devices, as stored.
-      tokenizer_spec: the tokenizer as the config field `data.tokenizer` names it.
-      finetuned_run: of a run with frozen weights, what restores it; else None.
+      tokenizer_spec: the tokenizer, as named by the config field `data.tokenizer`.
+      finetuned_run: restores a run with frozen weights; None for other models.
     """
 
     model_config: ModelConfig
@@ -70,12 +70,12 @@ def find_pretrained(
 
     Args:
       source: a folder or a name on the hub.
-      step: of a run, the checkpoint of this step; None: the newest.
-      argument: the user's argument that `source` is the value of, for error messages.
+      step: step of a run's checkpoint; None: the newest.
+      argument: name of the argument that the user gave `source` as, for error messages.
       log: receives lines for the user.
 
     Raises:
-      UserError: there is no such model, it is damaged, or its files are not understood.
+      UserError: there is no such model, it is damaged, or its files are not supported.
     """
     folder = files.check_path(source, argument)
     if (folder / 'checkpoints').is_dir():
@@ -96,7 +96,7 @@ def find_pretrained(
             f'{source}: holds no checkpoint; give the folder of a run, such as runs/gpt_tiny'
         )
     if step is not None:
-        raise UserError(f'{source}: has no steps; remove the step')
+        raise UserError(f'{source}: has no steps, since it is not a run; remove the step')
     return _open_published(source, argument, log)
 
 
@@ -105,7 +105,7 @@ def _open_run(folder: Path, step: int | None, log: LogFn) -> Pretrained:
     meta = manifest.read_newest_meta(folder / 'checkpoints')
     if meta is None:
         raise UserError(f'{folder}: holds no checkpoint yet; train it, or give another folder')
-    # Fields that the run's version did not have yet get their defaults, which change nothing.
+    # Fields added since the run was made get their defaults, which do not change its behavior.
     config = {
         key: default | meta['config'].get(key, {})
         if isinstance(default, dict)
@@ -125,8 +125,8 @@ def _open_run(folder: Path, step: int | None, log: LogFn) -> Pretrained:
         log,
     )
     finetuned_run, load_params = find_run_weights(folder, config, model_config, step, log)
-    # An import without further training, and a model finetuned on a task, expect the ids that go
-    # before a text; a model trained on documents has none.
+    # A model that was imported and not trained further, or was fine-tuned on a task, expects
+    # prefix ids before a text; a model trained on documents does not.
     is_imported = imported.is_dir() and not meta['fingerprint']
     expects_prefix = is_imported or task_kind != 'none'
     return Pretrained(
@@ -147,9 +147,9 @@ def find_run_weights(
 
     Args:
       folder: the run folder.
-      config: the raw config of the run, complete.
+      config: the complete raw config of the run.
       model_config: the inference config.
-      step: of the checkpoint; None: the newest.
+      step: step of the checkpoint; None: the newest.
       log: receives lines for the user.
     """
     finetuned_run = finetune_checkpoint.open_finetuned_run(
@@ -209,8 +209,8 @@ def _load_tokenizer(folder: Path, config: Mapping[str, Any]) -> Tokenizer:
         cached = None
     if cached is None:
         raise UserError(
-            f'{folder}: its tokenizer, {spec} of {config["data"]["source"]}, is neither here nor '
-            f'in the token cache; copy its tokenizer.json to {folder / TOKENIZER_FILE}'
+            f'{folder}: its tokenizer, {spec} of {config["data"]["source"]}, is neither in this '
+            f'folder nor in the token cache; copy its tokenizer.json to {folder / TOKENIZER_FILE}'
         )
     return cached
 
@@ -222,10 +222,10 @@ def _find_end_ids(
     model_config: ModelConfig,
     log: LogFn,
 ) -> tuple[int, ...]:
-    """Return the ids that end a text, according to the model's files or else to the tokenizer.
+    """Return the ids that end a text, according to the model's files or else the tokenizer.
 
     Args:
-      contents: of the tokenizer's files, by name.
+      contents: contents of the tokenizer's files, by name.
       source: the file that names the ids, for messages. Its other generation options are ignored.
     """
     if ignored := tokenizer_files.list_ignored_options(contents):
@@ -237,7 +237,7 @@ def _find_end_ids(
 
 
 def weight_letters(model_config: ModelConfig) -> dict[str, str]:
-    """Return the letters of all weights by path, in the order of the tree.
+    """Return the letters of all weights by path, in tree order.
 
     For example 'blocks/attention/query': 'NDHK'.
     """

@@ -4,8 +4,9 @@ Each sequence draws from its own random stream, independent of the batch it is i
 
 The processors, their order and their definitions are those of transformers 5.x, so that the same
 options choose the same tokens. A token that a processor excludes gets the logit MASK_VALUE, which
-softmax maps to 0. Option values are traced, so that a new temperature does not recompile; only the
-set of active processors and the sizes that their shapes depend on are static (`SamplingPlan`).
+softmax maps to 0. Option values are traced, so that changing the temperature does not trigger a
+recompilation; only the set of active processors and the sizes that determine their shapes are
+static (`SamplingPlan`).
 """
 
 import hashlib
@@ -22,7 +23,8 @@ from gpt_jax.model.mask import MASK_VALUE
 def derive_seed(seed: int, prompt: int, sequence: int) -> int:
     """Derive the seed of one sequence of one prompt, in [0, 2^32).
 
-    Sequence 0 of prompt 0 has `seed` itself, so that its own seed alone reproduces any sequence.
+    Sequence 0 of prompt 0 gets `seed` itself, so that any sequence can be reproduced on its own by
+    passing its derived seed.
     """
     if prompt == sequence == 0:
         return seed
@@ -31,7 +33,7 @@ def derive_seed(seed: int, prompt: int, sequence: int) -> int:
 
 
 def make_step_keys(seed_B: jax.Array, step_B: jax.Array) -> jax.Array:
-    """Return the random key of each sequence for its new token number `step_B`."""
+    """Return each sequence's random key for its new token number `step_B`."""
     return jax.vmap(lambda seed, step: jax.random.fold_in(jax.random.key(seed), step))(
         seed_B, step_B
     )
@@ -72,8 +74,8 @@ class SamplingContext(NamedTuple):
 
     Attributes:
       tokens_BL: token ids; the first `length_B` of each row are valid.
-      length_B: tokens of each sequence, its prompt included.
-      prompt_length_B: tokens of each prompt.
+      length_B: number of tokens in each sequence, prompt included.
+      prompt_length_B: number of tokens in each prompt.
       min_length_B: length below which a sequence must not end.
       is_end_V: bool; True for the ids that end a sequence.
     """
@@ -89,7 +91,7 @@ class SamplingPlan(NamedTuple):
     """The static part of the sampling options.
 
     Attributes:
-      processors: names of the active processors, in their order.
+      processors: names of the active processors, in order of application.
       do_sample: whether to sample.
       max_top_k: top_k, rounded up to a power of two; 0: no top_k.
     """
@@ -142,7 +144,7 @@ def apply_frequency_penalty(
 def block_repeated_ngrams(
     logits_BV: jax.Array, context: SamplingContext, value: jax.Array, _: SamplingPlan
 ) -> jax.Array:
-    """Exclude tokens that would complete an n-gram that the prompt or the text already has."""
+    """Exclude tokens that would complete an n-gram already present in the prompt or the text."""
     n = value
     positions_L = jnp.arange(context.tokens_BL.shape[1])
 
@@ -155,7 +157,7 @@ def block_repeated_ngrams(
             same_L = jnp.roll(tokens_L, back) == tokens_L[jnp.maximum(length - back, 0)]
             return back + 1, matches_L & same_L
 
-        # Stops as soon as no match is left, which usually is early, however large n is.
+        # Stops as soon as no match is left, which usually happens early, even for a large n.
         keep_going = lambda carry: (carry[0] < n) & jnp.any(carry[1])
         _, matches_L = jax.lax.while_loop(keep_going, compare_further, (jnp.int32(1), matches_L))
         return jnp.zeros(logits_BV.shape[1], bool).at[tokens_L].max(matches_L)
@@ -177,8 +179,8 @@ def apply_temperature(
 ) -> jax.Array:
     """Divide the logits by the temperature.
 
-    They are taken relative to the highest, so that the smallest temperature leaves the most likely
-    token instead of infinities.
+    The logits are first shifted so that the highest is 0: even the smallest temperature then
+    selects the most likely token instead of producing infinities.
     """
     top_B1 = jnp.max(logits_BV, axis=1, keepdims=True)
     return (logits_BV - top_B1) / jnp.maximum(value, jnp.finfo(jnp.float32).tiny)
@@ -187,7 +189,7 @@ def apply_temperature(
 def filter_top_k(
     logits_BV: jax.Array, _: SamplingContext, value: jax.Array, plan: SamplingPlan
 ) -> jax.Array:
-    """Keep the k highest logits, and those equal to the lowest of them (Fan et al. 2018)."""
+    """Keep the k highest logits, and any tied with the lowest of them (Fan et al. 2018)."""
     max_k = min(plan.max_top_k, logits_BV.shape[1])
     highest_BC = jax.lax.top_k(logits_BV, max_k)[0]
     last_B = jnp.take(highest_BC, jnp.minimum(value.astype(jnp.int32), max_k) - 1, axis=1)
@@ -197,9 +199,9 @@ def filter_top_k(
 def filter_top_p(
     logits_BV: jax.Array, _: SamplingContext, value: jax.Array, __: SamplingPlan
 ) -> jax.Array:
-    """Keep the smallest set of tokens of total probability p (Holtzman et al. 2020).
+    """Keep the smallest set of tokens with a total probability of top_p (Holtzman et al. 2020).
 
-    Tokens with the same logit as the last of the set stay, too.
+    Tokens tied with the last one in the set are kept, too.
     """
     sorted_BV = jnp.sort(logits_BV, axis=1)
     below_BV = jnp.cumsum(jax.nn.softmax(sorted_BV, axis=1), axis=1) <= 1 - value
@@ -222,7 +224,7 @@ def filter_typical_p(
 ) -> jax.Array:
     """Keep the tokens whose surprisal is closest to the entropy (Meister et al. 2023).
 
-    Just enough of them stay for a total probability of typical_p.
+    Just enough of them are kept to reach a total probability of typical_p.
     """
     log_p_BV = jax.nn.log_softmax(logits_BV, axis=1)
     p_BV = jnp.exp(log_p_BV)
@@ -235,7 +237,7 @@ def filter_typical_p(
     return jnp.where(distance_BV > largest_B1, MASK_VALUE, logits_BV)
 
 
-# By option, in the order of application; the last five are only used for sampling.
+# By option, in order of application; the last five are only used for sampling.
 LOGITS_PROCESSORS: Mapping[str, LogitsProcessor] = {
     'repetition_penalty': apply_repetition_penalty,
     'presence_penalty': apply_presence_penalty,
@@ -256,7 +258,7 @@ def make_sampling_plan(options: GenerationOptions) -> SamplingPlan:
     if options.min_new_tokens:
         active.add('min_length')
     if options.do_sample:
-        active.add('temperature')  # so that changing from and to 1 does not recompile
+        active.add('temperature')  # so that changing it from or to 1 does not recompile
     max_top_k = 1 << (options.top_k - 1).bit_length() if options.top_k else 0
     processors = tuple(name for name in LOGITS_PROCESSORS if name in active)
     return SamplingPlan(processors, options.do_sample, max_top_k)
@@ -277,7 +279,7 @@ def process_logits(
     values: Mapping[str, jax.Array],
     plan: SamplingPlan,
 ) -> jax.Array:
-    """Apply the active processors in their order. float32 [B, V]."""
+    """Apply the active processors in order. float32 [B, V]."""
     for name in plan.processors:
         logits_BV = LOGITS_PROCESSORS[name](logits_BV, context, values[name], plan)
     return logits_BV

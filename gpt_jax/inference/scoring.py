@@ -1,8 +1,8 @@
 """Log-probabilities of continuations, computed in packed rows.
 
 Several requests share a row and do not attend to each other. If the input of a request is a prefix
-of another's (as for one-token answers to the same question), it is read only once. Results do not
-depend on rows and batches beyond the rounding of float32.
+of another's (as for one-token answers to the same question), it is processed only once. Up to
+float32 rounding, results do not depend on rows and batches.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,7 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.tasks.encoding import pack_best_fit
 
 MIN_ROW_LENGTH = 64  # tokens, unless the model's context is shorter
-ROW_LENGTH_FACTOR = 4  # row length in longest requests, so that little of a row stays empty
+ROW_LENGTH_FACTOR = 4  # row length over that of the longest request, so that rows are well filled
 DEFAULT_ROWS = 16  # rows per batch
 
 ScoringBatch = dict[str, np.ndarray]
@@ -29,7 +29,7 @@ class ScoringRequest(NamedTuple):
 
     Attributes:
       context: int32, at least one id.
-      continuation: int32, the ids that are scored.
+      continuation: int32, the ids to score.
     """
 
     context: np.ndarray
@@ -42,7 +42,7 @@ class ContinuationScore:
 
     Attributes:
       token_log_p: float64, log-probability of each token, in nats.
-      greedy: whether each token is the most likely one.
+      greedy: whether every token is the most likely one.
     """
 
     token_log_p: np.ndarray
@@ -55,7 +55,7 @@ class ContinuationScore:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens of the continuation."""
+        """The number of tokens in the continuation."""
         return len(self.token_log_p)
 
 
@@ -64,8 +64,8 @@ class _PackedRequests(NamedTuple):
 
     Attributes:
       rows: indices of the segments in each row.
-      segments: token ids that are read.
-      requests: indices of the requests that each segment answers.
+      segments: input token ids.
+      requests: indices of the requests that each segment serves.
     """
 
     rows: list[list[int]]
@@ -74,7 +74,7 @@ class _PackedRequests(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """Where the batch has the scores of a request: its row, and the first query of it."""
+    """Location of a request's scores in a batch: its row, and its first query in the row."""
 
     request: int
     row: int
@@ -91,22 +91,22 @@ def score_requests(
     min_row_length: int = MIN_ROW_LENGTH,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> list[ContinuationScore]:
-    """Score each request, in their order.
+    """Score each request, in order.
 
-    If a request is more than one token longer than the context (its last token is not read), it is
-    truncated from the left, as in lm-evaluation-harness.
+    A request that is more than one token longer than the context is truncated from the left, as in
+    lm-evaluation-harness; its last token is scored but is not an input.
 
     Args:
       score: the model with its params.
       requests: the continuations and their contexts.
-      context: the model's.
+      context: the model's context length.
       rows: maximum rows per batch, rounded up to a multiple of `row_shards`.
-      row_shards: devices that share the rows.
-      min_row_length: tokens per row, at most `context`.
-      on_batch: called before each batch with the number of finished batches and of all batches.
+      row_shards: number of devices among which the rows are divided.
+      min_row_length: minimum tokens per row, limited to `context`.
+      on_batch: called before each batch with the numbers of finished batches and of all batches.
 
     Raises:
-      UserError: a request without context, or a continuation longer than the model's context.
+      UserError: a request has no context, or a continuation is longer than the model's context.
     """
     if not requests:
         return []
@@ -152,7 +152,7 @@ def score_requests(
 
 
 def _select_input(request: ScoringRequest, number: int, context: int) -> np.ndarray:
-    """Return the ids that are read: all but the last one, the last `context` of them."""
+    """Return the input ids: all but the last one, and of these at most the last `context`."""
     if not len(request.context):
         raise UserError(f'request {number}: the context must have at least one token')
     if len(request.continuation) > context:
@@ -187,7 +187,7 @@ def _pack_requests(inputs: Sequence[np.ndarray], length: int) -> _PackedRequests
 
 
 def _find_owners(inputs: Sequence[np.ndarray]) -> list[int]:
-    """Return for each input the index of the longest one that begins with it, possibly itself."""
+    """Return for each input the index of the longest one that it is a prefix of, or its own."""
     keys = [ids.astype('>u4').tobytes() for ids in inputs]
     order = sorted(range(len(keys)), key=keys.__getitem__)
     owners = list(range(len(keys)))
@@ -205,7 +205,7 @@ def _fill_row(
     packed: _PackedRequests,
     requests: Sequence[ScoringRequest],
 ) -> Iterator[_Answer]:
-    """Write a row of the batch and yield where its requests are answered."""
+    """Write a row of the batch and yield where the scores of its requests will be."""
     start, first = 0, 0
     for number, segment in enumerate(segments, 1):
         ids = packed.segments[segment]

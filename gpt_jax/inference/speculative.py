@@ -4,9 +4,10 @@ A draft token is accepted with probability min(1, p/q), where p is the model's d
 the draft's. At the first rejection a token is drawn from max(p - q, 0), normalized; if all are
 accepted, one more is drawn from p. The output has exactly the model's distribution (Leviathan et
 al. 2023, algorithm 1 and appendix A.1); with greedy decoding, where p is one-hot, exactly its
-tokens. Each row accepts as many tokens as its own draws allow; both KV caches then drop the others.
+tokens. Each row accepts as many tokens as its own draws allow; both KV caches then drop the
+rejected ones.
 
-Dims: Q draft token, L = Q + 1 positions that are verified.
+Dims: Q draft tokens, L = Q + 1 verified positions.
 """
 
 import functools
@@ -30,21 +31,21 @@ from gpt_jax.inference.decode import (
 from gpt_jax.inference.sampling import SamplingPlan, process_logits
 from gpt_jax.model.kv_cache import KVCache
 
-MAX_LOOKUP_NGRAM = 3  # longest n-gram that is looked up; shorter ones if it does not occur
-MIN_PROBABILITY = 1e-30  # in place of 0, whose logarithm is infinite
+MAX_LOOKUP_NGRAM = 3  # longest n-gram to look up; shorter ones are used if it does not occur
+MIN_PROBABILITY = 1e-30  # replaces 0, whose logarithm is infinite
 
 
 def propose_by_lookup(
     tokens_BL: jax.Array, length_B: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Propose what followed the last n-gram of each sequence earlier in it (Saxena 2023).
+    """Propose the tokens that followed an earlier occurrence of the last n-gram (Saxena 2023).
 
-    The longest n-gram that occurs earlier is used, and its latest occurrence. If it is fewer than
-    `count` tokens back, its continuation includes the draft's own beginning, periodically.
+    The latest earlier occurrence of the longest matching n-gram is used. If it is fewer than
+    `count` tokens back, the tokens since then are repeated periodically.
 
     Returns:
       drafts_BQ: int32 ids.
-      found_B: bool; where it is False the ids are meaningless.
+      found_B: bool; where it is False, the ids are meaningless.
     """
     positions_L = jnp.arange(tokens_BL.shape[1])
 
@@ -66,9 +67,9 @@ class SpeculativeState(struct.PyTreeNode):
     """The sequences, the caches of all their tokens but the last, and statistics over all rows.
 
     Attributes:
-      draft_cache: of the draft model; None: lookup.
-      proposed, accepted: int32, draft tokens.
-      readings: int32, forward passes of the model.
+      draft_cache: cache of the draft model; None for lookup.
+      proposed, accepted: int32, numbers of draft tokens.
+      readings: int32, number of forward passes of the model.
     """
 
     sequences: SequenceState
@@ -84,7 +85,7 @@ class DraftTokens(NamedTuple):
 
     Attributes:
       tokens_BQ: int32 ids.
-      q_BQV: the distributions that they were drawn from.
+      q_BQV: the distributions from which they were drawn.
       found_B: bool; False for rows without a proposal.
     """
 
@@ -104,7 +105,7 @@ def prefill_both(
     *,
     cache_shape: CacheShape,
 ) -> SpeculativeState:
-    """Like decode.prefill, for both models."""
+    """Prefill the caches of both models; see `decode.prefill`."""
 
     def fill_cache(model: InferenceModel, params: Any) -> KVCache:
         cache = model.init_cache(prefill_BL.shape[0], cache_shape.capacity, cache_shape.chunk)
@@ -145,7 +146,7 @@ def decode_speculatively(
         step, state = carry
         sequences = state.sequences
         running_B = sequences.status_B == RUNNING
-        # The token after the drafts must fit too, hence the 1.
+        # The token after the drafts must also fit, hence the 1.
         room_B = settings.max_length_B - sequences.length_B - 1
         count_B = jnp.where(running_B, jnp.minimum(draft_tokens, room_B), 0)
         if draft_model is None:
@@ -186,7 +187,7 @@ def _drop_rejected(cache: KVCache, sequences: SequenceState) -> KVCache:
 def _make_keys(
     sequences: SequenceState, settings: SequenceSettings, use: int | jax.Array
 ) -> jax.Array:
-    """Return a key per row for one use of randomness at the present length of its sequence."""
+    """Return one key per row for one use of randomness at the sequence's current length."""
     keys_B = sampling.make_step_keys(settings.seed_B, sequences.length_B - settings.prompt_length_B)
     return jax.vmap(lambda key: jax.random.fold_in(key, use))(keys_B)
 
@@ -207,10 +208,10 @@ def _draft_with_model(
     count: int,
     count_B: jax.Array,
 ) -> tuple[DraftTokens, KVCache]:
-    """Generate the draft model's tokens, under the same options.
+    """Generate draft tokens with the draft model, under the same options.
 
-    It also reads the last of them, so that its cache is as long as the model's, however many tokens
-    are accepted.
+    The draft model also processes the last of them, so that its cache is as long as the model's,
+    however many tokens are accepted.
     """
     sequences = state.sequences
     running_B = sequences.status_B == RUNNING
@@ -252,7 +253,7 @@ def _model_distributions(
     values: Any,
     plan: SamplingPlan,
 ) -> jax.Array:
-    """Return the model's distribution after each number of draft tokens. [B, L, V]."""
+    """Return the model's distribution after 0 to Q draft tokens. [B, L, V]."""
     count = drafts.tokens_BQ.shape[1]
     all_B = jnp.full_like(sequences.length_B, count)
     tokens_BL = scatter_tokens(sequences.tokens_BL, sequences.length_B, drafts.tokens_BQ, all_B)
@@ -278,7 +279,7 @@ def _verify_drafts(
     """Accept or reject the draft tokens and draw the token after the accepted ones.
 
     Returns:
-      The number of accepted tokens of each row, and the ids with the drawn one after them.
+      The number of accepted tokens per row, and the ids with the drawn one after the accepted ones.
     """
     count = drafts.tokens_BQ.shape[1]
 
@@ -296,7 +297,7 @@ def _verify_drafts(
     first_rejected_B = jnp.minimum(accepted_B, count - 1)
     q_BV = jnp.take_along_axis(drafts.q_BQV, first_rejected_B[:, None, None], axis=1)[:, 0]
     rest_BV = jnp.maximum(p_BV - jnp.where(rejected_B[:, None], q_BV, 0), 0)
-    # If rounding leaves no mass, p and q are equal.
+    # If no mass is left, p and q are equal up to rounding.
     rest_BV = jnp.where(jnp.sum(rest_BV, axis=1, keepdims=True) > 0, rest_BV, p_BV)
     logits_BV = jnp.log(jnp.maximum(rest_BV, MIN_PROBABILITY))
     final_B = sampling.select_tokens(

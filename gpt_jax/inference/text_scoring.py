@@ -1,13 +1,13 @@
 """Scores of texts under a loaded model: continuations and perplexity.
 
 Context and continuation are split as in lm-evaluation-harness. The two are encoded as one text,
-since a tokenizer may merge across the boundary; the continuation is what the whole has beyond as
-many tokens as the context has by itself. Spaces at the end of the context move to the continuation,
-because words begin with their space in most vocabularies. An empty context is the id that begins a
-text.
+since a tokenizer may merge across the boundary; the continuation is what follows the first n
+tokens, where n is the number of tokens of the context encoded alone. Trailing spaces of the context
+are moved to the continuation, because words begin with their space in most vocabularies. An empty
+context is replaced by the id that begins a text.
 
-The perplexity of a text of any length is computed in windows of the model's context, in which each
-token is scored once.
+The perplexity of a text of any length is computed in windows of the model's context length, so that
+each token is scored once.
 """
 
 import math
@@ -63,11 +63,11 @@ def make_continuation_requests(
     Args:
       pairs: the texts.
       encode_whole: encodes texts, with the ids that the model expects before a text.
-      encode_plain: encodes texts without them.
-      prefix_id: the id in place of an empty context; None: the tokenizer has none.
+      encode_plain: encodes texts without these ids.
+      prefix_id: the id that replaces an empty context; None: the tokenizer has none.
 
     Raises:
-      UserError: an empty context without `prefix_id`.
+      UserError: a context is empty and there is no `prefix_id`.
     """
     split = [_move_spaces(*pair) for pair in pairs]
     with_context = [pair for pair in split if pair[0]]
@@ -96,8 +96,8 @@ def _move_spaces(context: str, continuation: str) -> tuple[str, str]:
 def _begin_with_prefix(ids: np.ndarray, prefix_id: int | None, number: int) -> ScoringRequest:
     if prefix_id is None:
         raise UserError(
-            f'pair {number}: the context must not be empty, since the tokenizer has no token to '
-            'begin a text with'
+            f'pair {number}: the context must not be empty, since the tokenizer has no token that '
+            'begins a text'
         )
     if len(ids) and ids[0] == prefix_id:  # the text already begins with it
         return ScoringRequest(ids[:1], ids[1:])
@@ -110,9 +110,9 @@ class Perplexity:
 
     Attributes:
       nats: summed -log p of the scored tokens.
-      tokens: scored tokens.
-      words: parts of the text between whitespace, as counted by lm-evaluation-harness.
-      bytes: of the text in UTF-8.
+      tokens: number of scored tokens.
+      words: number of whitespace-separated words, as counted by lm-evaluation-harness.
+      bytes: number of bytes of the text in UTF-8.
     """
 
     nats: float
@@ -142,28 +142,29 @@ class Perplexity:
 
     @property
     def bits_per_byte(self) -> float:
-        """The loss per byte, in bits; comparable between tokenizers."""
+        """The loss per byte, in bits; comparable across tokenizers."""
         return self.nats / math.log(2) / self.bytes
 
 
 def measure_perplexity(nats: float, tokens: int, text: str) -> Perplexity:
-    """Count the words and bytes of a text with a known loss."""
+    """Return the Perplexity of a text from its loss, counting its words and bytes."""
     return Perplexity(nats, tokens, len(re.split(r'\s+', text)), len(text.encode('utf-8')))
 
 
 def make_windows(targets: int, context: int, stride: int) -> np.ndarray:
-    """Cut a text into windows in which each token is scored once.
+    """Cut a text into windows so that each token is scored once.
 
-    Of the text's ids, one more before them included, a window (begin, first, stop) reads
-    ids[begin:stop], at most `context` of them, and scores ids[first + 1 : stop + 1]. Each window
-    but the first scores `stride` tokens, the last one the rest, and reads as much before them as
-    fits: each token sees at least `context - stride` others, if there are that many. A stride equal
-    to the context is the rolling log-likelihood of lm-evaluation-harness.
+    Let `ids` be one id that is not scored, followed by those to score. A window (begin, first,
+    stop) takes ids[begin:stop] as input, at most `context` of them, and scores
+    ids[first + 1 : stop + 1]. The first window scores up to `context` tokens, each other one
+    `stride` tokens, and the last one the rest. As much text as fits precedes the scored tokens, so
+    each is conditioned on at least `context - stride` others, where there are that many. A stride
+    equal to the context gives the rolling log-likelihood of lm-evaluation-harness.
 
     Args:
       targets: number of tokens to score.
-      context: the model's.
-      stride: tokens that a window scores.
+      context: the model's context length.
+      stride: number of tokens that a window scores.
 
     Returns:
       int [K, 3]: begin, first, stop of each window.
@@ -184,7 +185,7 @@ def make_windows(targets: int, context: int, stride: int) -> np.ndarray:
 def make_rolling_requests(
     ids: Sequence[int] | np.ndarray, context: int, stride: int
 ) -> list[ScoringRequest]:
-    """Make a request of each window of a text.
+    """Make one request per window of a text.
 
     Args:
       ids: int [T + 1]; the first one is not scored.
@@ -197,10 +198,10 @@ def make_rolling_requests(
 
 
 class Scorer:
-    """Scores texts with the params of a model on its devices.
+    """Scorer of texts with the params of a model on its devices.
 
     Attributes:
-      prefix_id: the id before a text that nothing else precedes; None: the tokenizer has none.
+      prefix_id: the id placed before a text that has no context; None: the tokenizer has none.
     """
 
     def __init__(self, pretrained: Pretrained, placement: InferencePlacement, params: Any):
@@ -219,12 +220,12 @@ class Scorer:
         batch_size: int = scoring.DEFAULT_ROWS,
         context: int | None = None,
     ) -> list[ContinuationScore]:
-        """Score each continuation, in their order.
+        """Score each continuation, in order.
 
         Args:
-          pairs: of context and continuation, as text (see the module docstring) or as ids.
+          pairs: pairs of context and continuation, as text (see the module docstring) or as ids.
           batch_size: rows per batch; only affects speed.
-          context: maximum tokens of a text that are read; None: the model's context.
+          context: maximum number of input tokens per text; None: the model's context.
         """
         context = self._context if context is None else context
         for name, value, limit in (
@@ -267,9 +268,9 @@ class Scorer:
 
         Args:
           text: a string, or its ids.
-          stride: tokens that a window scores; None: the context.
+          stride: number of tokens that a window scores; None: the context.
           batch_size: rows per batch; only affects speed.
-          context: maximum tokens that a window reads; None: the model's context.
+          context: maximum number of input tokens per window; None: the model's context.
         """
         context = self._context if context is None else context
         ids = self._encode_plain([check_text(text, 'text')])[0] if isinstance(text, str) else text

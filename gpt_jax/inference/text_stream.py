@@ -1,7 +1,7 @@
 """Streaming text generation: incremental detokenization, stop strings and finish reasons.
 
-Text that was emitted never changes again: emission stops before bytes that may still become a
-character, and before a suffix that may still become a stop string.
+Emitted text never changes: bytes that may still become a character, and a suffix that may still
+become a stop string, are held back.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,16 +18,17 @@ from gpt_jax.inference.engine import DECODING_METHODS, DecodeEngine
 from gpt_jax.inference.options import GenerationOptions, check_draft_options
 
 REPLACEMENT_CHARACTER = '\ufffd'  # how decoders show bytes that are not, or not yet, a character
-UNINTERRUPTED_STEPS = 1 << 20  # decoding steps per call, if the text is not streamed
-STOP_CHECK_STEPS = 16  # decoding steps per call at most, if there are stop strings
+UNINTERRUPTED_STEPS = 1 << 20  # decoding steps per call if the text is not streamed
+STOP_CHECK_STEPS = 16  # maximum decoding steps per call if there are stop strings
 
 
 class DetokenizerStream:
-    """Decodes the ids of one text one by one.
+    """Incremental decoder for the ids of one text.
 
     Attributes:
-      text: the text after the prompt that is certain; after a stop string or `close`, all of it.
-      stopped: a stop string occurred; `text` ends before it.
+      text: the text after the prompt that can no longer change; after a stop string or `close`,
+        all of it.
+      stopped: whether a stop string occurred; `text` ends before it.
 
     Args:
       decode: ids to text.
@@ -42,12 +43,13 @@ class DetokenizerStream:
         self._decode, self._stops, self._emitted = decode, stops, 0
         # The window holds the ids up to the last position where the text was complete
         # (`_complete` of them), and those added since. They are decoded together because the text
-        # of an id may depend on the previous one. `_known` characters of it were taken.
+        # of an id may depend on the previous one. The first `_known` characters of the decoded
+        # window are already in `text` or in the prompt.
         self._window = list(prompt)
         self._complete, self._known = len(self._window), len(decode(self._window))
 
     def add(self, id_: int) -> str:
-        """Add the next id and return the text that has become certain."""
+        """Add the next id and return the text that can no longer change."""
         self._window.append(id_)
         decoded = self._decode(self._window)
         certain = decoded.rstrip(REPLACEMENT_CHARACTER)
@@ -101,7 +103,7 @@ class GeneratedText:
       tokens: the generated ids, the end id included.
       log_probabilities: of each generated id under the model, before logits processors, in nats.
       finish_reason: 'end' (end of the document), 'stop' (a stop string or id) or 'length'.
-      seed: of this text: its prompt and the same options with this seed generate it again.
+      seed: seed of this text, which generates it again from its prompt and the same options.
     """
 
     prompt: str
@@ -117,9 +119,9 @@ class TokenChunk(NamedTuple):
     """A piece of a text.
 
     Attributes:
-      number: of the text.
+      number: index of the text.
       text: the piece; may be empty in the last chunk.
-      result: the whole text, in its last chunk; else None.
+      result: the finished text, in its last chunk; else None.
     """
 
     number: int
@@ -155,9 +157,9 @@ def stream_texts(
     Args:
       engine: the model and its compiled programs.
       detokenizer: ids to text.
-      prompts: one or several.
+      prompts: one or more prompts.
       options: the generation options.
-      row_shards: devices that share the rows of a batch.
+      row_shards: number of devices among which the rows of a batch are divided.
       block: decoding steps between chunks; results do not depend on it.
 
     Raises:
@@ -184,8 +186,8 @@ def stream_texts(
     for batch_requests in batching.split_batches(requests, rows):
         batch = batching.make_batch(
             batch_requests,
-            # The last of several batches has the shape of the others, so that it shares their
-            # program.
+            # The last of several batches is padded to the shape of the others, so that it runs
+            # the same compiled program.
             min_rows=rows if len(requests) > rows else 1,
             context=context,
             chunk=options.draft_tokens + 1 if speculative else 1,
@@ -223,10 +225,10 @@ def _make_end_mask(
 
 
 class SequenceReader:
-    """Reads one text from the rows of successive snapshots.
+    """Reader of one text from a row of successive snapshots.
 
     Attributes:
-      result: the text, once it is finished; else None.
+      result: the text once it is finished; None until then.
     """
 
     def __init__(
@@ -243,7 +245,7 @@ class SequenceReader:
         self._log_p: list[float] = []
 
     def read(self, sequences: SequenceState, row: int) -> str:
-        """Read the new tokens of a row and return the text that has become certain."""
+        """Read the new tokens of a row and return the text that can no longer change."""
         start, length = self._prompt_length + len(self._tokens), int(sequences.length_B[row])
         status = int(sequences.status_B[row])
         pieces = []

@@ -1,8 +1,8 @@
 """Mapping between Hugging Face's config.json and the model section of a config.
 
-Reading uses every field or rejects it: `ConfigReader` raises for fields that nothing has read. What
-a layout cannot express differently, `ConfigFormat.fixed` lists: on import, the model section gets
-these values; on export, the model must have them.
+Every field is either used or rejected: `ConfigReader` raises for fields that were not read.
+`ConfigFormat.fixed` lists the fields that a layout fixes: on import, the model section gets these
+values; on export, the model must have them.
 """
 
 import math
@@ -20,8 +20,8 @@ REQUIRED = object()  # in place of a default
 
 ConfigValues = dict[str, Any]
 
-# Fields without influence on the function that the weights compute: provenance, training,
-# generation, other heads, PyTorch.
+# Fields that do not affect the function that the weights compute: provenance, training, generation,
+# other heads, PyTorch.
 IGNORED_FIELDS = frozenset(
     """
     _name_or_path transformers_version torch_dtype dtype use_cache return_dict torchscript
@@ -60,8 +60,8 @@ class ConfigReader:
     """Reads a config.json field by field; `check_unread` rejects the fields that were not read.
 
     Attributes:
-      path: of the file, for error messages.
-      read_keys: fields that were read.
+      path: the file, for error messages.
+      read_keys: the fields that were read.
     """
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
@@ -102,10 +102,10 @@ class ConfigReader:
         return value
 
     def get_choice(self, key: str, choices: Mapping[str, str], default: Any = REQUIRED) -> str:
-        """Return our word for a word of theirs.
+        """Return our name for the field's value.
 
         Args:
-          choices: our words by theirs.
+          choices: our names by Hugging Face's.
         """
         value = self.get(key, default)
         if not isinstance(value, str) or value not in choices:
@@ -142,7 +142,7 @@ def check_positive(value: Any, make_error: Callable[[str], UserError]) -> float:
     return float(value)
 
 
-# Our words by theirs, the preferred one first.
+# Our names by Hugging Face's, the preferred one first.
 ACTIVATIONS = {
     'silu': 'silu',
     'swish': 'silu',
@@ -157,8 +157,8 @@ ACTIVATIONS = {
     'linear': 'identity',
 }
 
-# Fields of the model section that a layout may set, with the values of those that do not. The other
-# fields say how the model is computed or trained.
+# Fields of the model section that a layout may set, with their values for layouts that do not. The
+# other fields determine how the model is computed or trained.
 MODEL_DEFAULTS: Mapping[str, Any] = {
     'vocab_multiple': 1,
     'block': 'pre_norm',
@@ -192,7 +192,7 @@ UNSUPPORTED_FEATURES: Mapping[str, tuple[Any, ...]] = {
     'logit_softcap': (0.0,),
     'attention_sink': (False,),
 }
-# Sets of attention kinds of the layers of a model.
+# Sets of the attention kinds of a model's layers.
 FULL_ATTENTION, WINDOW_ATTENTION = frozenset({'full'}), frozenset({'window'})
 MIXED_ATTENTION = FULL_ATTENTION | WINDOW_ATTENTION
 
@@ -202,10 +202,10 @@ class ConfigFormat(NamedTuple):
 
     Attributes:
       fixed: our fields that it fixes or restricts, with their possible values.
-      checks: by field of ours, further conditions on a model.
+      checks: further conditions on a model, by field of ours.
       attention: the possible sets of attention kinds of the layers.
       read: reads the fields; returns the model section except MODEL_DEFAULTS and `fixed`.
-      write: returns the config.json of a model that fits, except what all kinds have.
+      write: returns the config.json of a model that fits, except the fields common to all kinds.
     """
 
     fixed: Mapping[str, tuple[Any, ...]]
@@ -215,7 +215,7 @@ class ConfigFormat(NamedTuple):
     write: Callable[[ModelConfig], ConfigValues]
 
     def read_model_section(self, reader: ConfigReader) -> ConfigValues:
-        """Read the model section of a config, except how the model is computed and trained.
+        """Read the model section of a config, except for how the model is computed and trained.
 
         Raises:
           UserError: a field is missing, unknown, or has a value that the model cannot compute.
@@ -243,9 +243,9 @@ def list_mismatches(config_format: ConfigFormat, model_config: ModelConfig) -> l
 
 
 def hf_name(names: Mapping[str, str], ours: str) -> str:
-    """Return their preferred word for ours.
+    """Return Hugging Face's preferred name for ours.
 
     Raises:
-      StopIteration: they have none.
+      StopIteration: there is none.
     """
     return next(theirs for theirs, word in names.items() if word == ours)

@@ -14,7 +14,7 @@ from gpt_jax.interop.hf_config import (
     hf_name,
 )
 
-# Here 'gelu' is the tanh approximation.
+# In GPT-1's config.json, 'gelu' is the tanh approximation.
 OPENAI_ACTIVATIONS = {'gelu': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'silu'}
 
 
@@ -39,7 +39,7 @@ def _read_gpt(reader: ConfigReader) -> ConfigValues:
 def _read_gpt2(reader: ConfigReader) -> ConfigValues:
     reader.require('scale_attn_weights', True)
     reader.require('scale_attn_by_inverse_layer_idx', False)
-    # Computes the same function, unless it comes with the scale above.
+    # It does not change the function unless combined with the scale above.
     reader.require('reorder_and_upcast_attn', False)
     section = _read_gpt(reader)
     return section | {

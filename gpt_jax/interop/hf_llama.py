@@ -29,7 +29,7 @@ def _read_common(
     kv_heads: Any = REQUIRED,
     head_dim: Any = None,
 ) -> ConfigValues:
-    """Read what all of them have; the keywords are the layout's defaults."""
+    """Read the fields that all of these models have; the keywords are the layout's defaults."""
     width, heads = reader.get_int('hidden_size'), reader.get_int('num_attention_heads')
     context = reader.get_int('max_position_embeddings')
     is_derived = head_dim is None and reader.get('head_dim') is None
@@ -68,7 +68,7 @@ def _read_llama(reader: ConfigReader) -> ConfigValues:
     bias = reader.get_bool('attention_bias', False)
     if reader.get_bool('mlp_bias', False) != bias:
         raise reader.make_error(
-            'mlp_bias', f'must equal attention_bias, {bias}, got {not bias}; both or neither'
+            'mlp_bias', f'must equal attention_bias, which is {bias}, got {not bias}'
         )
     return _read_common(reader, kv_heads=None) | {'bias': bias}
 
@@ -78,7 +78,7 @@ def _read_mistral(reader: ConfigReader) -> ConfigValues:
 
 
 def _read_window(reader: ConfigReader, default: int | None) -> ConfigValues:
-    """Read a sliding window that all layers have, or none."""
+    """Read the sliding window, which all layers have or none."""
     if reader.get('sliding_window', default) is None:
         return {}
     return {'attention_pattern': ['window'], 'window': reader.get_int('sliding_window', default)}
@@ -97,11 +97,11 @@ def _read_experts(
 ) -> ConfigValues:
     """Read the numbers of experts.
 
-    `num_local_experts` is also what transformers 5 writes for the older `num_experts`.
+    transformers 5 writes `num_local_experts` for the older `num_experts` too.
 
     Args:
       experts, per_token: the layout's defaults.
-      normalized: the weights of the chosen experts sum to 1.
+      normalized: whether the weights of the chosen experts sum to 1.
     """
     names = [name for name in ('num_local_experts', 'num_experts') if reader.get(name) is not None]
     counts = [reader.get_int(name, experts) for name in names or ['num_local_experts']]
@@ -176,7 +176,7 @@ def _read_layer_types(reader: ConfigReader) -> ConfigValues:
 
 
 def _shorten_pattern(kinds: list[str]) -> list[str]:
-    """Return the shortest pattern that gives these kinds when it is repeated."""
+    """Return the shortest pattern that gives these kinds when repeated."""
     for length in range(1, len(kinds)):
         if all(kind == kinds[n % length] for n, kind in enumerate(kinds)):
             return kinds[:length]
@@ -261,7 +261,7 @@ _LLAMA: Mapping[str, tuple[Any, ...]] = {
 _EXPERTS: Mapping[str, tuple[Any, ...]] = {'feedforward': ('experts',), 'shared_experts': (0,)}
 LLAMA = ConfigFormat(
     fixed={**_LLAMA, 'bias': (False, True)},
-    checks={'heads': lambda config: config.width % config.heads == 0},  # transformers needs it
+    checks={'heads': lambda config: config.width % config.heads == 0},  # transformers requires it
     attention=(FULL_ATTENTION,),
     read=_read_llama,
     write=_write_llama,

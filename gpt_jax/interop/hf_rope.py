@@ -1,6 +1,6 @@
-"""Rotary positions in config.json.
+"""Rotary position settings in config.json.
 
-They come in two forms, depending on the age of the file: `rope_parameters` since transformers 5,
+They have two forms, depending on the age of the file: `rope_parameters` since transformers 5,
 `rope_theta` and `rope_scaling` before. Both are read, and both are written.
 """
 
@@ -32,7 +32,7 @@ FIXED_ROPE_FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
         'truncate': (None, True),
     },
 }
-PER_LAYER_ROPE = ('full_attention', 'sliding_attention')  # keys of settings by kind of layer
+PER_LAYER_ROPE = ('full_attention', 'sliding_attention')  # keys of settings per kind of layer
 
 RopeError = Callable[[str, str], UserError]  # (field, message) -> the error
 
@@ -41,12 +41,12 @@ def read_rope(reader: ConfigReader, context: int, default_base: float) -> Config
     """Read the rotary_* fields of the model section.
 
     Args:
-      reader: of the config.json.
+      reader: the reader of the config.json.
       context: max_position_embeddings, the default of the original context.
-      default_base: the layout's default of rope_theta.
+      default_base: the layout's default for rope_theta.
 
     Raises:
-      UserError: an unsupported type or value, or the two forms contradict each other.
+      UserError: a type or value is not supported, or the two forms contradict each other.
     """
     new, old = _get_object(reader, 'rope_parameters'), _get_object(reader, 'rope_scaling')
     key, rope = ('rope_scaling', old) if old else ('rope_parameters', new)
@@ -58,7 +58,7 @@ def read_rope(reader: ConfigReader, context: int, default_base: float) -> Config
     bases += [outer_base] if outer_base is not None else []
     base = bases[0] if bases else default_base
     if any(other != base for other in bases):
-        raise reader.make_error('rope_theta', f'has contradicting values: {bases}')
+        raise reader.make_error('rope_theta', f'has contradictory values: {bases}')
 
     def make_error(name: str, message: str) -> UserError:
         return reader.make_error(f'{key}.{name}', message)

@@ -27,7 +27,7 @@ from gpt_jax.interop.layouts import (
 )
 from gpt_jax.interop.safetensors_files import READABLE_DTYPES, LazyTensor, TensorIndex
 
-# Files to download: none that can run code, and weights only in the format that is read.
+# Files to download: none that can run code, and weights only in the format that we read.
 HUB_FILES = (
     'config.json',
     'generation_config.json',
@@ -44,8 +44,8 @@ HUB_FILES = (
 )
 HUB_NAME = re.compile(r'([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(@[\w./-]+)?', re.ASCII)
 CONFIG_FILE = 'config.json'
-STRUCTURAL_FIELDS = ('block', 'norm:', 'position', 'feedforward')  # in which layouts differ most
-CACHED_WEIGHTS = 3  # during an export; layers and experts of a weight are consecutive
+STRUCTURAL_FIELDS = ('block', 'norm:', 'position', 'feedforward')  # where layouts differ most
+CACHED_WEIGHTS = 3  # during an export, where a weight's layers and experts are consecutive
 # Dtypes of an export: the format's name and the type.
 EXPORT_DTYPES: Mapping[str, tuple[str, Any]] = {
     'float32': ('F32', np.float32),
@@ -55,7 +55,7 @@ EXPORT_DTYPES: Mapping[str, tuple[str, Any]] = {
 
 
 def is_hub_name(source: str) -> bool:
-    """Return whether this can be a name on the hub and is not a local path, existing or new."""
+    """Return whether this can be a name on the hub rather than a local path, existing or new."""
     path = files.check_path(source, 'SOURCE')
     is_local = path.exists() or ('/' in source and path.parent.exists())
     return not is_local and HUB_NAME.fullmatch(source) is not None
@@ -66,10 +66,11 @@ def resolve_folder(source: str, argument: str = 'SOURCE') -> Path:
 
     Args:
       source: a path, 'gpt2', 'org/name' or 'org/name@revision'.
-      argument: the user's argument that `source` is the value of, for error messages.
+      argument: name of the user's argument whose value `source` is, for error messages.
 
     Raises:
-      UserError: neither a local folder nor a name, or the hub is unreachable or does not have it.
+      UserError: `source` is neither a local folder nor a name, or the hub is unreachable or lacks
+        it.
     """
     path = files.check_path(source, argument)
     if source and path.is_dir():
@@ -86,14 +87,14 @@ def _download(source: str, argument: str) -> Path:
         import huggingface_hub
     except ImportError:
         raise UserError(
-            f"{argument}={source}: no such folder, and the hub needs: pip install -e '.[hf]'"
+            f"{argument}={source}: no such folder; to use the hub, pip install -e '.[hf]'"
         ) from None
     name, _, revision = source.partition('@')
     try:
         folder = huggingface_hub.snapshot_download(
             name, revision=revision or None, allow_patterns=list(HUB_FILES)
         )
-    except Exception as error:  # of the network, the hub or its client
+    except Exception as error:  # raised by the network, the hub or its client
         reason = ' '.join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f'{argument}={source}: no such folder, and the download from the hub failed '
@@ -103,14 +104,14 @@ def _download(source: str, argument: str) -> Path:
 
 
 class HuggingFaceFolder(NamedTuple):
-    """A folder whose config.json was read; of its tensors only the headers were.
+    """A folder of which config.json and the headers of the tensors were read.
 
     Attributes:
       model_type: the field of config.json.
-      model_section: of a config, except how the model is computed and trained.
+      model_section: a config's model section, except for how the model is computed and trained.
       generation_fields: special token ids ('eos_token_id': 50256) and generation options in
         config.json, which newer folders have in generation_config.json.
-      tensors: by their full names.
+      tensors: the tensors by full name.
     """
 
     folder: Path
@@ -125,10 +126,10 @@ def read_folder(source: str, argument: str = 'SOURCE') -> HuggingFaceFolder:
 
     Args:
       source: see `resolve_folder`.
-      argument: the user's argument that `source` is the value of, for error messages.
+      argument: name of the user's argument whose value `source` is, for error messages.
 
     Raises:
-      UserError: no such folder, or a field of config.json that the model cannot compute.
+      UserError: there is no such folder, or the model cannot compute what config.json describes.
     """
     folder = resolve_folder(source, argument)
     if not (folder / CONFIG_FILE).exists():
@@ -174,15 +175,15 @@ def make_weight_reader(
 
     Args:
       source: the folder.
-      letters: of all the model's weights, by path ('blocks/attention/query': 'NDHK').
+      letters: letters of all the model's weights, by path ('blocks/attention/query': 'NDHK').
       dims: sizes by letter, the vocabulary without padding.
 
     Returns:
       path -> the weight, float32, read when called.
 
     Raises:
-      UserError: a missing or extra tensor, or one of another shape or dtype; a head that should be
-        tied to the embedding and differs. When a weight is read: NaN or infinite values.
+      UserError: a missing or extra tensor, or one of the wrong shape or dtype; a head that should
+        be tied to the embedding but differs. When a weight is read: NaN or infinite values.
     """
     layout, tensors = LAYOUTS[source.model_type], source.tensors
     expected = {tensor.name: tensor for tensor in list_tensors(layout, letters, dims)}
@@ -231,7 +232,7 @@ def _check_extra_tensors(source: HuggingFaceFolder, expected: Mapping[str, Exter
 
 
 def _check_tied_head(source: HuggingFaceFolder, expected: Mapping[str, ExternalTensor]) -> None:
-    """Check that a head which is stored although it is tied equals the embedding."""
+    """Check that a head that is stored although it is tied equals the embedding."""
     tensors = source.tensors
     embedding = next(
         name for name, tensor in expected.items() if tensor.paths == ('embedding/table_VD',)
@@ -253,7 +254,7 @@ def select_layout(model_config: ModelConfig) -> str:
     """Return the `model_type` under which a model can be exported.
 
     Raises:
-      UserError: there is none; names the fields that rule out the nearest.
+      UserError: no layout fits; names the fields that rule out the nearest one.
     """
     mismatches = {
         model_type: list_mismatches(layout.config_format, model_config)
@@ -269,7 +270,7 @@ def select_layout(model_config: ModelConfig) -> str:
         return nearest
     fields = '; config.model.'.join(mismatches[nearest])
     raise UserError(
-        f'config.model.{fields}: no Hugging Face model has that; the nearest is {nearest}'
+        f'config.model.{fields}: no supported Hugging Face model has this; the nearest is {nearest}'
     )
 
 
@@ -279,9 +280,9 @@ def make_config_json(
     """Return the config.json of a model.
 
     Args:
-      model_type: by `select_layout`.
+      model_type: as `select_layout` returns it.
       dtype: a key of EXPORT_DTYPES.
-      special_ids: bos_token_id, eos_token_id and pad_token_id, if there are such.
+      special_ids: bos_token_id, eos_token_id and pad_token_id, as far as they exist.
     """
     layout = LAYOUTS[model_type]
     return {
@@ -311,11 +312,11 @@ def write_model_folder(
     """Export a model, atomically.
 
     Args:
-      folder: must not exist, or be empty.
-      model_config: the model's.
-      read_weight: path -> the weight as float32; called for one at a time.
-      letters: of all the weights, by path.
-      special_ids: bos_token_id, eos_token_id and pad_token_id, if there are such.
+      folder: must be empty or not exist.
+      model_config: the model's config.
+      read_weight: path -> the weight as float32; called for one weight at a time.
+      letters: letters of all the weights, by path.
+      special_ids: bos_token_id, eos_token_id and pad_token_id, as far as they exist.
       dtype: a key of EXPORT_DTYPES.
       extra: contents of further files by name, for example the tokenizer's.
       shard_bytes: maximum size of one file of weights.

@@ -1,7 +1,7 @@
-"""Hugging Face weight names and layouts: one table per kind of model, read in both directions.
+"""Hugging Face weight names and layouts: a table per kind of model, used in both directions.
 
 A `WeightMapping` pairs one of our weights, whose letters are known ('DHK'), with the name and the
-letters of theirs: 'HK D' is a matrix of H x K rows and D columns. PyTorch's Linear has its outputs
+letters of their tensor: 'HK D' has H x K rows and D columns. PyTorch's Linear has its outputs
 first ('F D'), GPT-2's Conv1D its inputs ('D F'). {n} and {e} in a name are a layer and an expert:
 our weights are stacked, theirs are separate tensors.
 """
@@ -22,9 +22,9 @@ class WeightMapping(NamedTuple):
     """A kind of Hugging Face tensor, and our weights in it.
 
     Attributes:
-      paths: of our weights; several are concatenated along its last dim.
-      name: of the tensor, with {n} and {e}.
-      letters: in the tensor, of each of our weights.
+      paths: paths of our weights; several are concatenated along the tensor's last dim.
+      name: the tensor's name, with {n} and {e}.
+      letters: letters of each of our weights in the tensor.
     """
 
     paths: tuple[str, ...]
@@ -36,12 +36,12 @@ class WeightLayout(NamedTuple):
     """One kind of Hugging Face folder.
 
     Attributes:
-      config_format: of its config.json.
+      config_format: format of its config.json.
       architecture: the class in its `architectures`.
-      headless_architecture: the same without the language model head.
-      prefix: of all tensor names but the head's, if they were saved with the head.
-      ignored_buffers: pattern of names, without the prefix, of unused tensors in old files.
-      mappings: of its tensors.
+      headless_architecture: the class without the language model head.
+      prefix: prefix of all tensor names but the head's, if they were saved with the head.
+      ignored_buffers: pattern of the names, without the prefix, of unused tensors in old files.
+      mappings: mappings of its tensors.
     """
 
     config_format: ConfigFormat
@@ -56,10 +56,10 @@ class ExternalTensor(NamedTuple):
     """One Hugging Face tensor.
 
     Attributes:
-      name: of the tensor.
-      paths: of our weights that are concatenated in it.
+      name: the tensor's name.
+      paths: paths of our weights that are concatenated in it.
       element: indices into each of our weights: (layer,), (layer, expert), or () for all of it.
-      letters: in the tensor, of each part.
+      letters: letters of each part in the tensor.
     """
 
     name: str
@@ -190,8 +190,8 @@ def list_tensors(
     """Yield every Hugging Face tensor that contains our weights, in the order of the layout.
 
     Args:
-      layout: of the folder.
-      letters: of all our weights, by path ('blocks/attention/query': 'NDHK').
+      layout: the folder's layout.
+      letters: letters of all our weights, by path ('blocks/attention/query': 'NDHK').
       dims: sizes by letter.
 
     Raises:
@@ -227,7 +227,7 @@ def import_weight(
     Args:
       value: their tensor.
       tensor: its description.
-      path: of our weight.
+      path: path of our weight.
       ours: the letters of the element of our weight, for example 'DHK'.
       dims: sizes by letter.
     """

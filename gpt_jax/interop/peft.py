@@ -1,4 +1,4 @@
-"""Import and export of LoRA adapters in the format of PEFT.
+"""Import and export of LoRA adapters in PEFT's format.
 
 A folder has adapter_config.json and adapter_model.safetensors. A tensor is named after the module
 of its adapter, which layouts.py maps to our weights: 'lora_A.weight' is [rank, inputs] and
@@ -11,8 +11,8 @@ padded with zeros, which change nothing and stay zero in training; an export dro
 
 GPT-2's query, key and value are one module in PEFT. On import, its adapter becomes three of our
 adapters with the same a. On export, three different adapters become one whose rank is the sum of
-theirs and whose B is block-diagonal, with zeros elsewhere; it computes the same, but further
-training also trains the zeros.
+theirs and whose B is block-diagonal, with zeros elsewhere; it computes the same function, but
+further training also trains the zeros.
 """
 
 import functools
@@ -49,9 +49,9 @@ class AdapterModule(NamedTuple):
     """A module that may have an adapter.
 
     Attributes:
-      name: in PEFT's tensor names.
+      name: the module's name in PEFT's tensor names.
       matrix: the module's matrix, and our weights in it.
-      suffixes: of the names of its two tensors.
+      suffixes: suffixes of the names of its two tensors.
     """
 
     name: str
@@ -77,12 +77,12 @@ class AdapterModule(NamedTuple):
 
 
 class FlatAdapter(NamedTuple):
-    """An adapter as two matrices, of a module or of one of our weights in it.
+    """The adapter of a module or of one of our weights in it, as two matrices.
 
     Attributes:
       a: [our first dims, rank].
       b: [rank, our last dims].
-      scale: of their product.
+      scale: factor of their product.
     """
 
     a: np.ndarray
@@ -94,10 +94,10 @@ class PeftAdapters(NamedTuple):
     """The adapters of a folder.
 
     Attributes:
-      pairs: by path of the weight, stacked as in checkpoints, float32.
-      scales: by path, one number or one per layer.
+      pairs: adapters by path of the weight, stacked as in checkpoints, float32.
+      scales: scales by path, one number or one per layer.
       base: name of the base model.
-      dropout: during training.
+      dropout: dropout rate during training.
     """
 
     pairs: Mapping[str, Adapter]
@@ -114,7 +114,7 @@ def list_modules(
     A tied head is a module of its own.
 
     Args:
-      letters: of all the model's weights, by path.
+      letters: letters of all the model's weights, by path.
       dims: sizes by letter.
     """
     layout = LAYOUTS[huggingface.select_layout(model_config)]
@@ -128,7 +128,7 @@ def list_modules(
 
 
 def factor_sizes(letters: str, dims: Mapping[str, int]) -> tuple[int, int]:
-    """Return the sizes of the first and of the last dims of one of our weights, without layers."""
+    """Return the total sizes of a weight's first dims and of its last dims, without layers."""
     a, b = (
         math.prod(dims[letter] for letter in factor if letter not in f'N{RANK_LETTER}')
         for factor in adapter_letters(letters)
@@ -137,13 +137,13 @@ def factor_sizes(letters: str, dims: Mapping[str, int]) -> tuple[int, int]:
 
 
 def select_target_modules(adapted: Collection[str], names: Collection[str]) -> list[str]:
-    """Return a value of target_modules that means the adapted modules and no others.
+    """Return a value of target_modules that selects the adapted modules and no others.
 
-    These are the shortest suffixes of names without a layer number, or else whole names.
+    It lists the shortest suffixes of names without a layer number, or else whole names.
 
     Args:
       adapted: names of the modules with adapters.
-      names: of all modules.
+      names: names of all modules.
     """
     targets: set[str] = set()
     for name in adapted:
@@ -171,14 +171,14 @@ def read_adapters(
     """Read the adapters of a folder for a model.
 
     Args:
-      folder: PEFT's.
-      model_config: the base model's.
-      letters: of all the model's weights, by path ('blocks/attention/query': 'NDHK').
+      folder: PEFT's folder.
+      model_config: the base model's config.
+      letters: letters of all the model's weights, by path ('blocks/attention/query': 'NDHK').
       read_weight: path -> the model's weight, float32; an embedding that PEFT saved with the
         adapters must be equal to it.
 
     Raises:
-      UserError: a field or a tensor is not understood, or does not belong to this model; names it.
+      UserError: a field or a tensor is not supported, or does not belong to this model; names it.
     """
     config = peft_config.read_adapter_config(
         folder / ADAPTER_CONFIG_FILE, safetensors_files.read_json(folder, ADAPTER_CONFIG_FILE)
@@ -231,13 +231,13 @@ def _check_names(path: Path, tensors: TensorIndex, modules: list[AdapterModule])
         a, b = module.tensors
         if (a in tensors.entries) != (b in tensors.entries):
             present, missing = (a, b) if a in tensors.entries else (b, a)
-            raise UserError(f'{path}: {missing!r} is missing, but {present!r} is there')
+            raise UserError(f'{path}: {missing!r} is missing, but {present!r} is present')
 
 
 def _check_both_tied_modules(
     path: Path, tensors: TensorIndex, modules: list[AdapterModule]
 ) -> None:
-    """Check that a tied weight is adapted in both of its modules: else it would be two weights."""
+    """Check that a tied weight is adapted in both its modules; else it would be two weights."""
     if not all(
         module.tensors[0] in tensors.entries
         for module in modules
@@ -272,7 +272,7 @@ def _read_module(
     letters: Mapping[str, str],
     dims: Mapping[str, int],
 ) -> dict[str, FlatAdapter]:
-    """Read the adapter of a module; returns it by the paths of our weights in the module."""
+    """Read a module's adapter as one adapter for each of our weights in it, by path."""
     rank, scale = config.rank_and_scale(module.name)
     paths = module.matrix.paths
     sizes = [factor_sizes(letters[weight_path], dims) for weight_path in paths]
@@ -333,10 +333,10 @@ def write_adapters(
     """Export adapters, atomically.
 
     Args:
-      folder: must not exist, or be empty.
-      model_config: the base model's.
-      adapters: their pairs may be JAX arrays.
-      letters: of all the model's weights, by path.
+      folder: must be empty or not exist.
+      model_config: the base model's config.
+      adapters: the adapters, whose factors may be JAX arrays.
+      letters: letters of all the model's weights, by path.
       rank_stabilized: whether to write alpha for a scale of alpha / sqrt(rank).
       dtype: float32, bfloat16 or float16.
 
@@ -393,7 +393,7 @@ def _combine_module(
     letters: Mapping[str, str],
     dims: Mapping[str, int],
 ) -> FlatAdapter | None:
-    """Combine the adapters of a module's weights; None: there are none, or all are zero."""
+    """Combine the adapters of a module's weights; None if there are none or all are zero."""
     paths = module.matrix.paths
     ends = np.cumsum([0, *(factor_sizes(letters[path], dims)[1] for path in paths)])
     parts = [
@@ -405,7 +405,7 @@ def _combine_module(
     if not parts:
         return None
     scale = parts[0][1].scale
-    # Weights with the same a share it; the b of each is in the columns of its own outputs.
+    # Weights with the same a share it; each one's b fills the columns of its own outputs.
     blocks: list[tuple[np.ndarray, np.ndarray]] = []
     for n, adapter in parts:
         wide_b = next((b for a, b in blocks if np.array_equal(a, adapter.a)), None)

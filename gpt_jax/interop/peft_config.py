@@ -1,4 +1,4 @@
-"""PEFT's adapter_config.json: reading, which uses every field or rejects it, and writing."""
+"""Reading and writing of PEFT's adapter_config.json; every field is either used or rejected."""
 
 import math
 import re
@@ -11,8 +11,8 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.interop.hf_config import ConfigReader
 
 ADAPTER_CONFIG_FILE = 'adapter_config.json'
-# Fields without influence on the function that the tensors compute: provenance, training, and the
-# modules with adapters, which the tensors' names also say.
+# Fields that do not affect the function that the tensors compute: provenance, training, and the
+# modules with adapters, which also follow from the tensors' names.
 IGNORED_FIELDS = (
     'auto_mapping',
     'revision',
@@ -27,7 +27,7 @@ IGNORED_FIELDS = (
     'qalora_group_size',
     'runtime_config',
 )
-# Fields that are only accepted with these values; others mean another function or base model.
+# Fields that are only accepted with these values; others mean a different function or base model.
 FIXED_FIELDS: Mapping[str, tuple[Any, ...]] = {
     'peft_type': ('LORA',),
     'task_type': (None, 'CAUSAL_LM'),
@@ -59,11 +59,11 @@ class PeftConfig(NamedTuple):
 
     Attributes:
       base: name of the base model; '' if there is none.
-      rank, alpha: of modules without a pattern.
-      ranks, alphas: by a pattern of module names.
-      rank_stabilized: the scale is alpha / sqrt(rank) instead of alpha / rank (rsLoRA).
-      dropout: during training.
-      tied: a tied embedding and head share one adapter.
+      rank, alpha: the values for modules that match no pattern.
+      ranks, alphas: the values for others, by pattern of module names.
+      rank_stabilized: whether the scale is alpha / sqrt(rank) instead of alpha / rank (rsLoRA).
+      dropout: dropout rate during training.
+      tied: whether a tied embedding and head share one adapter.
     """
 
     base: str
@@ -83,7 +83,7 @@ class PeftConfig(NamedTuple):
 
 
 def _match_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """Match as PEFT does: the first pattern that matches the end of the name, from a dot on."""
+    """Match as PEFT does: the first pattern that matches the name or its end after a dot."""
     for pattern, value in patterns.items():
         if re.match(rf'(.*\.)?({pattern})$', module):
             return value
@@ -94,11 +94,11 @@ def read_adapter_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
     """Read an adapter_config.json.
 
     Args:
-      path: of the file, for error messages.
+      path: the file, for error messages.
       values: its content.
 
     Raises:
-      UserError: a field is unknown, or has a value that we cannot compute; names it.
+      UserError: a field is unknown or has an unsupported value; names it.
     """
     reader = ConfigReader(path, values)
     for key in IGNORED_FIELDS:
@@ -130,7 +130,7 @@ def _read_probability(reader: ConfigReader, key: str) -> float:
 def _read_patterns(reader: ConfigReader, key: str, *, integers: bool) -> dict[str, Any]:
     values = reader.get(key) or {}
     if not isinstance(values, dict):
-        raise reader.make_error(key, f'must be numbers by module names, got {values!r}')
+        raise reader.make_error(key, f'must be an object of numbers by module, got {values!r}')
     for pattern, value in values.items():
         is_number = isinstance(value, int if integers else int | float)
         if not is_number or isinstance(value, bool) or not 0 < value < 2**31:
@@ -159,7 +159,7 @@ def make_adapter_config(
       modules: rank and scale by module name.
       targets: the value of target_modules.
       base: name of the base model.
-      is_conv1d: the modules are GPT-2's Conv1D, whose matrices have their inputs first.
+      is_conv1d: whether the modules are GPT-2's Conv1D, whose matrices have their inputs first.
       rank_stabilized, dropout, tied: see PeftConfig.
 
     Raises:

@@ -2,11 +2,11 @@
 
 A file has 8 bytes (the length of the header, little endian), the header (JSON: name -> dtype, shape
 and byte range), and the bytes of all tensors, one after the other. The header is checked
-completely, also against the size of the file, before any tensor is mapped into memory.
+completely, including against the size of the file, before any tensor is mapped into memory.
 
-The package safetensors is not used (as of 0.8): its `safe_open` with NumPy copies tensors instead
-of mapping them and does not read bfloat16, accepts headers that name a tensor twice or have unknown
-fields, and names no tensor in most of its errors.
+The safetensors package is not used: as of version 0.8, its `safe_open` with NumPy copies tensors
+instead of mapping them, does not read bfloat16, accepts headers that name a tensor twice or have
+unknown fields, and does not name the tensor in most of its errors.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ METADATA = '__metadata__'
 WEIGHTS_FILE, INDEX_FILE = 'model.safetensors', 'model.safetensors.index.json'
 MAX_FILE_BYTES = 256_000_000  # of files other than weights; the largest are tokenizers (tens of MB)
 PICKLE_PATTERNS = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.h5', '*.msgpack')
-SHARD_BYTES = 5_000_000_000  # of one file of an export
+SHARD_BYTES = 5_000_000_000  # maximum size of one file of an export
 
 
 class TensorEntry(NamedTuple):
@@ -63,7 +63,7 @@ class LazyTensor(NamedTuple):
 
     Attributes:
       dtype: a key of DTYPES.
-      make: returns the values; called when they are written, so that not all exist at once.
+      make: returns the values; called when they are written, so that not all are in memory at once.
     """
 
     name: str
@@ -111,7 +111,7 @@ def parse_strict_json(content: bytes, path: Path) -> Any:
     """Parse JSON without the extensions of the standard library: no duplicate key, no NaN.
 
     Raises:
-      UserError: not such JSON.
+      UserError: the content is not JSON in this sense.
     """
 
     def make_object(items: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def map_tensor(path: Path, entry: TensorEntry) -> np.ndarray:
 
 
 def write_tensors(path: Path, tensors: Iterable[LazyTensor]) -> None:
-    """Write a file as PyTorch's tools expect it.
+    """Write tensors to a file, in the form that PyTorch's tools expect.
 
     Raises:
       ValueError: `make` returns another shape or dtype than declared.
@@ -219,7 +219,7 @@ class TensorIndex(NamedTuple):
     """The tensors of a folder.
 
     Attributes:
-      entries: by name, the file and the entry in its header.
+      entries: the file and the entry in its header, by name.
     """
 
     entries: dict[str, tuple[Path, TensorEntry]]
@@ -248,13 +248,13 @@ class TensorIndex(NamedTuple):
 
 
 def resolve_file(folder: Path, name: str) -> Path:
-    """Return the path of a file of the folder.
+    """Return the path of a file in the folder.
 
-    A link may lead to another file of the folder, or, in the hub's cache, to the folder `blobs`
+    A link may lead to another file in the folder, or, in the hub's cache, to the folder `blobs`
     next to `snapshots`.
 
     Raises:
-      UserError: not a plain file name, no such file, or a link that leads elsewhere.
+      UserError: `name` is not a plain file name, or there is no such file, or it links elsewhere.
     """
     if not re.fullmatch(r'[A-Za-z0-9_-][A-Za-z0-9._-]*', name):
         raise UserError(f'{folder}: {name!r} is not the name of a file in this folder')
@@ -270,10 +270,10 @@ def resolve_file(folder: Path, name: str) -> Path:
 
 
 def read_file(folder: Path, name: str) -> bytes:
-    """Read a file of the folder, other than weights.
+    """Read a file in the folder other than weights.
 
     Raises:
-      UserError: no such file, or it is too large.
+      UserError: the file does not exist or is too large.
     """
     path = resolve_file(folder, name)
     size = path.stat().st_size
@@ -283,10 +283,10 @@ def read_file(folder: Path, name: str) -> bytes:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read a JSON object of the folder.
+    """Read a JSON object from a file in the folder.
 
     Raises:
-      UserError: no such file, or it is too large or not a JSON object.
+      UserError: the file does not exist, is too large, or is not a JSON object.
     """
     value = parse_strict_json(read_file(folder, name), folder / name)
     if not isinstance(value, dict):
@@ -324,7 +324,7 @@ def _index_shards(folder: Path) -> TensorIndex:
     if not isinstance(weight_map, dict) or not all(
         isinstance(file, str) for file in weight_map.values()
     ):
-        raise UserError(f'{folder / INDEX_FILE}: must have a weight_map from tensors to files')
+        raise UserError(f'{folder / INDEX_FILE}: must have a weight_map of files by tensor name')
     entries: dict[str, tuple[Path, TensorEntry]] = {}
     paths = {file: resolve_file(folder, file) for file in sorted(set(weight_map.values()))}
     for file, path in paths.items():

@@ -26,7 +26,7 @@ CARRIED_FILES = (
 SPECIAL_ID_FIELDS = ('bos_token_id', 'eos_token_id', 'pad_token_id')
 
 # Other fields of generation_config.json, with the values that do not change the output of
-# transformers' `generate`; the second and third only matter for sampling and beam search.
+# transformers' `generate`; the second table matters only for sampling, the third for beam search.
 NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     'max_length': (20,),
     'max_new_tokens': (),
@@ -79,7 +79,7 @@ def read_files(folder: Path) -> dict[str, bytes]:
     """Read the contents of the tokenizer files in a folder, by name.
 
     Raises:
-      UserError: a .json file is not a JSON object, or a file is a link that leads elsewhere.
+      UserError: a .json file is not a JSON object, or a file is a link out of the folder.
     """
     contents = {}
     for name in CARRIED_FILES:
@@ -105,7 +105,7 @@ def add_generation_config(
 
 
 def generation_source(contents: dict[str, bytes]) -> str:
-    """Return the name of the file in a folder that has the generation options."""
+    """Return the name of the file that holds the generation options."""
     return GENERATION_CONFIG_FILE if GENERATION_CONFIG_FILE in contents else 'config.json'
 
 
@@ -118,12 +118,12 @@ def special_token_ids(contents: dict[str, bytes]) -> dict[str, Any]:
 def read_end_ids(
     contents: dict[str, bytes], source: Path, vocab_size: int
 ) -> tuple[int, ...] | None:
-    """Return the ids that end a text according to the files; None: they name none.
+    """Return the ids that end a text according to the files; None if they name none.
 
     Args:
-      contents: of the files, by name.
-      source: the file that names them, for error messages.
-      vocab_size: the model's.
+      contents: contents of the files, by name.
+      source: the file that names the ids, for error messages.
+      vocab_size: the model's vocabulary size.
 
     Raises:
       UserError: `eos_token_id` is neither an id of the vocabulary nor a list of them.
@@ -168,14 +168,14 @@ def write_files(folder: Path, contents: dict[str, bytes]) -> None:
 
 
 def make_files(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
-    """Make the files of one of our tokenizers; transformers encodes any text to the same ids.
+    """Make the files of one of our tokenizers, for transformers to encode text to the same ids.
 
-    One exception: it parses the name of the end-of-document token in a text as that token, which we
-    never do.
+    One exception: transformers parses the name of the end-of-document token in a text as that
+    token, which we never do.
 
     Args:
-      tokenizer: ours.
-      context: the model's.
+      tokenizer: our tokenizer.
+      context: the model's context length.
     """
     content = _tokenizer_json(tokenizer)
     tokenizer_config: dict[str, Any] = {

@@ -1,9 +1,9 @@
 """Launcher for TPUs of a Kubernetes cluster: a JobSet, or the xpk command that creates one.
 
-Each slice is a job of the set and each of its machines a pod. If a pod exits with 75 or is lost,
-the set is restarted and resumes from the checkpoint; invalid input, a diverged run and lack of
-memory (2, 3, 4) end it. --workdir therefore has to be on a volume. The rendered JobSet is tested
-against the published schema, but it was never run on a cluster.
+Each slice is a job of the set, and each of its machines is a pod. If a pod exits with code 75 or is
+lost, the set is restarted and resumes from the checkpoint; invalid input, a diverged run and lack
+of memory (2, 3, 4) end it. --workdir therefore has to be on a volume. The rendered JobSet is tested
+against the published schema, but it has never been run on a cluster.
 """
 
 import math
@@ -18,26 +18,26 @@ from gpt_jax.launch.job import Job, Launcher
 OPTIONS = {
     'image': 'the container image, with gpt_jax installed; required',
     'accelerator': 'node label cloud.google.com/gke-tpu-accelerator, required; e.g. tpu-v5p-slice',
-    'topology': 'of one slice, required; for example 2x2x4',
+    'topology': 'topology of one slice, required; for example 2x2x4',
     'slices': 'number of slices (default 1)',
     'chips': 'chips per machine (default 4)',
     'folder': 'the folder of run.py in the container (default /gpt_jax)',
     'python': 'the Python interpreter there (default python3)',
     'claim': 'a PersistentVolumeClaim for --workdir, required; mounted at the path of mount',
-    'mount': 'the mount path (default /data); --workdir is a folder in it',
+    'mount': 'the mount path (default /data); --workdir must be in it',
     'spot': 'yes: preemptible machines',
-    'namespace': 'of Kubernetes (default "default")',
-    'queue': 'of Kueue',
+    'namespace': 'Kubernetes namespace (default "default")',
+    'queue': 'Kueue queue',
     'restarts': 'maximum number of restarts of the set (default 50)',
     'via': 'jobset (kubectl; the default) or xpk',
     'cluster': 'xpk: name of the cluster, required',
     'type': 'xpk: type of the slice, required; for example v5p-32',
-    'project': 'xpk: of Google Cloud',
-    'zone': 'xpk: of Google Cloud',
+    'project': 'xpk: Google Cloud project',
+    'zone': 'xpk: Google Cloud zone',
 }
 JOBSET_FILE = 'jobset.yaml'
 FINAL_EXIT_CODES = (EXIT_BAD_INPUT, EXIT_FAILED, EXIT_OUT_OF_MEMORY)
-TERMINATION_SECONDS = 120  # in which a pod that is told to terminate saves
+TERMINATION_SECONDS = 120  # time for a pod to save after it is asked to terminate
 EXAMPLE_IMAGE = 'us-docker.pkg.dev/project/images/gpt_jax'
 EXAMPLE_CLUSTER = 'my-cluster'
 
@@ -235,9 +235,7 @@ def _make_xpk_command(job: Job) -> list[str]:
     folder = job.get_option('folder', '/gpt_jax')
     for word in (*job.command, *job.env.values(), folder):
         if '$' in word or not word.isprintable():  # xpk pastes the command into a file of its own
-            raise UserError(
-                f'{word!r}: is not passed on unchanged by xpk; use --launch_option=via=jobset'
-            )
+            raise UserError(f'{word!r}: would be changed by xpk; use --launch_option=via=jobset')
     run = quoting.join_words([*job.command, '--distributed=auto'])
     return [
         'xpk',

@@ -11,7 +11,7 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.launch import quoting
 
 STARTED_FILE = 'started.json'  # in Job.folder: what the launcher needs to follow its job
-ENV_PREFIX = 'env.'  # of option keys that set environment variables
+ENV_PREFIX = 'env.'  # prefix of option keys that set environment variables
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class Job:
     """A command to run on one or more machines.
 
     Attributes:
-      name: of the run.
+      name: the run's name.
       command: argument list of one process, without --distributed.
       cwd: the working directory of each process.
-      folder: for the launcher's own files.
+      folder: the folder for the launcher's own files.
       nodes: number of machines.
       hosts: their names, for a launcher that needs names; else empty.
       processes_per_node: number of processes on each machine.
@@ -75,7 +75,7 @@ class Job:
         """Return the value of an option as a non-negative integer.
 
         Raises:
-          UserError: it is not one.
+          UserError: the value is anything else.
         """
         value = self.get_option(key, str(default))
         if not (value.isascii() and value.isdigit()):
@@ -86,7 +86,7 @@ class Job:
         """Return whether an option is 'yes'; it is 'no' by default.
 
         Raises:
-          UserError: it is neither 'yes' nor 'no'.
+          UserError: the value is neither 'yes' nor 'no'.
         """
         value = self.get_option(key, 'no')
         if value not in ('yes', 'no'):
@@ -115,7 +115,7 @@ class Job:
 class Launcher(abc.ABC):
     """One way to run jobs: a scheduler, a cloud, a set of machines.
 
-    To support another, write a subclass and name an instance of it on the command line:
+    To support another one, write a subclass and name an instance of it on the command line:
     `--launch=my_lab.launchers:FARM`. Methods return argument lists to run one after the other.
 
     Attributes:
@@ -123,7 +123,7 @@ class Launcher(abc.ABC):
       shared_filesystem: whether this machine's paths, Python included, are valid on the machines
         of the job. If not, the options 'python' and 'folder' give their interpreter and the folder
         of run.py.
-      ephemeral: whether machines come and go, and the run folder is therefore not on this machine:
+      ephemeral: whether the machines are temporary, so that the run folder is not on this machine:
         --workdir is required, and the launcher's files are in runs/NAME/launch here.
       accepts_hosts: whether --nodes may list names of machines.
       captures_output: whether the output of the start command identifies the job; it is then
@@ -167,14 +167,14 @@ class Launcher(abc.ABC):
 
 
 def parse_options(words: Sequence[str], known: Mapping[str, str]) -> dict[str, str]:
-    """Parse KEY=VALUE words.
+    """Parse KEY=VALUE options.
 
     Args:
       words: the values of --launch_option.
       known: the launcher's options; env.NAME is accepted as well.
 
     Raises:
-      UserError: a word has no '=', a key is unknown, or a key is repeated.
+      UserError: an option has no '=', or its key is unknown or repeated.
     """
     options: dict[str, str] = {}
     for word in words:

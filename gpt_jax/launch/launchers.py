@@ -22,11 +22,11 @@ def find_launcher(word: str) -> Launcher:
     """Return the launcher that --launch names.
 
     Args:
-      word: a registered word, or a dotted path to an instance of Launcher,
+      word: a registered name, or a dotted path to an instance of Launcher,
         'my_lab.launchers:FARM'.
 
     Raises:
-      UserError: the word is unknown, cannot be imported, or is not a launcher.
+      UserError: the name is unknown, cannot be imported, or is not a launcher.
     """
     launcher = resolve(word, LAUNCHERS, '--launch')
     if not isinstance(launcher, Launcher):

@@ -1,4 +1,4 @@
-"""Launcher for this machine, and the supervisor of processes that live as long as the command."""
+"""Launcher for this machine, and the supervisor of processes that end with the command."""
 
 import abc
 import socket
@@ -19,7 +19,7 @@ POLL_SECONDS = 0.1
 PROCESSES_FILE = 'processes.json'  # in Job.folder while they run: the process ids
 RESTARTS_HELP = 'maximum number of restarts of interrupted processes (default 0)'
 OPTIONS = {'restarts': RESTARTS_HELP}
-LOG_LINES = '20'  # shown of each log
+LOG_LINES = '20'  # number of lines shown of each log
 
 
 class ProcessSpec(NamedTuple):
@@ -43,15 +43,15 @@ def run_processes(
     log: Callable[[str], None],
     folder: Path,
 ) -> int:
-    """Run processes until they end, and restart all of them while they exit with 75.
+    """Run processes until they end, and restart all of them while they exit with code 75.
 
     SIGINT and SIGTERM are passed on: the first asks every process to stop, the second kills them.
 
     Args:
-      make_processes: takes the number of earlier starts.
-      restarts: the largest number of restarts.
-      log: takes one line.
-      folder: of the job; PROCESSES_FILE in it lists the process ids while they run.
+      make_processes: returns the processes to start, given the number of earlier starts.
+      restarts: the maximum number of restarts.
+      log: prints one line.
+      folder: the job's folder; PROCESSES_FILE in it lists the process ids while they run.
 
     Returns:
       0 if all succeeded; else the exit code of a process that failed; else 75, also if a process
@@ -63,7 +63,7 @@ def run_processes(
             if code != EXIT_RESUMABLE or signals.count:
                 break
             if attempt < restarts:
-                log(f'interrupted; restarted ({attempt + 1} of at most {restarts} times)')
+                log(f'interrupted; restarting ({attempt + 1} of at most {restarts} times)')
     (folder / PROCESSES_FILE).unlink(missing_ok=True)
     return code
 
@@ -96,7 +96,7 @@ def _run_once(specs: list[ProcessSpec], signals: SignalCounter, record: Path) ->
 
 def _start(spec: ProcessSpec) -> subprocess.Popen[bytes]:
     stdin = subprocess.PIPE if spec.stops_on_eof else subprocess.DEVNULL
-    # A session of its own: Ctrl-C reaches only the launcher, which asks each process once.
+    # In its own session, so that Ctrl-C reaches only the launcher, which asks each process once.
     if spec.log is None:
         return subprocess.Popen(spec.argv, stdin=stdin, stdout=sys.stderr, start_new_session=True)
     with spec.log.open('ab') as log:
@@ -160,7 +160,7 @@ def _read_pids(job: Job) -> list[str]:
 
 
 class LocalLauncher(ForegroundLauncher):
-    """Several processes of one model, or several workers of one sweep, on this machine."""
+    """Run several processes of one model, or several workers of one sweep, on this machine."""
 
     options = OPTIONS
 

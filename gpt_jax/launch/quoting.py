@@ -40,10 +40,10 @@ def check_argument(word: str) -> str:
     """Return the argument unchanged.
 
     Raises:
-      UserError: a command line cannot carry it.
+      UserError: a command line cannot contain it.
     """
     if '\0' in word:
-        raise UserError(f'{word!r}: contains a NUL character, which no command line can carry')
+        raise UserError(f'{word!r}: contains a NUL character, which no command line can contain')
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -66,13 +66,13 @@ def check_env_names(names: Iterable[str]) -> None:
     for name in names:
         if not re.fullmatch(ENV_NAME, name):
             raise UserError(
-                f'--launch_option=env.{name}: is not a valid name of an environment variable; '
+                f'--launch_option=env.{name}: is not a valid name for an environment variable; '
                 'use letters, digits and _'
             )
 
 
 def check_plain(value: str, option: str) -> str:
-    """Return a value that needs no quoting; for readers with rules of their own (#SBATCH lines).
+    """Return the value if it needs no quoting; for formats with rules of their own (#SBATCH lines).
 
     Raises:
       UserError: the value contains other characters.
@@ -117,7 +117,7 @@ def _yaml_item(value: Any, indent: int) -> str:
 def _yaml_scalar(value: Any) -> str:
     if not isinstance(value, str):
         return json.dumps(value)
-    # All but ASCII is escaped: YAML has line ends that JSON does not have.
+    # Everything but printable ASCII is escaped: YAML has line breaks that JSON does not have.
     return '"' + ''.join(_yaml_character(c) for c in check_argument(value)) + '"'
 
 

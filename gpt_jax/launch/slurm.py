@@ -1,10 +1,10 @@
 """Launcher for Slurm: a batch script that saves before the time limit, requeues and resumes.
 
-A model is one job step over nodes x processes, which meet through `--distributed=auto`. A sweep is
+A model is one job step of nodes x processes, which connect through `--distributed=auto`. A sweep is
 a job array with one task per trial (a trunk and its branches share a task), and uses the same
-ledger as a sweep on one machine. Before the time limit the batch script gets SIGTERM and passes it
-to the step. A run that then exits with 75, or that lost a process, is requeued by the script; the
-job of a dead node is requeued by Slurm itself.
+ledger as a sweep on one machine. Before the time limit, the batch script receives SIGTERM and
+passes it on to the step. The script requeues a run that then exits with code 75 or that lost a
+process; Slurm itself requeues the job of a dead node.
 """
 
 import shlex
@@ -29,7 +29,7 @@ SBATCH_OPTIONS = (  # passed on unchanged
 )
 OPTIONS = {
     **dict.fromkeys(SBATCH_OPTIONS, 'passed to sbatch'),
-    'grace': 'seconds before the time limit at which the run is told to save (default 120)',
+    'grace': 'seconds before the time limit at which the run is asked to save (default 120)',
     'restarts': 'maximum number of requeues of a run (default 50)',
     'idle': 'maximum number of requeues in a row without a new checkpoint (default 5)',
     'at_once': 'number of array tasks that may run at the same time (default all)',
@@ -40,7 +40,7 @@ SCRIPT_FILE, STEP_FILE = 'job.sbatch', 'step.sh'
 
 
 class SlurmLauncher(Launcher):
-    """Submits batch jobs and job arrays with sbatch."""
+    """Submit batch jobs and job arrays with sbatch."""
 
     options = OPTIONS
     captures_output = True  # sbatch prints the job id
@@ -131,7 +131,5 @@ def _parse_job_id(output: str) -> str:
     """Parse what sbatch --parsable prints: NUMBER or NUMBER;CLUSTER."""
     job_id = output.strip().partition(';')[0]
     if not job_id.isdigit():
-        raise UserError(
-            f'--job: must follow a job of --launch=slurm; sbatch printed {output.strip()!r}'
-        )
+        raise UserError(f'--job: must have the job id that sbatch printed, got {output.strip()!r}')
     return job_id

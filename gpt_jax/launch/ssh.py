@@ -10,9 +10,9 @@ from gpt_jax.launch.local import RESTARTS_HELP, ForegroundLauncher, ProcessSpec,
 OPTIONS = {
     'folder': 'the folder of run.py on the machines (default: this folder, on a shared disk)',
     'python': 'the Python interpreter there (default python3)',
-    'address': 'of the first machine, as the others reach it (default: its name)',
-    'port': 'on which the first machine listens to the others (default 29400)',
-    'config': 'a configuration file for ssh, its -F',
+    'address': 'address at which the others reach the first machine (default: its name)',
+    'port': 'port on which the first machine listens for the others (default 29400)',
+    'config': 'an ssh configuration file (ssh -F)',
     'restarts': RESTARTS_HELP,
 }
 SSH = ('ssh', '-T', '-o', 'BatchMode=yes')
@@ -29,10 +29,11 @@ class SshLauncher(ForegroundLauncher):
     def render_files(self, job: Job) -> dict[str, str]:
         if not job.hosts:
             raise UserError(
-                f'--nodes: must list machines with --launch=ssh, as alpha,beta, got {job.nodes}'
+                f'--nodes: must list machines with --launch=ssh, got {job.nodes}; for example '
+                'alpha,beta'
             )
         for host in job.hosts:
-            if host.startswith('-') or not host:  # ssh would read an option
+            if host.startswith('-') or not host:  # ssh would take it for an option
                 raise UserError(f'--nodes: must be names of machines, got {host!r}')
             quoting.check_argument(host)
         if job.minutes:
@@ -44,7 +45,7 @@ class SshLauncher(ForegroundLauncher):
         specs = []
         for index in range(job.total_processes):
             host = job.hosts[index // job.processes_per_node]
-            # One word for sh -c, so that the login shell of the machine matters little.
+            # A single argument for sh -c, so that the machine's login shell hardly matters.
             command = quoting.join_words(['sh', '-c', render_remote_script(job, index, attempt)])
             argv = [*SSH, *KEEPALIVE, *config, host, command]
             specs.append(ProcessSpec(argv, process_log(job, index), stops_on_eof=True))
@@ -56,7 +57,7 @@ def render_remote_script(job: Job, index: int, attempt: int) -> str:
     command = list(job.command)
     if job.total_processes > 1 and not job.trial_groups:
         address = job.get_option('address', job.hosts[0].rpartition('@')[2])
-        # Another port for each attempt, since the previous one may still be in use.
+        # A different port for each attempt, since the previous one may still be in use.
         port = job.get_int_option('port', 29400) + attempt % 100
         command.append(f'--distributed={address}:{port},{job.total_processes},{index}')
     folder = job.get_option('folder', str(job.cwd))

@@ -1,8 +1,8 @@
-"""Launcher for Google Cloud TPU VMs: a script of gcloud commands that requests, runs and retries.
+"""Launcher for Google Cloud TPU VMs: a gcloud script that requests a slice, runs, retries.
 
 A preempted spot slice is deleted and requested again, and the run resumes from its checkpoint;
 --workdir therefore has to outlive the machines, for example on a mounted bucket. The rendered
-script is tested, but it was never run on Google Cloud.
+script is tested, but it has never been run on Google Cloud.
 """
 
 import re
@@ -13,10 +13,10 @@ from gpt_jax.launch import quoting
 from gpt_jax.launch.job import Job, Launcher
 
 OPTIONS = {
-    'zone': 'of Google Cloud, required; for example us-east5-a',
-    'type': 'of the slice (--accelerator-type), required; for example v5p-32',
-    'version': 'of the runtime (--runtime-version), required; for example v2-alpha-tpuv5',
-    'project': "of Google Cloud (default: gcloud's setting)",
+    'zone': 'Google Cloud zone, required; for example us-east5-a',
+    'type': 'type of the slice (--accelerator-type), required; for example v5p-32',
+    'version': 'runtime version (--runtime-version), required; for example v2-alpha-tpuv5',
+    'project': "Google Cloud project (default: gcloud's setting)",
     'spot': 'yes: preemptible machines, requested again after preemption',
     'reserved': "yes: from the project's reservation",
     'setup': 'a local script that every worker runs first, for example to install gpt_jax and data',
@@ -59,7 +59,7 @@ class TpuLauncher(Launcher):
         return [[*QUEUED_RESOURCES, 'describe', _resource_name(job), *_location(job)]]
 
     def log_commands(self, job: Job, output: str) -> list[list[str]]:
-        """Show the workers' system journals; the script's own output is at its terminal."""
+        """Show the workers' system journals; the script's own output is on its terminal."""
         del output
         command = '--command=journalctl --no-pager -n 50'
         return [[*TPU_VM, 'ssh', _resource_name(job), *_location(job), '--worker=all', command]]
@@ -92,7 +92,7 @@ def _check_job(job: Job) -> None:
 
 
 def _resource_name(job: Job) -> str:
-    """Return the job's name in Google Cloud's letters: a-z, then a-z, 0-9, hyphens; at most 61."""
+    """Return the job's name as Google Cloud allows: a letter, then a-z, 0-9 and -; at most 61."""
     name = re.sub('[^a-z0-9-]', '-', job.name.lower()).strip('-')[:55]
     return name if re.match('[a-z]', name) else f'run-{name}'.rstrip('-')
 

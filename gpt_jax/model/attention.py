@@ -36,9 +36,9 @@ def multi_head_attention(
     config: ModelConfig,
     policy: ShardingPolicy,
 ) -> tuple[jax.Array, LayerKVCache | None]:
-    """Multi-head attention.
+    """Compute multi-head attention.
 
-    Grouped-query where kv_heads < heads, multi-query where kv_heads is 1 (Ainslie et al. 2023).
+    Grouped-query if kv_heads < heads, multi-query if kv_heads is 1 (Ainslie et al. 2023).
 
     Args:
       x_BLD: the input of the layer.
@@ -85,7 +85,7 @@ def multi_head_attention(
 def _project(
     param: ParamFn, x_BLD: jax.Array, config: ModelConfig
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Return queries, keys and values, with biases and QK norm where the config asks for them."""
+    """Return queries, keys and values, with biases and QK norm if the config asks for them."""
     q_BLHK = einsum('BLD,DHK->BLHK', x_BLD, param('query', 'DHK', 'hidden'), config)
     x_BMD = x_BLD  # self-attention: keys and values come from the same text
     k_BMGK = einsum('BMD,DGK->BMGK', x_BMD, param('key', 'DGK', 'hidden'), config)
@@ -107,8 +107,8 @@ def _select_kv_head(
 ) -> jax.Array:
     """Select the key/value head of this device's query heads.
 
-    Applies only where devices share the query heads and there are fewer key/value heads than
-    devices: then each device holds all key/value heads, and its query heads read one of them.
+    Applies only if devices share the query heads and there are fewer key/value heads than devices:
+    then each device holds all key/value heads, and its query heads read one of them.
     """
     group = policy.group('H')
     if a_BMGK.shape[2] * group.size == config.kv_heads:
@@ -125,7 +125,7 @@ def cudnn_attention(
     mask: AttentionMask,
     config: ModelConfig,
 ) -> jax.Array:
-    """cuDNN's fused attention on NVIDIA GPUs, with bfloat16 operands.
+    """Compute causal attention with cuDNN's fused kernel, on NVIDIA GPUs with bfloat16 operands.
 
     Segments become an explicit mask.
 

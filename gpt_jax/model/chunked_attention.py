@@ -1,8 +1,8 @@
 """Causal attention in plain XLA, chunk by chunk, with a gradient that stores no scores.
 
 `attention_chunk` queries are processed at a time (0: all), against only the keys that the chunk can
-see, so half of the scores of full causal attention are never computed. The backward pass computes
-the scores again from their logsumexp (Dao et al. 2022), so a chunk stays in a CPU's cache.
+see, so about half of the scores of full causal attention are never computed. The backward pass
+recomputes the scores from their logsumexp (Dao et al. 2022), so a chunk stays in a CPU's cache.
 """
 
 import functools
@@ -19,7 +19,7 @@ from gpt_jax.model.matmul import einsum_float32
 
 
 class _StaticOptions(NamedTuple):
-    """Settings known at trace time. window: None where there is none, or where it is an array."""
+    """Settings known at trace time. window: None if there is none or if it is an array."""
 
     chunk: int
     window: int | None
@@ -48,7 +48,7 @@ def chunked_attention(
     return o_BLHK.astype(config.activation_dtype)
 
 
-# Parts that the KV cache and ring attention share. S: the rows of scores that share keys.
+# Functions that the KV cache and ring attention use too. S: the rows of scores that share keys.
 
 
 def compute_scores(
@@ -67,7 +67,7 @@ def compute_scores(
 
 
 def alibi_bias(slopes_H: Any, distance: Any, groups: int) -> Any:
-    """Compute what distances subtract from the scores: [..., L, M] -> [..., G, R x L, M]."""
+    """Compute what ALiBi subtracts from scores: distances [..., L, M] -> [..., G, R x L, M]."""
     slopes_GR = slopes_H.reshape(groups, -1)
     bias = slopes_GR[..., None, None] * distance[..., None, None, :, :]
     return bias.reshape(*distance.shape[:-2], groups, -1, distance.shape[-1])
@@ -80,7 +80,7 @@ def softmax_average(
 
     Args:
       s_BGSM: float32, masked.
-      length: how many positions the rows S have.
+      length: number of positions in the rows S.
 
     Returns:
       The averages, float32 [B, G, S, K], and the logsumexp of the scores [B, G, S].
@@ -182,7 +182,7 @@ def _attend_forward(
 def _attend_backward(
     options: _StaticOptions, residuals: tuple[Any, ...], do_BLHK: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, AttentionMask]:
-    """Dao et al. 2022, algorithm 4."""
+    """Compute the gradients (Dao et al. 2022, algorithm 4)."""
     q_BLHK, k_BMGK, v_BMGK, mask, outputs, logsumexps = residuals
     dtype, (batch, length, groups, width) = k_BMGK.dtype, k_BMGK.shape
     dq_chunks = []
@@ -207,7 +207,7 @@ def _attend_backward(
         dv_chunk_BGMK = einsum_float32('BGSM,BGSK->BGMK', p_BGSM.astype(dtype), do_BGSK)
         dk_BGMK = dk_BGMK.at[:, :, keys.start : keys.stop].add(dk_chunk_BGMK)
         dv_BGMK = dv_BGMK.at[:, :, keys.start : keys.stop].add(dv_chunk_BGMK)
-        if d_sink is not None:  # a key whose value is 0: ds = p (0 - do . o)
+        if d_sink is not None:  # the sink is a key whose value is 0: ds = p (0 - do . o)
             p_BGS = jnp.exp(sink_rows(mask.sink_H, len(queries), groups) - lse_BGS)
             per_head = (p_BGS * delta_BGS).reshape(batch, len(d_sink), -1)
             d_sink = d_sink - jnp.sum(per_head, axis=(0, 2))

@@ -1,7 +1,7 @@
 """Context parallelism: attention over a sequence whose length is split across devices.
 
-- ring: keys and values travel around the devices; each device merges what its queries attend to by
-  the logsumexp (Liu et al. 2023). Works for any number of heads, with a kernel of its own.
+- ring: keys and values travel around the devices; each device merges its queries' partial results
+  by their logsumexp (Liu et al. 2023). Works for any number of heads, with its own kernel.
 - all_to_all: exchanges heads for length, so that each device has the whole length of some heads,
   which any kernel can process (Ulysses; Jacobs et al. 2023).
 
@@ -9,8 +9,8 @@ A scheme is a function `f(q_BLHK, k_BMGK, v_BMGK, mask, config, *, group, kernel
 runs inside shard_map; `group` is the devices that share the length.
 
 For the ring, a causal sequence is split into twice as many parts as there are devices, and device i
-of c holds parts i and 2c - 1 - i, so that all have equally much to do at every turn (as for Llama
-3: Grattafiori et al. 2024, section 3.3.2). `sequence_order` gives that order.
+of c holds parts i and 2c - 1 - i, so that all devices have the same amount of work at every turn
+(as in Llama 3; Grattafiori et al. 2024, section 3.3.2). `sequence_order` gives that order.
 """
 
 import functools
@@ -33,8 +33,8 @@ def sequence_order(length: int, devices: int, scheme: str) -> np.ndarray:
     """Return the positions of a sequence in the order in which the devices hold them.
 
     Args:
-      length: of the sequence.
-      devices: how many share it.
+      length: the sequence's length.
+      devices: number of devices that share it.
       scheme: 'ring' or 'all_to_all'.
 
     Returns:
@@ -65,7 +65,7 @@ def all_to_all_attention(
     kv_heads = k_BMGK.shape[2]
     if kv_heads % group.size == 0:
         k_BMGK, v_BMGK = group.all_to_all(k_BMGK, 2, 1), group.all_to_all(v_BMGK, 2, 1)
-    else:  # fewer than devices: each device gathers all and takes the one that its queries read
+    else:  # fewer heads than devices: each gathers all and takes the one that its queries read
         index = group.index() * kv_heads // group.size
         k_BMGK, v_BMGK = (
             jax.lax.dynamic_slice_in_dim(group.all_gather(a_BMGK, 1), index, 1, axis=2)
@@ -93,7 +93,7 @@ class _RingOptions(NamedTuple):
 
 
 class _QueryChunks(NamedTuple):
-    """Chunks of queries: q_BGSK [chunks, B, G, S, K]; start, segments of each chunk's positions."""
+    """Chunks of queries: q_BGSK [chunks, B, G, S, K]; start and segments of each chunk."""
 
     q_BGSK: jax.Array
     start: jax.Array
@@ -101,7 +101,7 @@ class _QueryChunks(NamedTuple):
 
 
 class _KeyParts(NamedTuple):
-    """A device's two parts: keys, values [2, B, G, M, K]; start, segments of each part."""
+    """A device's two parts: keys and values [2, B, G, M, K]; start and segments of each part."""
 
     k_BGMK: jax.Array
     v_BGMK: jax.Array
@@ -198,7 +198,7 @@ def _ring_forward(
 def _ring_backward(
     options: _RingOptions, residuals: tuple[Any, ...], do_BLHK: jax.Array
 ) -> tuple[Any, ...]:
-    """A second trip around the ring; keys and values travel together with their gradients."""
+    """Make a second trip around the ring; keys and values travel together with their gradients."""
     q_BLHK, k_BMGK, v_BMGK, mask, o, lse = residuals
     group, kv_heads, dtype = options.group, k_BMGK.shape[2], k_BMGK.dtype
     chunks = _split_queries(q_BLHK, mask, options, kv_heads)
@@ -230,7 +230,7 @@ def _ring_backward(
     start = (jnp.zeros(chunks.q_BGSK.shape, jnp.float32), block, (zeros, zeros))
     (dq, _, (dk, dv)), _ = jax.lax.scan(turn, start, jnp.arange(group.size))
     d_sink = None
-    if mask.sink_H is not None:  # a key whose value is 0: ds = p (0 - do . o)
+    if mask.sink_H is not None:  # the sink is a key whose value is 0: ds = p (0 - do . o)
         p = jnp.exp(sink_rows(mask.sink_H, options.chunk, kv_heads) - lse)
         per_query = (p * delta).reshape(*delta.shape[:3], -1, options.chunk)
         d_sink = -jnp.sum(per_query, axis=(0, 1, 4)).reshape(mask.sink_H.shape)
@@ -292,7 +292,7 @@ def _update_state(
 ) -> _SoftmaxState:
     s_BGSM, _ = _masked_scores(chunk, part, mask, options)
     top_BGS = jnp.maximum(state.top, jnp.max(s_BGSM, axis=-1))
-    # The maximum of a row that sees no key here is MASK_VALUE: its scores would count as 1.
+    # A row that sees no key here has the maximum MASK_VALUE, so its scores would count as exp(0).
     p_BGSM = jnp.where(s_BGSM > MASK_VALUE, jnp.exp(s_BGSM - top_BGS[..., None]), 0)
     rescale_BGS = jnp.exp(state.top - top_BGS)
     v_BGMK = part.v_BGMK

@@ -2,19 +2,19 @@
 
 The router gives each token a probability of every expert; the token goes to the `experts_per_token`
 most probable ones and receives their outputs, weighted (Shazeer et al. 2017; Fedus et al. 2021).
-Tokens are sorted by expert into blocks of rows, each block of one expert, so that an expert's work
-is a product of matrices:
+Tokens are sorted by expert into blocks of rows, each belonging to one expert, so that an expert's
+work is a matrix product:
 
 - dropless (`capacity_factor` 0; Gale et al. 2022): as many blocks of a fixed size as the tokens
   need;
 - with a capacity: one block for each expert, of `capacity_factor` times its fair share of rows.
   Choices without a row are dropped: first the later choices, then the later tokens (Lepikhin et al.
-  2020). Only in training: otherwise the config comes without a capacity (model/gpt.py), so that a
-  text's output depends neither on the rest of its batch nor on padding.
+  2020). This applies only in training: otherwise model/gpt.py sets the capacity to 0, so that a
+  sequence's output depends neither on the rest of its batch nor on padding.
 
-Each device routes its own tokens, on any mesh; the balance statistics cover all of them. Where
-devices share the experts, rows travel to the expert's device and back (with a capacity: Lepikhin et
-al. 2020), or every device gets all tokens of the others for its own experts (dropless: exact, and
+Each device routes its own tokens, on any mesh; the balance statistics cover all devices. If devices
+share the experts, rows travel to their expert's device and back (with a capacity; Lepikhin et al.
+2020), or every device gathers the tokens of all devices for its own experts (dropless: exact, but
 as slow as if all choices fell on them).
 """
 
@@ -32,14 +32,14 @@ from gpt_jax.model.weights import ParamFn
 from gpt_jax.parallel.sharding import ShardingPolicy
 
 RoutingStatistics = dict[str, jax.Array]  # float32 scalars
-# The statistics that are minimized; the config has a coefficient of the same name for each.
+# The statistics that are minimized; each has a coefficient of the same name in the config.
 ROUTING_LOSSES = ('load_balance', 'router_z')
 
 
 def routed_experts(
     param: ParamFn, x_BLD: jax.Array, *, config: ModelConfig, policy: ShardingPolicy
 ) -> tuple[jax.Array, RoutingStatistics]:
-    """Routed experts, each a gated feed-forward without biases, plus shared ones.
+    """Apply routed experts, each a gated feed-forward without biases, and shared experts.
 
     Every token passes through the shared experts (Dai et al. 2024). [B, L, D] -> [B, L, D], and
     `route_tokens`' statistics.
@@ -62,9 +62,9 @@ def routed_experts(
 def _apply_routed(
     x_BLD: jax.Array, weights: tuple[jax.Array, ...], *, config: ModelConfig, policy: ShardingPolicy
 ) -> tuple[jax.Array, RoutingStatistics]:
-    """The routed experts' output for one device's tokens.
+    """Compute the routed experts' output for one device's tokens.
 
-    With a capacity the statistics include dropped_tokens, the share of all choices without a row.
+    With a capacity, the statistics include dropped_tokens, the share of all choices without a row.
     """
     router_DE, gate, up, down = weights
     x_TD = x_BLD.reshape(-1, x_BLD.shape[-1])
@@ -76,7 +76,7 @@ def _apply_routed(
         statistics['dropped_tokens'] = jnp.mean(dropped_TX, dtype=jnp.float32)
     else:
         if group.size > 1:
-            # Every device does its experts' share of all tokens: the only exact way whose shapes
+            # Every device applies its own experts to all tokens: the only exact way whose shapes
             # are known at trace time.
             x_TD, weights_TX, experts_TX = (
                 group.all_gather(a, 0) for a in (x_TD, weights_TX, experts_TX)
@@ -111,12 +111,12 @@ def route_tokens(
       weights_TX: the chosen experts' probabilities, float32; they sum to 1 if `normalize_experts`.
       experts_TX: int32, the most probable expert first.
       statistics, with f_e the share of all choices that fell on expert e, and p the probabilities:
-        load_balance: E x sum over e of f_e x mean(p_e); 1 where the choices are even (Fedus et al.
-          2021, equations 4 to 6, without alpha; f is divided by the choices of a token, so that 1
+        load_balance: E x sum over e of f_e x mean(p_e); 1 if the choices are even (Fedus et al.
+          2021, equations 4 to 6, without alpha; f is divided by the choices per token, so that 1
           means even for any number of them).
         router_z: mean of log(sum over e of exp(logit_e))^2 (Zoph et al. 2022, equation 5).
-        router_entropy: of a token's p, in nats, mean over the tokens; log(E) for a uniform router.
-        busiest_expert: E x the largest f_e: how many fair shares it has.
+        router_entropy: entropy of p in nats, averaged over the tokens; log(E) for a uniform router.
+        busiest_expert: E x the largest f_e: the number of fair shares that this expert has.
         idle_experts: the share of the experts that no token chose.
     """
     logits_TE = jnp.einsum(
@@ -144,16 +144,16 @@ def _count_choices(experts_TX: jax.Array, experts: int) -> jax.Array:
     return jnp.sum(experts_TX.reshape(-1, 1) == jnp.arange(experts), axis=0)
 
 
-# Which row of which block each choice gets
+# Assignment of choices to rows of blocks
 
 
 class DispatchPlan(NamedTuple):
     """The assignment of choices to rows; all int32.
 
-    row_TX: counted through all blocks; P x C for a dropped choice.
-    token_PC: the token of each row; T where a row is empty.
-    choice_PC: counted through [T, X]; T x X where a row is empty.
-    owner_P: the blocks' experts; None: block p is expert p's.
+    row_TX: the row of each choice, counted through all blocks; P x C for a dropped choice.
+    token_PC: the token of each row; T for an empty row.
+    choice_PC: the choice of each row, counted through [T, X]; T x X for an empty row.
+    owner_P: the expert of each block; None: block p belongs to expert p.
     """
 
     row_TX: jax.Array
@@ -163,9 +163,9 @@ class DispatchPlan(NamedTuple):
 
 
 def _plan_dropless(experts_TX: jax.Array, config: ModelConfig, experts: int) -> DispatchPlan:
-    """Blocks of C rows; an expert has as many whole blocks as its tokens fill.
+    """Plan blocks of C rows; an expert gets as many whole blocks as its tokens need.
 
-    A choice of `experts` or above belongs to another device.
+    An expert number of `experts` or above belongs to another device.
     """
     choices = experts_TX.size
     size = dispatch_block_size(choices, config.experts)
@@ -181,10 +181,10 @@ def _plan_dropless(experts_TX: jax.Array, config: ModelConfig, experts: int) -> 
 
 
 def dispatch_block_size(choices: int, experts: int) -> int:
-    """Return the rows of a block.
+    """Return the number of rows per block.
 
-    Each block reads a matrix, and each expert leaves half a block empty on average. Where reading a
-    matrix takes as long as multiplying 64 rows, the cost of both is least at the root of 64 x an
+    Each block reads a matrix, and each expert leaves half a block empty on average. If reading a
+    matrix takes as long as multiplying 64 rows, the total cost is least near the root of 64 x an
     expert's fair share of rows.
     """
     best = math.sqrt(64 * choices / experts)
@@ -192,7 +192,7 @@ def dispatch_block_size(choices: int, experts: int) -> int:
 
 
 def _plan_with_capacity(experts_TX: jax.Array, config: ModelConfig) -> DispatchPlan:
-    """One block for each expert, on any device."""
+    """Plan one block for each expert, whichever device holds it."""
     size = expert_capacity(experts_TX.shape[0], config)
     rank_TX = _rank_choices(experts_TX, config.experts)
     row_TX = jnp.where(rank_TX < size, experts_TX * size + rank_TX, config.experts * size)
@@ -200,7 +200,7 @@ def _plan_with_capacity(experts_TX: jax.Array, config: ModelConfig) -> DispatchP
 
 
 def expert_capacity(tokens: int, config: ModelConfig) -> int:
-    """Return the most tokens that an expert takes, of `tokens` that are routed together."""
+    """Return the maximum number of tokens that an expert takes, of `tokens` routed together."""
     fair_share = tokens * config.experts_per_token / config.experts
     return min(tokens, math.ceil(config.capacity_factor * fair_share))
 
@@ -208,7 +208,7 @@ def expert_capacity(tokens: int, config: ModelConfig) -> int:
 def _rank_choices(experts_TX: jax.Array, experts: int) -> jax.Array:
     """Count how many choices of the same expert precede each one.
 
-    All first choices come first, by position, then all second ones.
+    All first choices come first, by position, then all second choices, and so on.
     """
     flat = experts_TX.T.reshape(-1)
     order = jnp.argsort(flat, stable=True)
@@ -230,8 +230,8 @@ def _invert_plan(
     return DispatchPlan(row_TX, choice_PC // row_TX.shape[1], choice_PC, owner_P)
 
 
-# `_to_rows` and `_from_rows` are each other's transpose, so both directions are gathers: there are
-# no additions into rows in an order that may vary.
+# `_to_rows` and `_from_rows` are each other's transpose, so both directions are gathers: nothing is
+# added to rows in an order that may vary.
 
 
 @jax.custom_vjp

@@ -1,9 +1,9 @@
 """Dense feed-forward layers: two matrices, or three with a gate; activation functions.
 
-A feed-forward returns its output and a dict of statistics, which only routed experts fill
-(experts.py). Devices that share F (in attention: H) hold different parts of the length between
-the branches: a branch gathers the whole length and scatters the sum of the devices' outputs
-(sequence parallelism; Korthikanti et al. 2022).
+A feed-forward layer returns its output and a dict of statistics, which only routed experts fill
+(experts.py). Devices that share F (in attention, H) hold different parts of the length between the
+branches: a branch gathers the whole length and scatters the sum of the devices' outputs (sequence
+parallelism; Korthikanti et al. 2022).
 """
 
 import functools
@@ -37,7 +37,7 @@ def get_activation(config: ModelConfig) -> Callable[[jax.Array], jax.Array]:
 def mlp(
     param: ParamFn, x_BLD: jax.Array, *, config: ModelConfig, policy: ShardingPolicy
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Two matrices with an activation between them. [B, L, D] -> [B, L, D]."""
+    """Apply two matrices with an activation between them. [B, L, D] -> [B, L, D]."""
     x_BLD = policy.group('F').all_gather(x_BLD, 1)
     h_BLF = einsum('BLD,DF->BLF', x_BLD, param('up', 'DF', 'hidden'), config)
     if config.bias:
@@ -49,7 +49,7 @@ def mlp(
 def gated(
     param: ParamFn, x_BLD: jax.Array, *, config: ModelConfig, policy: ShardingPolicy
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """down(activation(gate x) * up x) (Shazeer 2020). [B, L, D] -> [B, L, D].
+    """Compute down(activation(gate x) * up x) (Shazeer 2020). [B, L, D] -> [B, L, D].
 
     Activation silu gives SwiGLU, gelu GEGLU, relu ReGLU, sigmoid GLU, identity the bilinear form.
     """

@@ -1,7 +1,7 @@
 """A decoder-only transformer: token embedding, positions, layers, final norm, head.
 
-Every choice is a word of the config's model section; a word is a registered name or a dotted path
-'package.module:function'. The choices, their sources and the modules that implement them:
+Every choice is a field of the config's model section, whose value is a registered name or a dotted
+path 'package.module:function'. The choices, their sources and the modules that implement them:
 
 - Layer: pre-norm (GPT-2, Radford et al. 2019), post-norm (Vaswani et al. 2017; GPT-1), or
   parallel attention and feed-forward (GPT-J; PaLM, Chowdhery et al. 2022). This module.
@@ -50,9 +50,9 @@ class GPTOutput(NamedTuple):
     """The features of every token, and further results for the loss and the next call.
 
     x_BLD: the features that the head reads, in `activation_dtype`.
-    w_VD: the head's weights, float32; None where the params have no head of their own.
-    cache: the given cache with these tokens added; None where none was given.
-    statistics: of expert routing, float32 [N] each; empty where nothing is routed.
+    w_VD: the head's weights, float32; None if the head is untied and not among the params.
+    cache: the given cache with these tokens added; None if none was given.
+    statistics: statistics of expert routing, float32 [N] each; empty if nothing is routed.
     """
 
     x_BLD: jax.Array
@@ -66,7 +66,8 @@ class GPT(nn.Module):
 
     config: the model's config.
     policy: how activations and weights are sharded over the mesh (parallel/sharding.py).
-    train: whether dropout is on; needs an rng named 'dropout' where the rate is above 0.
+    train: whether dropout and the experts' capacity are on; needs an rng named 'dropout' if the
+      rate is above 0.
     """
 
     config: ModelConfig
@@ -88,13 +89,14 @@ class GPT(nn.Module):
 
         Args:
           tokens_BL: int32 ids in [0, vocab_size).
-          segments_BL: int32; attention stays within equal numbers. None: one segment a row.
+          segments_BL: int32; attention stays within a segment. None: one segment per row.
           positions_BL: int32 in [0, context). None: 0, 1, 2, ..., or those that follow the cache.
-          cache: the tokens before these. Needs one tree of weights per layer (`unstack_layers`),
-            and excludes segments and positions.
+          cache: keys and values of the preceding tokens. Needs one tree of weights per layer
+            (`unstack_layers`), and excludes segments and positions.
           count_B: with a cache, how many tokens of each row are real; the rest are padding at the
             end. None: all.
-          prefill: the cache is known to be empty; else one call adds at most its `chunk` tokens.
+          prefill: whether the cache is known to be empty; otherwise one call adds at most the
+            cache's `chunk` tokens.
         """
         config, policy = self.config, self.policy
         slots: tuple[SlotInfo | None, ...] = (None,) * config.layers
@@ -153,7 +155,7 @@ class GPT(nn.Module):
     def _run_pipelined(
         self, x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None
     ) -> tuple[jax.Array, RoutingStatistics]:
-        """Run the layers where devices hold different ones of them."""
+        """Run the layers as a pipeline of devices that hold different layers."""
         stage = PipelineStage(self.config, self.policy, self.train)
         key = self.make_rng('dropout') if self.train and self.has_rng('dropout') else None
 
@@ -189,8 +191,8 @@ def _embed(
 ) -> jax.Array:
     """Look up the tokens' rows of the table.
 
-    Where devices share the rows of the table, each looks up its own and gets its part of the
-    length of the sum.
+    If devices share the rows of the table, each looks up its own rows; the results are summed, and
+    each device gets its part of the length.
     """
     group = policy.group('V')
     if group.size == 1:
@@ -214,7 +216,7 @@ def _scan_layers(
 ) -> Callable[..., tuple[jax.Array, RoutingStatistics]]:
     """Return a function that runs this device's layers as one loop over stacked weights.
 
-    Where full and window layers alternate, the window is an input of each iteration.
+    If there are both full and window layers, the window is an input of each iteration.
     """
     windows = layer_windows(config)
     mixed = len(set(windows)) > 1
@@ -255,7 +257,7 @@ class PipelineStage(nn.Module):
 
 
 def _make_block_class(config: ModelConfig, policy: ShardingPolicy) -> Any:
-    """Return Block, with rematerialization where the config or the sharding policy asks for it."""
+    """Return Block, with rematerialization if the config or the sharding policy asks for it."""
     remat_policy = policy.remat_policy
     if config.remat == 'none' and remat_policy is None:
         return Block
@@ -275,7 +277,7 @@ BranchFn = Callable[[jax.Array], tuple[jax.Array, Any]]  # -> (output, auxiliary
 def pre_norm_block(
     x_BLD: jax.Array, norms: tuple[NormFn, NormFn], attend: BranchFn, feed: BranchFn
 ) -> tuple[jax.Array, Any, Any]:
-    """x + attention(norm(x)), then x + feedforward(norm(x)) (GPT-2 and later).
+    """Compute x + attention(norm(x)), then x + feedforward(norm(x)) (GPT-2 and later).
 
     Returns:
       The residual stream [B, L, D], then the auxiliary outputs of attention and of feed-forward.
@@ -289,7 +291,7 @@ def pre_norm_block(
 def post_norm_block(
     x_BLD: jax.Array, norms: tuple[NormFn, NormFn], attend: BranchFn, feed: BranchFn
 ) -> tuple[jax.Array, Any, Any]:
-    """norm(x + attention(x)), then norm(x + feedforward(x)) (Vaswani et al. 2017; GPT-1)."""
+    """Compute norm(x + attention(x)), then norm(x + feedforward(x)) (Vaswani et al. 2017)."""
     y_BLD, cache = attend(x_BLD)
     x_BLD = norms[0](x_BLD + y_BLD)
     y_BLD, statistics = feed(x_BLD)
@@ -299,7 +301,7 @@ def post_norm_block(
 def parallel_block(
     x_BLD: jax.Array, norms: tuple[NormFn, NormFn], attend: BranchFn, feed: BranchFn
 ) -> tuple[jax.Array, Any, Any]:
-    """x + attention(norm(x)) + feedforward(norm(x)), with one norm (GPT-J; PaLM)."""
+    """Compute x + attention(norm(x)) + feedforward(norm(x)), with one norm (GPT-J; PaLM)."""
     normed_BLD = norms[0](x_BLD)
     (y_BLD, cache), (z_BLD, statistics) = attend(normed_BLD), feed(normed_BLD)
     return x_BLD + y_BLD + z_BLD, cache, statistics

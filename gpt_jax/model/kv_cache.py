@@ -2,8 +2,8 @@
 
 The token at position p is in slot p modulo the layer's number of slots: in a full layer that is p
 itself; in a window layer the slots are a ring buffer just long enough for the window. So the slot
-of every position, and the position in every slot, follow from how many tokens a row has. Rows of
-different lengths share a batch, and lowering that number removes the newest tokens.
+of every position, and the position in every slot, follow from the number of tokens in a row. Rows
+of different lengths can share a batch, and lowering that number removes the newest tokens.
 """
 
 import math
@@ -18,14 +18,14 @@ from gpt_jax.model.mask import MASK_VALUE, AttentionMask
 
 
 class LayerKVCache(struct.PyTreeNode):
-    """One layer's keys, as attention uses them (normed, rotated), and values. M: slots."""
+    """One layer's keys, as attention uses them (normalized, rotated), and values. M: slots."""
 
     k_BGMK: jax.Array
     v_BGMK: jax.Array
 
 
 class KVCache(struct.PyTreeNode):
-    """A model's cache. length_B: int32, the tokens in each row: the position of the next one."""
+    """A model's cache. length_B: int32, number of tokens in each row: the next one's position."""
 
     layers: tuple[LayerKVCache, ...]
     length_B: jax.Array
@@ -34,9 +34,9 @@ class KVCache(struct.PyTreeNode):
 class SlotInfo(struct.PyTreeNode):
     """One layer's part of the cache, and the tokens that enter it.
 
-    start_B: the position of the first one.
+    start_B: the position of the first of these tokens.
     count_B: how many of the L tokens are real; the rest are padding and are not stored.
-    prefill: the cache is empty, so that the tokens attend to each other only.
+    prefill: whether the cache is empty, so that the tokens attend only to each other.
     """
 
     layer: LayerKVCache
@@ -46,7 +46,7 @@ class SlotInfo(struct.PyTreeNode):
 
 
 def count_slots(config: ModelConfig, kind: str, capacity: int, chunk: int) -> int:
-    """Return the slots of a layer of that kind.
+    """Return the number of slots in a layer of this kind.
 
     A window's ring buffer has room for a whole chunk, whose last tokens are written before its
     first token attends.
@@ -58,9 +58,9 @@ def init_cache(config: ModelConfig, batch: int, capacity: int, chunk: int) -> KV
     """Make an empty cache.
 
     Args:
-      batch: rows.
-      capacity: the most tokens in a row.
-      chunk: the most tokens that one call adds to a cache that is not empty, and the most that can
+      batch: number of rows.
+      capacity: maximum number of tokens in a row.
+      chunk: maximum number of tokens that one call adds to a cache that is not empty, and that can
         be removed at once.
     """
     layers = []
@@ -81,7 +81,8 @@ def update_cache(slot: SlotInfo, k_BMGK: jax.Array, v_BMGK: jax.Array) -> LayerK
     """Return the layer's cache with the keys and values of the new tokens."""
     slots = slot.layer.k_BGMK.shape[2]
     offsets = jnp.arange(k_BMGK.shape[1])
-    # Of more tokens than slots the newest are stored; the others get a slot that does not exist.
+    # If there are more tokens than slots, the newest are stored; the others get a slot that does
+    # not exist.
     stored = (offsets < slot.count_B[:, None]) & (offsets >= slot.count_B[:, None] - slots)
     slots_BM = jnp.where(stored, (slot.start_B[:, None] + offsets) % slots, slots)
     if slots_BM.size == 1:

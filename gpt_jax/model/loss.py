@@ -1,9 +1,9 @@
-"""Head and cross-entropy in float32, in chunks that need not hold all [B, L, V] logits at once.
+"""Output head and cross-entropy loss in float32, computed in chunks of positions.
 
 The head and the loss are one function of the features, computed for `loss_chunk` positions at a
-time (0: all). Its gradient is linear in the incoming one (a scalar), so each chunk's gradient is
-computed right after its loss, while its logits are available: the logits are neither stored nor
-computed twice.
+time (0: all), so that the [B, L, V] logits need not exist at once. Its gradient is linear in the
+incoming one (a scalar), so each chunk's gradient is computed right after its loss, while its logits
+are available: the logits are neither stored nor computed twice.
 
 A head with a low-rank adapter is two heads whose logits are added: the features times the weights,
 and the adapter's hidden features times its second factor. Internally every head is such a sum of
@@ -40,7 +40,7 @@ def compute_logits(
     Args:
       x_BLD: features.
       w_VD: the head's weights; may be quantized or have an adapter.
-      config: of the model.
+      config: the model's config.
       first_row: the id of the first row of `w_VD`.
     """
     xs, ws = _split_terms(x_BLD, w_VD, config)
@@ -110,10 +110,10 @@ class LossSums(NamedTuple):
 class _ChunkLogits(NamedTuple):
     """The logits of a chunk.
 
-    z_BLV: of this device's rows.
-    lse_BL: their logsumexp over all rows.
-    target_BL: the targets' logits.
-    is_target_BLV: which of this device's rows are the targets'.
+    z_BLV: the logits of this device's rows.
+    lse_BL: the logsumexp of the logits of all rows.
+    target_BL: the logits of the targets.
+    is_target_BLV: which of this device's rows are targets.
     """
 
     z_BLV: jax.Array
@@ -132,14 +132,14 @@ def compute_loss(
 ) -> LossSums:
     """Sum the losses of the targets, times their weights.
 
-    The objective is differentiable in x and w, the other sums in nothing.
+    Only the objective is differentiable, with respect to x and w.
 
     Args:
       x_BLD: features.
       w_VD: the head's weights; may have an adapter.
       targets_BL: int32 ids.
       weights_BL: float32.
-      config: of the model.
+      config: the model's config.
       group: the devices that share the rows of `w_VD`, each with an equal part of them and with
         the same x.
     """
@@ -244,10 +244,10 @@ def _chunk_gradients(
     targets_BL: jax.Array,
     weights_BL: jax.Array,
 ) -> tuple[LossSums, tuple[Any, ...], tuple[Any, ...]]:
-    """Return the sums, and the objective's gradients by x and w: dz w and dz^T x.
+    """Return the sums and the gradients of the objective: dz w for x, and dz^T x for w.
 
-    Without a soft cap and z-loss dz = (softmax(z) - one-hot(target)) x weight. The gradient by x is
-    the part that this device's rows of w contribute.
+    Without a soft cap and z-loss, dz = (softmax(z) - one-hot(target)) x weight. The gradient for x
+    is the part that this device's rows of w contribute.
     """
     dtype = jnp.dtype(config.matmul_dtype)
     logits = _compute_chunk_logits(config, group, xs, ws, targets_BL)
@@ -294,8 +294,8 @@ def compute_log_probs(
 ) -> jax.Array:
     """Return log p of every target, in nats: float32 [B, L].
 
-    `loss_chunk` positions at a time; the gradient computes their logits again. Arguments as for
-    `compute_loss`.
+    Processes `loss_chunk` positions at a time; the gradient recomputes their logits. Arguments as
+    for `compute_loss`.
     """
     xs, ws = _split_terms(x_BLD, w_VD, config)
 
@@ -316,7 +316,7 @@ def score_targets(
 ) -> tuple[jax.Array, jax.Array]:
     """Return log p of every target in nats, and whether it is the most probable id.
 
-    float32 and bool, [B, L]; without a gradient. Of equally probable ids the first counts as the
+    float32 and bool, [B, L]; without a gradient. Of equally probable ids, the first counts as the
     most probable. Arguments as for `compute_loss`.
     """
     xs, ws = _split_terms(x_BLD, w_VD, config)
@@ -324,7 +324,7 @@ def score_targets(
     def score(xs: Terms, targets_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = _compute_chunk_logits(config, group, xs, ws, targets_BL)
         top_BL, first_row = jnp.max(logits.z_BLV, axis=-1), group.index() * ws[0].shape[0]
-        # Of several devices' most probable ids the first that equals the overall maximum.
+        # Of the devices' most probable ids, the first whose logit is the overall maximum.
         argmax_BL = first_row + jnp.argmax(logits.z_BLV, axis=-1)
         argmax_BL = jnp.where(top_BL == group.max(top_BL), argmax_BL, jnp.iinfo(jnp.int32).max)
         return logits.target_BL - logits.lse_BL, -group.max(-argmax_BL) == targets_BL
@@ -355,7 +355,7 @@ def _chunk_size(config: ModelConfig, length: int) -> int:
 
 
 def _split_length(tree: Any, chunk: int) -> Any:
-    """[B, L, ...] -> [L / chunk, B, chunk, ...] for every array.
+    """Split every array [B, L, ...] into [L / chunk, B, chunk, ...].
 
     Splits the length so that the batch stays sharded over devices.
     """

@@ -1,10 +1,10 @@
 """Low-rank adapters: LoRA (Hu et al. 2021), w + scale * a b with a frozen weight w.
 
-The dims of a weight are split between the first and the last of them; `a` has the first ones and
-the rank, `b` the rank and the last ones, so that a b has the weight's dims in the weight's order.
-Where a product sums over the first ones, as all inside a layer do, that is the paper's B A x with
-the factors in reverse order. Rows of a table [V, D] are looked up in `a` and expanded by `b`; the
-head, which sums over D, passes through them in the other direction.
+The dims of a weight are split into first and last ones: `a` has the first dims and the rank, `b`
+the rank and the last dims, so that a b has the weight's dims in the weight's order. For a product
+that sums over the first dims, as all inside a layer do, this is the paper's B A x with the factors
+in reverse order. Rows of a table [V, D] are looked up in `a` and expanded by `b`; the head, which
+sums over D, multiplies by `b` first and then by `a`.
 
 An `AdaptedWeight` takes the place of a weight; matmul.py and loss.py multiply with its parts and
 never compute the sum. Which parts are trained is up to the caller: no gradient is computed for a
@@ -20,8 +20,8 @@ from flax import struct
 
 RANK_LETTER = 'I'  # the dim between a and b
 # The letters of a and b by those of the weight, for every matrix that multiplies activations.
-# Vectors, positions and routers have no adapters. A leading E is a matrix for each expert, each
-# with an adapter of its own.
+# Vectors, positions and routers have no adapters. A leading E means one matrix per expert, each
+# with its own adapter.
 ADAPTER_LETTERS: Mapping[str, tuple[str, str]] = {
     'VD': ('VI', 'ID'),
     'DHK': ('DI', 'IHK'),
@@ -37,14 +37,14 @@ ADAPTER_LETTERS: Mapping[str, tuple[str, str]] = {
 
 
 class Adapter(struct.PyTreeNode):
-    """The trainable factors of a weight; both are stacked where layers are."""
+    """The trainable factors of a weight; both are stacked if the layers are."""
 
     a: Any
     b: Any
 
 
 class BaseWeight(struct.PyTreeNode):
-    """The weight that an adapter changes. scale: float32, a number, or one per stacked layer."""
+    """The weight that an adapter changes. scale: float32, one number or one per stacked layer."""
 
     w: Any
     scale: Any
@@ -55,8 +55,8 @@ class AdaptedWeight(struct.PyTreeNode):
 
     w: an array or a QuantizedWeight.
     scale: float32 []; [N] while layers are stacked.
-    key: for this step's dropout; None without dropout.
-    rate: of dropout, on what `a` is multiplied with.
+    key: random key of this step's dropout; None without dropout.
+    rate: dropout rate on the input that is multiplied by `a`.
     """
 
     w: Any
@@ -93,7 +93,7 @@ def compute_lora_delta(a: Any, b: Any, scale: Any, ndim: int) -> jax.Array:
     Args:
       a, b: the factors; leading dims that both have (layers, experts) are batch dims.
       scale: a number, or one per layer.
-      ndim: of the result.
+      ndim: number of dims of the result.
     """
     batch_dims = a.ndim + b.ndim - 2 - ndim
     batch, rank = a.shape[:batch_dims], a.shape[-1]
@@ -106,7 +106,7 @@ def compute_lora_delta(a: Any, b: Any, scale: Any, ndim: int) -> jax.Array:
 
 
 def adapter_letters(letters: str) -> tuple[str, str]:
-    """Return the letters of a and b for a weight's, stacked ('NDHK' -> 'NDI', 'NIHK') or not."""
+    """Return the letters of a and b from a weight's, stacked ('NDHK' -> 'NDI', 'NIHK') or not."""
     stack = 'N' if letters.startswith('N') else ''
     a, b = ADAPTER_LETTERS[letters.removeprefix('N')]
     return stack + a, stack + b
@@ -128,10 +128,10 @@ def shard_adapted(
 
     Args:
       weight: the stored shards.
-      letters: of the weight.
+      letters: the weight's letters.
       dims: sizes by letter.
-      shard: (a stored shard, its letters, the global shape) -> what the device computes with.
-      key: for dropout.
+      shard: (a stored shard, its letters, the global shape) -> the part that the device uses.
+      key: random key of the dropout.
     """
     sizes = {**dims, RANK_LETTER: weight.a.shape[-1]}
     global_shape = lambda letters: tuple(sizes[letter] for letter in letters)
@@ -148,7 +148,7 @@ def shard_adapted(
 
 
 def split_einsum(terms: str) -> tuple[str, str]:
-    """Split a product in two with the rank between them.
+    """Split an einsum into two, with the rank between them.
 
     'BLD,DHK->BLHK' becomes 'BLD,DI->BLI' and 'BLI,IHK->BLHK'.
     """
@@ -160,7 +160,7 @@ def split_einsum(terms: str) -> tuple[str, str]:
 
 
 def remove_adapters(params: Any) -> Any:
-    """Return the params without their adapters: the model before finetuning."""
+    """Return the params without their adapters: the model before fine-tuning."""
     is_adapted = lambda node: isinstance(node, AdaptedWeight)
     remove = lambda node: node.w if is_adapted(node) else node
     return jax.tree.map(remove, params, is_leaf=is_adapted)

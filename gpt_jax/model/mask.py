@@ -14,7 +14,7 @@ NO_WINDOW = 2**30  # a window that hides nothing, where the window must be a num
 class AttentionMask(NamedTuple):
     """Everything besides the causal order that changes the attention of a layer.
 
-    segments_BL: a query sees only keys of the same number; None: all.
+    segments_BL: a query sees only the keys of its own segment; None: all.
     window: how many of the newest keys a query sees, its own included; an int, an int32 scalar, or
       None for all.
     sink_H: float32 logits of an extra key whose value is 0; None: no such key.
@@ -39,12 +39,12 @@ def causal_mask(
     segments_BL: jax.Array | None,
     window: int | jax.Array | None,
 ) -> jax.Array:
-    """True where the key is not later than the query, within its window and of its segment.
+    """Compute the mask: True where the key is no later than the query, in its window and segment.
 
     Args:
       queries, keys: their positions.
       repeats: query heads per key/value head.
-      segments_BL: of all positions, or None.
+      segments_BL: the segments of all positions, or None.
       window: as in `AttentionMask`.
 
     Returns:

@@ -1,10 +1,10 @@
 """Products of activations with weights, with gradients that suit CPUs and frozen weights.
 
-JAX's derivative rules give a CPU slow forms: a weight's gradient whose first operand is transposed
-in memory, and a vector's gradient as a sum that XLA turns into windows. Here the first is a product
-of two matrices in their own layout, and the second a product with ones;
-experiments/cpu_speed/forms.py times them. A TPU's compiler gets the dims as they are: it chooses
-the layout of a result for its consumer, and a reshape would be a copy.
+JAX's derivative rules are slow on a CPU: for a weight's gradient they transpose the first operand
+in memory, and for a vector's gradient they use a sum that XLA turns into windowed sums. Here the
+first is a product of two matrices in their own layouts, and the second a product with ones;
+experiments/cpu_speed/forms.py times them. On a TPU the dims are left as they are: its compiler
+chooses the layout of a result to suit its consumer, and a reshape would be a copy.
 
 The gradient of an operand is computed only where it is needed: a frozen weight costs no product in
 the backward pass, and the other operand of that product is not stored.
@@ -35,8 +35,8 @@ MATMUL_RESULT = 'product'
 einsum_float32 = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 _dot_float32 = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 
-# Symbolic zeros: a custom VJP defined with `symbolic_zeros=True` is told which of its arguments are
-# differentiated, and which incoming gradients are known to be zero.
+# Symbolic zeros: they show a custom VJP defined with `symbolic_zeros=True` which of its arguments
+# are differentiated, and which incoming gradients are known to be zero.
 
 
 def needs_gradient(arguments: Any) -> tuple[bool, ...]:
@@ -47,22 +47,22 @@ def needs_gradient(arguments: Any) -> tuple[bool, ...]:
 
 
 def materialize_zeros(gradients: Any) -> Any:
-    """Return a tree of incoming gradients with arrays in place of symbolic zeros."""
+    """Replace the symbolic zeros in a tree of incoming gradients with arrays."""
     is_zero = lambda leaf: isinstance(leaf, SymbolicZero)
     to_array = lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if is_zero(leaf) else leaf
     return jax.tree.map(to_array, gradients, is_leaf=is_zero)
 
 
 def _type_token(array: Any) -> jax.Array:
-    """Return an empty array that carries the dtype and, after a 0, the shape: costs no memory."""
+    """Return an empty array [0, *shape] that carries the dtype and shape but takes no memory."""
     return jnp.zeros((0, *array.shape), array.dtype)
 
 
 class _Residuals(NamedTuple):
     """What the backward pass of a product a x b needs.
 
-    a, b: the operand that the other one's gradient is computed from, else None.
-    a_type, b_type: `_type_token` of the operands that need a gradient, else None.
+    a, b: each operand if the gradient of the other one is computed from it, else None.
+    a_type, b_type: `_type_token` of each operand if it needs a gradient, else None.
     """
 
     a: Any
@@ -72,7 +72,7 @@ class _Residuals(NamedTuple):
 
 
 def _make_residuals(a: Any, b: Any) -> tuple[Any, Any, _Residuals]:
-    """Return (a, b, residuals) for operands as a forward rule gets them."""
+    """Return (a, b, residuals) for operands as a forward rule receives them."""
     a_needed, b_needed = needs_gradient((a, b))
     a, b = custom_vjp_primal_tree_values((a, b))
     residuals = _Residuals(
@@ -93,7 +93,7 @@ def einsum(terms: str, a: jax.Array, b: Any, config: ModelConfig) -> jax.Array:
     Args:
       terms: as for jnp.einsum; the contracted letters are the last of `a` and the first of `b`.
       a: activations.
-      b: a weight; may be quantized or transposed, which has no gradient, or have an adapter.
+      b: a weight; may be quantized or transposed (then it has no gradient), or have an adapter.
 
     Returns:
       The product, in `activation_dtype`.
@@ -170,7 +170,7 @@ def _contract(
     """Compute y = einsum(terms, a, b) or one of its gradients, in float32.
 
     Args:
-      terms: of y.
+      terms: the terms of y.
       a, b: the operands of y; dy takes the place of `a` for result 'a', of `b` for result 'b'.
       result: 'y', or the operand whose gradient is computed.
     """
@@ -206,7 +206,7 @@ def _contract_matrices(a: jax.Array, b: jax.Array, *, contracted: int, result: R
 
 
 def _as_matrix(a: jax.Array, row_dims: int) -> jax.Array:
-    """Join the first `row_dims` dims, and the others."""
+    """Merge the first `row_dims` dims into rows, and the others into columns."""
     return a.reshape(math.prod(a.shape[:row_dims]), -1)
 
 
@@ -221,7 +221,7 @@ def grouped_matmul(
     Args:
       a: [P, C, x]: P blocks of C rows.
       w: [E, x, y]; as `b` of `einsum`, but not transposed.
-      owner_P: int32, ascending: the expert of each block. None: block p is expert p's.
+      owner_P: int32, ascending: the expert of each block. None: block p belongs to expert p.
 
     Returns:
       [P, C, y], in `activation_dtype`.
@@ -286,7 +286,7 @@ def _grouped_rows(a: jax.Array, w: jax.Array, owner_P: jax.Array | None, inner: 
 def _rows_looped(a: jax.Array, w: jax.Array, owner_P: jax.Array, *, inner: int) -> jax.Array:
     """Multiply block by block.
 
-    Except on a TPU, XLA turns a ragged product into one of every row with every expert.
+    Except on a TPU, XLA turns a ragged product into a product of every row with every expert.
     """
 
     def multiply(block: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -383,5 +383,5 @@ broadcast_param.defvjp(_broadcast_forward, _broadcast_backward)
 
 
 def apply_multiplier(a: jax.Array, factor: float) -> jax.Array:
-    """Multiply with a factor of the parametrization; 1, as in most models, costs nothing."""
+    """Multiply by a factor of the parametrization; 1, as in most models, costs nothing."""
     return a if factor == 1 else a * jnp.asarray(factor, a.dtype)

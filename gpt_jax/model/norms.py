@@ -12,7 +12,7 @@ from gpt_jax.parallel.sharding import ShardingPolicy
 def layer_norm(
     param: ParamFn, x_BLD: jax.Array, *, config: ModelConfig, policy: ShardingPolicy
 ) -> jax.Array:
-    """(x - mean) / sqrt(variance + epsilon) * scale + bias, over D (Ba et al. 2016)."""
+    """Compute (x - mean) / sqrt(variance + epsilon) * scale + bias, over D (Ba et al. 2016)."""
     del policy
     x = x_BLD.astype(jnp.float32)
     centered = x - jnp.mean(x, axis=-1, keepdims=True)
@@ -27,13 +27,13 @@ def layer_norm(
 def rms_norm(
     param: ParamFn, x_BLD: jax.Array, *, config: ModelConfig, policy: ShardingPolicy
 ) -> jax.Array:
-    """x / sqrt(mean(x^2) + epsilon) * scale, over D (Zhang & Sennrich 2019)."""
+    """Compute x / sqrt(mean(x^2) + epsilon) * scale, over D (Zhang & Sennrich 2019)."""
     del policy
     return scale_by_rms(x_BLD, param('scale', 'D', 'scale'), config)
 
 
 def scale_by_rms(x: jax.Array, scale: jax.Array, config: ModelConfig) -> jax.Array:
-    """RMS norm over the last dim.
+    """Apply an RMS norm over the last dim.
 
     Attention calls it for each head's query or key, with one scale [K] for all heads (QK norm;
     Henry et al. 2020; Qwen 3).

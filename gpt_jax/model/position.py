@@ -1,6 +1,7 @@
-"""Position encodings: learned, rotary (Su et al. 2021) and its scalings, ALiBi (Press et al. 2022).
+"""Position encodings: learned, rotary with its scalings, and ALiBi.
 
-Positions restart at each packed document, and continue over a cache.
+Rotary: Su et al. 2021; ALiBi: Press et al. 2022. Positions restart at each packed document, and
+continue after the tokens in a cache.
 """
 
 import math
@@ -16,18 +17,18 @@ from gpt_jax.core.registry import resolve
 from gpt_jax.model.weights import ParamFn
 from gpt_jax.parallel.sharding import ShardingPolicy
 
-# Rotations over the original context: pairs of dims with more are unchanged, those with fewer are
-# stretched. YaRN: Peng et al. 2023; Llama 3.1: Grattafiori et al. 2024.
+# Rotations over the original context: pairs of dims with more than FAST are unchanged, those with
+# fewer than SLOW are stretched. YaRN: Peng et al. 2023; Llama 3.1: Grattafiori et al. 2024.
 YARN_FAST, YARN_SLOW = 32, 1
 LLAMA3_FAST, LLAMA3_SLOW = 4, 1
 
 
 class PositionScheme(NamedTuple):
-    """A position encoding; each field is one way to use positions, None where unused.
+    """A position encoding; each field is one way to use positions, None if unused.
 
     add: (param, x_BLD, positions_BL, *, config, policy) -> x_BLD; changes the token embedding.
     rotate: (queries or keys [B, L, heads, K], positions_BL, config) -> the same shape.
-    slopes: heads -> by how much the scores of each head fall per position of distance.
+    slopes: number of heads -> how much each head's scores fall per position of distance.
 
     positions_BL is None for 0, 1, 2, ...
     """
@@ -98,19 +99,19 @@ def rotary_frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
 
 
 def linear_frequencies(frequencies: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """Position interpolation: stretches every wavelength (Chen et al. 2023)."""
+    """Stretch every wavelength by the same factor: position interpolation (Chen et al. 2023)."""
     return frequencies / config.rotary_factor
 
 
 def llama3_frequencies(frequencies: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """Llama 3.1: stretches slow pairs, keeps fast ones, interpolates between them."""
+    """Stretch slow pairs, keep fast ones and interpolate between them, as in Llama 3.1."""
     rotations = config.rotary_original_context * frequencies / (2 * math.pi)
     kept_share = np.clip((rotations - LLAMA3_SLOW) / (LLAMA3_FAST - LLAMA3_SLOW), 0, 1)
     return frequencies * (kept_share + (1 - kept_share) / config.rotary_factor)
 
 
 def yarn_frequencies(frequencies: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """YaRN: as Llama 3.1, with a ramp over the pairs' index (Peng et al. 2023, section 3.2)."""
+    """Scale as for Llama 3.1, but with a ramp over pairs (YaRN; Peng et al. 2023, section 3.2)."""
 
     def pair_index(rotations: int) -> float:
         ratio = config.rotary_original_context / (rotations * 2 * math.pi)
@@ -124,7 +125,7 @@ def yarn_frequencies(frequencies: np.ndarray, config: ModelConfig) -> np.ndarray
 
 
 def yarn_magnitude(factor: float) -> float:
-    """YaRN, equation 22: the factor on queries and on keys; scores grow by its square."""
+    """Return the factor on queries and keys (YaRN, equation 22); scores grow by its square."""
     return 0.1 * math.log(factor) + 1
 
 
@@ -162,7 +163,7 @@ ROTARY_SCALINGS = {
 def alibi_slopes(heads: int) -> np.ndarray:
     """Return slopes 2^(-8/heads), 2^(-16/heads), ...; float32 [heads] (Press et al. 2022).
 
-    Where `heads` is not a power of two, the slopes of the next lower power come first, then every
+    If `heads` is not a power of two, the slopes of the next lower power come first, then every
     other slope of the next higher one.
     """
     power = 2 ** math.floor(math.log2(heads))

@@ -1,13 +1,13 @@
 """Weights in 8 or 4 bits, and output-major weights for fast matrix-vector products on CPUs.
 
-int8: one scale per output channel (Dettmers et al. 2022, without outliers). int4: two to a byte,
-one scale per group of at most INT4_GROUP_SIZE of the numbers that are summed into one output (the
-groups of Frantar et al. 2022, with plain rounding). Where they do not divide into whole groups, the
-groups are as few as possible, smaller and of equal size, and zeros pad the last one.
+int8: one scale per output channel (Dettmers et al. 2022, without outliers). int4: two values per
+byte, one scale per group of at most INT4_GROUP_SIZE values that are summed into one output (the
+groups of Frantar et al. 2022, with plain rounding). If the values do not divide into whole groups,
+there are as few groups as possible, smaller and of equal size, and zeros pad the last one.
 
-A `QuantizedWeight` takes the place of a weight at inference: it has a shape, gives its rows by
-index, and becomes an array by `astype`. `matmul_operand` tells where a product can apply the scales
-to its result instead.
+A `QuantizedWeight` takes the place of a weight at inference: it has a shape, returns rows when
+indexed, and becomes an array by `astype`. `matmul_operand` returns the scales separately if a
+product can apply them to its result instead.
 """
 
 import math
@@ -39,10 +39,10 @@ CONTRACTED_LETTERS: Mapping[str, str] = {
 class QuantizedWeight(struct.PyTreeNode):
     """A weight in few bits.
 
-    values: int8, or uint8 with two numbers in each; the contracted dims are joined into one,
-      `axis`, which zeros pad to whole groups.
+    values: int8, or uint8 with two 4-bit values in each; the contracted dims are merged into one,
+      `axis`, which is padded with zeros to whole groups.
     scales: float32, with one entry along `axis` per group.
-    shape: of the weight.
+    shape: the shape of the original weight.
     """
 
     values: jax.Array
@@ -91,7 +91,7 @@ class QuantizedWeight(struct.PyTreeNode):
 
 
 def quantize_weight(weight: jax.Array, letters: str, bits: int) -> QuantizedWeight:
-    """Round a weight to evenly spaced numbers, the largest of each group being one of them.
+    """Round a weight to evenly spaced values, of which the largest in each group is exact.
 
     Args:
       weight: any float dtype.
@@ -105,7 +105,7 @@ def quantize_weight(weight: jax.Array, letters: str, bits: int) -> QuantizedWeig
     flat = weight.astype(jnp.float32).reshape(*before, size, *after)
     groups = 1 if bits == 8 else -(-size // INT4_GROUP_SIZE)
     group_size = -(-size // groups)
-    group_size += bits == 4 and groups * group_size % 2  # two to a byte: an even total
+    group_size += bits == 4 and groups * group_size % 2  # two values per byte: an even total
     if padding := groups * group_size - size:
         flat = jnp.pad(flat, [(0, padding if dim == axis else 0) for dim in range(flat.ndim)])
     grouped = flat.reshape(*before, groups, group_size, *after)
@@ -132,22 +132,22 @@ def matmul_operand(weight: Any, dtype: Any) -> tuple[jax.Array, jax.Array | None
 
 # Output-major weights
 #
-# With one row of activations, as in each step of generating one text, every weight passes through
-# the processor once. Fewer bits are then less to read, provided that XLA converts to float32 inside
-# the product. It does so where the product is written with the matrix transposed, and where the
-# conversion cannot be hoisted out of the loop, which the optimization barrier prevents. With
-# several rows float32 in memory is faster. experiments/generation_speed measures both.
+# With one row of activations, as in each step of generating one text, every weight is read once, so
+# fewer bits are faster, provided that XLA converts to float32 inside the product. It does so if the
+# product is written with the matrix transposed, and if the conversion cannot be hoisted out of the
+# loop, which the optimization barrier ensures. With several rows, float32 in memory is faster.
+# experiments/generation_speed measures both.
 
 
 class TransposedWeight(struct.PyTreeNode):
-    """A weight as a matrix [outputs, inputs], an array or quantized. shape: of the weight."""
+    """A weight as a matrix [outputs, inputs], array or quantized. shape: of the original weight."""
 
     w_2d: Any
     shape: tuple[int, ...] = struct.field(pytree_node=False)
 
 
 def can_transpose(letters: str) -> bool:
-    """Return whether `transpose_weight` accepts these dims: the first are contracted."""
+    """Return whether `transpose_weight` accepts these dims: the first must be the contracted."""
     return letters.startswith(CONTRACTED_LETTERS.get(letters, '-'))
 
 
@@ -174,7 +174,7 @@ def matmul_transposed(x_2d: jax.Array, w_2d: Any, dtype: Any) -> jax.Array:
         w_2d, x_2d = jax.lax.optimization_barrier((w_2d, x_2d))
     w_2d, scale = matmul_operand(w_2d, dtype)
     x_2d = x_2d.astype(dtype)
-    if on_cpu:  # CPUs have no product in fewer bits
+    if on_cpu:  # CPUs have no matrix products in fewer bits
         w_2d, x_2d = w_2d.astype(jnp.float32), x_2d.astype(jnp.float32)
     if single_row:
         y_2d = _single_row_matmul(x_2d, w_2d)
@@ -186,16 +186,16 @@ def matmul_transposed(x_2d: jax.Array, w_2d: Any, dtype: Any) -> jax.Array:
 
 
 def _converts_in_product(w_2d: Any) -> bool:
-    """Return whether XLA can convert it to float32 inside a product; int4 is too complex."""
+    """Return whether XLA can convert a matrix to float32 inside a product; int4 is too complex."""
     return w_2d.bits == 8 if isinstance(w_2d, QuantizedWeight) else w_2d.dtype.itemsize < 4
 
 
 def _single_row_matmul(x_2d: jax.Array, w_2d: jax.Array) -> jax.Array:
     """Multiply one row so that XLA's CPU compiler does not fuse the product with its neighbors.
 
-    Otherwise it would compute the row again for each output, and fuse the addition of a bias into
-    the product instead of the conversion of the weights. It does not look into a product with 1 and
-    0, and cannot fuse a minimum, which here changes no finite number.
+    Otherwise it would recompute the row for each output, and would fuse the addition of a bias into
+    the product instead of the conversion of the weights. It does not see through a product with
+    [1, 0], and cannot fuse a minimum, which changes no finite number here.
     """
     x_2d = jnp.dot(jnp.array([[1.0, 0.0]]), jnp.pad(x_2d, ((0, 1), (0, 0))))
     return jnp.minimum(jnp.dot(x_2d, jnp.swapaxes(w_2d, 0, 1)), jnp.finfo(jnp.float32).max)

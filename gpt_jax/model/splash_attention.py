@@ -29,7 +29,7 @@ def splash_attention(
 ) -> jax.Array:
     """Compute causal attention with the TPU's splash kernel. -> [B, L, H, K].
 
-    Operates on arrays that this device holds whole. On other devices than a TPU the kernel is
+    Operates on arrays that this device holds whole. On devices other than TPUs the kernel is
     interpreted, which is slow.
 
     Raises:
@@ -37,8 +37,8 @@ def splash_attention(
     """
     if get_position_scheme(config).slopes or not isinstance(mask.window, int | None):
         raise UserError(
-            'config.model.attention_kernel: splash supports no ALiBi, and no mixed full and window '
-            'layers with scan_layers; use chunked'
+            'config.model.attention_kernel: splash supports neither ALiBi nor mixed full and '
+            'window layers with scan_layers; use chunked'
         )
     dtype, length = jnp.dtype(config.matmul_dtype), q_BLHK.shape[1]
     q_BLHK = q_BLHK / math.sqrt(q_BLHK.shape[-1])
@@ -92,7 +92,7 @@ def _call_kernel(
     shape = (length, length)
     mask = masks.CausalMask(shape) if window is None else masks.LocalMask(shape, (window - 1, 0), 0)
     size = splash_block_size(length, config.attention_chunk)
-    # Positions along the lanes: heads of 64 dims would fill half of them.
+    # Lay positions along the lanes: heads of 64 dims would fill only half of them.
     layout = kernels.QKVLayout.SEQ_MINOR
     attend = kernels.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),

@@ -91,10 +91,10 @@ class FunctionModule(nn.Module):
         return self.function(self.get_param, *tensors, config=self.config, policy=self.policy)
 
     def get_param(self, name: str, letters: str, role: str) -> Any:
-        """Declare a weight when the model is initialized; afterwards returns its value.
+        """Declare a weight when the model is initialized; afterwards, return its value.
 
         Args:
-          name: of the weight in the params.
+          name: the weight's name in the params.
           letters: its dims, keys of `config.dims`.
           role: a key of the parametrization's roles.
 
@@ -109,7 +109,7 @@ class FunctionModule(nn.Module):
         if self.is_initializing():
             box = lambda key: BoxedParam(init_weight(role, key, shape, self.config), letters, role)
             return self.param(name, box)
-        # Not by `self.param`, which requires the global shape: the stored value may be this
+        # Not read by `self.param`, which requires the global shape: the stored value may be this
         # device's shard, or a placeholder for an array.
         stored: Any = self.get_variable('params', name)
         if stored is None:

@@ -4,9 +4,10 @@ An optimizer is a function make(config, params_info) -> optax.GradientTransforma
 its own. `optimizer.name` is a key of OPTIMIZERS or a dotted path: 'my_lab.optimizers:make'.
 
     config: the section `optimizer`.
-    params_info: trees like the trainable parameters with each one's multipliers of learning rate,
-      weight decay and epsilon (core/parametrization.py).
-    Returns: the updates at a learning rate of 1; `make_optimizer` multiplies them by -schedule.
+    params_info: trees like the trainable parameters, with the multipliers of each one's learning
+      rate, weight decay and epsilon (core/parametrization.py).
+    Returns: a transformation of gradients into updates at a learning rate of 1; `make_optimizer`
+      multiplies them by -schedule.
 """
 
 from collections.abc import Callable, Mapping

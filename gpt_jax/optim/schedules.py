@@ -1,4 +1,4 @@
-"""Learning-rate schedules, as factors in [0, 1] on the peak rate.
+"""Learning-rate schedules, as factors in [0, 1] that multiply the peak rate.
 
 `optimizer.schedule` is a key of SCHEDULES or a dotted path 'my_lab.schedules:inverse_sqrt' to a
 function (progress after warmup in [0, 1], config) -> factor. The schedules of optax are not used
@@ -18,30 +18,30 @@ ScheduleShape = Callable[[jax.Array, OptimizerConfig], jax.Array]
 
 
 def cosine(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
-    """Half a cosine from 1 to `final_lr_fraction`.
+    """Decay along half a cosine from 1 to `final_lr_fraction`.
 
-    It ends at `decay_end_fraction` of the run (GPT-3: after 260B of 300B tokens).
+    The decay ends at `decay_end_fraction` of the run (GPT-3: after 260B of 300B tokens).
     """
     half_cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * half_cosine
 
 
 def linear(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
-    """A straight line from 1 to `final_lr_fraction`."""
+    """Decay linearly from 1 to `final_lr_fraction`."""
     return 1 - (1 - config.final_lr_fraction) * progress
 
 
 def wsd(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
-    """Constant, then a cooldown as 1 - sqrt (Hagele et al. 2024, equation 1).
+    """Stay at 1, then cool down as 1 - sqrt (Hagele et al. 2024, equation 1).
 
-    The cooldown takes the last `cooldown_fraction`.
+    The cooldown takes the last `cooldown_fraction` of the steps after warmup.
     """
     cooldown = (progress - (1 - config.cooldown_fraction)) / config.cooldown_fraction
     return 1 - (1 - config.final_lr_fraction) * jnp.sqrt(jnp.clip(cooldown, 0, 1))
 
 
 def constant(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
-    """Constant after the warmup."""
+    """Stay at 1 after the warmup."""
     del config
     return jnp.ones_like(progress)
 
@@ -55,7 +55,7 @@ SCHEDULES: Mapping[str, ScheduleShape] = {
 
 
 def make_schedule(config: OptimizerConfig, steps: int, peak: float | jax.Array) -> optax.Schedule:
-    """Make the learning rate by number of updates made, 0 to `steps` - 1.
+    """Make the learning rate as a function of the number of updates so far, 0 to `steps` - 1.
 
     A warmup over W steps rises from `peak` / W to `peak`, so the first update has a positive rate.
     """

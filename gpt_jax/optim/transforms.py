@@ -1,4 +1,4 @@
-"""Gradient transformations that the optimizers share, with one multiplier for each parameter.
+"""Gradient transformations shared by the optimizers, with one multiplier per parameter.
 
 Multipliers are trees like the parameters, of numbers or of arrays that broadcast against them.
 """
@@ -12,7 +12,7 @@ import optax
 
 
 def scale_by_multipliers(multipliers: Any) -> optax.GradientTransformation:
-    """Multiply each update; a multiplier of 1 adds no operation."""
+    """Multiply each update by its multiplier; a multiplier of 1 adds no operation."""
     return _map_updates(lambda u, _, m: u if m == 1 else u * m, multipliers)
 
 
@@ -35,7 +35,7 @@ def _map_updates(
 def scale_learning_rates(
     optimizer: optax.GradientTransformation, multipliers: Any
 ) -> optax.GradientTransformation:
-    """Multiply the learning rate of each parameter, so its decay is multiplied as well."""
+    """Multiply the learning rate of each parameter, and thereby its weight decay."""
 
     def update(gradients: Any, state: Any, params: Any) -> tuple[Any, Any]:
         updates, state = optimizer.update(gradients, state, params)
@@ -50,7 +50,7 @@ def clip_by_norm(gradients: Any, norm: jax.Array, max_norm: float) -> Any:
     Args:
       gradients: a tree.
       norm: their global norm, which the step has computed already.
-      max_norm: 0 disables clipping.
+      max_norm: maximum norm; 0 disables clipping.
     """
     if not max_norm:
         return gradients

@@ -1,7 +1,7 @@
 """Collective operations among the devices along some axes of the mesh.
 
-For use inside `jax.shard_map` over the whole mesh. Gradients are those of the sum over all devices
-of their results: the gradient of a gather is a scatter, and vice versa.
+For use inside `jax.shard_map` over the whole mesh. Gradients are those of the results summed over
+all devices, so the gradient of a gather is a scatter, and vice versa.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import jax
 class AxisGroup:
     """The devices along some mesh axes; for a single device every method is the identity.
 
-    axes: those with more than one device.
+    axes: the mesh axes with more than one device.
     size: the number of devices.
     """
 

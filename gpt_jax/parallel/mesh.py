@@ -15,14 +15,14 @@ from gpt_jax.core.config import MESH_AXES, MeshConfig
 from gpt_jax.core.errors import UserError
 from gpt_jax.parallel.rules import LOGICAL_AXIS_RULES
 
-Sizes = dict[str, int]  # of all MESH_AXES
+Sizes = dict[str, int]  # the size of every axis of MESH_AXES
 
 
 class DivisibilityConstraints(NamedTuple):
     """What a mesh must divide.
 
-    batch_sizes: sequences, by their config field.
-    dim_sizes: by letter, those of H, G, F, U, V, E, N and L that the model has.
+    batch_sizes: batch sizes in sequences, by config field.
+    dim_sizes: sizes of the dims H, G, F, U, V, E, N and L, as far as the model has them, by letter.
     """
 
     batch_sizes: Mapping[str, int]
@@ -30,7 +30,7 @@ class DivisibilityConstraints(NamedTuple):
 
 
 class MemoryBudget(NamedTuple):
-    """What `choose_mesh` considers; in bytes.
+    """The memory that `choose_mesh` considers, in bytes.
 
     state_bytes: the whole training state.
     device_bytes: the memory of one device; 0: unknown.
@@ -63,10 +63,10 @@ def make_mesh(
     Args:
       config: the mesh section.
       constraints: what the mesh must divide.
-      devices: of the run; None: all.
+      devices: the run's devices; None: all.
 
     Raises:
-      UserError: as `resolve_axis_sizes`.
+      UserError: as in `resolve_axis_sizes`.
     """
     may_omit = devices is None and jax.process_count() == 1
     devices = jax.devices() if devices is None else list(devices)
@@ -84,12 +84,12 @@ def resolve_axis_sizes(
     Args:
       config: the mesh section.
       constraints: what the mesh must divide.
-      count: of devices.
-      may_omit: whether devices may be left out so that the constraints are met.
+      count: number of devices.
+      may_omit: whether devices may be left out to meet the constraints.
 
     Raises:
-      UserError: the product of the axes is not the number of devices, or does not divide what they
-        shard; names the nearest mesh that works.
+      UserError: the product of the axes is not the number of devices, or the axes do not divide
+        what they shard; suggests the nearest mesh that works.
     """
     sizes = _fill_automatic_axis(config, constraints, count, may_omit)
     if violation := _find_violation(sizes, constraints):
@@ -108,7 +108,7 @@ def resolve_axis_sizes(
         config.strategy != 'replicated' or sizes['fsdp'] == 1,
         'mesh.fsdp',
         f'must be 1 with strategy replicated, got {sizes["fsdp"]}; '
-        '--config.mesh.strategy=fsdp or zero1 shards weights, mesh.data the batch alone',
+        '--config.mesh.strategy=fsdp or zero1 shards weights, mesh.data only the batch',
     )
     return sizes
 
@@ -155,7 +155,7 @@ def _find_violation(
         # The ring gives each device two parts of the sequence.
         parts = 2 if letter == 'L' and 'context' in axes else 1
         shards = parts * math.prod(sizes[axis] for axis in axes)
-        # Devices may share one of fewer key/value heads.
+        # If there are fewer key/value heads than devices, several devices may share one.
         shared = letter == 'G' and sizes['tensor'] % size == 0
         if size % shards and not shared:
             product = ' x '.join(f'mesh.{axis} {sizes[axis]}' for axis in axes)
@@ -178,7 +178,7 @@ def _suggest_mesh(
 ) -> str:
     """Return '; the nearest mesh that works: FLAGS', or '' if there is none.
 
-    Prefers meshes of all devices; where there is none and devices may be left out, as many as
+    Prefers meshes of all devices; if there is none and devices may be left out, takes as many as
     possible.
     """
 
@@ -215,7 +215,7 @@ def _enumerate_meshes(axes: Sequence[str], count: int) -> Iterator[Sizes]:
 
 
 def _arrange_devices(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
-    """Return the devices as an array of the axes.
+    """Arrange the devices in an array with one dim per mesh axis.
 
     On a TPU, neighbors along the last axes are close in the machine's network.
     """
@@ -232,12 +232,12 @@ def _arrange_devices(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.nda
 def choose_mesh(
     config: MeshConfig, constraints: DivisibilityConstraints, budget: MemoryBudget, count: int
 ) -> tuple[MeshConfig, str]:
-    """Choose a mesh of `count` devices where the strategy is 'auto'; given axes stay as they are.
+    """Choose a mesh of `count` devices for strategy 'auto'; axes set in the config are kept.
 
-    The simplest that fits is preferred, since each further kind of parallelism adds communication.
-    Weights are sharded as little as lets the state take half of the memory; where the batch has
-    fewer sequences than there are devices, the rest of them share tensors, and then the length of
-    the sequences.
+    The simplest mesh that fits is preferred, since each further kind of parallelism adds
+    communication. Weights are sharded only as far as needed for the state to take at most half of
+    the memory. If the batch has fewer sequences than there are devices, the remaining devices share
+    tensors first, and then the length of the sequences.
 
     Returns:
       The config with the mesh, and one line that explains it.
@@ -254,7 +254,7 @@ def choose_mesh(
     config_fields.require(
         bool(candidates),
         'mesh.strategy',
-        f'auto finds no mesh of {count} devices{given_text and f" with {given_text}"} for this '
+        f'auto found no mesh of {count} devices{given_text and f" with {given_text}"} for this '
         'batch and model',
     )
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from gpt_jax.parallel.axis_group import AxisGroup
 
-# (params of the stage, x of a microbatch, its side inputs, its number) -> (x, statistics)
+# (params of the stage, x of a microbatch, its side inputs, its index) -> (x, statistics)
 StageFn = Callable[[Any, jax.Array, Any, jax.Array], tuple[jax.Array, Any]]
 
 
@@ -23,14 +23,14 @@ def run_pipeline(
 ) -> tuple[jax.Array, Any]:
     """Run all stages in sequence, device i of the group being stage i.
 
-    Each device starts and ends with its own rows of the batch. In between all rows pass through in
-    m microbatches: at tick t, stage i processes microbatch t - i. Of m + stages - 1 ticks each
-    device is idle for stages - 1: the bubble is (stages - 1) / (m + stages - 1). The backward pass
-    runs the ticks in reverse.
+    Each device starts and ends with its own rows of the batch. In between, all rows pass through
+    every stage in m microbatches: at tick t, stage i processes microbatch t - i. Each device is
+    idle for stages - 1 of the m + stages - 1 ticks, so the bubble is (stages - 1) /
+    (m + stages - 1). The backward pass runs the ticks in reverse.
 
     Args:
       stage: one stage; must not change the shape of x.
-      params: of this device's stage.
+      params: the parameters of this device's stage.
       x: [rows of this device, ...].
       side_inputs: a tree of further inputs of each microbatch at every stage, [rows of this device,
         ...]; not differentiated.

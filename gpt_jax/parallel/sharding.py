@@ -1,7 +1,7 @@
 """Sharding of activations and weights, from their letters and the tables of rules.py.
 
-A training step is one program per device inside shard_map (`make_manual_policy`): each device has
-its shards, and calls the collectives itself. Inference is one program that XLA partitions
+A training step is one program per device inside shard_map (`make_manual_policy`): each device holds
+its shards and calls the collectives itself. Inference is one program that XLA partitions
 (`make_constraint_policy`).
 """
 
@@ -31,9 +31,10 @@ class ShardingPolicy(NamedTuple):
     shard_map_block: turns a function (tensor [B, ...], weights) -> (tensor [B, ...], scalars) into
       one that each device runs on its own rows of the batch; the scalars are averaged.
     group: letters -> the devices over which any of these dims is sharded.
-    remat_policy: what the backward pass may store, as a policy of jax.checkpoint: everything but
-      gathered weights, of which it would store all layers'. None: everything.
-    context_parallel: how attention crosses devices that share a sequence; a word of
+    remat_policy: what may be stored for the backward pass, as a policy of jax.checkpoint:
+      everything except gathered weights, which would otherwise be stored for all layers at once.
+      None: everything.
+    context_parallel: how attention crosses devices that share a sequence; a value of
       mesh.context_parallel.
     microbatch_rows: rows of the batch that a pipeline stage processes at a time.
     """
@@ -90,10 +91,10 @@ def storage_axes(
 
 
 def _rule_axes(letters: str, shape: Sequence[int], mesh: Mesh) -> list[tuple[str, ...]]:
-    """Return the axes by LOGICAL_AXIS_RULES of each dim; none where they do not divide it."""
+    """Return the axes that LOGICAL_AXIS_RULES give each dim; none if they do not divide it."""
 
     def axes_of(letter: str, size: int) -> tuple[str, ...]:
-        if letter == 'L':  # every device may need any row of a table of positions
+        if letter == 'L':  # every device may need any row of a position table
             return ()
         axes = tuple(a for a in LOGICAL_AXIS_RULES.get(letter, ()) if mesh.shape[a] > 1)
         return axes if size % count_devices(axes, mesh) == 0 else ()
@@ -107,13 +108,13 @@ def partition_spec(dim_axes: Sequence[tuple[str, ...]]) -> PartitionSpec:
 
 
 def param_shardings(abstract: Any, letters: Any, strategy: Strategy, mesh: Mesh) -> Any:
-    """Return the shardings of stored weights, or of anything of their shapes.
+    """Return the shardings of stored weights, or of other arrays of the same shapes.
 
     Args:
       abstract: a tree of arrays or their abstract shapes.
       letters: the tree of their letters.
       strategy: how they are stored.
-      mesh: of the run.
+      mesh: the run's mesh.
     """
 
     def sharding(leaf: Any, letters: str) -> NamedSharding:
@@ -157,7 +158,7 @@ def make_manual_policy(
 
     Args:
       strategy: how weights are stored.
-      mesh: of the run.
+      mesh: the run's mesh.
       context_parallel, microbatch_rows: as in `ShardingPolicy`.
     """
     if mesh.size == 1:
@@ -171,7 +172,7 @@ def make_manual_policy(
     def gather_weight(
         shard: jax.Array, letters: str, shape: tuple[int, ...], dtype: Any
     ) -> jax.Array:
-        """Undo the sharding by the strategy; that by LOGICAL_AXIS_RULES stays."""
+        """Undo the strategy's sharding, but not that of LOGICAL_AXIS_RULES."""
         for dim, axes in enumerate(storage_axes(letters, shape, strategy, mesh)):
             gathered_axes = tuple(axis for axis in axes if axis in strategy.shard_axes)
             if gathered_axes:

@@ -26,7 +26,7 @@ COLLECTIVE_OPCODES = (
     'collective-broadcast',
 )
 
-# Phases of an asynchronous collective that a TPU's compiler writes as fusions.
+# Phases of an asynchronous collective that the TPU compiler emits as fusions.
 ASYNC_START = 'AsyncCollectiveStart'
 ASYNC_BODY = 'meanwhile'
 ASYNC_DONE = 'AsyncCollectiveDone'
@@ -42,12 +42,12 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: one of COLLECTIVE_OPCODES.
-      bytes: of the full array on one device in one execution: the output of an all-gather, the
-        input of every other collective.
+      bytes: size of the full array on one device in one execution: the output of an all-gather,
+        the input of every other collective.
       wire_bytes: lower bound of the bytes that a device sends in one execution (ring algorithms).
-      group_size: devices that take part together; 1: nothing is sent.
-      groups: their numbers; of a permutation the pairs (source, target).
-      executions: in one run of the program.
+      group_size: number of devices in a group; 1: nothing is sent.
+      groups: device numbers of each group; for a permutation, the pairs (source, target).
+      executions: number of executions in one run of the program.
       op_name: path of the source operation.
       asynchronous: whether other instructions may run meanwhile.
     """
@@ -91,8 +91,8 @@ def collective_kind(instruction: Instruction) -> str | None:
 def async_phase(fusion_body: Computation) -> str | None:
     """Return the phase of an asynchronous collective that a fusion implements, or None.
 
-    A TPU's compiler writes such a collective as three or more fusions that contain the same
-    collective with the same channel: its start, products that run meanwhile, and its end.
+    The TPU compiler emits such a collective as three or more fusions that contain the same
+    collective with the same channel: its start, the products that run meanwhile, and its end.
     """
     for instruction in fusion_body.instructions:
         for phase in (ASYNC_START, ASYNC_DONE):
@@ -102,7 +102,7 @@ def async_phase(fusion_body: Computation) -> str | None:
 
 
 def channel_id(instruction: Instruction) -> str | None:
-    """Return the channel number, which the phases of a collective have in common."""
+    """Return the channel number, which all phases of a collective share."""
     return instruction.attribute(r'\bchannel_id=(\d+)')
 
 
@@ -114,7 +114,7 @@ def _make_collective(
     executions: int,
 ) -> Collective:
     inputs = [shape for name in instruction.operands for shape in computation.shapes(name)]
-    # A TPU's compiler writes a reduce-scatter as a fusion of an all-reduce and a slice.
+    # The TPU compiler emits a reduce-scatter as a fusion of an all-reduce and a slice.
     if kind == 'all-reduce' and 'all-reduce-scatter' in computation.name:
         kind = 'reduce-scatter'
     groups = parse_replica_groups(instruction, program.devices)
@@ -148,7 +148,7 @@ def parse_replica_groups(instruction: Instruction, devices: int) -> ReplicaGroup
 
     {{0,1},{2,3}}; [2,4]<=[8] and [4,2]<=[2,4]T(1,0) (device numbers in that shape, transposed,
     split into groups); mesh['x'=2,'y'=4] {'y'} (mesh axes along which a group extends); {} or no
-    attribute: all devices. Of a permutation, the pairs (source, target).
+    attribute: all devices. For a permutation, the pairs (source, target).
     """
     text = instruction.attributes
     if match := re.search(r'source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}', text):
@@ -179,8 +179,8 @@ def _parse_mesh_axes(mesh: str, order: str | None, along: str) -> ReplicaGroups:
 
     Args:
       mesh: "'x'=2,'y'=4".
-      order: device numbers of the mesh, or None: ascending.
-      along: names of axes or sub-axes.
+      order: device numbers of the mesh; None: ascending.
+      along: names of the axes or sub-axes.
     """
     axes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", mesh)}
     selectors = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", along)
@@ -231,8 +231,8 @@ def estimate_collective_seconds(
     links, hops = _count_links(group, coordinates)
     seconds = collective.wire_bytes / (links * chip.link_bandwidth)
     if collective.kind in ('all-to-all', 'ragged-all-to-all'):
-        # Messages pass through other chips: each link of a ring of n carries n / 4 of the bytes
-        # of a device (of a line, twice that).
+        # Messages pass through other chips: each link of a ring of n carries n / 4 times the bytes
+        # of a device (twice that on a line).
         seconds *= max(1.0, max(_extents(group)) / 4)
     return seconds + hops * HOP_SECONDS
 
@@ -253,10 +253,10 @@ def _extents(group: TorusCoordinates) -> list[int]:
 
 
 def find_wraparound(size: Sequence[int]) -> list[bool]:
-    """Return for each dimension of a slice whether its links close to a ring.
+    """Return, for each dimension of a slice, whether its links form a ring.
 
-    A 3D slice has wraparound links where all dimensions are multiples of 4, a 2D slice in a
-    dimension of 16.
+    A 3D slice has wraparound links if all its dimensions are multiples of 4; a 2D slice has them in
+    each dimension of size 16.
     """
     if len([dim for dim in size if dim > 1]) > 2 or (len(size) == 3 and size[2] > 1):
         return [all(dim % 4 == 0 for dim in size)] * len(size)
@@ -264,7 +264,7 @@ def find_wraparound(size: Sequence[int]) -> list[bool]:
 
 
 def _count_links(group: TorusCoordinates, coordinates: TorusCoordinates) -> tuple[int, int]:
-    """Return (links over which a member sends to its group at once, hops to the farthest)."""
+    """Return (links on which a member can send to its group at once, hops to the farthest)."""
     slice_size, group_extents = _extents(coordinates), _extents(group)
     links = hops = 0
     wraparound = find_wraparound(slice_size)

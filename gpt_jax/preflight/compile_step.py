@@ -18,13 +18,13 @@ class CompiledStep(NamedTuple):
     """A training step compiled for a machine.
 
     Attributes:
-      text: of the compiled program (HLO); '' where it does not fit in memory.
-      missing_bytes: that each device lacks; 0: the step fits.
+      text: HLO text of the compiled program; '' if the compiler ran out of memory.
+      missing_bytes: bytes that each device lacks; 0: the step fits.
       limit_bytes: memory of one device.
-      memory_bytes: used on one device, by kind.
-      mesh: size of each axis.
+      memory_bytes: bytes used on one device, by kind.
+      mesh: size of each mesh axis.
       coordinates: position of each device of the mesh in the torus; empty tuples for GPUs.
-      compile_seconds: including tracing.
+      compile_seconds: compile time, including tracing.
     """
 
     text: str
@@ -43,7 +43,7 @@ def compile_step(
     """Compile the training step of a run for a machine.
 
     Args:
-      options: of the compiler, on top of its defaults; a run on the machine gets them as
+      options: compiler options on top of the defaults; a run on the machine would get them in
         LIBTPU_INIT_ARGS.
 
     Raises:
@@ -76,8 +76,8 @@ def compile_step(
             - stats.alias_size_in_bytes
         )
         missing_bytes = max(0, total - limit_bytes)
-        # The compiler's temporaries are the saved activations and the rest: gradients, gathered
-        # weights, scratch space.
+        # The compiler's temporaries are the saved activations plus everything else: gradients,
+        # gathered weights, scratch space.
         activations = min(memory_bytes['activations'], stats.temp_size_in_bytes)
         memory_bytes |= {
             'activations': activations,
@@ -111,7 +111,7 @@ def _count_known_bytes(
         'parameters': _count_device_bytes(parts.abstract_state.params),
         'optimizer': _count_device_bytes(parts.abstract_state.opt_state),
         'batch': _count_device_bytes(abstract_batch),
-        # Mesh axes that do not share the batch share the activations of its sequences.
+        # Mesh axes that do not split the batch split the activations of its sequences.
         'activations': activations * parts.batch_shards // parts.mesh.size,
     }
 
@@ -155,7 +155,7 @@ def parse_compiler_options(text: str | None) -> dict[str, str]:
     """Parse 'name=value,name=value'.
 
     Raises:
-      UserError: a name that does not begin with 'xla_', or no value.
+      UserError: a name does not begin with 'xla_', or a value is missing.
     """
     pairs = [word.partition('=') for word in (text or '').split(',') if word]
     for name, equals, _ in pairs:

@@ -23,7 +23,7 @@ from gpt_jax.preflight.timeline import (
 )
 from gpt_jax.preflight.topology import Machine
 
-MATMUL_EFFICIENCY = 0.6  # assumed share of a GPU's peak in products, without a compiler's estimate
+MATMUL_EFFICIENCY = 0.6  # assumed share of the peak in products, without a compiler's estimate
 CPU_BFLOAT16_WIDENING = 2  # the CPU compiler stores and sends bfloat16 as float32
 
 
@@ -32,15 +32,15 @@ class StepEstimate:
     """Cost of one training step on one device.
 
     Attributes:
-      seconds: by the compiler's cycles; on GPUs by closed forms.
+      seconds: from the compiler's cycle estimates; for GPUs, from closed forms.
       ideal_seconds: sum over the instructions of their time at peak FLOP/s or memory bandwidth.
-      exposed_seconds: those in which only communication runs.
-      collective_seconds: of all communication, hidden or not.
-      flops: executed.
-      moved_bytes: to and from main memory.
+      exposed_seconds: seconds in which only communication runs.
+      collective_seconds: seconds of all communication, hidden or not.
+      flops: FLOPs executed.
+      moved_bytes: bytes read from and written to main memory.
       collectives: each with the seconds of one execution.
-      parts: seconds by part of the model, in `StepPart.cycles`.
-      unknown: instructions whose cost or loops whose trip count is unknown.
+      parts: parts of the model; their `cycles` are seconds here.
+      unknown: instructions of unknown cost, and loops of unknown trip count.
     """
 
     seconds: float
@@ -63,7 +63,7 @@ def estimate_step(
     """Estimate the cost of the compiled step.
 
     Args:
-      kernels: of splash attention (splash_kernels.compile_kernels), where the program uses it.
+      kernels: splash attention kernels (splash_kernels.compile_kernels), if the program uses them.
     """
     program = parse_hlo(step.text)
     counts = count_executions(program)
@@ -124,9 +124,9 @@ def estimate_step(
 
 
 class _InstructionCosts:
-    """Bytes and FLOPs of instructions, those of splash attention and inside fusions included.
+    """Bytes and FLOPs of instructions, including splash attention and the inside of fusions.
 
-    flops_inside: sum over the instructions of each computation.
+    flops_inside: FLOPs of each computation, summed over its instructions.
     """
 
     def __init__(self, program: HloProgram, counts: ExecutionCounts, model_config: ModelConfig):

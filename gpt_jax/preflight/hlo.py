@@ -39,7 +39,7 @@ _INTEGER = re.compile(r'-?\d+')
 class HloShape(NamedTuple):
     """Type of one array.
 
-    on_chip: in on-chip memory (memory space 1 of a TPU), not in the device's main memory.
+    on_chip: whether it is in on-chip memory (memory space 1 of a TPU) instead of main memory.
     """
 
     dtype: str
@@ -68,11 +68,11 @@ class Instruction:
     """One instruction of a computation.
 
     Attributes:
-      shapes: of the result, tuples flattened.
+      shapes: shapes of the result, with tuples flattened.
       operands: names of instructions of the same computation.
       literal: value of a constant, or index of a parameter.
       attributes: the rest of the line, after the operands.
-      root: whether its result is that of the computation.
+      root: whether its result is the result of the computation.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Instruction:
     def called(self) -> tuple[str, ...]:
         """Names of the computations that run as a whole when this instruction does.
 
-        Computations that are applied to single elements (of a reduce, a sort) are left out.
+        Computations applied to single elements, such as those of a reduce or a sort, are left out.
         """
         if self.opcode in ('fusion', 'async-start'):
             text = self.attribute(r'\bcalls=(%[\w.\-]+)')
@@ -240,15 +240,16 @@ def parse_shapes(text: str) -> tuple[HloShape, ...]:
     return tuple(shapes)
 
 
-# Instructions that pass the counter of a loop on unchanged.
+# Instructions that pass on a loop counter unchanged.
 _PASS_THROUGH = ('copy', 'bitcast', 'convert', 'copy-done', 'copy-start', 'reshape')
 
 
 class ExecutionCounts(NamedTuple):
     """How often each computation runs in one run of the program.
 
-    executions: by name. fused: names of the bodies of fusions. unknown: loops without a known trip
-    count, whose bodies are counted once.
+    executions: number of executions of each computation, by name.
+    fused: names of the bodies of fusions.
+    unknown: loops without a known trip count, whose bodies are counted once.
     """
 
     executions: dict[str, int]
@@ -257,7 +258,7 @@ class ExecutionCounts(NamedTuple):
 
 
 def count_executions(program: HloProgram) -> ExecutionCounts:
-    """Multiply out the trip counts of all loops.
+    """Count the executions of each computation, from the trip counts of all loops.
 
     Of the branches of a conditional, the one with the most instructions is assumed to run.
     """
@@ -288,10 +289,10 @@ def _add_executions(
 
 
 def find_trip_count(program: HloProgram, computation: Computation, loop: Instruction) -> int | None:
-    """Return how often the body of a loop runs, or None where the text does not tell.
+    """Return how often the body of a loop runs, or None if the text does not say.
 
-    The compiler's own annotation counts first; else start, limit and step are read from the
-    condition and the body.
+    The compiler's own annotation takes precedence; otherwise, start, limit and step are read from
+    the condition and the body.
     """
     annotated = loop.attribute(r'"known_trip_count":\{"n":"(\d+)"')
     if annotated is not None:
@@ -323,7 +324,7 @@ def find_trip_count(program: HloProgram, computation: Computation, loop: Instruc
 def _unwrap(program: HloProgram, instruction: Instruction) -> tuple[Instruction, tuple[str, ...]]:
     """Return the only instruction of a fusion or call, with the names of the outer operands.
 
-    Any other instruction is returned itself.
+    Any other instruction is returned as it is.
     """
     if instruction.opcode in ('fusion', 'call') and instruction.called:
         body = program.computations[instruction.called[0]]
@@ -359,7 +360,7 @@ def _find_definition(computation: Computation, name: str) -> Instruction:
 def _find_step(
     program: HloProgram, loop: Instruction, condition: Computation, operands: tuple[str, ...]
 ) -> int | None:
-    """Return the increment of the loop counter; 1 where the addition in the body is not found."""
+    """Return the increment of the loop counter; 1 if its addition is not found in the body."""
     inputs = [condition.by_name.get(name) for name in operands]
     counter = next(
         (operand for operand in inputs if operand and operand.opcode != 'constant'), None

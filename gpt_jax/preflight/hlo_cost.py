@@ -31,10 +31,10 @@ _SLICES = ('dynamic-slice', 'slice', 'gather')
 
 
 def count_flops(computation: Computation, instruction: Instruction) -> int:
-    """Count the FLOPs of a matrix product or convolution: two per multiply-add; of others 0.
+    """Count the FLOPs of a matrix product or convolution, two per multiply-add; others have 0.
 
-    A fusion is 0 too: the products inside it are instructions of their own. For a custom call,
-    which the compiler cannot look into, it is the cost that its author declared.
+    A fusion has 0 too, since the products inside it are instructions of their own. A custom call,
+    into which the compiler cannot look, has the cost that its author declared.
     """
     if instruction.opcode == 'dot':
         return 2 * instruction.shapes[0].size * _contraction_size(computation, instruction)
@@ -66,8 +66,8 @@ def _custom_call_flops(computation: Computation, instruction: Instruction) -> in
 def _convolution_flops(computation: Computation, instruction: Instruction) -> int:
     """Count the FLOPs of a convolution.
 
-    A TPU's compiler writes every matrix product as one. Batch dimensions become dimensions of a
-    window that is mostly dilation holes, which are not products.
+    The TPU compiler turns every matrix product into one. Batch dimensions become window dimensions
+    that consist mostly of dilation holes, which need no products.
     """
     left, right = (computation.shapes(operand)[0] for operand in instruction.operands[:2])
     labels = instruction.attribute(r'dim_labels=(\S+?)(?:,|\s|$)') or ''
@@ -91,7 +91,7 @@ def _convolution_flops(computation: Computation, instruction: Instruction) -> in
 def _count_window_pairs(inputs: int, kernel: int, outputs: int, window: str, dim: int) -> int:
     """Count the pairs (output, kernel tap) of one spatial dim that read an input.
 
-    The others read a dilation hole or the padding.
+    All other pairs read a dilation hole or the padding.
     """
 
     def read_field(name: str, default: str) -> str:
@@ -110,8 +110,8 @@ def _count_window_pairs(inputs: int, kernel: int, outputs: int, window: str, dim
 def count_bytes(program: HloProgram, computation: Computation, instruction: Instruction) -> int:
     """Count the bytes that an instruction reads from and writes to main memory.
 
-    Operands and results count whole; slices and in-place updates count by their own size. On-chip
-    memory and the padding of tiled layouts are not counted.
+    Operands and results count in full; slices and in-place updates count only their own size.
+    On-chip memory and the padding of tiled layouts are not counted.
     """
     if instruction.opcode in FREE_OPCODES:
         return 0
@@ -155,8 +155,8 @@ def _fusion_bytes(computation: Computation, body: Computation, fusion: Instructi
 def _bytes_read(body: Computation, parameter: Instruction) -> int:
     """Count the bytes of a fusion's parameter that are read.
 
-    That is the slices where only slices are taken, nothing where it is only updated in place, and
-    all of it otherwise.
+    They are the slices if only slices are taken, none if the parameter is only updated in place,
+    and all of its bytes otherwise.
     """
     total, pending = 0, [parameter]
     while pending:
@@ -174,7 +174,7 @@ def _bytes_read(body: Computation, parameter: Instruction) -> int:
 
 
 def _update_bytes(body: Computation, root: Instruction) -> int | None:
-    """Return the bytes written where a fusion updates a parameter in place, else None."""
+    """Return the bytes written if a fusion updates a parameter in place, else None."""
     while root.opcode == 'bitcast':
         root = body.by_name[root.operands[0]]
     if root.opcode != 'dynamic-update-slice':

@@ -1,4 +1,4 @@
-"""Expected FLOPs of the compiled step, by reason, and bytes of KV cache and saved activations."""
+"""Expected FLOPs of the compiled step, by reason; bytes of KV cache and saved activations."""
 
 import math
 from typing import Any
@@ -25,8 +25,8 @@ def explain_flops(model_config: ModelConfig) -> dict[str, float]:
       scores computed again: products on pairs of positions in the backward pass beyond the four
         of the convention.
       rematerialization: forward products that the backward pass repeats.
-      padding, less vectors: padded rows of the vocabulary, less vectors that N counts but that are
-        no products.
+      padding, less vectors: padded rows of the vocabulary, less the vectors, which N counts but no
+        product uses.
     """
     counts = model_counts.flops_per_token(model_config)
     layers, length = model_config.layers, model_config.context
@@ -58,7 +58,7 @@ def explain_flops(model_config: ModelConfig) -> dict[str, float]:
 def count_scored_keys(model_config: ModelConfig) -> float:
     """Count the keys per query whose scores are computed, in whole blocks.
 
-    It is the mean over the positions of a sequence and over the layers.
+    The result is the mean over the positions of a sequence and over the layers.
     """
     length = model_config.context
     is_splash = model_config.attention_kernel == 'splash'
@@ -98,11 +98,11 @@ def _count_product_weights(model_config: ModelConfig) -> tuple[int, int]:
 def count_cache_bytes(model_config: ModelConfig, batch: int, capacity: int, chunk: int) -> int:
     """Count the bytes of an empty KV cache (model/kv_cache.py).
 
-    It holds keys and values in `matmul_dtype`, and an int32 per sequence.
+    The cache holds keys and values in `matmul_dtype`, and an int32 per sequence.
 
     Args:
       capacity: maximum tokens of a sequence.
-      chunk: maximum tokens that one call adds; the ring buffer of a window layer is longer by it.
+      chunk: maximum tokens that one call adds; the ring buffer of a window layer is longer by this.
     """
     slots = sum(
         kv_cache.count_slots(model_config, kind, capacity, chunk)
@@ -114,17 +114,17 @@ def count_cache_bytes(model_config: ModelConfig, batch: int, capacity: int, chun
 
 
 def count_activation_bytes(model_config: ModelConfig, batch: int) -> int:
-    """Count the bytes that the forward pass saves for the backward pass, by `remat`.
+    """Count the bytes that the forward pass saves for the backward pass under `remat`.
 
     This is not a closed form: the model is differentiated abstractly, and the residuals are added
     up, without weights and tokens. It is the memory at the middle of a step, with the gradients
     that the loss has computed by then (features and head). Weights, their gradients, optimizer
     moments and the working memory of a layer come on top. The count is exact with scanned layers
     (`scan_layers`). With unrolled layers, XLA shares and repeats results between the two passes as
-    it sees fit, and that of jaxlib 0.10 undoes rematerialization on CPU.
+    it sees fit; in jaxlib 0.10, it undoes rematerialization on CPU.
 
     Args:
-      batch: sequences of the full context.
+      batch: number of sequences of the full context.
     """
     tokens_BL = jnp.zeros((batch, model_config.context), jnp.int32)
     model, key = GPT(model_config, UNSHARDED, train=True), jax.random.key(0)

@@ -17,7 +17,7 @@ from gpt_jax.preflight.search import find_changed_fields, rank_candidates
 from gpt_jax.preflight.topology import Machine
 
 SEARCH_CANDIDATES = 4  # candidates of a search that must fit before it ends
-# GPT-2's, where neither model nor tokenizer gives the size: no text is read here.
+# GPT-2's, used if neither the model nor the tokenizer gives the size, since no text is read here.
 DEFAULT_VOCAB_SIZE = 50_257
 
 
@@ -27,9 +27,9 @@ def run_preflight(
     """Compile the training step of a config for a machine and report memory, time and cost.
 
     Args:
-      topology_name: of the machine, such as 'v5p:8x8x16'.
-      price: US dollars per chip and hour; None: the list price.
-      options: of the compiler, 'xla_NAME=VALUE,...'.
+      topology_name: name of the machine, such as 'v5p:8x8x16'.
+      price: US dollars per chip-hour; None: the list price.
+      options: compiler options, 'xla_NAME=VALUE,...'.
 
     Returns:
       The report (preflight_report.make_report).
@@ -44,7 +44,7 @@ def run_preflight(
 
 
 def prepare_config(raw_config: RawConfig, machine: Machine, log: LogFn) -> Config:
-    """Check a config, with the vocabulary size and attention kernel that can be compiled here."""
+    """Parse a config, with a vocabulary size and an attention kernel that can be compiled here."""
     config = parse_config(raw_config, vocab_size=1)
     if config.model.vocab_size == 1:
         tokenizer = str(raw_config['data']['tokenizer'])
@@ -54,7 +54,7 @@ def prepare_config(raw_config: RawConfig, machine: Machine, log: LogFn) -> Confi
         config = parse_config(raw_config, vocab_size=vocab_size)
     kernel = config.model.attention_kernel
     if not machine.is_tpu and kernel != 'chunked':
-        log(f'{kernel} attention runs on its own device only; chunked is counted instead')
+        log(f'{kernel} attention compiles only on its own device; chunked is counted instead')
         model_config = dataclasses.replace(config.model, attention_kernel='chunked')
         config = dataclasses.replace(config, model=model_config)
     return config
@@ -63,7 +63,7 @@ def prepare_config(raw_config: RawConfig, machine: Machine, log: LogFn) -> Confi
 def fit_batch_size(config: Config, machine: Machine, log: LogFn) -> Config:
     """Round the batch size to a multiple of the devices that share it.
 
-    That is only needed for a mesh with an automatic axis that shares the batch.
+    This applies only to a mesh with an automatic axis that shares the batch.
     """
     sizes, batch_axes = config.mesh.sizes, LOGICAL_AXIS_RULES['B']
     if config.mesh.strategy == AUTO or 0 not in (sizes[axis] for axis in batch_axes):
@@ -122,14 +122,14 @@ def run_search(
       count: candidates that must fit; at most twice as many, plus two, are compiled.
 
     Returns:
-      The reports, the fastest first, and the numbers of candidates that were not compiled.
+      The reports, the fastest first, and the numbers of candidates pruned and not compiled.
 
     Raises:
       UserError: no candidate fits.
     """
     count = SEARCH_CANDIDATES if count is None else count
     if count < 1:
-        raise UserError(f'--candidates={count}: must be positive')
+        raise UserError(f'--candidates: must be positive, got {count}')
     machine = topology.parse_machine(topology_name)
     devices = topology.make_devices(machine)
     config = prepare_config(raw_config, machine, log)
@@ -147,7 +147,7 @@ def run_search(
     )
     reports: list[dict[str, Any]] = []
     compiler_options = parse_compiler_options(options)
-    underestimate = 1.0  # largest factor by which the closed form was too small so far
+    underestimate = 1.0  # largest factor so far by which the closed form was too small
     for candidate in candidates:
         fitting = sum(report['fits'] for report in reports)
         if fitting == count or len(reports) == 2 * count + 2:

@@ -25,21 +25,21 @@ def make_report(
 
     Args:
       estimate: None: the step does not fit, and only memory is reported.
-      price: US dollars per chip and hour; None: the list price.
+      price: US dollars per chip-hour; None: the list price.
 
     Returns:
-      chips_used: by the mesh; other chips are idle but paid for.
+      chips_used: chips in the mesh; the others are idle but paid for.
       fits, short_bytes: whether the step fits in memory, and the bytes that a device lacks.
-      memory_bytes: of one device, by kind.
-      flops_compiled, flops_model: of one step on all devices.
-      flops_reasons: per step, adding up to flops_expected.
+      memory_bytes: bytes on one device, by kind.
+      flops_compiled, flops_model: FLOPs of one step on all devices.
+      flops_reasons: FLOPs per step by reason, adding up to flops_expected.
       seconds_per_step; seconds_floor: at the chip's peak and bandwidth, without overlap.
       utilization_with_attention, utilization_causal: the model's FLOPs by that convention
         (core/model_counts.py), without recomputation, over the peak (MFU, Chowdhery et al. 2022,
         appendix B).
-      collectives: by kind and source, of one device and step.
+      collectives: collectives of one device and step, by kind and source.
       parts: seconds of each part of the step.
-      days, cost: of the whole run; cost is None without a price.
+      days, cost: duration and cost of the whole run; cost is None without a price.
     """
     chip, steps = machine.chip, config.steps
     used = math.prod(step.mesh.values())
@@ -148,7 +148,7 @@ def format_report(report: dict[str, Any]) -> Iterator[str]:
     mesh = ' x '.join(axes) or 'one device'
     method = 'compiled for it'
     if r['kind'] != 'compiler':
-        method = 'ESTIMATE: compiled for CPU, and closed forms'
+        method = 'ESTIMATE: compiled for CPU, with closed forms'
     yield (
         f'{r["name"]} on {r["topology"]} ({r["chips"]} chips, {mesh}), '
         f'{method} in {r["compile_seconds"]:.0f} s'
@@ -156,7 +156,7 @@ def format_report(report: dict[str, Any]) -> Iterator[str]:
     if r['chips_used'] < r['chips']:
         yield (
             f'ONLY {r["chips_used"]} of {r["chips"]} chips are used: '
-            'the batches divide over no more'
+            'the batch sizes do not divide over more'
         )
     memory, limit = r['memory_bytes'], format_bytes(r['memory_limit_bytes'])
     kinds = ', '.join(
@@ -183,7 +183,7 @@ def _format_estimate(r: dict[str, Any]) -> Iterator[str]:
         f'{r["utilization_causal"]:.1%} (visible scores only)'
     )
     if r['cost'] is None:
-        cost = 'no price known: --price='
+        cost = 'no price known; give --price'
     else:
         cost = (
             f'${r["cost"]:,.0f} at ${r["price_per_chip_hour"]} per chip-hour ({r["price_source"]})'
@@ -211,4 +211,4 @@ def _format_estimate(r: dict[str, Any]) -> Iterator[str]:
             f'({", ".join(part["most"])})'
         )
     if r['counted_as_nothing']:
-        yield f'counted as nothing: {", ".join(r["counted_as_nothing"][:8])}'
+        yield f'counted as zero: {", ".join(r["counted_as_nothing"][:8])}'

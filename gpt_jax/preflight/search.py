@@ -21,9 +21,9 @@ from gpt_jax.train import build, mesh_layout
 MEMORY_FRACTION = 0.95
 # Maximum size of the tensor axis: beyond it, communication outweighs the savings.
 MAX_TENSOR = 16
-# Measured constants of the TPU's compiler (experiments/preflight/): the share of the memory
-# bandwidth that it assumes for copies, the share of the time of gathering weights that other work
-# hides, and the slowdown of products on a part of the heads and of the width.
+# Measured constants of the TPU compiler (experiments/preflight/): the share of the memory bandwidth
+# that it assumes for copies, the share of the time of gathering weights that other work hides, and
+# the slowdown of products that are sharded over heads and feed-forward width.
 COPY_BANDWIDTH = 0.3
 GATHER_OVERLAP = 0.9
 TENSOR_SLOWDOWN = 1.15
@@ -34,11 +34,11 @@ class SearchCandidate(NamedTuple):
     """One point of the search space.
 
     Attributes:
-      changes: config fields by dotted name.
-      config: with these changes.
-      bytes: of one device, by closed forms.
-      seconds: of one step, by closed forms: products at a usual share of the peak, plus exposed
-        communication.
+      changes: new values of config fields, by dotted name.
+      config: the config with these changes.
+      bytes: memory of one device, from closed forms.
+      seconds: time of one step, from closed forms: products at a typical share of the peak, plus
+        exposed communication.
     """
 
     changes: dict[str, Any]
@@ -48,7 +48,7 @@ class SearchCandidate(NamedTuple):
 
 
 def rank_candidates(config: Config, machine: Machine) -> tuple[list[SearchCandidate], int]:
-    """Return the candidates that may fit, the fastest first, and how many were pruned."""
+    """Return the candidates that may fit, the fastest first, and the number of pruned ones."""
     candidates, pruned, param_bytes = [], 0, _count_param_bytes(config)
     activation_bytes: dict[tuple[str, int], int] = {}
     for changes in _list_changes(config, machine.chips):
@@ -144,9 +144,9 @@ def _count_param_bytes(config: Config) -> int:
 def _estimate_bytes(
     config: Config, param_bytes: int, activation_bytes: int, sequences: int, microbatches: int
 ) -> float:
-    """Estimate the bytes of one device.
+    """Estimate the memory of one device in bytes.
 
-    They are sharded parameters, moments and gradients, saved activations, and the logits of one
+    It holds sharded parameters, moments and gradients, saved activations, and the logits of one
     chunk.
     """
     mesh = config.mesh
@@ -199,8 +199,8 @@ def _weight_seconds(
         replicas = mesh.data * mesh.fsdp
         return 2 * tensor_bytes / _group_bandwidth(machine, replicas) if replicas > 1 else 0
     # Each microbatch gathers 16-bit weights twice, hidden behind products, and reduces 32-bit
-    # gradients. These are scattered where the group is whole sides of a TPU's torus; else its
-    # compiler uses an all-reduce and a slice, which sends twice as much.
+    # gradients. These are reduce-scattered if the group spans whole sides of a TPU's torus;
+    # otherwise, the compiler uses an all-reduce and a slice, which sends twice as much.
     sides = {
         math.prod(dims)
         for count in range(1, len(machine.size))
@@ -231,7 +231,7 @@ def _activation_seconds(config: Config, machine: Machine, replicas: int) -> floa
 def _group_bandwidth(machine: Machine, group_size: int) -> float:
     """Return the bytes/s that a chip sends within a group.
 
-    On a torus it sends to both neighbors, along as many sides as the group needs.
+    On a torus, it sends to both neighbors along as many sides as the group spans.
     """
     chip = machine.chip
     if machine.is_tpu:

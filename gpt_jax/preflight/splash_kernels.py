@@ -1,9 +1,9 @@
 """Cycles and FLOPs of splash attention kernels, from the TPU compiler's machine code.
 
-The compiler annotates neither cycles nor FLOPs on a Pallas kernel. It can write out the kernel's
-machine code, though: bundles, of which a core runs at best one per cycle. The code is a loop over
-the grid with one large region for a visible pair of blocks, and two small regions for the first
-and the last pair of a row. Waiting for memory is not included.
+The compiler annotates a Pallas kernel with neither cycles nor FLOPs. It can, however, write out the
+kernel's machine code: bundles, of which a core runs at most one per cycle. The code is a loop over
+the grid with one large region for a visible pair of blocks, and two small regions for the first and
+the last pair of a row. The time spent waiting for memory is not included.
 
     python -m gpt_jax.preflight.splash_kernels JSON
 
@@ -46,8 +46,10 @@ class CodeRegion(NamedTuple):
 class KernelCode(NamedTuple):
     """Bundles of one kernel.
 
-    always: of every step of the grid. once: of the first and the last step of a row together.
-    run: of a visible pair of blocks, on top. cores: that share the steps.
+    always: bundles of every grid step.
+    once: further bundles of the first and the last step of a row together.
+    run: further bundles of a visible pair of blocks.
+    cores: number of cores that share the steps.
     """
 
     always: int
@@ -59,7 +61,9 @@ class KernelCode(NamedTuple):
 class VisibleBlocks(NamedTuple):
     """Attention mask in blocks.
 
-    blocks: visible pairs. rows: of the grid. width: steps of a row, the most of any row.
+    blocks: number of visible pairs of blocks.
+    rows: number of grid rows.
+    width: number of steps in a row, the maximum over all rows.
     """
 
     blocks: int
@@ -84,7 +88,7 @@ def is_splash(instruction: Instruction) -> bool:
 def count_splash_flops(
     computation: Computation, instruction: Instruction, model_config: ModelConfig
 ) -> int:
-    """Count the FLOPs of all visible pairs of blocks; those on the diagonal count whole."""
+    """Count the FLOPs of all visible pairs of blocks; pairs on the diagonal count in full."""
     batch, heads, length, head_dim = _read_query_dims(computation, instruction)
     size = splash_block_size(length, model_config.attention_chunk)
     blocks = count_visible_blocks(model_config, length).blocks
@@ -99,7 +103,7 @@ def _read_query_dims(
 ) -> tuple[int, int, int, int]:
     """Return (B, H, L, K) of the queries, the first floating-point operand.
 
-    Its last two dims come in either order, and B may be missing for one sequence.
+    Its last two dims come in either order, and B may be missing if there is one sequence.
     """
     shapes = (shape for name in instruction.operands for shape in computation.shapes(name))
     dims = next(
@@ -120,10 +124,10 @@ def estimate_splash_cycles(
     """Estimate the cycles of one execution on all cores of a chip together.
 
     Args:
-      kernels: of `compile_kernels` for the same config.
+      kernels: the result of `compile_kernels` for the same config.
 
     Returns:
-      None where the instruction is not a splash kernel or its machine code is unknown.
+      The cycles; None if this is not a splash kernel or its machine code is unknown.
     """
     code = next((code for name, code in kernels.items() if f'_{name}_' in instruction.name), None)
     if code is None or not is_splash(instruction):
@@ -146,7 +150,7 @@ def compile_kernels(
       segments: whether attention is restricted to documents (segment ids).
 
     Returns:
-      By the names in MATMULS_PER_BLOCK; empty where compilation fails.
+      The code by the names in MATMULS_PER_BLOCK; empty if compilation fails.
     """
     with tempfile.TemporaryDirectory(prefix='gpt_jax_kernels_') as folder:
         dump_flags = (

@@ -2,8 +2,8 @@
 
 The compiler annotates `estimated_cycles` on the instructions that it has scheduled. Collectives and
 custom kernels have no such annotation, so the caller provides their cost. Work between the start
-and the end of an asynchronous collective hides that much of it; collectives run one at a time,
-which is the conservative assumption.
+and the end of an asynchronous collective hides as much of its time; collectives run one at a time,
+which is a conservative assumption.
 """
 
 import re
@@ -26,7 +26,8 @@ CostFn = Callable[[Computation, Instruction], float]  # cycles of one execution
 class InstructionCost(NamedTuple):
     """Cost of one instruction.
 
-    cycles: of all its executions. waiting: whether in these cycles only communication runs.
+    cycles: cycles of all its executions.
+    waiting: whether only communication runs in these cycles.
     """
 
     instruction: Instruction
@@ -41,10 +42,10 @@ class Timeline:
     """Cycles of one run of a program.
 
     Attributes:
-      cycles: in all.
-      compute_cycles: those in which something is computed.
-      collective_cycles: of all collectives, hidden or not.
-      costs: by instruction.
+      cycles: total cycles.
+      compute_cycles: cycles in which something is computed.
+      collective_cycles: cycles of all collectives, hidden or not.
+      costs: cost of each instruction.
       unknown: custom calls of unknown cost, counted as 0.
     """
 
@@ -72,12 +73,12 @@ def simulate_schedule(
     kernel_cost: CostFn | None = None,
     other_cost: CostFn | None = None,
 ) -> Timeline:
-    """Run the schedule on a single clock.
+    """Simulate the schedule on a single clock.
 
     Args:
-      collective_cost: of a collective on an otherwise idle interconnect.
-      kernel_cost: of a Pallas kernel; None: 0, and the kernel is listed as unknown.
-      other_cost: of any other instruction; None: the compiler's estimate.
+      collective_cost: cost of a collective on an otherwise idle interconnect.
+      kernel_cost: cost of a Pallas kernel; None: 0, and the kernel is listed as unknown.
+      other_cost: cost of any other instruction; None: the compiler's estimate.
     """
     simulator = _Simulator(program, collective_cost, kernel_cost, other_cost)
     timeline = simulator.timeline
@@ -100,7 +101,7 @@ class _Simulator:
         self.timeline = Timeline()
 
     def run_computation(self, computation: Computation, executions: int) -> float:
-        """Return the cycles of one execution; adds the cost of all of them to the timeline."""
+        """Return the cycles of one execution; add the cost of all executions to the timeline."""
         timeline = self.timeline
         # `link_free` is when the last collective ends; `ends` holds those still in flight.
         now = link_free = 0.0
@@ -174,7 +175,7 @@ class _Simulator:
     def _communication_cycles(
         self, computation: Computation, instruction: Instruction
     ) -> float | None:
-        """Return the cycles of a collective, or of those inside a fusion; None: there is none."""
+        """Return the cycles of a collective, or of those inside a fusion; None if there is none."""
         if collective_kind(instruction) is not None:
             return self.collective_cost(computation, instruction)
         if instruction.opcode not in ('fusion', 'async-start'):
@@ -204,7 +205,7 @@ class _Simulator:
 
 
 def _find_awaited(instruction: Instruction, phase: str | None, name: str) -> str:
-    """Return the name of the collective that the instruction waits for; '': none."""
+    """Return the name of the collective that the instruction waits for; '' if there is none."""
     if phase == ASYNC_DONE:
         return name
     is_done = instruction.opcode.endswith('-done') and instruction.operands
@@ -214,8 +215,8 @@ def _find_awaited(instruction: Instruction, phase: str | None, name: str) -> str
 UNATTRIBUTED = 'made by the compiler'  # copies and merged collectives without a source operation
 OTHER_PART = 'optimizer, gradient norm'
 
-# Parts of a GPT's training step by the names of the model's modules in the source path (op_name);
-# the first pattern that matches counts.
+# Parts of a GPT's training step, by the names of the model's modules in the source path (op_name);
+# the first pattern that matches applies.
 PART_PATTERNS: Mapping[str, str] = {
     'attention, scores': r'splash|BG[SM][KM],BG[SM][KM]->|/attention/(reduce_max|exp|select_n)',
     'attention, projections': r'/attention/',
@@ -231,9 +232,10 @@ PART_PATTERNS: Mapping[str, str] = {
 
 
 class StepPart(NamedTuple):
-    """Instructions with a common part of the source.
+    """The instructions of one part of the model.
 
-    cycles: of all of them in one run of the program. examples: the costliest source operations.
+    cycles: total cycles in one run of the program.
+    examples: the costliest source operations.
     """
 
     name: str
@@ -244,11 +246,11 @@ class StepPart(NamedTuple):
 def group_by_part(
     program: HloProgram, timeline: Timeline, patterns: Mapping[str, str], rest: str
 ) -> list[StepPart]:
-    """Group the cost of instructions by the part of the source; the costliest first.
+    """Group the cost of instructions by part of the model; the costliest part first.
 
     Args:
-      patterns: regular expression of each part; the first that matches the op_name counts.
-      rest: name of the part of all others; instructions without a source are UNATTRIBUTED.
+      patterns: regular expression of each part; the first that matches the op_name applies.
+      rest: name of the part for all others; instructions without a source are UNATTRIBUTED.
     """
     cycles: dict[str, float] = {}
     source_cycles: dict[str, dict[str, float]] = {}
@@ -271,7 +273,7 @@ def _find_largest(cycles: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def find_source(program: HloProgram, instruction: Instruction) -> str:
-    """Return the op_name of an instruction; of a fusion, the most frequent one in its body."""
+    """Return the op_name of an instruction; for a fusion, the most frequent one in its body."""
     if instruction.op_name or not instruction.called:
         return instruction.op_name
     body = program.computations[instruction.called[0]]

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.hardware import CHIPS, Chip
 
-# Slices of chips that Google lists; libtpu knows more of the same form.
+# The slices that Google lists; libtpu supports more of the same form.
 SLICES_2D = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 SLICES_3D = (
     '2x2x1',
@@ -31,8 +31,8 @@ SLICES_3D = (
 )
 SLICES = {'v4': SLICES_3D[:-1], 'v5e': SLICES_2D, 'v5p': SLICES_3D, 'v6e': SLICES_2D}
 COUNTED_BY_CORE = ('v4', 'v5p')  # their accelerator types (v5p-512) count cores, two per chip
-# Options of libtpu's topology, by generation and by slice. The two cores of a v4 would otherwise
-# count as two devices.
+# Options of libtpu's topology, by generation and by slice. Without them, the two cores of a v4 chip
+# would count as two devices.
 TOPOLOGY_OPTIONS: dict[str, dict[str, Any]] = {
     'v4': {'chip_config_name': 'megacore', 'chips_per_host_bounds': (2, 2, 1)},
     '1x1': {'chips_per_host_bounds': (1, 1, 1)},
@@ -42,7 +42,8 @@ TOPOLOGY_OPTIONS: dict[str, dict[str, Any]] = {
 class Machine(NamedTuple):
     """A TPU slice or a number of GPUs.
 
-    name: 'v5p:8x8x16', 'h100:8'. size: of the torus; of GPUs, their number.
+    name: such as 'v5p:8x8x16' or 'h100:8'.
+    size: dimensions of the torus; for GPUs, their number.
     """
 
     name: str
@@ -60,14 +61,14 @@ class Machine(NamedTuple):
 
 
 def parse_machine(text: str) -> Machine:
-    """Return the machine of a name.
+    """Parse the name of a machine.
 
     Args:
       text: 'v5p:8x8x16', 'h100:8', or an accelerator type of Google Cloud such as 'v5e-16', which
         counts cores for v4 and v5p.
 
     Raises:
-      UserError: there is no such machine; names the nearest.
+      UserError: there is no such machine; names the nearest ones.
     """
     match = re.fullmatch(r'(\w+?)(?:litepod)?[:\-](\d+(?:x\d+)*)', text.strip().lower())
     if match is None or match[1] not in CHIPS:
@@ -102,7 +103,7 @@ def _find_slice(text: str, generation: str, count: int) -> tuple[int, ...]:
     """Return the slice of an accelerator type.
 
     Args:
-      count: cores of v4 and v5p, chips of other generations.
+      count: number of cores for v4 and v5p, of chips for other generations.
     """
     chips = count // 2 if generation in COUNTED_BY_CORE else count
     for name in SLICES[generation]:
@@ -142,7 +143,7 @@ def set_compile_environment(machine: Machine) -> None:
 
 
 def make_devices(machine: Machine) -> list[Any]:
-    """Return devices to compile for, without memory; for GPUs, as many simulated CPU devices.
+    """Return devices to compile for, which have no memory; for GPUs, simulated CPU devices.
 
     Raises:
       UserError: libtpu is not installed, or does not know the slice.

@@ -1,1 +1,1 @@
-"""Scaling laws of finished runs, plans of the next ones, and reports; without JAX."""
+"""Scaling laws of finished runs, plans of further runs, and reports; does not import JAX."""

@@ -1,4 +1,4 @@
-"""Analysis of finished runs: clean them, fit a law, forecast the largest, compare the approaches.
+"""Analysis of finished runs: cleaning, law fits, held-out forecasts, comparison of approaches.
 
 Everything is returned as one JSON-able dict, so that the table, --json and the figures show the
 same numbers.
@@ -26,9 +26,9 @@ from gpt_jax.scaling.law_forms import has_optimal_split
 from gpt_jax.scaling.runs import Runs
 
 VARIABLE_COLUMNS = {'N': 'params', 'D': 'tokens', 'C': 'flops'}
-POWER_DRAWS = 300  # bootstrap draws of a power law; more change its intervals little
+POWER_DRAWS = 300  # bootstrap draws of a power law; more hardly change its intervals
 MIN_POWER_SIZES = 4  # in a resample
-SECONDARY_STARTS = 12  # of every fit but the main one
+SECONDARY_STARTS = 12  # starts of every fit except the main one
 LARGEST = 'the largest by FLOPs'
 
 
@@ -46,44 +46,44 @@ def analyze_parametric(
     which: tuple[str, ...] = ('3',),
     starts: int | None = None,
 ) -> dict[str, Any]:
-    """Fits a law over parameters and tokens, with everything that says how reliable it is.
+    """Fit a law over parameters and tokens, and measure how reliable it is.
 
     Args:
       runs: the runs.
       law: a key of LAW_FORMS.
-      delta: where the Huber loss turns from squared to linear.
-      draws: bootstrap resamples; 0 for none.
-      seed: of the random numbers.
-      holdout: a condition such as 'flops>=1e21'; empty: the largest by FLOPs.
-      at_flops: budgets to split.
-      constants: of the base law that 'repeated' holds fixed.
-      keep_outliers: whether runs far off the law are fitted too.
-      which: of the approaches '1', '2', '3'.
-      starts: of the main fit; None: all that the law has.
+      delta: residual at which the Huber loss turns from quadratic to linear.
+      draws: number of bootstrap resamples; 0: none.
+      seed: seed of the random numbers.
+      holdout: condition on the runs to hold out, such as 'flops>=1e21'; '': the largest by FLOPs.
+      at_flops: FLOP budgets to split.
+      constants: constants of the base law, which 'repeated' then holds fixed.
+      keep_outliers: whether runs far from the law are fitted too.
+      which: the approaches to use, of '1', '2' and '3'.
+      starts: number of starts of the main fit; None: all starts of the law.
 
     Returns:
-      data: the file, its SHA-256, the conventions of N and C, the number of runs fitted.
+      data: the file, its SHA-256, the conventions of N and C, and the number of fitted runs.
       left_out: row, name and reason of each row that is not fitted.
       seed_noise: standard deviation of log loss between seeds and its degrees of freedom, or None.
       fit: the fields of `parametric_fit.ParametricLaw`.
-      intervals: per constant, the fields of `bootstrap.Interval`.
-      profiles: per constant, what `profiles.profile_constant` returns.
-      residuals: per run, params, tokens, flops, loss, row, name, curves and log_residual (measured
-        over law).
-      envelope: indices into residuals: the runs that nothing cheaper beats.
-      held_out: what `evaluate_holdout` returns.
-      approaches: per approach a, b (N* ~ C^a, D* ~ C^b), n_coefficient, d_coefficient, cost
-        (C = k N^p D), a_interval, band (N* along compute: flops, params_low, params_high), at (per
-        budget flops, params, tokens, tokens_per_param, loss, params_low, params_high), note; of
-        approach 2 also minima (`isoflop.IsoflopMinimum`), points (what their indices mean;
-        between_runs: interpolated between runs) and akima; of approach 1 also envelope (indices
-        into residuals).
+      intervals: for each constant, the fields of `bootstrap.Interval`.
+      profiles: for each constant, the result of `profiles.profile_constant`.
+      residuals: for each run, params, tokens, flops, loss, row, name, curves and log_residual (log
+        of measured over predicted loss).
+      envelope: the runs that no cheaper run beats, as indices into residuals.
+      held_out: the result of `evaluate_holdout`.
+      approaches: for each approach, a, b (N* ~ C^a, D* ~ C^b), n_coefficient, d_coefficient, cost
+        (C = k N^p D), a_interval, band (N* along compute: flops, params_low, params_high), at (for
+        each budget, flops, params, tokens, tokens_per_param, loss, params_low, params_high), note;
+        for approach 2 also minima (`isoflop.IsoflopMinimum`), points (the points that their indices
+        refer to; between_runs: whether they are interpolated between runs) and akima; for approach
+        1 also envelope (indices into residuals).
       disagreements: sentences on approaches whose intervals of a, or of N* and D* at a budget, do
         not overlap.
-      downstream: what `downstream.fit_downstream` returns, where the runs have an error.
+      downstream: the result of `downstream.fit_downstream`, if the runs have an error.
 
     Raises:
-      UserError: the runs cannot carry the law.
+      UserError: the runs cannot determine the law.
     """
     runs, delta, noise = outliers.clean_runs(
         law, runs, delta=delta, constants=constants, keep_outliers=keep_outliers
@@ -130,7 +130,7 @@ def _compute_intervals(
 
 
 def describe_runs(runs: Runs) -> dict[str, Any]:
-    """Returns the part of a result that describes the runs; the same for every law."""
+    """Return the part of a result that describes the runs; the same for every law."""
     return {
         'data': runs.provenance | {'runs': len(runs)},
         'left_out': runs.left_out,
@@ -150,19 +150,19 @@ def describe_runs(runs: Runs) -> dict[str, Any]:
 def evaluate_holdout(
     law: str, runs: Runs, condition: str, *, delta: float, constants: dict[str, float] | None
 ) -> dict[str, Any]:
-    """Fits without the top of the data and predicts it.
+    """Fit the law without the held-out runs, and predict those.
 
     Args:
       law: a key of LAW_FORMS.
-      runs: all of them.
+      runs: all runs.
       condition: selects the held-out runs, as in `select_holdout`.
-      delta: where the Huber loss turns from squared to linear.
-      constants: of the base law that 'repeated' holds fixed.
+      delta: residual at which the Huber loss turns from quadratic to linear.
+      constants: constants of the base law, which 'repeated' then holds fixed.
 
     Returns:
-      condition, runs (held out), fitted_runs, constants, note; and the mean absolute error, the
-      bias and the worst error, in nats and percent. Only condition, runs and note if the rest
-      cannot carry the law.
+      condition, runs (number held out), fitted_runs, constants, note; and the mean absolute error,
+      the bias and the worst error, in nats and percent. Only condition, runs and note if the rest
+      of the runs cannot determine the law.
     """
     is_held_out = select_holdout(runs, condition)
     rest, held_out = runs.take(~is_held_out), runs.take(is_held_out)
@@ -195,14 +195,14 @@ def evaluate_holdout(
 
 
 def select_holdout(runs: Runs, condition: str) -> np.ndarray:
-    """Returns the mask of the runs that are held out, [runs].
+    """Return the mask of the runs that are held out, [runs].
 
     Args:
-      runs: all of them.
-      condition: such as 'flops>=1e21'; empty: those of the largest FLOPs.
+      runs: all runs.
+      condition: such as 'flops>=1e21'; '': the runs with the most FLOPs.
 
     Raises:
-      UserError: it is not such a condition, or it leaves nothing to fit or nothing to predict.
+      UserError: the condition is malformed, or it leaves nothing to fit or nothing to predict.
     """
     if not condition:
         return runs.flops >= runs.flops.max() * (1 - 1e-6)
@@ -241,24 +241,26 @@ def analyze_power_law(
     seed: int = 0,
     keep_outliers: bool = False,
 ) -> dict[str, Any]:
-    """Fits L(N), L(D) or L(C), and forecasts the largest run from the others.
+    """Fit L(N), L(D) or L(C), and forecast the largest run from the others.
 
     Args:
       runs: the runs.
       over: 'N', 'D' or 'C'.
       irreducible: whether the law has an irreducible loss.
-      delta: where the Huber loss turns from squared to linear.
-      draws: bootstrap resamples, at most POWER_DRAWS; 0 for none.
-      seed: of the random numbers.
-      keep_outliers: whether runs far off the law are fitted too.
+      delta: residual at which the Huber loss turns from quadratic to linear.
+      draws: number of bootstrap resamples, at most POWER_DRAWS; 0: none.
+      seed: seed of the random numbers.
+      keep_outliers: whether runs far from the law are fitted too.
 
     Returns:
-      data, left_out, residuals, envelope: as `analyze_parametric`, log_residual over this law.
+      data, left_out, residuals, envelope: as in `analyze_parametric`; log_residual is that of this
+        law.
       over: 'N', 'D' or 'C'.
       law: the fields of `power_law.PowerLaw`.
-      intervals: of its amplitude, exponent and irreducible loss, as `bootstrap.summarize_draws`
-        returns them; empty without draws or with too few sizes.
-      forecast: what `forecast.leave_largest_out` returns, from three sizes on, with x_column.
+      intervals: intervals of its amplitude, exponent and irreducible loss, as
+        `bootstrap.summarize_draws` returns them; empty without draws or with too few sizes.
+      forecast: the result of `forecast.leave_largest_out`, with x_column; only with three sizes or
+        more.
     """
     if not keep_outliers:
         runs = outliers.drop_power_law_outliers(over, runs, irreducible=irreducible, delta=delta)
@@ -281,7 +283,7 @@ def analyze_power_law(
 def _bootstrap_power_law(
     x: np.ndarray, loss: np.ndarray, *, irreducible: bool, delta: float, draws: int, seed: int
 ) -> dict[str, Any]:
-    """Computes intervals of the constants of a power law."""
+    """Compute intervals of the constants of a power law."""
 
     def fit_constants(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
         law = power_law.fit_power_law(x, loss, with_irreducible=irreducible, delta=delta, tries=2)
@@ -298,7 +300,7 @@ def _bootstrap_power_law(
 
 
 def to_ladder_records(result: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Returns what the scaling-curve figure draws: the forecast of a power law, and its runs."""
+    """Return the input of the scaling-curve figure: the forecast of a power law, and its runs."""
     column = VARIABLE_COLUMNS[result['over']]
     runs = result['residuals']
     records = [
@@ -309,7 +311,7 @@ def to_ladder_records(result: dict[str, Any]) -> tuple[dict[str, Any], list[dict
 
 
 def nan_to_none(value: Any) -> Any:
-    """Returns the same for JSON, in which NaN and infinity are null."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {key: nan_to_none(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
 """The three approaches of Hoffmann et al. 2022 to the compute-optimal split, side by side.
 
-1 is the envelope of the runs, 2 the minima of isoFLOP curves (both in isoflop.py), 3 the parametric
-law.
+Approach 1 is the envelope of the runs, 2 the minima of isoFLOP curves (both in isoflop.py), 3 the
+parametric law.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from gpt_jax.scaling.compute_optimal import (
 from gpt_jax.scaling.parametric_fit import ParametricLaw
 from gpt_jax.scaling.runs import Runs
 
-SAME_SIZE_TOLERANCE = 0.02  # relative: N* this close agree, however narrow their intervals
+SAME_SIZE_TOLERANCE = 0.02  # relative: two N* this close agree, however narrow their intervals
 ENVELOPE_DRAWS = 200
 MINIMA_DRAWS = 400
 BAND_POINTS, BAND_REACH = 40, 10  # the band ends at this multiple of the largest compute
 
 
 class _Inputs(NamedTuple):
-    """What the approaches read."""
+    """The inputs of the approaches."""
 
     runs: Runs
     law: ParametricLaw
@@ -43,7 +43,7 @@ class _Inputs(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """The split of one approach, its bootstrap draws, the resampled units, and further results."""
+    """The split of one approach, its bootstrap draws, the units resampled, and further results."""
 
     split: ComputeSplit
     drawn: list[ComputeSplit]
@@ -60,20 +60,20 @@ def compare_approaches(
     which: tuple[str, ...],
     seed: int,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Computes the compute-optimal split by each approach, with intervals.
+    """Compute the compute-optimal split by each approach, with intervals.
 
     Args:
       runs: the runs.
-      law: fitted to them.
+      law: the law fitted to them.
       refits: constants of bootstrap refits.
       resampled: what the refits resampled, in words.
-      at_flops: budgets to split.
-      which: of '1', '2', '3'.
-      seed: of the random numbers.
+      at_flops: FLOP budgets to split.
+      which: the approaches to use, of '1', '2' and '3'.
+      seed: seed of the random numbers.
 
     Returns:
-      Per approach what `analysis.analyze_parametric` documents, and sentences on where they
-      disagree beyond their intervals.
+      For each approach, the entries that `analysis.analyze_parametric` documents; and sentences on
+      where approaches disagree beyond their intervals.
     """
     inputs = _Inputs(runs, law, refits, resampled, at_flops, fit_cost(runs), seed)
     results: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def compare_approaches(
 
 
 def _fit_envelope(inputs: _Inputs) -> _Outcome:
-    """Computes approach 1, the envelope."""
+    """Apply approach 1, the envelope."""
     runs = inputs.runs
     split = isoflop.fit_envelope(runs, inputs.cost)
     resamples, _ = bootstrap.draw_resamples(runs, ENVELOPE_DRAWS, inputs.seed)
@@ -102,14 +102,14 @@ def _fit_envelope(inputs: _Inputs) -> _Outcome:
 
 
 def _fit_minima(inputs: _Inputs) -> _Outcome:
-    """Computes approach 2, the minima of isoFLOP curves."""
+    """Apply approach 2, the minima of isoFLOP curves."""
     runs, between_runs = isoflop.interpolate_isoflop_runs(inputs.runs)
     minima = isoflop.find_minima(runs, seed=inputs.seed)
     split = isoflop.fit_isoflop_minima(minima, inputs.cost)
     akima = isoflop.fit_isoflop_minima(minima, inputs.cost, akima=True)
     resampled = 'the minima, by the spread of their noise draws'
     if between_runs:
-        resampled += '; the curves are read between runs'
+        resampled += '; the curves are interpolated between runs'
     extra = {
         'minima': [dataclasses.asdict(minimum) for minimum in minima],
         'points': {
@@ -128,7 +128,7 @@ def _fit_minima(inputs: _Inputs) -> _Outcome:
 
 
 def _use_law(inputs: _Inputs) -> _Outcome:
-    """Computes approach 3, the parametric law."""
+    """Apply approach 3, the parametric law."""
     split = compute_split(inputs.law.constants, inputs.cost)
     drawn = [compute_split(constants, inputs.cost) for constants in inputs.refits]
     return _Outcome(split, drawn, inputs.resampled, {})
@@ -161,7 +161,7 @@ def _describe_outcome(outcome: _Outcome, inputs: _Inputs) -> dict[str, Any]:
 
 
 def _compute_band(runs: Runs, drawn: list[ComputeSplit]) -> dict[str, list[float]] | None:
-    """Returns the interval of N* along compute, beyond the largest of the runs."""
+    """Return the interval of N* along compute, up to BAND_REACH times the largest run."""
     if not drawn:
         return None
     grid = np.geomspace(runs.flops.min(), runs.flops.max() * BAND_REACH, BAND_POINTS)
@@ -191,7 +191,7 @@ def _evaluate_budgets(
     budgets: tuple[float, ...],
     drawn: list[ComputeSplit] | None = None,
 ) -> list[dict[str, Any]]:
-    """Returns the optimal run of each budget, with the interval of N* where there are draws."""
+    """Return the optimal run of each budget, with the interval of N* if there are draws."""
     points: list[dict[str, Any]] = []
     for flops in budgets:
         point: dict[str, Any] = evaluate_split(split, law, flops)
@@ -204,7 +204,7 @@ def _evaluate_budgets(
 
 
 def _find_disagreements(results: dict[str, Any]) -> list[str]:
-    """Writes a line per pair of approaches and number (a, N*, D*) with disjoint intervals."""
+    """Write a line for each pair of approaches whose intervals of a, N* or D* are disjoint."""
     lines = []
     usable = {number: result for number, result in results.items() if result.get('a_interval')}
     for first, second in itertools.combinations(sorted(usable), 2):
@@ -216,7 +216,7 @@ def _find_disagreements(results: dict[str, Any]) -> list[str]:
                 f'{result["a"]:.3f} and {other["a"]:.3f}'
             )
         for point, other_point in zip(result['at'], other['at'], strict=True):
-            # At one budget D* = C / (k N^p): its intervals are disjoint where those of N* are.
+            # At one budget, D* = C / (k N^p): its intervals are disjoint if those of N* are.
             if _disagree_on_size(point, other_point):
                 lines.append(
                     f'{pair} N* and D* at {point["flops"]:.3g} FLOPs beyond their intervals: '

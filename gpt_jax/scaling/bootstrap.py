@@ -1,10 +1,10 @@
-"""Bootstrap intervals over runs and seeds, for the constants of a law and for any other statistic.
+"""Bootstrap intervals over runs and seeds, for the constants of a law and other statistics.
 
 The constants of a law over N and D are refitted to weighted runs: configurations are drawn, and
-the seeds within each (`draw_resamples`). A statistic of points (x, loss) is read again off drawn
-points (`bootstrap_statistic`), which must have enough distinct x to carry it. The two draw random
-numbers differently, so they are separate functions; intervals are computed in one place. Whether
-the runs identify a constant at all is the question of profiles.py.
+the seeds within each (`draw_resamples`). A statistic of points (x, loss) is recomputed on drawn
+points (`bootstrap_statistic`), which must have enough distinct x. The two are separate functions
+because they draw random numbers differently. Whether the runs identify a constant at all is decided
+in profiles.py.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from gpt_jax.scaling import law_forms, parametric_fit, power_law, robust_fit
 from gpt_jax.scaling.runs import Runs
 
 CONFIDENCE_LEVEL = 0.95
-REFIT_TOLERANCE = 1e-9  # relative, of the objective
+REFIT_TOLERANCE = 1e-9  # relative tolerance of the objective
 MIN_RUNS = 5  # with fewer, a resample is mostly repeats of two or three runs
 RESAMPLED_WORDS = 'runs, with replacement; a resample of fewer than {} sizes is drawn again'
 
@@ -31,8 +31,8 @@ class Interval:
     Attributes:
       low, high: its ends.
       level: the share of the draws inside.
-      resampled: the units that were redrawn, in words.
-      draws: their number.
+      resampled: the units that were resampled, in words.
+      draws: number of draws.
     """
 
     low: float
@@ -43,9 +43,9 @@ class Interval:
 
 
 def estimate_seed_noise(runs: Runs) -> tuple[float, int]:
-    """Returns the standard deviation of log loss between seeds, and its degrees of freedom.
+    """Return the standard deviation of log loss between seeds, and its degrees of freedom.
 
-    It is pooled over configurations with several runs; NaN and 0 where there are none.
+    It is pooled over configurations with several runs; NaN and 0 if there are none.
     """
     groups: dict[tuple[float, ...], list[float]] = {}
     unique = runs.extra.get('unique_tokens', np.full(len(runs), math.nan))
@@ -60,15 +60,15 @@ def estimate_seed_noise(runs: Runs) -> tuple[float, int]:
 
 
 def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
-    """Draws resamples of configurations, and of the seeds within each.
+    """Draw resamples of configurations, and of the seeds within each.
 
     Args:
       runs: the runs.
-      draws: how many resamples.
-      seed: of the random numbers.
+      draws: number of resamples.
+      seed: seed of the random numbers.
 
     Returns:
-      How often each run is in each resample, [draws, runs], and the resampled units, in words.
+      How often each run occurs in each resample, [draws, runs]; and the units resampled, in words.
     """
     random = np.random.default_rng(seed)
     unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
@@ -86,7 +86,7 @@ def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
 
 
 def draw_indices(random: np.random.Generator, labels: np.ndarray, least: int) -> np.ndarray:
-    """Draws indices with replacement until `least` distinct labels are among them, [runs]."""
+    """Draw indices with replacement until `least` distinct labels are among them, [runs]."""
     while True:
         indices = random.integers(len(labels), size=len(labels))
         if np.unique(labels[indices]).size >= least:
@@ -100,15 +100,16 @@ def refit_resamples(
     *,
     fixed_base: bool = False,
 ) -> list[dict[str, float]]:
-    """Refits the constants to each resample, from the optimum of all runs.
+    """Refit the constants to each resample, from the optimum of all runs.
 
-    Each search is repeated once. Resamples with too few distinct runs for the law are left out.
+    Each search is repeated once from its result. Resamples with too few distinct runs for the law
+    are left out.
 
     Args:
-      law: fitted to all runs.
+      law: the law fitted to all runs.
       data: the runs, in logarithms.
       resamples: weights of the runs, [draws, runs].
-      fixed_base: of 'repeated', whether its base law was given and not fitted.
+      fixed_base: for 'repeated', whether the base law was given instead of fitted.
     """
     form = (
         parametric_fit.free_repeated_form()
@@ -137,15 +138,15 @@ def bootstrap_statistic(
     seed: int,
     sizes: int,
 ) -> np.ndarray:
-    """Computes the values of `statistic` over resampled runs.
+    """Compute the values of `statistic` on resampled runs.
 
     Args:
-      x: of the runs, [runs].
-      loss: of the runs, [runs].
-      statistic: of the resampled x and loss, sorted by run; returns a vector, [outputs].
-      draws: how many resamples.
-      seed: of the random numbers.
-      sizes: the least number of distinct x that the statistic needs.
+      x: the scaled variable, [runs].
+      loss: the loss, [runs].
+      statistic: (x, loss) of the resampled runs, sorted by run -> vector [outputs].
+      draws: number of resamples.
+      seed: seed of the random numbers.
+      sizes: the minimum number of distinct x that the statistic needs.
 
     Returns:
       [draws, outputs].
@@ -155,9 +156,9 @@ def bootstrap_statistic(
     """
     x, loss = power_law.check_points(x, loss)
     if np.unique(x).size < sizes:
-        raise UserError(f'bootstrap: {np.unique(x).size} sizes, and the statistic needs {sizes}')
+        raise UserError(f'bootstrap: needs at least {sizes} sizes, got {np.unique(x).size}')
     random = np.random.default_rng(seed)
-    # Few runs have few distinct resamples (126 of 5 runs), so most draws are already known.
+    # Few runs have few distinct resamples (126 for 5 runs), so most draws repeat an earlier one.
     computed: dict[tuple[int, ...], np.ndarray] = {}
     values: list[np.ndarray] = []
     for _ in range(draws):
@@ -170,7 +171,7 @@ def bootstrap_statistic(
 
 
 def compute_interval(values: Any, resampled: str) -> Interval:
-    """Computes the central interval of the draws of one number; non-finite ones are left out."""
+    """Compute the central interval of the draws of one number, without the non-finite ones."""
     values = np.asarray(values, float)
     low_end = (1 - CONFIDENCE_LEVEL) / 2
     ends = [low_end, (1 + CONFIDENCE_LEVEL) / 2]
@@ -179,15 +180,15 @@ def compute_interval(values: Any, resampled: str) -> Interval:
 
 
 def summarize_draws(values: np.ndarray, *, runs: int, seed: int, sizes: int) -> dict[str, Any]:
-    """Returns the interval of one output of `bootstrap_statistic`, [draws], for JSON.
+    """Return the interval of one output of `bootstrap_statistic`, [draws], for JSON.
 
     Args:
       values: the draws.
-      runs: how many runs there are.
-      seed: of the random numbers.
+      runs: number of runs.
+      seed: seed of the random numbers.
       sizes: as in `bootstrap_statistic`.
     """
-    few = f'{runs} runs are too few: read no confidence into this interval'
+    few = f'{runs} runs are too few to rely on this interval'
     interval = compute_interval(values, RESAMPLED_WORDS.format(sizes))
     note = '' if runs >= MIN_RUNS else few
     return dataclasses.asdict(interval) | {'runs': runs, 'seed': seed, 'note': note}

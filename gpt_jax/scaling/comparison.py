@@ -1,8 +1,7 @@
-"""Compute multiplier of two recipes: the FLOPs that A needs for a loss, over those that B needs.
+"""Compute multiplier of two recipes: FLOPs that A needs for a loss over FLOPs that B needs.
 
-Each recipe's loss is fitted over compute, L(C) = E + K C^-gamma, to those of its runs that nothing
-cheaper beats. At a loss l recipe A needs C_A(l) = (K / (l - E))^(1 / gamma), and the multiplier is
-C_A(l) / C_B(l).
+For each recipe, L(C) = E + K C^-gamma is fitted to the runs that no cheaper run of it beats. For a
+loss l, recipe A needs C_A(l) = (K / (l - E))^(1 / gamma), and the multiplier is C_A(l) / C_B(l).
 """
 
 import math
@@ -15,12 +14,12 @@ from gpt_jax.scaling import bootstrap, outliers, power_law
 from gpt_jax.scaling.runs import Runs
 
 POINTS = 25  # of the loss grid
-MIN_RUNS = 3  # on an envelope, and distinct ones in a resample
+MIN_RUNS = 3  # on an envelope, and distinct runs in a resample of it
 TRIES, BOOTSTRAP_TRIES = 4, 2  # starts of a fit
 
 
 def find_pareto_frontier(runs: Runs) -> np.ndarray:
-    """Returns the indices of the runs that no run of at most their compute beats, by compute."""
+    """Return the indices of the runs on the Pareto frontier of loss and compute, by compute."""
     frontier: list[int] = []
     for index in np.lexsort((runs.loss, runs.flops)):
         if not frontier or runs.loss[index] < runs.loss[frontier[-1]]:
@@ -29,7 +28,7 @@ def find_pareto_frontier(runs: Runs) -> np.ndarray:
 
 
 def flops_for_loss(law: power_law.PowerLaw, loss: Any) -> np.ndarray:
-    """Returns the FLOPs that a law needs for a loss; infinite at its irreducible loss and below."""
+    """Return the FLOPs that a law needs for a loss; infinite at or below its irreducible loss."""
     above = np.asarray(loss, float) - law.irreducible
     with np.errstate(divide='ignore', invalid='ignore'):
         flops = (law.amplitude / np.where(above > 0, above, 1)) ** (1 / law.exponent)
@@ -37,18 +36,18 @@ def flops_for_loss(law: power_law.PowerLaw, loss: Any) -> np.ndarray:
 
 
 def compare_recipes(a: Runs, b: Runs, *, draws: int = 500, seed: int = 0) -> dict[str, Any]:
-    """Computes the multiplier along the losses that both recipes reached, with its interval.
+    """Compute the multiplier over the losses that both recipes reached, with its interval.
 
     Args:
       a: runs of recipe A.
       b: runs of recipe B.
-      draws: bootstrap resamples.
-      seed: of the random numbers.
+      draws: number of bootstrap resamples.
+      seed: seed of the random numbers.
 
     Returns:
-      loss: a grid; multiplier, low, high: along it, with level and resampled (in words); laws: per
-      recipe E, K, gamma of its envelope; envelopes: per recipe flops and loss; warning: why this
-      extrapolates, or ''; left_out: per recipe the rows that were not used.
+      loss: a grid; multiplier, low, high: on that grid, with level and resampled (in words); laws:
+      E, K and gamma of each recipe's envelope; envelopes: flops and loss of each; warning: why this
+      extrapolates, or ''; left_out: the rows of each recipe that were not used.
 
     Raises:
       UserError: a recipe has too few runs on its envelope.
@@ -58,8 +57,8 @@ def compare_recipes(a: Runs, b: Runs, *, draws: int = 500, seed: int = 0) -> dic
     for name, runs in envelopes.items():
         if len(runs) < MIN_RUNS:
             raise UserError(
-                f'{name}: {len(runs)} runs on the envelope of loss over compute; a law needs at '
-                f'least {MIN_RUNS}'
+                f'{name}: needs at least {MIN_RUNS} runs on the envelope of loss over compute, got '
+                f'{len(runs)}'
             )
     laws = {name: _fit(runs.flops, runs.loss, TRIES) for name, runs in envelopes.items()}
     low = max(float(runs.loss.min()) for runs in envelopes.values())
@@ -67,7 +66,7 @@ def compare_recipes(a: Runs, b: Runs, *, draws: int = 500, seed: int = 0) -> dic
     warning, grid = '', np.geomspace(low, high, POINTS)
     if not low < high:
         ends = f'A ends at {clean["A"].loss.min():.4g}, B at {clean["B"].loss.min():.4g}'
-        warning = f'the recipes share no loss ({ends}): this extrapolates'
+        warning = f'the losses of the recipes do not overlap ({ends}): this extrapolates'
         grid = np.array([min(low, high), max(low, high)])
     intervals = [
         bootstrap.compute_interval(column, 'the runs on each envelope, with replacement')
@@ -97,7 +96,7 @@ def compare_recipes(a: Runs, b: Runs, *, draws: int = 500, seed: int = 0) -> dic
 def _draw_multipliers(
     envelopes: dict[str, Runs], grid: np.ndarray, draws: int, seed: int
 ) -> np.ndarray:
-    """Returns the multiplier along the grid for resampled envelopes, [draws, grid]."""
+    """Return the multiplier on the grid for resampled envelopes, [draws, grid]."""
     random = np.random.default_rng(seed)
     drawn = []
     for _ in range(draws):
@@ -111,7 +110,7 @@ def _draw_multipliers(
 
 
 def _clean(runs: Runs) -> Runs:
-    """Returns the runs without outliers of the law over N and D; all if none can be fitted."""
+    """Return the runs without outliers from a law over N and D; all runs if it cannot be fitted."""
     try:
         return outliers.clean_runs('chinchilla', runs)[0]
     except UserError:

@@ -1,7 +1,7 @@
 """Compute-optimal split between parameters and tokens: N*, D* and the loss at any budget.
 
-With L = E + A / N^alpha + B / D^beta and C = k N^p D (6 N D is k = 6, p = 1), the minimum over N at
-fixed C is
+With L = E + A / N^alpha + B / D^beta and C = k N^p D (k = 6 and p = 1 for 6 N D), the minimum over
+N at fixed C is
 
     N* = [alpha A C^beta / (p beta B k^beta)]^(1 / (alpha + p beta)),   D* = C / (k N*^p)
 
@@ -33,7 +33,7 @@ class ComputeSplit(NamedTuple):
     d_coefficient: float
 
     def at(self, flops: Any) -> tuple[Any, Any]:
-        """Returns (N*, D*) at a budget, or at several."""
+        """Return (N*, D*) at one or several budgets."""
         flops = np.asarray(flops, float)
         return self.n_coefficient * flops**self.a, self.d_coefficient * flops**self.b
 
@@ -42,7 +42,7 @@ COST_6ND = ComputeCost(6.0, 1.0)
 
 
 def evaluate_split(split: ComputeSplit, law: ParametricLaw, flops: float) -> dict[str, float]:
-    """Returns the optimal run of a budget: flops, params, tokens, tokens_per_param and its loss."""
+    """Return the optimal run of a budget: flops, params, tokens, tokens_per_param and its loss."""
     n, d = (float(value) for value in split.at(flops))
     return {
         'flops': flops,
@@ -54,9 +54,9 @@ def evaluate_split(split: ComputeSplit, law: ParametricLaw, flops: float) -> dic
 
 
 def fit_cost(runs: Runs) -> ComputeCost:
-    """Returns the cost of the runs: k N D where it is proportional, else a fit of k and p.
+    """Return the cost of the runs: 6 N D if that is how they count, else a fit of k and p.
 
-    The fit is least squares of log(C / D) over log N.
+    The fit is least squares of log(C / D) over log N; with a single size, p is 1.
     """
     per_token, n = np.log(runs.flops / runs.tokens), np.log(runs.params)
     if np.allclose(per_token - n, np.log(6.0), atol=1e-6) or np.ptp(n) == 0:
@@ -66,7 +66,7 @@ def fit_cost(runs: Runs) -> ComputeCost:
 
 
 def compute_split(constants: dict[str, float], cost: ComputeCost = COST_6ND) -> ComputeSplit:
-    """Returns the optimal split of a law with the constants E, A, B, alpha, beta."""
+    """Return the optimal split of a law with the constants E, A, B, alpha, beta."""
     alpha, beta = constants['alpha'], constants['beta']
     power = alpha + cost.p * beta
     log_n = (
@@ -80,7 +80,7 @@ def compute_split(constants: dict[str, float], cost: ComputeCost = COST_6ND) -> 
 def fit_split_line(
     log_flops: np.ndarray, log_params: np.ndarray, weights: np.ndarray, cost: ComputeCost
 ) -> ComputeSplit:
-    """Returns the split of a weighted straight line through log N* over log C."""
+    """Return the split from a weighted least-squares line of log N* over log C."""
     centre = float(np.average(log_flops, weights=weights))
     x = log_flops - centre
     mean = float(np.average(log_params, weights=weights))
@@ -89,7 +89,7 @@ def fit_split_line(
 
 
 def _make_split(a: float, log_n: float, cost: ComputeCost) -> ComputeSplit:
-    """Returns the split with N* = exp(log_n) C^a, and the tokens that the cost leaves."""
+    """Return the split with N* = exp(log_n) C^a, and the tokens that the cost leaves."""
     return ComputeSplit(
         float(a),
         float(1 - cost.p * a),

@@ -16,15 +16,15 @@ GAMMAS = (0.3, 1.0, 3.0)  # starts of the fit
 
 
 def fit_downstream(runs: Runs, *, draws: int, seed: int) -> dict[str, Any]:
-    """Fits the law by least squares to the runs that have an error.
+    """Fit the law by least squares to the runs that have an error.
 
     Args:
-      runs: with the column 'error'.
-      draws: bootstrap resamples; 0 for none.
-      seed: of the random numbers.
+      runs: the runs, with a column 'error'.
+      draws: number of bootstrap resamples; 0: none.
+      seed: seed of the random numbers.
 
     Returns:
-      eps, k, gamma, rms_error, runs; and intervals of the three constants, as
+      eps, k, gamma, rms_error, runs; and the intervals of the three constants, as
       `bootstrap.summarize_draws` returns them (empty without draws).
 
     Raises:
@@ -38,7 +38,7 @@ def fit_downstream(runs: Runs, *, draws: int, seed: int) -> dict[str, Any]:
     result: dict[str, Any] = dict(zip(names, constants.tolist(), strict=True))
     result |= {'rms_error': rms, 'runs': len(loss), 'intervals': {}}
     if draws:
-        # The bootstrap draws pairs: a run's error goes with its loss.
+        # The bootstrap draws pairs: a run's error stays with its loss.
         values = bootstrap.bootstrap_statistic(
             loss, error, _minimize_squares, draws=draws, seed=seed, sizes=MIN_LOSSES
         )
@@ -50,7 +50,7 @@ def fit_downstream(runs: Runs, *, draws: int, seed: int) -> dict[str, Any]:
 
 
 def fit_constants(loss: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Returns (eps, k, gamma) by least squares.
+    """Return (eps, k, gamma) by least squares.
 
     Raises:
       UserError: fewer than MIN_LOSSES losses.

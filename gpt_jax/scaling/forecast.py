@@ -1,31 +1,33 @@
 """Forecast of the largest run of a ladder from the others, with its law and interval.
 
-The rule that chooses the law reads only the runs that are not the largest:
+The rule that chooses the law uses only the runs below the largest size:
 
-    Fit the four largest of them. Where their log loss bends upward over log x, that is, where the
-    gain from size is slowing, use the law with an irreducible term; elsewhere use the power law
-    through the three largest.
+    Take the four largest of them. If their log loss bends upward over log x, that is, if the gain
+    from size is slowing, use the law with an irreducible term through these four; otherwise, use
+    the power law through the three largest.
 
-Why so local: the smallest GPTs know little more than which pairs of tokens are frequent, and their
-loss hardly falls with size; then it falls fast, then ever more slowly. Neither law can steepen, so
-neither can follow that beginning, and the forecast is needed at the other end. Why a bend and not
-cross-validation: with four to six runs, leaving one out is decided by how badly the smallest is
-predicted, which says nothing about the next size up. On simulated ladders of all these shapes the
-rule is within 2% more often than either law through all sizes (tests/scaling/test_forecast.py).
+The rule is local because the smallest GPTs learn little more than which pairs of tokens are
+frequent, and their loss hardly falls with size; then it falls fast, then ever more slowly. Neither
+law can steepen, so neither can follow that beginning, and the forecast is needed at the other end.
+The rule tests for a bend instead of cross-validating because, with four to six runs, the score of
+leaving one out depends mostly on how badly the smallest is predicted, which says nothing about the
+next size up. On simulated ladders of all these shapes, the rule is within 2% more often than either
+law through all sizes (tests/scaling/test_forecast.py).
 
 The result is fit.json, with every float at full precision:
 
     x, loss: all runs, by size.
     rule: the rule in words.
-    law: the PowerLaw it chose, with 'fitted_x'.
-    exponent, irreducible: its intervals.
+    law: the PowerLaw that it chose, with 'fitted_x'.
+    exponent, irreducible: intervals of these constants.
     both: the two laws fitted to all runs but the largest, each with 'predicted' and
-      'relative_error', for comparison; the rule does not read them.
+      'relative_error', for comparison; the rule does not use them.
     held_out: 'x', 'reached', 'predicted', 'relative_error' ((predicted - reached) / reached),
-      'tolerance', 'within' (the error is inside the tolerance) and 'interval' (of the prediction).
-    intervals_mean: in words, how reliable the intervals are.
+      'tolerance', 'within' (whether the error is within the tolerance) and 'interval' (of the
+      prediction).
+    intervals_mean: how reliable the intervals are, in words.
     band: 'x', 'low', 'high': the interval of the law along x.
-    falls_strictly: the mean loss of each size is below that of the one before.
+    falls_strictly: whether the mean loss of each size is below that of the size before.
     rises_at: the sizes where it is not.
 """
 
@@ -39,11 +41,11 @@ from gpt_jax.scaling import bootstrap, power_law
 
 FORECAST_TOLERANCE = 0.02
 MIN_SIZES = 3  # two to fit, one to forecast
-# Each is one more than the parameters of the law that is fitted to them.
+# Each is one more than the number of parameters of the law that is fitted.
 BEND_SIZES, STRAIGHT_SIZES = 4, 3
-# Wider than the one for hundreds of digitized runs: a ladder has a handful, evenly spaced, and
-# there a sum of absolute residuals is flat at its minimum. Residuals of seeds (under 1%) count
-# squared, a failed run does not.
+# Wider than HUBER_DELTA, which suits hundreds of digitized runs: a ladder has a handful of evenly
+# spaced runs, for which a sum of absolute residuals is flat at its minimum. Differences between
+# seeds (under 1%) count quadratically, a failed run linearly.
 LADDER_HUBER_DELTA = 0.02
 INTERVAL_CAVEAT = (
     'the spread over the choice of runs; it leaves out the error of the form of the law, which is '
@@ -61,16 +63,16 @@ LAW_RULE = (
 def choose_law(
     x: Any, loss: Any, *, delta: float = LADDER_HUBER_DELTA, tries: int | None = None
 ) -> power_law.PowerLaw:
-    """Fits the law that the rule of this file chooses; its `points` are the runs it was fitted to.
+    """Fit the law that the rule of this module chooses; its `points` is the number of fitted runs.
 
     Args:
       x: the scaled variable, [runs].
       loss: the loss reached, [runs].
-      delta: where the Huber loss turns from squared to linear.
-      tries: starts of the search; None: all.
+      delta: residual at which the Huber loss turns from quadratic to linear.
+      tries: number of starts of the search; None: all.
 
     Raises:
-      UserError: as `power_law.check_points`.
+      UserError: as in `power_law.check_points`.
     """
     x, loss = power_law.check_points(x, loss)
     sizes = np.unique(x)
@@ -84,9 +86,9 @@ def choose_law(
 
 
 def log_log_curvature(x: np.ndarray, loss: np.ndarray) -> float:
-    """Returns the curvature of log loss over log x by least squares; it needs three sizes.
+    """Return the curvature of log loss over log x by least squares; it needs three sizes.
 
-    It is above zero where the loss falls more and more slowly.
+    It is positive if the loss falls more and more slowly.
     """
     z = np.log(x)
     return float(np.polyfit(z - z.mean(), np.log(loss), 2)[0])
@@ -101,30 +103,30 @@ def leave_largest_out(
     tolerance: float = FORECAST_TOLERANCE,
     delta: float = LADDER_HUBER_DELTA,
 ) -> dict[str, Any]:
-    """Fits all runs but the largest, forecasts the largest, and compares.
+    """Fit all runs but the largest, forecast the largest, and compare.
 
-    Several runs of one size (seeds) are fitted one by one; the largest size is compared by its mean
-    loss.
+    Several runs of one size (seeds) are separate points of the fit; the largest size is compared by
+    its mean loss.
 
     Args:
       x: the scaled variable, [runs].
       loss: the loss reached, [runs].
-      draws: bootstrap resamples.
-      seed: of the random numbers.
-      tolerance: relative, of 'within'.
-      delta: where the Huber loss turns from squared to linear.
+      draws: number of bootstrap resamples.
+      seed: seed of the random numbers.
+      tolerance: relative error up to which 'within' is true.
+      delta: residual at which the Huber loss turns from quadratic to linear.
 
     Returns:
-      The content of fit.json; the head of this file lists its keys.
+      The content of fit.json; the module docstring lists its keys.
 
     Raises:
-      UserError: fewer than three sizes, or as `power_law.check_points`.
+      UserError: fewer than three sizes, or as in `power_law.check_points`.
     """
     x, loss = power_law.check_points(x, loss)
     sizes = np.unique(x)
     if sizes.size < MIN_SIZES:
         raise UserError(
-            f'forecast: {sizes.size} sizes; leaving out the largest needs at least {MIN_SIZES}'
+            f'forecast: needs at least {MIN_SIZES} sizes to leave out the largest, got {sizes.size}'
         )
     order = np.argsort(x, kind='stable')
     x, loss = x[order], loss[order]
@@ -165,7 +167,7 @@ def leave_largest_out(
 
 
 def _compare(law: power_law.PowerLaw, largest: float, reached: np.ndarray) -> dict[str, Any]:
-    """Returns the prediction, and its error relative to the mean of the losses reached."""
+    """Return the prediction, and its error relative to the mean of the losses reached."""
     predicted, mean = float(power_law.predict_loss(law, largest)), float(reached.mean())
     return {'predicted': predicted, 'relative_error': (predicted - mean) / mean}
 
@@ -173,8 +175,8 @@ def _compare(law: power_law.PowerLaw, largest: float, reached: np.ndarray) -> di
 def _bootstrap(
     x: np.ndarray, loss: np.ndarray, largest: float, *, draws: int, seed: int, delta: float
 ) -> dict[str, Any]:
-    """Computes intervals from resamples that each go through the whole rule, choice included."""
-    # Enough sizes for the rule where they leave a choice, or every resample would be the same.
+    """Compute intervals from resamples, applying the whole rule to each, choice included."""
+    # Enough sizes for the rule, but fewer than there are, so that resamples can differ.
     sizes = max(2, min(BEND_SIZES, np.unique(x).size - 1))
     grid = np.geomspace(x.min(), largest, BAND_POINTS)
 
@@ -200,7 +202,7 @@ def _bootstrap(
 
 
 def describe_forecast(fit: dict[str, Any]) -> list[str]:
-    """Describes the result of `leave_largest_out` in lines for the user."""
+    """Describe the result of `leave_largest_out` in lines for the user."""
     law, held_out, exponent = power_law.law_from_dict(fit['law']), fit['held_out'], fit['exponent']
     interval = held_out['interval']
     confidence = f'{100 * exponent["level"]:g}% bootstrap over {exponent["runs"]} runs'
@@ -226,6 +228,6 @@ def describe_forecast(fit: dict[str, Any]) -> list[str]:
 
 
 def variable_letter(fit: dict[str, Any]) -> str:
-    """Returns N, D or C: the variable of a forecast, by the name of its column."""
+    """Return the variable of a forecast, N, D or C, from the name of its column."""
     name = str(fit.get('x_column', 'params'))
     return 'D' if name.startswith('tokens') else 'C' if name.startswith('flops') else 'N'

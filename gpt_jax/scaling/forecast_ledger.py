@@ -1,9 +1,9 @@
-"""Append-only ledger of forecasts, and their score against the runs that were made.
+"""Append-only ledger of forecasts, and their scores against the runs made later.
 
-A line of the ledger is one forecast: the run (params, tokens, flops), the predicted loss and its
-interval, the law with its constants, the hash of the data that it was fitted to, the date,
-`previous`: the SHA-256 of the line before, and `sha256`: of the line's own content, so that a later
-change of any line is detected.
+A line of the ledger is one forecast: the run (params, tokens), the predicted loss and its interval,
+the law with its constants, the hash of the data that it was fitted to, the date, `previous` (the
+SHA-256 of the line before) and `sha256` (that of the line's own content), so that a later change of
+any line is detected.
 """
 
 import datetime
@@ -23,38 +23,38 @@ from gpt_jax.scaling.forecast import LADDER_HUBER_DELTA, choose_law
 from gpt_jax.scaling.runs import Runs
 
 FIRST_HASH = '0' * 64  # `previous` of the first line
-FORECAST_STARTS = 24  # of the search
+FORECAST_STARTS = 24  # starts of the search
 SCORED_FIELDS = {'name': str, 'date': str} | dict.fromkeys(
     ('params', 'tokens', 'loss', 'low', 'high', 'level'), int | float
 )
-SAME_RUN_TOLERANCE = 0.005  # relative: params and tokens this close are those of the forecast run
+SAME_RUN_TOLERANCE = 0.005  # relative: with params and tokens this close, two runs are the same
 
 
 def forecast_run(
     runs: Runs, params: float, tokens: float, *, law: str, draws: int, seed: int, name: str
 ) -> dict[str, Any]:
-    """Forecasts a run: its loss from the law through `runs`, with an interval.
+    """Forecast the loss of a run from a law fitted to `runs`, with an interval.
 
-    The interval joins the spread of the bootstrap with the scatter of the runs about their law,
-    since both are in the next run.
+    The interval combines the spread of the bootstrap with the scatter of the runs about their law,
+    since the new run is subject to both.
 
     Args:
       runs: finished runs.
-      params: of the new run.
-      tokens: of the new run.
+      params: parameters of the new run.
+      tokens: training tokens of the new run.
       law: a key of LAW_FORMS, or 'power'.
-      draws: bootstrap resamples.
-      seed: of the random numbers.
-      name: of the new run.
+      draws: number of bootstrap resamples.
+      seed: seed of the random numbers.
+      name: name of the new run.
 
     Raises:
-      UserError: the run is among them, or they cannot carry the law.
+      UserError: the run is among `runs`, or they cannot determine the law.
     """
     same = _is_same_run(runs, params, tokens)
     if same.any():
         known = runs.names[int(np.argmax(same))]
         raise UserError(
-            f'{name}: this run is in the data already ({known}); a forecast comes before the run'
+            f'{name}: this run is already in the data ({known}); forecast a run before making it'
         )
     if law == 'power':
         runs, prediction = _predict_along_params(runs, params, tokens, draws, seed)
@@ -76,7 +76,7 @@ def forecast_run(
 def _predict_over_both(
     runs: Runs, params: float, tokens: float, law: str, draws: int, seed: int
 ) -> tuple[Runs, dict[str, Any]]:
-    """Forecasts by a law over N and D: (the runs it was fitted to, loss, interval, constants)."""
+    """Forecast by a law over N and D: (fitted runs, dict of loss, interval and constants)."""
     runs, delta, _ = outliers.clean_runs(law, runs)
     data = parametric_fit.to_log_data(runs)
     fitted = parametric_fit.fit_parametric_law(law, data, delta=delta, tries=FORECAST_STARTS)
@@ -98,15 +98,15 @@ def _predict_over_both(
 def _predict_along_params(
     runs: Runs, params: float, tokens: float, draws: int, seed: int
 ) -> tuple[Runs, dict[str, Any]]:
-    """Forecasts by a power law over N and the rule of forecast.py, for equal token counts."""
+    """Forecast by a power law over N and the rule of forecast.py, at one token count."""
     other = np.abs(runs.tokens / tokens - 1) > SAME_RUN_TOLERANCE
     runs = runs.exclude(
         {int(i): f'{runs.tokens[i]:.4g} tokens, not {tokens:.4g}' for i in np.flatnonzero(other)}
     )
     if np.unique(runs.params).size < 2:
         raise UserError(
-            f'--law=power: fewer than two sizes with {tokens:.4g} tokens; the law is for one '
-            'number of tokens'
+            f'--law=power: needs at least two sizes with {tokens:.4g} tokens; this law is for one '
+            'token count'
         )
     runs = outliers.drop_power_law_outliers('N', runs, irreducible=True, delta=LADDER_HUBER_DELTA)
     fitted = choose_law(runs.params, runs.loss)
@@ -143,12 +143,12 @@ def _compute_spread(
 def append_forecast(
     path: str, forecast: dict[str, Any], *, now: datetime.datetime | None = None
 ) -> dict[str, Any]:
-    """Appends a forecast with its date and the hash of the line before; returns the line.
+    """Append a forecast with its date and the hash of the line before; return the line.
 
     Args:
-      path: of the ledger.
+      path: path of the ledger.
       forecast: as `forecast_run` returns it.
-      now: the date; None: now.
+      now: the date; None: the current time.
 
     Raises:
       UserError: the ledger was changed.
@@ -163,13 +163,13 @@ def append_forecast(
 
 
 def read_ledger(path: str) -> list[dict[str, Any]]:
-    """Reads the forecasts, oldest first.
+    """Read the forecasts, oldest first.
 
     Raises:
-      UserError: no such file, a line of it was changed, or a line is not a forecast.
+      UserError: there is no such file, a line was changed, or a line is not a forecast.
     """
     if not Path(path).exists():
-        raise UserError(f'{path}: no such ledger; forecast --ledger={path} begins one')
+        raise UserError(f'{path}: no such ledger; gpt-jax forecast --ledger={path} starts one')
     lines = _read_lines(path)
     check_ledger(path, lines)
     forecasts = [json.loads(line) for line in lines]
@@ -196,13 +196,13 @@ def _hash_line(line: bytes) -> str:
 
 
 def _hash_content(line: dict[str, Any]) -> str:
-    """Returns the SHA-256 of a line without that field; it protects the last line, too."""
+    """Return the SHA-256 of a line without its sha256; it protects the last line too."""
     content = {key: value for key, value in line.items() if key != 'sha256'}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def check_ledger(path: str, lines: list[bytes]) -> None:
-    """Checks the hashes of all lines.
+    """Check the hashes of all lines.
 
     Raises:
       UserError: a line was changed, removed or inserted after it was written.
@@ -227,17 +227,17 @@ def check_ledger(path: str, lines: list[bytes]) -> None:
 def verify_forecasts(
     forecasts: list[dict[str, Any]], runs_of: Callable[[str], Runs]
 ) -> dict[str, Any]:
-    """Scores each forecast against the run that was made, and counts the intervals that hold.
+    """Score each forecast against its finished run, and count the intervals that contain the loss.
 
     Args:
       forecasts: as `read_ledger` returns them.
-      runs_of: the finished runs by the count of their parameters ('total', or '' as the file gives
-        them): a forecast is looked up under the count that it was made with.
+      runs_of: convention of the parameter count -> the finished runs ('total', ...; '': as the file
+        gives it). A forecast is looked up under the convention that it was made with.
 
     Returns:
-      'scores': per forecast 'name', 'predicted', 'reached' (None without a run), 'error',
-      'percent', 'inside'; and 'verified', 'inside', 'level', 'bias_percent', 'mean_percent',
-      'worst_percent' over all.
+      'scores': for each forecast, 'name', 'predicted', 'reached' (None without a run), 'error',
+      'percent', 'inside'; and 'verified', 'inside', 'level', 'bias_percent', 'mean_percent' and
+      'worst_percent' over all forecasts.
     """
     scores = [_score(forecast, runs_of(_get_count(forecast))) for forecast in forecasts]
     done = [score for score in scores if score['reached'] is not None]

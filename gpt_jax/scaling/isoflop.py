@@ -1,19 +1,19 @@
-"""Best size at a budget, read off the runs: approaches 1 and 2 of Hoffmann et al. 2022.
+"""Optimal size at a budget, directly from the runs: approaches 1 and 2 of Hoffmann et al. 2022.
 
-1, the envelope: at each compute, the run that nothing cheaper beats; a line through log N over
-log C of these. 2, isoFLOP curves: the runs of one budget, loss over log N, and the minimum of each
-curve; a line through the minima.
+Approach 1, the envelope: a line of log N over log C through the runs that no cheaper run beats.
+Approach 2, isoFLOP curves: loss over log N for the runs of each budget, and a line through the
+minima of these curves.
 
-A curve is not symmetric: the loss rises as a power of N on one side and of D on the other, so a
-parabola through a wide range puts its minimum elsewhere, and with a different shift at each budget.
-Here the minimum is that of a parabola through the few points around the lowest and, in a second
-column, of an Akima interpolation. A minimum on the edge of a sweep is not a true one: it gets a
-note and does not count in the line.
+A curve is not symmetric: the loss rises as a power of N on one side and of D on the other, so the
+minimum of a parabola through a wide range is shifted, and the shift differs between budgets. Here,
+the minimum is that of a parabola through the few points around the lowest and, as an alternative,
+that of an Akima interpolation. A minimum at the edge of a sweep is not a true one: it gets a note
+and is left out of the line.
 
 Runs that were not planned as isoFLOP curves can still give some (`interpolate_isoflop_runs`). A
-size with several token counts, such as cooldown branches of one trunk, has a loss at every compute
-between its shortest run and its longest: a monotone cubic through log loss over log compute
-(Fritsch & Carlson 1980). At budgets where enough sizes have one, these are isoFLOP curves.
+size with several token counts, such as cooldown branches of one trunk, is given a loss at every
+compute between its shortest and its longest run, by a monotone cubic through log loss over log
+compute (Fritsch & Carlson 1980). At budgets where enough sizes have one, these are isoFLOP curves.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ from gpt_jax.scaling.bootstrap import estimate_seed_noise
 from gpt_jax.scaling.compute_optimal import ComputeCost, ComputeSplit, fit_split_line
 from gpt_jax.scaling.runs import Runs
 
-SAME_BUDGET_TOLERANCE = 0.1  # relative: runs whose FLOPs differ by less are of one budget
-MIN_SIZES_PER_CURVE = 4  # three carry a parabola, and nothing then says how well
-WINDOW = np.log(6.0)  # width in log N of the window whose points make the parabola
-DRAWS = 1000  # of the loss noise, per curve (Porian et al. 2024)
+SAME_BUDGET_TOLERANCE = 0.1  # relative: runs whose FLOPs differ by less share a budget
+MIN_SIZES_PER_CURVE = 4  # three determine a parabola, with none left to judge the fit
+WINDOW = np.log(6.0)  # width in log N of the window of points that the parabola is fitted to
+DRAWS = 1000  # draws of the loss noise per curve (Porian et al. 2024)
 BINS_PER_DECADE = 8  # of compute, for the envelope
 MIN_BINS = 3  # of compute, for the line through the envelope
 AKIMA_POINTS = 4001
@@ -47,9 +47,9 @@ class IsoflopMinimum:
       params, tokens, loss: at the minimum.
       akima_params: params at the minimum of the Akima interpolation.
       spread: standard deviation of log params over the noise draws.
-      used: the runs (indices) in the window.
-      others: the budget's runs outside it.
-      note: why the minimum does not count, or ''.
+      used: indices of the runs in the window.
+      others: indices of the budget's runs outside it.
+      note: why the minimum is not used, or ''.
       curve: (b0, b1, b2) of the window's parabola, log loss = b0 + b1 x + b2 x^2 with x = log N
         less `centre`.
       centre: log N.
@@ -69,9 +69,9 @@ class IsoflopMinimum:
 
 
 def group_by_budget(runs: Runs) -> list[tuple[float, np.ndarray]]:
-    """Returns (FLOPs, indices of the runs) of each budget with enough sizes.
+    """Return (FLOPs, indices of the runs) of each budget with enough sizes.
 
-    Runs are of one budget by the column budget, or by equal FLOPs.
+    Runs share a budget by the column `budget`, or else if their FLOPs are equal.
     """
     labels = np.log(budget_per_run(runs))
     groups: list[list[int]] = []
@@ -88,10 +88,10 @@ def group_by_budget(runs: Runs) -> list[tuple[float, np.ndarray]]:
 
 
 def budget_per_run(runs: Runs) -> np.ndarray:
-    """Returns the FLOPs that each run was planned for, [runs]: the column budget, or its FLOPs.
+    """Return the FLOPs that each run was planned for, [runs]: the column `budget` or its FLOPs.
 
-    The column counts only if the FLOPs of its runs agree to SAME_BUDGET_TOLERANCE. If parameters or
-    FLOPs are counted differently from the planning, the runs of a budget are not an isoFLOP curve.
+    The column is used only if the FLOPs of each budget's runs agree to SAME_BUDGET_TOLERANCE: if
+    the plan counted parameters or FLOPs differently, its budgets are not isoFLOP curves here.
     """
     planned = runs.extra.get('budget')
     if planned is None or np.isnan(planned).any():
@@ -101,18 +101,18 @@ def budget_per_run(runs: Runs) -> np.ndarray:
 
 
 def _group_equal(values: np.ndarray) -> list[np.ndarray]:
-    """Groups the indices of values that are equal up to rounding, by value."""
+    """Group the indices of values that are equal up to rounding, by value."""
     labels = np.round(np.log(values), 6)
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
 def find_minima(runs: Runs, *, seed: int = 0, least: int = 2) -> list[IsoflopMinimum]:
-    """Finds the minimum of every isoFLOP curve.
+    """Find the minimum of every isoFLOP curve.
 
     Args:
       runs: the runs.
-      seed: of the noise draws.
-      least: budgets that are needed.
+      seed: seed of the noise draws.
+      least: number of budgets that are required.
 
     Raises:
       UserError: fewer than `least` budgets with enough sizes.
@@ -121,9 +121,9 @@ def find_minima(runs: Runs, *, seed: int = 0, least: int = 2) -> list[IsoflopMin
     if len(budgets) < least:
         raise UserError(
             f'approach 2: needs at least two budgets with {MIN_SIZES_PER_CURVE} sizes or more, got '
-            f'{len(budgets)}. A column budget says which runs belong together; without it, or '
-            f'where their FLOPs differ by more than {100 * SAME_BUDGET_TOLERANCE:g}% as counted, '
-            'FLOPs within that tolerance do'
+            f'{len(budgets)}; runs share a budget by the column "budget", or, without it or where '
+            f'their FLOPs differ by more than {100 * SAME_BUDGET_TOLERANCE:g}%, by FLOPs within '
+            'that tolerance'
         )
     curves = [_fit_curve(runs, group) for _, group in budgets]
     noise, freedom = estimate_seed_noise(runs)
@@ -137,7 +137,7 @@ def find_minima(runs: Runs, *, seed: int = 0, least: int = 2) -> list[IsoflopMin
 
 
 class _Curve(NamedTuple):
-    """One budget's log loss y over log size x (ascending), and the parabola around the lowest.
+    """One budget's log loss y over log size x (ascending), and a parabola around the lowest point.
 
     Attributes:
       lowest: index of the lowest y.
@@ -162,7 +162,10 @@ def _fit_curve(runs: Runs, group: np.ndarray) -> _Curve:
 
 
 def _select_window(x: np.ndarray, lowest: int) -> np.ndarray:
-    """Returns a mask of the points around the lowest: neighbors, all within WINDOW, and enough."""
+    """Return a mask of the points around the lowest: its neighbors and all within WINDOW.
+
+    At least MIN_SIZES_PER_CURVE points are selected.
+    """
     near = np.abs(x - x[lowest]) <= WINDOW / 2
     near[max(0, lowest - 1) : lowest + 2] = True
     if near.sum() < MIN_SIZES_PER_CURVE:
@@ -171,7 +174,7 @@ def _select_window(x: np.ndarray, lowest: int) -> np.ndarray:
 
 
 def _estimate_scatter(curves: list[_Curve]) -> float:
-    """Returns the standard deviation of the points about their parabolas, over all curves."""
+    """Return the standard deviation of the points about their parabolas, pooled over all curves."""
     residuals = [
         curve.y[curve.window]
         - np.polyval(curve.parabola, curve.x[curve.window] - curve.x[curve.lowest])
@@ -222,13 +225,13 @@ def _find_minimum(
 
 
 def _log_cost(runs: Runs, group: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Computes the log of the FLOPs per token of each size."""
+    """Compute the log of the FLOPs per token of each size."""
     per_token = np.log(runs.flops[group] / runs.tokens[group])
     return np.array([per_token[runs.params[group] == size].mean() for size in sizes])
 
 
 def _find_vertex(parabola: np.ndarray, x: np.ndarray) -> float:
-    """Finds where the parabola is lowest within the range of x."""
+    """Find where the parabola is lowest within the range of x."""
     if parabola[0] <= 0:
         return float(x[np.argmin(np.polyval(parabola, x))])
     return float(np.clip(-parabola[1] / (2 * parabola[0]), x.min(), x.max()))
@@ -242,15 +245,15 @@ def _find_akima_minimum(x: np.ndarray, y: np.ndarray) -> float:
 def fit_isoflop_minima(
     minima: list[IsoflopMinimum], cost: ComputeCost, *, akima: bool = False
 ) -> ComputeSplit:
-    """Fits a line through the minima that count, weighted by 1 / (variance + median).
+    """Fit a line through the valid minima, weighted by 1 / (spread^2 + median spread^2).
 
     Args:
-      minima: of the isoFLOP curves.
+      minima: the minima of the isoFLOP curves.
       cost: C as a function of N and D.
       akima: whether to take the minima of the Akima interpolations.
 
     Raises:
-      UserError: fewer than two of them count.
+      UserError: fewer than two minima are valid.
     """
     inside = [minimum for minimum in minima if not minimum.note]
     if len(inside) < 2:
@@ -267,9 +270,9 @@ def fit_isoflop_minima(
 
 
 def find_envelope(runs: Runs) -> np.ndarray:
-    """Returns indices of the runs on the envelope.
+    """Return indices of the runs on the envelope.
 
-    These are the lowest run of each bin of compute, where nothing cheaper beats it.
+    They are the lowest run of each bin of compute, unless a cheaper run beats it.
     """
     best = [int(members[np.argmin(runs.loss[members])]) for members in _bin_by_compute(runs)]
     envelope: list[int] = []
@@ -280,10 +283,10 @@ def find_envelope(runs: Runs) -> np.ndarray:
 
 
 def _bin_by_compute(runs: Runs) -> list[np.ndarray]:
-    """Groups runs by compute: by the column budget, if any, else in bins that begin at a run.
+    """Group runs by compute: by the column `budget`, if any, else in bins that begin at a run.
 
-    Bins with fixed edges would cut through the runs of a budget and take a beaten one from either
-    side.
+    Bins with fixed edges could split the runs of a budget, and then keep one that another of them
+    beats.
     """
     planned = runs.extra.get('budget')
     if planned is not None and not np.isnan(planned).any():
@@ -298,10 +301,10 @@ def _bin_by_compute(runs: Runs) -> list[np.ndarray]:
 
 
 def fit_envelope(runs: Runs, cost: ComputeCost) -> ComputeSplit:
-    """Fits a line through the envelope.
+    """Fit a line through the envelope.
 
     Raises:
-      UserError: fewer than MIN_BINS runs are on it.
+      UserError: fewer than MIN_BINS runs are on the envelope.
     """
     envelope = find_envelope(runs)
     if len(envelope) < MIN_BINS:
@@ -313,9 +316,9 @@ def fit_envelope(runs: Runs, cost: ComputeCost) -> ComputeSplit:
 
 
 def interpolate_isoflop_runs(runs: Runs) -> tuple[Runs, bool]:
-    """Returns runs that make isoFLOP curves, and whether they are interpolated between runs.
+    """Return runs that make isoFLOP curves, and whether they are interpolated between runs.
 
-    They are the runs themselves where these make curves, or where nothing can be interpolated.
+    They are the runs themselves if these make curves, or if nothing can be interpolated.
     """
     if len(group_by_budget(runs)) >= 2:
         return runs, False
@@ -357,7 +360,7 @@ def interpolate_isoflop_runs(runs: Runs) -> tuple[Runs, bool]:
 
 
 def _find_shared_budgets(curves: list[interpolate.PchipInterpolator]) -> list[float]:
-    """Finds budgets at which enough sizes have a loss."""
+    """Find budgets at which enough sizes have a loss."""
     least = MIN_SIZES_PER_CURVE
     if len(curves) < least:
         return []

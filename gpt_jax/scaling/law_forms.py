@@ -1,15 +1,14 @@
 """Functional forms of scaling laws: predictions, gradients and starting points of a fit.
 
     chinchilla  L = E + A / N^alpha + B / D^beta                     Hoffmann et al. 2022, eq. 2
-    tied        the same with alpha = beta                           Gadre et al. 2024, 2 eta
+    tied        the same with alpha = beta                           Gadre et al. 2024 (2 eta)
     kaplan      L = [(Nc / N)^(alphaN / alphaD) + Dc / D]^alphaD     Kaplan et al. 2020, eq. 1.5
     repeated    chinchilla over effective N' and D'                  Muennighoff et al. 2023, 5-7
                 D' = U + U R* (1 - e^(-R / R*)), U unique tokens, R repeats beyond the first epoch;
-                the same for N
+                N' likewise
     power       L = E + A x^-alpha, or L = A x^-alpha                one variable: N, D or C
 
-Everything is in logarithms: of N, D and the loss, and of A, B and E among the parameters theta that
-are fitted.
+Everything is in logarithms: N, D, the loss, and A, B and E among the fitted parameters theta.
 """
 
 import functools
@@ -22,24 +21,24 @@ from scipy import optimize
 
 from gpt_jax.core.registry import resolve
 
-MIN_LOG = -30.0  # a term whose E, A or B has a logarithm below this is as good as absent
+MIN_LOG = -30.0  # a term whose E, A or B has a logarithm below this is negligible
 EXPONENTS = np.geomspace(0.06, 1.5, 16)
 TIED_EXPONENTS = np.geomspace(0.04, 1.6, 32)
 KAPLAN_EXPONENTS, KAPLAN_RATIOS = np.geomspace(0.03, 0.8, 8), np.geomspace(0.3, 3.0, 8)
 HALF_LIVES = (0.5, 2.0, 6.0, 20.0, 80.0)
-POWER_EXPONENTS = np.geomspace(0.02, 2.0, 16)  # exponents of language models are inside
+POWER_EXPONENTS = np.geomspace(0.02, 2.0, 16)  # contains the exponents of language models
 MAX_POWER_EXPONENT = 6.0
-# E is searched down to e^-12 of the lowest loss, where it is as good as zero.
+# E is searched down to e^-12 times the lowest loss, where it is practically zero.
 IRREDUCIBLE_LOG_RANGE = 12.0
 
 Bounds = tuple[tuple[float | None, float | None], ...]
 
 
 class LogData(NamedTuple):
-    """What the laws read, each [runs], in natural logarithms.
+    """The data that the laws use, each [runs], in natural logarithms.
 
     Attributes:
-      n: parameters; of a law over one variable, that variable less its mean.
+      n: parameters; for a law over one variable, that variable minus its mean.
       d: tokens.
       u: unique tokens.
       log_loss: the loss.
@@ -57,10 +56,10 @@ class LawForm(NamedTuple):
     Attributes:
       predict: (theta, data) -> (log loss [runs], its gradient [len(theta), runs]).
       starts: data -> thetas to search from.
-      bounds: of theta.
-      shear: (i, j, letter): theta[i] is the level of a term at N = D = 1 and theta[j] its exponent
-        over `letter`. The search moves the level at the runs' mean instead, which does not depend
-        on the exponent.
+      bounds: bounds of theta.
+      shear: (i, j, letter): theta[i] is the level of a term at N = D = 1, and theta[j] its exponent
+        over `letter`. The search varies the level at the runs' mean instead, which depends less on
+        the exponent.
       pack: constants by name -> theta.
       unpack: the inverse of pack.
     """
@@ -74,7 +73,7 @@ class LawForm(NamedTuple):
 
 
 def _log_sum_exp(terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Computes log sum exp over the first dim, and each term's share of the sum."""
+    """Compute log-sum-exp over the first dim, and each term's share of the sum."""
     # Row by row, because numpy's reductions over a short first dim are slow.
     top = functools.reduce(np.maximum, terms)
     shares = np.exp(terms - top)
@@ -110,11 +109,13 @@ def _predict_kaplan(theta: np.ndarray, data: LogData) -> tuple[np.ndarray, np.nd
 def effective_amount(
     used: np.ndarray, unique: np.ndarray, half_life: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the log effective amount and its gradient by log R* (Muennighoff 2023, equation 5).
+    """Return the log of the effective amount and its derivative by log R*.
+
+    Muennighoff et al. 2023, equation 5.
 
     Args:
       used: log of the tokens trained on, or of the parameters.
-      unique: log of the unique tokens, or of the parameters that suit them.
+      unique: log of the unique tokens, or of the parameters that are optimal for them.
       half_life: log R*.
     """
     repeats = np.expm1(np.clip(used - unique, 0.0, 30.0))
@@ -125,7 +126,7 @@ def effective_amount(
 
 
 def _predict_repeated(theta: np.ndarray, data: LogData) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the log loss, and its gradient by the two half-lives alone."""
+    """Return the log loss, and its gradient with respect to the two half-lives alone."""
     e, a, b, alpha, beta, half_life_d, half_life_n = theta
     base = {'E': np.exp(e), 'A': np.exp(a), 'B': np.exp(b), 'alpha': alpha, 'beta': beta}
     d, d_gradient = effective_amount(data.d, data.u, half_life_d)
@@ -136,13 +137,13 @@ def _predict_repeated(theta: np.ndarray, data: LogData) -> tuple[np.ndarray, np.
 
 
 def _log_optimal_params(base: dict[str, float], log_tokens: np.ndarray) -> np.ndarray:
-    """Returns the log of the size for which these tokens are compute-optimal (C = 6 N D)."""
+    """Return the log of the size for which these tokens are compute-optimal (C = 6 N D)."""
     ratio = np.log(base['alpha'] * base['A'] / (base['beta'] * base['B']))
     return (ratio + base['beta'] * log_tokens) / base['alpha']
 
 
 def _start_from_exponents(data: LogData, pairs: Iterable[tuple[float, float]]) -> list[np.ndarray]:
-    """Makes a start per (alpha, beta), with E, A and B by non-negative least squares.
+    """Make a start per (alpha, beta), with E, A and B by non-negative least squares.
 
     With fixed exponents the law is linear in E, A and B (variable projection).
     """
@@ -156,7 +157,7 @@ def _start_from_exponents(data: LogData, pairs: Iterable[tuple[float, float]]) -
             np.exp(-beta * (data.d - centre_d)),
         ]
         linear, _ = optimize.nnls(np.stack(powers, axis=1) * weight[:, None], np.ones_like(data.n))
-        floor = 1e-3 * np.exp(data.log_loss.min())  # a term that came out as 0 gets another chance
+        floor = 1e-3 * np.exp(data.log_loss.min())  # lets a term recover that came out as 0
         e, a, b = np.log(np.maximum(linear, floor))
         starts.append(np.array([e, a + alpha * centre_n, b + beta * centre_d, alpha, beta]))
     return starts
@@ -191,11 +192,11 @@ def _start_repeated(data: LogData) -> list[np.ndarray]:
 
 
 def make_power_form(log_loss: np.ndarray, centre: float, *, with_irreducible: bool) -> LawForm:
-    """Makes the law over one variable; theta is (log A, alpha) or (log A, alpha, log E).
+    """Make the law over one variable; theta is (log A, alpha) or (log A, alpha, log E).
 
     Args:
-      log_loss: of the runs, which bounds E.
-      centre: the mean of log x, which the data leaves out and theta's A is given at.
+      log_loss: log loss of the runs, which bounds E.
+      centre: the mean of log x, which is subtracted from the data; theta has log A at that mean.
       with_irreducible: whether the law has the term E.
     """
     low, high = float(log_loss.min()), float(log_loss.max())
@@ -234,7 +235,7 @@ def _start_reducible(data: LogData) -> list[np.ndarray]:
 
 
 def _start_power(data: LogData) -> list[np.ndarray]:
-    """Makes a start per exponent, with A and E by non-negative least squares on relative errors."""
+    """Make a start per exponent, with A and E by non-negative least squares on relative errors."""
     starts, weight, low = [], np.exp(-data.log_loss), float(data.log_loss.min())
     for alpha in POWER_EXPONENTS:
         power = np.exp(-alpha * data.n)
@@ -314,7 +315,7 @@ LAW_FORMS: dict[str, LawForm] = {
 
 
 def find_law_form(law: str) -> LawForm:
-    """Returns the form that --law names.
+    """Return the form that --law names.
 
     Args:
       law: a key of LAW_FORMS, or a dotted path to a LawForm, 'my_lab.laws:POWER_PRODUCT'.
@@ -326,8 +327,8 @@ def find_law_form(law: str) -> LawForm:
 
 
 def has_optimal_split(constants: Mapping[str, float]) -> bool:
-    """Returns whether a law with these constants gives the compute-optimal N* and D*.
+    """Return whether a law with these constants gives the compute-optimal N* and D*.
 
-    It does if it is E + A / N^alpha + B / D^beta outside of repeated data.
+    It does if it is E + A / N^alpha + B / D^beta for data without repetition.
     """
     return {'A', 'B', 'alpha', 'beta'} <= set(constants)

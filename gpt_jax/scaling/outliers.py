@@ -1,4 +1,4 @@
-"""Outliers: runs far off the law that the others follow, left out by every command alike."""
+"""Outliers: runs far from the law of the others, which all commands leave out alike."""
 
 import math
 from collections.abc import Callable
@@ -10,24 +10,24 @@ from gpt_jax.scaling import bootstrap, parametric_fit, power_law
 from gpt_jax.scaling.robust_fit import HUBER_DELTA
 from gpt_jax.scaling.runs import Runs
 
-# So wide that the 240 points digitized from Hoffmann et al. 2022 (figure 4) are all fitted: two of
-# them are 5% off their law.
+# Wide enough to keep all 240 points digitized from Hoffmann et al. 2022 (figure 4), two of which
+# are 5% off their law.
 OUTLIER_SIGMAS = 8.0  # robust standard deviations
 MIN_OUTLIER_RESIDUAL = 0.08  # of log loss: a run this close to the law is not an outlier
-MAX_OUTLIER_SHARE = 0.2  # of the runs: if more are far off, the law is wrong and not the runs
+MAX_OUTLIER_SHARE = 0.2  # of the runs: if more are far off, the law is wrong, not the runs
 TRIES = 12  # starts of each fit
 
 
 def drop_outliers(
     law: str, runs: Runs, *, delta: float, constants: dict[str, float] | None = None
 ) -> Runs:
-    """Leaves out the runs whose loss is far from the law of the others, each with its reason.
+    """Leave out the runs whose loss is far from the law of the others, each with its reason.
 
     Args:
       law: a key of LAW_FORMS.
-      runs: all of them.
-      delta: where the Huber loss turns from squared to linear.
-      constants: of the base law that 'repeated' holds fixed.
+      runs: all runs.
+      delta: residual at which the Huber loss turns from quadratic to linear.
+      constants: constants of the base law, which 'repeated' then holds fixed.
     """
 
     def residual(subset: Runs) -> np.ndarray:
@@ -41,7 +41,7 @@ def drop_outliers(
 
 
 def drop_power_law_outliers(over: str, runs: Runs, *, irreducible: bool, delta: float) -> Runs:
-    """Does the same by a law over one variable, 'N', 'D' or 'C'."""
+    """Leave out runs far from a law over one variable, 'N', 'D' or 'C'."""
 
     def residual(subset: Runs) -> np.ndarray:
         x = subset.variable(over)
@@ -77,19 +77,20 @@ def clean_runs(
     constants: dict[str, float] | None = None,
     keep_outliers: bool = False,
 ) -> tuple[Runs, float, dict[str, Any] | None]:
-    """Returns the runs as every command fits them.
+    """Return the runs, the Huber delta and the seed noise that all commands use.
 
-    Differences between seeds are noise, and noise counts squared: delta becomes at least as large.
+    Differences between seeds are noise, which must count quadratically, so delta is at least as
+    large as that noise.
 
     Args:
       law: a key of LAW_FORMS.
-      runs: all of them.
-      delta: where the Huber loss turns from squared to linear.
-      constants: of the base law that 'repeated' holds fixed.
-      keep_outliers: whether outliers stay.
+      runs: all runs.
+      delta: residual at which the Huber loss turns from quadratic to linear.
+      constants: constants of the base law, which 'repeated' then holds fixed.
+      keep_outliers: whether outliers are kept.
 
     Returns:
-      The runs without outliers, the Huber delta to use, and the noise between seeds, if any.
+      The runs without outliers, the Huber delta to use, and the noise between seeds, if known.
     """
     if not keep_outliers:
         runs = drop_outliers(law, runs, delta=delta, constants=constants)

@@ -1,8 +1,8 @@
 """Fit of a law over parameters and tokens to runs (approach 3 of Hoffmann et al. 2022).
 
 The forms of the laws are in law_forms.py and the search in robust_fit.py. Laws over one variable
-(power_law.py) share that search but not the class of their results: they are evaluated in the
-units of their variable, not in logarithms, which rounds differently.
+(power_law.py) share that search but have another result class, because they are evaluated in the
+units of their variable instead of in logarithms, which rounds differently.
 """
 
 import dataclasses
@@ -21,8 +21,8 @@ from gpt_jax.scaling.robust_fit import (
 )
 from gpt_jax.scaling.runs import Runs
 
-BASE_TRIES = 12  # starts of the base law under 'repeated'
-JOINT_STARTS = 6  # of 'repeated' with its base law, the best of the grid
+BASE_TRIES = 12  # starts of the fit of the base law of 'repeated'
+JOINT_STARTS = 6  # starts of the joint fit of 'repeated' and its base law, the best of the grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class ParametricLaw(FittedLaw):
 
     Attributes:
       law: its form, a key of LAW_FORMS.
-      constants: by name, in full precision; E in the loss's units, A and B in theirs.
-      delta: where the Huber loss turned from squared to linear.
+      constants: by name, at full precision; E is in units of the loss.
+      delta: residual at which the Huber loss turned from quadratic to linear.
     """
 
     law: str
@@ -40,7 +40,7 @@ class ParametricLaw(FittedLaw):
     delta: float
 
     def predict(self, params: Any, tokens: Any, unique_tokens: Any = None) -> np.ndarray:
-        """Returns the loss at N and D (broadcast against each other)."""
+        """Return the loss at N and D (broadcast against each other)."""
         n, d = np.broadcast_arrays(
             np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
         )
@@ -52,14 +52,14 @@ class ParametricLaw(FittedLaw):
 
 
 def from_constants(law: str, constants: dict[str, float]) -> ParametricLaw:
-    """Makes a law from its constants alone, without a fit."""
+    """Make a law from its constants alone, without a fit."""
     return ParametricLaw(
         law=law, constants=constants, delta=0.0, objective=0.0, starts=0, starts_reached=0, points=0
     )
 
 
 def to_log_data(runs: Runs) -> LogData:
-    """Returns the logarithms of the runs' columns; without unique tokens, all tokens are unique."""
+    """Return the logarithms of the runs' columns; without unique_tokens, no token is repeated."""
     d = np.log(runs.tokens)
     unique = runs.extra.get('unique_tokens', np.full(len(runs), np.nan))
     u = np.where(np.isnan(unique), d, np.minimum(d, np.log(unique)))
@@ -67,7 +67,7 @@ def to_log_data(runs: Runs) -> LogData:
 
 
 def search_options(tolerance: float = 1e-10) -> dict[str, Any]:
-    """Returns the options of scipy's L-BFGS-B for these laws; `tolerance` is relative."""
+    """Return the options of scipy's L-BFGS-B for these laws; `tolerance` is relative."""
     return {'maxiter': 1000, 'maxfun': 4000, 'ftol': tolerance, 'gtol': 1e-8, 'maxcor': 20}
 
 
@@ -79,18 +79,19 @@ def fit_parametric_law(
     tries: int | None = None,
     constants: dict[str, float] | None = None,
 ) -> ParametricLaw:
-    """Fits a law.
+    """Fit a law to runs.
 
     Args:
       law: a key of LAW_FORMS.
       data: the runs, in logarithms.
-      delta: where the Huber loss turns from squared to linear.
+      delta: residual at which the Huber loss turns from quadratic to linear.
       tries: search only from this many of the law's starts, the best ones; None: from all.
-      constants: of the base law, which 'repeated' then holds fixed, as its authors do; without them
-        everything is fitted together.
+      constants: constants of the base law, which 'repeated' then holds fixed, as its authors do;
+        None: all constants are fitted together.
 
     Raises:
-      UserError: fewer runs, sizes or token counts than the law has constants to fit.
+      UserError: there are no more runs than constants to fit, or fewer than three sizes or token
+        counts.
     """
     jointly = law == 'repeated' and constants is None
     form = _start_jointly(data, delta) if jointly else get_law_form(law, constants)
@@ -101,7 +102,7 @@ def fit_parametric_law(
         same_optimum=1e-4,
         same_optimum_absolute=1e-9 * len(data.n),
     )
-    weights = np.ones(len(data.n))  # the bootstrap's weighted sum, which rounds as its refits do
+    weights = np.ones(len(data.n))  # a weighted sum, so that it rounds like the bootstrap's refits
     solution = search_all(form, data, delta, settings, tries=tries, weights=weights)
     return ParametricLaw(
         law=law,
@@ -124,16 +125,16 @@ def _require_enough(law: str, data: LogData, constants: int) -> None:
 
 
 def get_law_form(law: str, constants: dict[str, float] | None) -> LawForm:
-    """Returns the form that is fitted: of 'repeated' with base constants, its half-lives alone."""
+    """Return the form to fit; for 'repeated' with base constants, only the half-lives are free."""
     form = find_law_form(law)
     return _fix_base(form, constants) if law == 'repeated' and constants is not None else form
 
 
 def _start_jointly(data: LogData, delta: float) -> LawForm:
-    """Makes 'repeated' with a free base law, started from that of the runs without repetition.
+    """Make 'repeated' with a free base law, started from a fit to the runs without repetition.
 
     Raises:
-      UserError: too few of the runs repeat nothing.
+      UserError: too few of the runs are without repetition.
     """
     form, unrepeated = free_repeated_form(), data.d - data.u < 1e-6
     try:
@@ -145,8 +146,8 @@ def _start_jointly(data: LogData, delta: float) -> LawForm:
         )
     except UserError as error:
         raise UserError(
-            f'repeated: {unrepeated.sum()} runs repeat nothing: {error}; or fix a base law with '
-            '--base=...'
+            f'repeated: the base law is first fitted to the {unrepeated.sum()} runs without '
+            f'repetition: {error}; or fix it with --base=...'
         ) from None
     start = LAW_FORMS['chinchilla'].pack(base.constants)
 
@@ -161,12 +162,12 @@ def _start_jointly(data: LogData, delta: float) -> LawForm:
 
 
 def free_repeated_form() -> LawForm:
-    """Returns 'repeated' with all seven constants free."""
+    """Return 'repeated' with all seven constants free."""
     form = LAW_FORMS['repeated']
 
     def predict(theta: np.ndarray, data: LogData) -> tuple[np.ndarray, np.ndarray]:
-        # The optimal size for the unique tokens depends on the base law, so the five gradients
-        # by its constants are central differences.
+        # The optimal size for the unique tokens depends on the base law, so the derivatives by its
+        # five constants are central differences.
         loss, by_halves = form.predict(theta, data)
         steps = 1e-6 * np.eye(len(theta))[:5]
         by_base = [
@@ -179,7 +180,7 @@ def free_repeated_form() -> LawForm:
 
 
 def _fix_base(form: LawForm, constants: dict[str, float]) -> LawForm:
-    """Fixes the base law of `form` at `constants`, so that only the two half-lives are fitted."""
+    """Fix the base law of `form` at `constants`, so that only the two half-lives are fitted."""
     base = LAW_FORMS['chinchilla'].pack(constants)
     all_constants = constants | {'R_D': 1.0, 'R_N': 1.0}
 

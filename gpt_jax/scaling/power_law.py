@@ -3,9 +3,9 @@
     L(x) = E + A x^-alpha        (Hoffmann et al. 2022, equation 2, one variable at a time)
     L(x) = A x^-alpha            (Kaplan et al. 2020, section 1.2)
 
-x is the variable that was scaled (parameters, tokens or FLOPs); the caller knows under which
-convention it was counted. The search is that of the laws over N and D (robust_fit.py). What differs
-is the evaluation: in units of x instead of logarithms, which also works where A or E is 0.
+x is the variable that was scaled (parameters, tokens or FLOPs), counted by any convention. The
+search is that of the laws over N and D (robust_fit.py); only the evaluation differs: it is in units
+of x instead of logarithms, which also works if A or E is 0.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ SETTINGS = SearchSettings(
     same_optimum=1e-6,
     same_optimum_absolute=1e-6**2,
 )
-SAME_EXPONENT = 0.02  # relative: equally good exponents further apart than this are not one answer
+SAME_EXPONENT = 0.02  # relative: equally good exponents that differ by more are ambiguous
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,9 @@ class PowerLaw(FittedLaw):
     Attributes:
       amplitude: A, in loss units times x's unit to the power alpha.
       exponent: alpha.
-      irreducible: E in loss units, 0.0 for the law without it.
+      irreducible: E in loss units; 0.0 for the law without it.
       with_irreducible: which of the two laws was fitted.
-      note: what a reader of the numbers must know; empty when there is nothing.
+      note: a caveat on the numbers, or ''.
     """
 
     amplitude: float
@@ -51,23 +51,23 @@ class PowerLaw(FittedLaw):
 
 
 def predict_loss(law: PowerLaw, x: Any) -> Any:
-    """Returns the law's loss at `x` (a number or an array, in the unit the law was fitted in)."""
+    """Return the law's loss at `x` (a number or an array, in the unit of the fit)."""
     return law.irreducible + law.amplitude * np.asarray(x, float) ** -law.exponent
 
 
 def law_from_dict(values: dict[str, Any]) -> PowerLaw:
-    """Returns the law that `dataclasses.asdict` wrote to fit.json; other keys are ignored."""
+    """Return the law from its `dataclasses.asdict`, as in fit.json; other keys are ignored."""
     return PowerLaw(**{field.name: values[field.name] for field in dataclasses.fields(PowerLaw)})
 
 
 def format_law(law: PowerLaw, variable: str = 'N') -> str:
-    """Writes the law as a formula: '1.05 + 30.1 N^-0.402'."""
+    """Write the law as a formula: '1.05 + 30.1 N^-0.402'."""
     floor = f'{law.irreducible:#.3g} + ' if law.irreducible else ''
     return f'{floor}{law.amplitude:#.3g} {variable}^-{law.exponent:.3f}'
 
 
 def check_points(x: Any, loss: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `x` and `loss` as float arrays, [runs].
+    """Return `x` and `loss` as float arrays, [runs].
 
     Raises:
       UserError: they differ in length, a value cannot be fitted, or there are fewer than two sizes.
@@ -75,18 +75,18 @@ def check_points(x: Any, loss: Any) -> tuple[np.ndarray, np.ndarray]:
     x, loss = np.asarray(x, float), np.asarray(loss, float)
     if x.ndim != 1 or x.shape != loss.shape:
         raise UserError(
-            f'fit: x and loss must be two lists of one length, got shapes {x.shape} and '
+            f'fit: x and loss must be lists of the same length, got shapes {x.shape} and '
             f'{loss.shape}'
         )
     for name, values in (('x', x), ('loss', loss)):
         bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
         if bad.size:
             raise UserError(
-                f'fit: {name}[{bad[0]}] = {values[bad[0]]}; a power law needs finite values above '
-                'zero'
+                f'fit: {name}[{bad[0]}] must be finite and above zero for a power law, got '
+                f'{values[bad[0]]}'
             )
     if np.unique(x).size < 2:
-        raise UserError(f'fit: {np.unique(x).size} distinct x; a power law needs at least 2 sizes')
+        raise UserError(f'fit: a power law needs at least 2 distinct x, got {np.unique(x).size}')
     return x, loss
 
 
@@ -98,26 +98,26 @@ def fit_power_law(
     delta: float = HUBER_DELTA,
     tries: int | None = None,
 ) -> PowerLaw:
-    """Fits one law to measured losses.
+    """Fit a power law to measured losses.
 
-    With too few sizes for the irreducible term (as many parameters as sizes), and where the term
-    goes to zero, the law without it is returned and `note` says so.
+    With too few sizes for the irreducible term (no more sizes than parameters), or if the term goes
+    to zero, the law without it is returned, and `note` says so.
 
     Args:
       x: the scaled variable, [runs], above zero, in any unit.
       loss: the loss reached, [runs], above zero; nats per token by convention.
       with_irreducible: whether the law has the term E.
-      delta: where the Huber loss on the log residual turns from squared to linear.
+      delta: log residual at which the Huber loss turns from quadratic to linear.
       tries: search only from this many of the most promising starts (a bootstrap needs no more);
         None: from all.
 
     Raises:
-      UserError: as `check_points`.
+      UserError: as in `check_points`.
     """
     x, loss = check_points(x, loss)
     if with_irreducible and np.unique(x).size <= 3:
         reducible = fit_power_law(x, loss, with_irreducible=False, delta=delta, tries=tries)
-        note = f'{np.unique(x).size} sizes cannot carry the 3 parameters with E: fitted without E'
+        note = f'{np.unique(x).size} sizes cannot determine 3 parameters: fitted without E'
         return dataclasses.replace(reducible, note='; '.join(filter(None, [note, reducible.note])))
     # Centring makes the fit the same in every unit of x, and the two terms independent.
     centre = np.log(x).mean()
@@ -144,8 +144,8 @@ def fit_power_law(
 def _describe_ambiguity(exponent: float, equally_good: list[float]) -> str:
     if not 0 < exponent < MAX_POWER_EXPONENT:
         return f'not identified: the exponent went to the end of its range, {exponent:g}'
-    # A sum of absolute residuals over evenly spaced sizes can be flat at its minimum, and so can
-    # an irreducible loss that no run comes near.
+    # The objective can be flat at its minimum: with a sum of absolute residuals over evenly spaced
+    # sizes, or with an irreducible loss that no run comes near.
     low, high = min(equally_good), max(equally_good)
     if high - low > SAME_EXPONENT * exponent:
         return f'not identified: exponents from {low:.3f} to {high:.3f} fit equally well'

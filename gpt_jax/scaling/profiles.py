@@ -1,12 +1,13 @@
 """Profile likelihoods: whether the runs identify a constant of a law, and its 95% range.
 
-A constant is fixed at a value and the others are fitted, until the fit is worse. The measure is the
-robust likelihood ratio of a sum of Huber terms (Ronchetti 1982; Hampel et al. 1986, chapter 7):
-2 (objective - least objective) E[psi'] / E[psi^2] is chi-square with one degree of freedom where
-the value is the true one, with psi the derivative of a term. Both expectations are those of normal
-residuals of the robust standard deviation about the fit. Delta is at least 1.345 times that: far
-below the noise the sum is one of absolute residuals, which has a kink at each run, and a minimum
-wherever as many runs as there are constants are met exactly.
+The constant is fixed at values further and further from the optimum, and the others are refitted,
+until the fit is significantly worse. The measure is the robust likelihood ratio of a sum of Huber
+terms (Ronchetti 1982; Hampel et al. 1986, chapter 7): at the true value, 2 (objective - minimum
+objective) E[psi'] / E[psi^2] is chi-square with one degree of freedom, where psi is the derivative
+of a term. Both expectations are taken over normal residuals with the robust standard deviation of
+the fit. Delta is at least 1.345 times that deviation: far below it, the sum is one of absolute
+residuals, which has a kink at each run, and a local minimum wherever as many runs as there are
+constants are met exactly.
 """
 
 import itertools
@@ -21,32 +22,32 @@ from gpt_jax.scaling.law_forms import LawForm, LogData
 from gpt_jax.scaling.parametric_fit import ParametricLaw
 
 CHI_SQUARE_LIMIT = 3.841  # the 95% quantile of chi-square with one degree of freedom
-# The factor within which an identified constant stays; of A, B, Nc and Dc, their logarithm.
+# An identified constant stays within this factor; for A, B, Nc and Dc, their logarithm does.
 WIDE = 2.0
 STEPS = 8  # values on each side up to WIDE; beyond it, doublings
 DOUBLINGS = 6
-GRID_STARTS = 12  # of the law's own, for the searches in the middle, at WIDE and beyond
+GRID_STARTS = 12  # of the law's starts, for the searches at the optimum, at WIDE and beyond
 MAX_ITERATIONS = 60  # of a search
-# Huber's delta over the noise that loses 5% of the efficiency for normal noise (Huber 1981).
+# Huber's delta, relative to normal noise, at which 5% of the efficiency is lost (Huber 1981).
 EFFICIENT_DELTA = 1.345
-MIN_NOISE = 1e-6  # of log loss: losses are not recorded more exactly
-# The loss's level at one parameter or one token: only its logarithm means something.
+MIN_NOISE = 1e-6  # of log loss: losses are not recorded more precisely
+# Levels of the loss at one parameter or one token, of which only the logarithm is meaningful.
 LEVELS = ('A', 'B', 'Nc', 'Dc')
 PROFILED_CONSTANTS = {
     'chinchilla': ('E', 'A', 'B', 'alpha', 'beta'),
     'tied': ('E', 'A', 'B', 'alpha'),
     'kaplan': ('Nc', 'Dc', 'alphaN', 'alphaD'),
-    'repeated': ('R_D', 'R_N'),  # over its fixed base law
+    'repeated': ('R_D', 'R_N'),  # with its base law fixed
 }
 
 
 class _Coordinates(NamedTuple):
-    """The law in coordinates of which each is one constant, or its logarithm.
+    """The law in coordinates that each are one constant or its logarithm.
 
     Attributes:
       form: the law.
       data: the runs, in logarithms.
-      delta: where the Huber loss turns from squared to linear.
+      delta: residual at which the Huber loss turns from quadratic to linear.
       logs: which coordinates are logarithms, [coordinates].
       bounds: [coordinates, 2].
       to_theta: coordinates -> (theta, its Jacobian [theta, coordinates]).
@@ -61,19 +62,22 @@ class _Coordinates(NamedTuple):
 
 
 def profile_constant(law: ParametricLaw, data: LogData, name: str) -> dict[str, Any]:
-    """Computes the fit along one constant, with the others fitted.
+    """Compute the profile of one constant: the best fit at each of its values.
 
     Args:
-      law: fitted to the runs.
+      law: the law fitted to the runs.
       data: the runs, in logarithms.
-      name: of the constant, in PROFILED_CONSTANTS.
+      name: name of the constant, in PROFILED_CONSTANTS.
 
     Returns:
       values, objective (the unscaled sum of Huber terms), statistic (the likelihood ratio): lists
-      of one length, ascending in the value; limit: of the statistic. low, high: where the statistic
-      crosses the limit; None where it does not before the constant's bound, or the last value
-      tried. identified: it crosses on both sides within a factor of WIDE, and is below the limit in
-      one piece. note: why the constant is not identified, or ''.
+      of equal length, ascending by value.
+      limit: the limit of the statistic.
+      low, high: where the statistic crosses the limit; None if it does not up to the constant's
+        bound or the last value tried.
+      identified: whether it crosses on both sides within a factor of WIDE, and is below the limit
+        in a single range.
+      note: why the constant is not identified, or ''.
     """
     names = PROFILED_CONSTANTS[law.law]
     sigma = _estimate_sigma(law, data, len(names))
@@ -107,10 +111,10 @@ def profile_constant(law: ParametricLaw, data: LogData, name: str) -> dict[str, 
 def _walk(
     law: ParametricLaw, coordinates: _Coordinates, name: str, index: int, per_unit: float
 ) -> tuple[dict[int, np.ndarray], dict[int, float]]:
-    """Steps from the optimum to both sides: (coordinates, objective) by step.
+    """Step from the optimum to both sides; return the coordinates and the objective by step.
 
-    Each search begins at the neighboring step's result; in the middle and far out also at
-    GRID_STARTS of the law's starts, because a walk from the optimum stays in its valley.
+    Each search begins at the result of the neighboring step; at the optimum and far out, also at
+    GRID_STARTS of the law's starts, because a walk from the optimum stays in its own valley.
     """
     best = _get_coordinates(law.constants, law.law, coordinates)
     starts = _spread_starts(law, coordinates)
@@ -148,9 +152,10 @@ def _walk(
 
 
 def _place(centre: float, is_log: bool, name: str, step: float) -> float:
-    """Returns the coordinate `step` steps away; STEPS of them reach WIDE."""
+    """Return the coordinate `step` steps from the centre; STEPS steps reach WIDE."""
     if name in LEVELS:
-        # A logarithm near 0 has no factor; a factor of WIDE in the level itself is the least reach.
+        # Factors of a logarithm near 0 mean nothing, so the reach is at least a factor of WIDE in
+        # the level itself.
         reach = max(abs(centre), math.log(WIDE))
         if step > 0:
             return centre + reach * (WIDE - 1) * step / STEPS
@@ -162,7 +167,7 @@ def _place(centre: float, is_log: bool, name: str, step: float) -> float:
 def _place_beyond(
     coordinates: _Coordinates, centre: float, index: int, name: str, step: int
 ) -> float:
-    """Past WIDE, each step multiplies by WIDE again, up to the bound."""
+    """Return the coordinate beyond WIDE: each step multiplies by WIDE again, up to the bound."""
     side = 1 if step > 0 else -1
     outer_step = side * STEPS * (1 + abs(step) - STEPS)
     place = _place(centre, bool(coordinates.logs[index]), name, outer_step)
@@ -180,7 +185,7 @@ def _walk_back(
     thetas: dict[int, np.ndarray],
     objectives: dict[int, float],
 ) -> None:
-    """Searches again from both ends inwards: a result from far out may be better further in too."""
+    """Search again from both ends inward: a result from far out may be better further in too."""
     for steps in (sorted(objectives), sorted(objectives, reverse=True)):
         for step, after in itertools.pairwise(steps):
             start = thetas[step].copy()
@@ -191,14 +196,14 @@ def _walk_back(
 
 
 def _find_crossings(places: np.ndarray, statistic: np.ndarray) -> tuple[float | None, float | None]:
-    """Finds where the statistic crosses the limit, left and right of everything below it."""
+    """Find where the statistic crosses the limit, left and right of all values below it."""
     below = np.flatnonzero(statistic <= CHI_SQUARE_LIMIT)
     ends: list[float | None] = []
     for inner, outer in ((below[0], below[0] - 1), (below[-1], below[-1] + 1)):
         if not 0 <= outer < len(places):
             ends.append(None)
             continue
-        # Linear in the root, because a profile is a parabola near its minimum.
+        # Linear in the square root, because a profile is a parabola near its minimum.
         near, far, limit = (
             math.sqrt(max(0.0, value))
             for value in (statistic[inner], statistic[outer], CHI_SQUARE_LIMIT)
@@ -217,7 +222,7 @@ def _describe_ambiguity(
     places: np.ndarray,
     steps: list[int],
 ) -> str:
-    """Says why the constant is not identified; '' if it is."""
+    """Return why the constant is not identified, or '' if it is."""
     below = statistic <= CHI_SQUARE_LIMIT
     pieces = int((below[1:] & ~below[:-1]).sum() + below[0])
     if pieces > 1:
@@ -241,16 +246,16 @@ def _to_value(name: str, place: float) -> float:
 
 
 def _estimate_sigma(law: ParametricLaw, data: LogData, constants: int) -> float:
-    """Returns the robust standard deviation of the runs' log losses about the law."""
+    """Return the robust standard deviation of the runs' log losses about the law."""
     form = parametric_fit.get_law_form(law.law, law.constants)
     log_predicted, _ = form.predict(form.pack(law.constants), data)
     residual = np.sort(np.abs(log_predicted - data.log_loss))
-    # As many residuals as there are constants are near zero because they were fitted.
+    # As many residuals as there are constants are near zero because of the fit.
     return max(MIN_NOISE, 1.4826 * float(np.median(residual[constants:])))
 
 
 def _statistic_per_unit(delta: float, sigma: float) -> float:
-    """Returns the likelihood ratio per unit of the sum of Huber terms: 2 E[psi'] / E[psi^2]."""
+    """Return the likelihood ratio per unit of the sum of Huber terms: 2 E[psi'] / E[psi^2]."""
     z = delta / sigma
     inside = math.erf(z / math.sqrt(2))
     density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
@@ -274,7 +279,7 @@ def _make_coordinates(law: ParametricLaw, data: LogData, delta: float) -> _Coord
 
 
 def _kaplan_theta(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (log Nc, log Dc, alphaN, alphaD) to law_forms.py's (p, q, r, alphaD), with Jacobian."""
+    """Map (log Nc, log Dc, alphaN, alphaD) to law_forms.py's (p, q, r, alphaD), with Jacobian."""
     n, d, alpha_n, alpha_d = x
     r = alpha_n / alpha_d
     jacobian = [
@@ -295,7 +300,7 @@ def _get_coordinates(
 
 
 def _spread_starts(law: ParametricLaw, coordinates: _Coordinates) -> list[np.ndarray]:
-    """Picks GRID_STARTS of the law's starts, from all over its grid."""
+    """Pick GRID_STARTS of the law's starts, spread over its grid."""
     form = coordinates.form
     thetas = form.starts(coordinates.data)
     indices = np.unique(np.linspace(0, len(thetas) - 1, GRID_STARTS).astype(int))
@@ -303,9 +308,9 @@ def _spread_starts(law: ParametricLaw, coordinates: _Coordinates) -> list[np.nda
 
 
 def _minimize(coordinates: _Coordinates, start: np.ndarray, fixed: int) -> tuple[np.ndarray, float]:
-    """Finds the best fit near `start` with one coordinate fixed: (coordinates, unscaled objective).
+    """Find the best fit near `start` with one coordinate fixed: (coordinates, unscaled objective).
 
-    Levenberg-Marquardt within the bounds.
+    The method is Levenberg-Marquardt within the bounds.
     """
     free = [i for i in range(len(start)) if i != fixed]
     low, high = coordinates.bounds[free].T
@@ -334,7 +339,7 @@ def _minimize(coordinates: _Coordinates, start: np.ndarray, fixed: int) -> tuple
 def _differentiate(
     coordinates: _Coordinates, x: np.ndarray, free: list[int]
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """Returns (sum of Huber terms, gradient, Gauss-Newton matrix with Huber weights), by `free`."""
+    """Return (sum of Huber terms, gradient, Huber-weighted Gauss-Newton matrix) over `free`."""
     delta = coordinates.delta
     theta, theta_jacobian = coordinates.to_theta(x)
     predicted, by_theta = coordinates.form.predict(theta, coordinates.data)

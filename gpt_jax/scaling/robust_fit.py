@@ -1,8 +1,8 @@
 """Robust fit of a law from many starts: L-BFGS-B on the Huber loss of log residuals.
 
 The fit minimizes the sum over runs of Huber_delta(log L_predicted - log L_measured), as in Hoffmann
-et al. 2022, appendix D.2, with an analytic gradient. The terms are summed and scaled, because the
-mean of such tiny terms stops the optimizer at once (Besiroglu et al. 2024).
+et al. 2022, appendix D.2, with an analytic gradient. The terms are summed and scaled, because with
+the mean of such tiny terms, the optimizer stops at once (Besiroglu et al. 2024).
 """
 
 import dataclasses
@@ -14,19 +14,19 @@ from scipy import optimize
 from gpt_jax.scaling.law_forms import LawForm, LogData
 
 HUBER_DELTA = 1e-3  # Hoffmann et al. 2022, appendix D.2
-SCALE = 1e4  # brings the objective of a good fit near 1, where the tolerances are meant to be used
+SCALE = 1e4  # brings the objective of a good fit near 1, for which the tolerances are meant
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FittedLaw:
-    """What every fitted law says about its fit.
+    """The fit statistics of a fitted law.
 
     Attributes:
-      objective: the unscaled sum of Huber terms at the optimum, which compares two fits of the same
-        runs.
-      starts: how many searches were begun.
-      starts_reached: how many of them ended at this objective.
-      points: the number of runs fitted.
+      objective: the unscaled sum of Huber terms at the optimum, by which two fits of the same runs
+        can be compared.
+      starts: number of searches.
+      starts_reached: number of searches that ended at this objective.
+      points: number of fitted runs.
     """
 
     objective: float
@@ -36,13 +36,13 @@ class FittedLaw:
 
 
 class SearchSettings(NamedTuple):
-    """How a law is searched for.
+    """Settings of the search for the constants of a law.
 
     Attributes:
-      options: of scipy's L-BFGS-B.
+      options: options of scipy's L-BFGS-B.
       polish_tolerance: `ftol` of the repeated search from the best result; None: no polishing.
-      same_optimum: relative difference below which two objectives are equal.
-      same_optimum_absolute: absolute difference below which they are.
+      same_optimum: relative difference below which two objectives count as equal.
+      same_optimum_absolute: absolute difference below which they count as equal.
     """
 
     options: dict[str, Any]
@@ -56,9 +56,9 @@ class Solution(NamedTuple):
 
     Attributes:
       theta: the parameters.
-      objective: unscaled.
-      starts: how many searches were begun.
-      reached: the parameters of the searches that did equally well.
+      objective: the unscaled objective.
+      starts: number of searches.
+      reached: the parameters of all searches that did equally well.
     """
 
     theta: np.ndarray
@@ -70,7 +70,7 @@ class Solution(NamedTuple):
 def huber_objective(
     theta: np.ndarray, form: LawForm, data: LogData, delta: float, weights: np.ndarray | None = None
 ) -> tuple[float, np.ndarray]:
-    """Returns the scaled, weighted sum of Huber terms and its gradient by theta."""
+    """Return the scaled, weighted sum of Huber terms and its gradient with respect to theta."""
     predicted, gradient = form.predict(theta, data)
     residual = predicted - data.log_loss
     clipped = np.clip(residual, -delta, delta)
@@ -88,7 +88,7 @@ def search(
     options: dict[str, Any],
     weights: np.ndarray | None = None,
 ) -> Any:
-    """Searches from one start; scipy's result, with the scaled objective in `fun`, theta in `x`."""
+    """Search from one start; return scipy's result: the scaled objective is `fun`, theta is `x`."""
     shear = np.eye(len(start))
     for level, exponent, letter in form.shear:
         shear[level, exponent] = getattr(data, letter).mean()
@@ -118,15 +118,15 @@ def search_all(
     tries: int | None = None,
     weights: np.ndarray | None = None,
 ) -> Solution:
-    """Searches from the form's starts and returns the best result.
+    """Search from the form's starts and return the best result.
 
     Args:
       form: the law.
       data: the runs, in logarithms.
-      delta: where the Huber loss turns from squared to linear.
-      settings: of the search.
+      delta: residual at which the Huber loss turns from quadratic to linear.
+      settings: settings of the search.
       tries: search only from this many of the starts, the best ones; None: from all.
-      weights: of the runs, [runs]; None: all 1.
+      weights: weights of the runs, [runs]; None: all 1.
     """
 
     def objective(start: np.ndarray) -> float:
@@ -153,9 +153,9 @@ def _polish(
     options: dict[str, Any],
     weights: np.ndarray | None,
 ) -> Any:
-    """Searches again from the end of a search as long as that helps.
+    """Repeat the search from its own result as long as that helps.
 
-    L-BFGS approximates the curvature from its path, and a new start drops what misled it.
+    L-BFGS approximates the curvature from its path; a restart discards a misleading approximation.
     """
     for _ in range(20):
         again = search(best.x, form, data, delta, options, weights)

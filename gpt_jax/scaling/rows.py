@@ -1,16 +1,15 @@
-"""Rows of a run table: a CSV, JSON or JSONL file of any origin, under the column names used here.
+"""Rows of a run table: a CSV, JSON or JSONL file of any origin, with its columns renamed.
 
 The files that run.py writes (records.jsonl) are read in the same way. `gpt_jax.core.files` reads
-only those, and drops a torn last line; here every line of a file counts, or is an error. Columns of
-records.jsonl:
+only those and drops a torn last line; here, every line must be valid. Columns of records.jsonl:
 
-    name                    of the trial, unique in its file
+    name                    name of the trial, unique in its file
     status                  'done', or why there is no result; only done trials are fitted
-    params_non_embedding    parameters without token embedding, position table and an untied head
+    params_non_embedding    parameters without token embedding, position table and untied head
     tokens                  tokens trained on, repeats counted
     flops_with_attention    training FLOPs: 6 per parameter and token, and all of the score matrix
     validation_loss         nats per token
-    bits_per_byte           validation loss in bits, over the bytes of the text of the tokens
+    bits_per_byte           validation loss in bits per byte of text
     seconds                 wall-clock seconds of training
 """
 
@@ -30,9 +29,9 @@ Row = dict[str, Any]
 REQUIRED_COLUMNS = ('params', 'tokens', 'loss')
 ALIASES = {'loss': ('validation_loss',), 'error': ('downstream_error',)}
 EXCLUDED_ROLES = {  # finished runs that follow no law of their parameters and tokens, by role
-    'trunk': 'the trunk of cooldown branches: its rate never fell',
-    'tuned': "it began with another run's weights: not all of its training is its own",
-    'task': "its loss is a task's: laws are of text",
+    'trunk': 'the trunk of cooldown branches: its learning rate never decayed',
+    'tuned': "started from another run's weights: part of its training is not its own",
+    'task': 'its loss is that of a task, and laws are for text',
 }
 MISSING_WORDS = ('', 'none', 'null', 'na', 'n/a')
 
@@ -40,7 +39,7 @@ MISSING_WORDS = ('', 'none', 'null', 'na', 'n/a')
 def read_rows(
     path: str, *, columns: dict[str, str] | None = None, count: str = '', flops: str = ''
 ) -> list[Row]:
-    """Reads every row of the file under the names used here; none is left out.
+    """Read every row of the file, with its columns renamed; none is left out.
 
     Args:
       path: .csv (with a header), .jsonl or .json (a list of objects).
@@ -49,7 +48,7 @@ def read_rows(
       flops: which FLOPs are C, as in `runs.read_runs`.
 
     Raises:
-      UserError: no such file, no rows, or a missing column.
+      UserError: the file does not exist or has no rows, or a column is missing.
     """
     return parse_rows(path, read_content(path), columns or {}, count, flops)[0]
 
@@ -57,10 +56,10 @@ def read_rows(
 def parse_rows(
     path: str, content: bytes, columns: dict[str, str], count: str, flops: str
 ) -> tuple[list[Row], str]:
-    """Parses the rows of `content` as `read_rows` does.
+    """Parse the rows of `content` as `read_rows` does.
 
     Returns:
-      The rows, and how their parameters are counted; '' is the file's own way.
+      The rows, and the convention of their parameters; '': as the file gives them.
     """
     table = [_strip_names(row) for row in _iterate_rows(path, content)]
     if not table:
@@ -87,7 +86,7 @@ def parse_rows(
 
 
 def list_param_counts(path: str, columns: dict[str, str]) -> set[str]:
-    """Lists the counts of parameters that all rows have: 'total', 'non_embedding', ..."""
+    """List the parameter counts that all rows have: 'total', 'non_embedding', ..."""
     names = [
         {columns.get(name, name) for name in row} for row in _iterate_rows(path, read_content(path))
     ]
@@ -96,16 +95,16 @@ def list_param_counts(path: str, columns: dict[str, str]) -> set[str]:
 
 
 def list_columns(path: str) -> set[str]:
-    """Lists the columns of the file, by their names in it."""
+    """List the columns of the file by their own names."""
     rows = _iterate_rows(path, read_content(path))
     return {name for row in rows for name in _strip_names(row)}
 
 
 def read_content(path: str) -> bytes:
-    """Reads the bytes of a file.
+    """Read the bytes of a file.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the file cannot be read.
     """
     try:
         return Path(path).read_bytes()
@@ -171,7 +170,7 @@ def _rename(row: Row, columns: dict[str, str]) -> Row:
 
 
 def _apply_conventions(row: Row, count: str, flops: str) -> Row:
-    """Returns the row with the params and flops of the conventions, if it has these columns."""
+    """Return the row with params and flops by the given conventions, if it has these columns."""
     result = dict(row)
     if count:
         result.pop('params', None)
@@ -191,14 +190,14 @@ def _join_columns(table: list[Row]) -> str:
 
 
 def parse_number(value: Any, where: str) -> float:
-    """Returns a cell as a float; NaN for an empty one.
+    """Return a cell as a float; NaN for an empty one.
 
     Args:
       value: the cell.
-      where: begins the error message.
+      where: prefix of the error message.
 
     Raises:
-      UserError: it is not a number.
+      UserError: the cell is not a number.
     """
     if value is None or (isinstance(value, str) and value.strip().lower() in MISSING_WORDS):
         return math.nan
@@ -211,10 +210,10 @@ def parse_number(value: Any, where: str) -> float:
 
 
 def get_column(records: list[Row], name: str) -> list[Any]:
-    """Returns the value of `name` in every record of a sweep.
+    """Return the value of `name` in every record of a sweep.
 
     Raises:
-      UserError: a record lacks it; says which record, and which columns there are.
+      UserError: a record lacks the column; names the record and the existing columns.
     """
     for index, record in enumerate(records):
         if name not in record:
@@ -227,11 +226,11 @@ def get_column(records: list[Row], name: str) -> list[Any]:
 
 
 def split_fittable(records: list[Row], names: list[str]) -> tuple[list[Row], list[dict[str, str]]]:
-    """Separates the records of a sweep that a law can be fitted to from the others.
+    """Separate the records of a sweep that a law can be fitted to from the others.
 
     Args:
-      records: of records.jsonl.
-      names: columns whose values must have a logarithm.
+      records: rows of records.jsonl.
+      names: columns whose values must be positive and finite.
 
     Returns:
       The records to fit, and for each of the others {'name', 'reason'}.

@@ -1,21 +1,21 @@
 """Runs that laws are fitted to, read from a CSV, JSON or JSONL file and cleaned.
 
-A row that is left out is listed with its reason. The columns that laws and plots read, after
+Rows that are left out are listed with the reason. The columns that laws and plots use, after
 --columns and the aliases of rows.py:
 
     params, tokens, loss    parameters (under any convention), tokens trained on, nats per token
-    flops                   training FLOPs; 6 x params x tokens where no row has them; where most
-                            rows do, the others are left out
+    flops                   training FLOPs; 6 x params x tokens if no row has them; if most rows
+                            have them, the others are left out
     budget                  the FLOP budget that a run was planned for: runs of one budget are one
                             isoFLOP curve
     unique_tokens           tokens of distinct text; less than `tokens` where text was repeated
     planned_tokens          tokens at which the run was to end; a run that stopped short is left out
     seed, status, name      seed; 'done' or what went wrong; the run's name
-    role                    'trunk' for a run at a constant rate, from which others cool down;
-                            'tuned' for one that began with another run's weights; 'task' for one
-                            that learned a task: all of these are left out
+    role                    'trunk' for a run at a constant learning rate, from which others cool
+                            down; 'tuned' for one that started from another run's weights; 'task'
+                            for one that was trained on a task: all of these are left out
     error                   downstream error in (0, 1), for error = eps - k exp(-gamma loss)
-    curve                   [[tokens, loss], ...] on the way there, in JSON and JSONL only; drawn,
+    curve                   [[tokens, loss], ...] during training, in JSON and JSONL only; drawn,
                             never fitted
 """
 
@@ -42,11 +42,12 @@ POSITIVE_COLUMNS = (
     'loss',
 )
 COUNT_COLUMNS = ('params', 'tokens', 'unique_tokens', 'planned_tokens')  # at least 1
-# No run comes near it, and its squares on the way to a law are still floats.
+# Far above any run, and small enough that squares computed in a fit are still finite.
 MAX_VALUE = 1e40
-MAX_CURVE_VALUE = 1e300  # JSON's integers have no bound, floats do
+MAX_CURVE_VALUE = 1e300  # integers in JSON are unbounded, floats are not
 DONE_WORDS = ('', 'done', 'ok', 'finished', 'complete', 'completed', 'success', 'none', 'nan')
-# Share of the planned tokens below which a run stopped short; above it, a last batch is missing.
+# Share of the planned tokens below which a run counts as stopped short; above it, only a part of
+# the last batch is missing.
 COMPLETE_SHARE = 0.995
 
 Curve = list[tuple[float, float]]  # (tokens, loss in nats/token), by tokens
@@ -54,15 +55,14 @@ Curve = list[tuple[float, float]]  # (tokens, loss in nats/token), by tokens
 
 @dataclasses.dataclass(frozen=True)
 class Runs:
-    """The runs that are fitted.
+    """The runs to which laws are fitted.
 
     Attributes:
       params, tokens, loss, flops: float64, [runs].
-      extra: the other numeric columns that the file has, NaN where a row lacks the value.
-      names: of the runs, [runs]; 'row 12' where the file gives none.
+      extra: the other numeric columns of the file, NaN where a row lacks the value.
+      names: names of the runs, [runs]; 'row 12' if the file gives none.
       rows: the number of each run's row in the file, from 1 and without the header.
-      curves: (tokens, loss) on the way to each run's loss, [runs]; empty where a row has none that
-        can be read.
+      curves: (tokens, loss) during each run, [runs]; empty if a row has none that can be read.
       left_out: {'row', 'name', 'reason'} for every row that is not fitted.
       provenance: 'file', 'sha256', 'count', 'flops': the source of the numbers and their
         conventions.
@@ -83,11 +83,11 @@ class Runs:
         return len(self.loss)
 
     def variable(self, over: str) -> np.ndarray:
-        """Returns the variable of a law over one: 'N', 'D' or 'C'."""
+        """Return the values of one variable, 'N', 'D' or 'C'."""
         return {'N': self.params, 'D': self.tokens, 'C': self.flops}[over]
 
     def take(self, selection: np.ndarray) -> 'Runs':
-        """Returns the runs of a mask or of indices; `left_out` is unchanged."""
+        """Return the runs of a mask or of indices; `left_out` is unchanged."""
         index = np.arange(len(self))[selection]
         return dataclasses.replace(
             self,
@@ -102,7 +102,7 @@ class Runs:
         )
 
     def exclude(self, reasons: dict[int, str]) -> 'Runs':
-        """Leaves out the runs at these indices, each with its reason."""
+        """Leave out the runs at these indices, each with its reason."""
         is_fitted = np.ones(len(self), bool)
         is_fitted[list(reasons)] = False
         excluded = [
@@ -114,9 +114,9 @@ class Runs:
 
 
 def parse_curve(value: Any) -> Curve:
-    """Returns the points of a record's `curve`, by tokens; empty where there are none.
+    """Return the points of a record's `curve`, by tokens; empty where there are none.
 
-    A curve is only drawn. So a malformed one counts as missing, and a point that is not a pair of
+    A curve is only drawn, so a malformed one counts as missing, and a point that is not a pair of
     finite numbers above zero is ignored; neither excludes the run from a fit.
     """
     points = [point for point in value if _is_point(point)] if isinstance(value, list) else []
@@ -143,7 +143,7 @@ def read_runs(
     drop_highest: int = 0,
     for_fitting: bool = True,
 ) -> Runs:
-    """Reads and cleans a file of runs.
+    """Read and clean a file of runs.
 
     Args:
       path: .csv (with a header), .jsonl or .json (a list of objects).
@@ -152,15 +152,16 @@ def read_runs(
         column params_COUNT of gpt_jax records: total, non_embedding, without_positions, active.
       flops: '' (the column flops if there is one, else 6ND), '6ND', 'column'; 'with_attention' and
         'causal' are the columns flops_with_attention and flops_causal of gpt_jax records. Where
-        most runs have the column and some lack it, those are left out: two ways of counting in one
-        fit would distort its law.
-      drop_highest: how many of the highest losses are left out.
-      for_fitting: False where the runs are only looked up, to score a forecast: then one is enough,
+        most runs have the column, those that lack it are left out: two ways of counting in one fit
+        would distort its law.
+      drop_highest: number of the highest losses to leave out.
+      for_fitting: False if the runs are only looked up to score a forecast: then one is enough,
         losses may be equal, and FLOPs, which are unused, are 6ND.
 
     Raises:
-      UserError: no such file, a missing column, text in place of a number, an impossible value,
-        FLOPs that half of the runs or more lack while others have them, or fewer than two runs.
+      UserError: the file does not exist, a column is missing, a cell is not a number or is an
+        impossible value, half of the runs or more lack FLOPs that others have, or there are fewer
+        than two runs.
     """
     flops = flops if for_fitting else '6ND'
     content = rows.read_content(path)
@@ -191,10 +192,10 @@ def read_runs(
 
 
 def _separate_rows(path: str, table: list[Row]) -> tuple[list[Row], list[dict[str, Any]]]:
-    """Returns the rows that can be fitted, their numbers as floats; the others with reasons."""
+    """Return the rows that can be fitted, with numbers as floats, and the others with reasons."""
     fitted: list[Row] = []
     left_out: list[dict[str, Any]] = []
-    first_rows: dict[tuple[Any, ...], int] = {}  # number of the first row with the same values
+    first_rows: dict[tuple[Any, ...], int] = {}  # values -> number of the first row that has them
     for number, row in enumerate(table, 1):
         name, values = str(row.get('name') or f'row {number}'), {}
         # The status comes first, because a failed run may have left anything in its columns.
@@ -222,10 +223,10 @@ def _find_bad_status(row: Row) -> str:
 
 
 def _parse_values(row: Row, where: str) -> dict[str, Any]:
-    """Returns the row's numbers; NaN where it has none.
+    """Return the row's numbers; NaN where it has none.
 
     Raises:
-      UserError: a value that only a mistake can explain, and not the failure of a run.
+      UserError: a value can only be a mistake, not the result of a failed run.
     """
     values = {name: rows.parse_number(row.get(name), f'{where}: {name}') for name in NUMBER_COLUMNS}
     for name in POSITIVE_COLUMNS:
@@ -289,11 +290,11 @@ def _make_runs(
 
 
 def _exclude_without_flops(path: str, runs: Runs, flops: str) -> Runs:
-    """Leaves out the runs without FLOPs where most have them.
+    """Leave out the runs without FLOPs if most runs have them.
 
     Raises:
-      UserError: half of the runs or more lack them while others have them, or all lack a column
-        that `flops` names.
+      UserError: half of the runs or more lack FLOPs that others have, or all lack the column that
+        `flops` names.
     """
     name = 'flops' if flops in ('', 'column') else f'flops_{flops}'
     missing = np.flatnonzero(np.isnan(runs.flops))

@@ -28,7 +28,7 @@ RELEASED_SUFFIX = '.released'
 
 
 def this_process() -> dict[str, Any]:
-    """Return what identifies this process among all: machine, boot, container, pid and start."""
+    """Return what identifies this process uniquely: machine, boot, container, pid and start."""
     return {
         'host': socket.gethostname(),
         'machine': _find_machine(),
@@ -45,7 +45,7 @@ def is_dead(process: dict[str, Any]) -> bool:
 
 
 def _find_machine() -> str:
-    """Identify the boot and the pid namespace; '' where the system does not tell.
+    """Identify the boot and the pid namespace; '' if the system does not reveal them.
 
     Equal for two processes only if they see each other's pids.
     """
@@ -57,9 +57,9 @@ def _find_machine() -> str:
 
 
 def _find_start(pid: int) -> str:
-    """Return a process's start time in ticks since boot; '' if there is none, or a zombie.
+    """Return a process's start time in ticks since boot; '' if it is absent or a zombie.
 
-    It tells a process from a later one with the same pid.
+    It distinguishes a process from a later one with the same pid.
     """
     try:
         fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
@@ -112,11 +112,11 @@ class Claims:
         if latest is not None and self.is_held(latest):
             return None
         claim = self._make_claim(name, latest.number + 1 if latest else 1)
-        claim.heartbeat()  # before the claim, which is never seen without a heartbeat
+        claim.heartbeat()  # before the claim, so that no claim is ever seen without a heartbeat
         return claim if self._create(claim.path) else None
 
     def find_latest(self, name: str) -> Claim | None:
-        """Return the claim on a trial that counts, held or not; None if there is none."""
+        """Return the latest claim on a trial, held or not; None if there is none."""
         latest, number = None, 1
         while (claim := self._make_claim(name, number)).path.exists():
             latest, number = claim, number + 1

@@ -25,9 +25,9 @@ class Dashboard:
 
     Args:
       stream: where to draw, usually sys.stderr.
-      name: of the sweep.
-      costs: FLOPs of each trial by name, in order; for the estimate of the time left.
-      clock: seconds, monotonic.
+      name: the sweep's name.
+      costs: FLOPs of each trial by name, in order; used to estimate the time left.
+      clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Dashboard:
         self._is_terminal = stream.isatty()
         self._rows = {trial: DashboardRow('waiting', '') for trial in costs}
         self._began, self._lines_drawn, self._last_refresh = clock(), 0, -math.inf
-        self._done_here: set[str] = set()  # in this call; the estimate's pace is theirs
+        self._done_here: set[str] = set()  # trials done in this call; they set the estimated pace
 
     def start(self, names: list[str]) -> None:
         """Show trials as running."""
@@ -52,7 +52,7 @@ class Dashboard:
         self._draw()
 
     def mark_elsewhere(self, names: list[str]) -> None:
-        """Show trials as running in another process, or waiting for one that does."""
+        """Show trials as running in another process, or waiting for one that is."""
         for name in names:
             self._rows[name] = DashboardRow('elsewhere', '')
         self._draw()
@@ -76,8 +76,8 @@ class Dashboard:
 
         Args:
           status: 'done', or the reason why not.
-          summary: of a trial that is done.
-          last_line: of the output of a trial that failed.
+          summary: the summary of a trial that is done.
+          last_line: the last line of output of a trial that failed.
         """
         previous, is_done = self._rows[name].state, status == 'done'
         loss, detail = summary.get('validation_loss'), status
@@ -103,7 +103,7 @@ class Dashboard:
             self._lines_drawn = 0
 
     def format_lines(self) -> list[str]:
-        """Format the table: a head, the running trials, the last to end, the next to start."""
+        """Format the table: a header, the running trials, the last to end, the next to start."""
         states = [row.state for row in self._rows.values()]
         head = [f'{self._name}: {states.count("done")} of {len(states)} done']
         if 'failed' in states:

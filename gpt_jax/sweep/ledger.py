@@ -7,7 +7,7 @@
                                  trials that are not done
 
 An event carries the number of the claim under which the trial ran (claims.py), so that the order
-of a trial's events does not depend on the machines' clocks. The files are read anew each time.
+of a trial's events does not depend on the machines' clocks. A file is read again when it changes.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ class Ledger:
         self._cache: dict[Path, tuple[tuple[int, int], list[Event]]] = {}
 
     def add_event(self, trial: str, config_hash: str, event: str, claim: int, **extra: Any) -> None:
-        """Add an event of a trial, with the number of the claim under which it runs."""
+        """Add an event of a trial, with the number of the claim under which the trial runs."""
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec='milliseconds')
         entry = {'time': time, 'event': event, 'trial': trial, 'hash': config_hash, 'claim': claim}
         files.append_jsonl(self._own, entry | extra)
@@ -66,7 +66,7 @@ class Ledger:
         return sorted(events, key=lambda event: str(event['time']))
 
     def read_end_events(self) -> dict[str, list[Event]]:
-        """Read the events with a status, which end a trial's attempts; by trial and claim."""
+        """Read the events with a status, which end an attempt, by trial and in order of claims."""
         ended: dict[str, list[Event]] = {}
         for event in self.read_events():
             if 'status' in event:
@@ -81,9 +81,9 @@ class Trial(NamedTuple):
     """A trial of a sweep.
 
     Attributes:
-      hash: of its config.
+      hash: the hash of its config.
       flops: its training FLOPs.
-      parent: the trial whose checkpoint it branches off, or a path; '': none.
+      parent: the trial from whose checkpoint it branches, or a path; '': none.
     """
 
     name: str
@@ -93,13 +93,12 @@ class Trial(NamedTuple):
 
 
 class SweepLimits(NamedTuple):
-    """The limits of a sweep; infinity: none.
+    """The limits of a sweep; infinity: no limit.
 
     Attributes:
-      hang_seconds: without a sign of life, after which a trial's process is stopped.
-      hours, flops: budgets of all trials together, over all calls.
-      stale_seconds: without a heartbeat of a process elsewhere, after which its trial is taken
-        over here.
+      hang_seconds: time without activity after which a trial's process is stopped.
+      hours, flops: total budgets of all trials, over all calls.
+      stale_seconds: time without a heartbeat after which another process's trial is taken over.
     """
 
     hang_seconds: float
@@ -109,7 +108,7 @@ class SweepLimits(NamedTuple):
 
 
 def make_limits(config: SweepConfig) -> SweepLimits:
-    """Make the limits of a sweep's config, where 0 means none."""
+    """Make the limits from a sweep's config, where 0 means no limit."""
     return SweepLimits(
         hang_seconds=60 * config.hang_minutes or math.inf,
         hours=config.hours or math.inf,
@@ -122,7 +121,7 @@ def is_done(trial: Trial, workdir: Path) -> bool:
     """Return whether the trial has a summary.
 
     Raises:
-      UserError: the summary is of another config.
+      UserError: the summary belongs to another config.
     """
     path = trial_summary_path(workdir, trial.name)
     if not path.exists():
@@ -130,7 +129,7 @@ def is_done(trial: Trial, workdir: Path) -> bool:
     config_hash = files.read_json(path).get('config_hash')
     if config_hash != trial.hash:
         raise UserError(
-            f'{path}: of another config ({config_hash}, not {trial.hash}); '
+            f'{path}: belongs to another config ({config_hash}, not {trial.hash}); '
             'rename the trial or delete its folder'
         )
     return True

@@ -1,7 +1,7 @@
-"""One process of a sweep: started, watched while it shows progress, and ended with the sweep.
+"""Supervision of one process of a sweep: it is started, watched, and ended with the sweep.
 
-A process shows a sign of life by writing to its folder: progress.json (core/progress.py), or
-log.txt, which receives its output.
+A process shows activity by writing to its folder: progress.json (core/progress.py), or log.txt,
+which receives its output.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class ProcessResult(NamedTuple):
 
     Attributes:
       status: 'done', or the reason why not.
-      stopped: it was stopped, and another call resumes it.
+      stopped: whether it was stopped, so that another call resumes it.
     """
 
     status: str
@@ -79,13 +79,13 @@ def run_process(
     watch: Callable[[], str],
     refresh: Callable[[str], None],
 ) -> ProcessResult:
-    """Run a command to its end, with its output in `folder`/log.txt.
+    """Run a command until it ends, with its output in `folder`/log.txt.
 
     Args:
       signals: the first signal is passed on, so that the process can save; a second one kills it.
-      hang_seconds: without a sign of life, after which the process is stopped.
+      hang_seconds: time without activity after which the process is stopped.
       watch: called a few times a second; STOP_PROCESS stops the process, KILL_PROCESS kills it.
-      refresh: called a few times a second with the text of progress.json, '' without one.
+      refresh: called a few times a second with the text of progress.json, or '' if there is none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _wait_for_previous(folder)
@@ -93,7 +93,7 @@ def run_process(
     hung = False
     began = time.time()
     with (folder / LOG_FILE).open('ab') as log:
-        # In a session of its own: Ctrl-C reaches this process only, which passes it on as SIGTERM.
+        # In its own session: Ctrl-C reaches only this process, which passes it on as SIGTERM.
         process = subprocess.Popen(
             command,
             stdout=log,
@@ -116,9 +116,9 @@ def run_process(
             refresh(_read_progress(folder))
             time.sleep(POLL_SECONDS)
     finally:
-        _kill(process)  # after an exception here; or its children, which may have outlived it
+        _kill(process)  # if an exception was raised here; or children that outlived the process
     if hung:
-        return ProcessResult(f'hung: no sign of life for {hang_seconds:g} s', stopped=False)
+        return ProcessResult(f'hung: no activity for {hang_seconds:g} s', stopped=False)
     if process.returncode == 0:
         return ProcessResult('done', stopped=False)
     if process.returncode == EXIT_RESUMABLE or stopped_at is not None:
@@ -131,7 +131,7 @@ def exit_with_parent() -> None:
     parent = os.environ.pop(PARENT_VARIABLE, '')
     if parent and sys.platform == 'linux':
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-        if os.getppid() != int(parent):  # it died before the call
+        if os.getppid() != int(parent):  # the parent died before the call
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -172,7 +172,7 @@ def _describe_exit(code: int, folder: Path) -> str:
     if code in EXIT_REASONS:
         return EXIT_REASONS[code]
     if code == -signal.SIGKILL:
-        return 'killed (signal 9), as the system does where memory runs out'
+        return 'killed (signal 9), as the system does when memory runs out'
     return f'signal {-code}' if code < 0 else f'exit code {code}'
 
 

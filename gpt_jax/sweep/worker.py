@@ -1,4 +1,4 @@
-"""Workers of a sweep: each process takes trials that no other is running, until all have ended.
+"""Workers of a sweep: each process takes trials that no other runs, until all have ended.
 
     trials/NAME/     the trial's folder; its summary.json marks it as done
     claims/          which process runs which trial (claims.py)
@@ -30,10 +30,10 @@ from gpt_jax.sweep.ledger import (
     write_records,
 )
 
-OVER_BUDGET = 'no budget'  # begins the status of a trial that a larger budget would let run
-STOPPED_STATUS = 'stopped'  # of a trial that will be resumed, here or elsewhere
+OVER_BUDGET = 'no budget'  # prefix of the status of a trial that a larger budget would let run
+STOPPED_STATUS = 'stopped'  # status of a trial that will be resumed, here or elsewhere
 MAX_ATTEMPTS = 5  # starts, in one call, of a trial that keeps exiting with 75 (resumable)
-WAIT_SECONDS = 1.0  # between looks at other processes, with nothing to run
+WAIT_SECONDS = 1.0  # between checks of other processes, while there is nothing to run
 CHECK_SECONDS = 5.0  # between heartbeats and budget checks, while a trial runs
 
 
@@ -65,7 +65,7 @@ def run_trials(
     is recorded, and the next one starts; a later call tries it again, from its last checkpoint.
 
     Args:
-      groups: the trials of each process; most groups hold one.
+      groups: the trials of each process; most groups have only one.
       command: runs a group when `--trial=NAME,...` is appended.
       only: the names of the trials to run; None: all.
 
@@ -120,7 +120,7 @@ class Worker:
         self._attempts: dict[str, int] = {}
 
     def list_pending(self, group: list[Trial]) -> list[Trial]:
-        """List the trials of the group that have not ended; show those that have."""
+        """List the trials of the group that have not ended, and show those that have."""
         ended = self._read_new_ends()
         pending = []
         for trial in group:
@@ -194,7 +194,7 @@ class Worker:
         return claims
 
     def _run(self, trials: list[Trial], claims: list[Claim]) -> None:
-        """Run the trials in one process, and record it in the ledger and the display."""
+        """Run the trials in one process; record this in the ledger and show it on the display."""
         names = [trial.name for trial in trials]
         for trial, claim in zip(trials, claims, strict=True):
             self._ledger.add_event(trial.name, trial.hash, 'begun', claim.number, of=len(trials))
@@ -268,7 +268,7 @@ class Worker:
         return claim is not None and self._claims.is_held(claim)
 
     def _find_obstacle(self, trials: list[Trial], claim: Claim) -> str:
-        """Return the status of trials that cannot begin, or ''."""
+        """Return the status of the trials if they cannot begin, or ''."""
         for parent in sorted({trial.parent for trial in trials if trial.parent}):
             if '/' not in parent and not trial_summary_path(self._workdir, parent).exists():
                 return f'failed: its trunk {parent} is not done'
@@ -276,7 +276,7 @@ class Worker:
             return _out_of_time_status(self.limits)
         flops = self._count_other_flops(trials, claim) + sum(trial.flops for trial in trials)
         if flops > self.limits.flops:
-            return f'{OVER_BUDGET}: it would pass the {self.limits.flops:.3g} FLOPs of sweep.flops'
+            return f'{OVER_BUDGET}: would exceed the {self.limits.flops:.3g} FLOPs of sweep.flops'
         return ''
 
     def _count_other_flops(self, trials: list[Trial], own_claim: Claim) -> float:
@@ -319,11 +319,11 @@ class Worker:
 
 
 class _TrialWatch:
-    """Called a few times a second while trials run: '' to continue, or how to end their process.
+    """Callback during a process: '' to continue, or how to end it; run a few times a second.
 
     Attributes:
-      out_of_time: the budget of hours is spent.
-      is_superseded: another process took one of the trials over.
+      out_of_time: whether the budget of hours is spent.
+      is_superseded: whether another process took one of the trials over.
     """
 
     def __init__(self, worker: Worker, claims: list[Claim], began: float):

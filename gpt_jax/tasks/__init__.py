@@ -1,1 +1,1 @@
-"""Tasks: templates, chat, examples, few-shot prompts, metrics and synthetic data sets."""
+"""Tasks: templates, chat, examples, few-shot prompts, metrics and synthetic datasets."""

@@ -1,8 +1,8 @@
 """Catalog of the fine-tuning tasks: values of the config's task section, by task name.
 
-Tasks whose source is `tfds:` are published datasets, those with `synthetic:` are generated without
-a network (gpt_jax/tasks/synthetic/), and those with `files:` are templates for the user's own
-files. configs/finetune/NAME.py adds to each task a model, a learning rate and a number of steps.
+Tasks with a `tfds:` source are published datasets, those with `synthetic:` are generated without a
+network (gpt_jax/tasks/synthetic/), and those with `files:` are templates for the user's own files.
+configs/finetune/NAME.py adds a model, a learning rate and a number of steps to each task.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ def task_section(name: str) -> dict[str, Any]:
     """Return all fields of the task section of a cataloged task, defaults included.
 
     Raises:
-      UserError: the catalog has no task of this name; names the nearest.
+      UserError: the catalog has no task of this name; the message names the nearest.
     """
     if name not in TASKS:
         nearest = config_fields.nearest(name, TASKS)
@@ -27,7 +27,7 @@ def task_section(name: str) -> dict[str, Any]:
 
 
 def _bio_tags(*types: str) -> tuple[str, ...]:
-    """IOB2 tags of the span types: O first, then B-TYPE and I-TYPE of each."""
+    """Return the IOB2 tags of span types: O first, then B-TYPE and I-TYPE for each."""
     return ('O', *(f'{prefix}-{name}' for name in types for prefix in 'BI'))
 
 
@@ -194,7 +194,7 @@ TASKS: dict[str, dict[str, Any]] = {
         'rejected': '{rejected}',
         'beta': 0.1,
     },
-    # Synthetic: documentation against a version of it that rules have corrupted.
+    # Synthetic: the description of a function, against a wrong or degraded one.
     'preferences': {
         'kind': 'preference',
         'source': 'synthetic:preferences',
@@ -285,7 +285,7 @@ TASKS: dict[str, dict[str, Any]] = {
         'lm_loss_weight': 0.5,
         'metrics': ('accuracy', 'macro_f1', 'matthews'),
     },
-    # Questions about a paragraph, answered in text: SQuAD 1.1 (Rajpurkar et al. 2016).
+    # Questions about a paragraph, with generated answers: SQuAD 1.1 (Rajpurkar et al. 2016).
     'squad': {
         'kind': 'completion',
         'source': 'tfds:squad/v1.1',
@@ -304,7 +304,7 @@ TASKS: dict[str, dict[str, Any]] = {
         'lm_loss_weight': 0.5,
         'metrics': ('accuracy',),
     },
-    # Similarity of two sentences, 0 to 5 in classes, as in GLUE: STS-B (Cer et al. 2017).
+    # Similarity of two sentences, in classes from 0 to 5, as in GLUE: STS-B (Cer et al. 2017).
     'stsb': {
         'kind': 'classification',
         'source': 'tfds:glue/stsb',

@@ -1,9 +1,9 @@
 r"""Chat templates: dialogues as text, split into the assistant's turns and everything else.
 
-The template comes with the tokenizer and is rendered as by transformers' apply_chat_template. Its
-text contains the tokenizer's special tokens ('<|im_end|>', the beginning of a text): encode it with
-special tokens enabled and without any prefix. Without a template, a turn is 'Role: content' and a
-line break, as in 'User: Why?\nAssistant: Because.\n'.
+The template comes with the tokenizer and is rendered as in transformers' apply_chat_template. The
+rendered text contains the tokenizer's special tokens, such as '<|im_end|>' or a beginning-of-text
+token: encode it with special tokens enabled and without any prefix. Without a template, a turn is
+'Role: content' and a line break, as in 'User: Why?\nAssistant: Because.\n'.
 """
 
 import datetime
@@ -38,11 +38,11 @@ class ChatTemplate(NamedTuple):
         """Render turns as text.
 
         Args:
-          turns: keys with the value None are left out.
+          turns: the turns; keys with the value None are left out.
           add_generation_prompt: whether to add the template's start of an assistant's turn.
 
         Raises:
-          UserError: not a template, or one that rejects these turns; does not say where.
+          UserError: the template is malformed or rejects these turns; the message names no row.
         """
         jinja2 = _import_jinja()
         values = {
@@ -67,7 +67,7 @@ class ChatTemplate(NamedTuple):
 
 
 def read_template_files(folder: Path | None) -> dict[str, bytes]:
-    """Return the content of those TEMPLATE_FILES that a tokenizer's folder has, by name."""
+    """Return the contents of the TEMPLATE_FILES in a tokenizer's folder, by name."""
     if folder is None:
         return {}
     paths = [folder / name for name in TEMPLATE_FILES]
@@ -77,7 +77,7 @@ def read_template_files(folder: Path | None) -> dict[str, bytes]:
 def load_chat_template(folder: Path | None) -> ChatTemplate | None:
     """Load the chat template of a tokenizer's folder, or return None if it has none.
 
-    chat_template.jinja comes first, then the entry in tokenizer_config.json.
+    chat_template.jinja takes precedence over the entry in tokenizer_config.json.
 
     Raises:
       UserError: malformed files, several templates without a 'default', or jinja2 is missing.
@@ -89,12 +89,12 @@ def parse_chat_template(contents: Mapping[str, bytes], where: str) -> ChatTempla
     """Parse the chat template as `load_chat_template` does.
 
     Args:
-      contents: of TEMPLATE_FILES, by name.
+      contents: contents of TEMPLATE_FILES, by name.
       where: start of error messages.
     """
     config = _parse_object(contents, CONFIG_FILE, where)
     template = contents.get(TEMPLATE_FILE, config.get('chat_template'))
-    if isinstance(template, list):  # several by name
+    if isinstance(template, list):  # several templates with names
         entries = [entry for entry in template if isinstance(entry, dict)]
         by_name = {str(entry.get('name')): entry.get('template') for entry in entries}
         if 'default' not in by_name:
@@ -120,7 +120,7 @@ def parse_special_tokens(contents: Mapping[str, bytes], where: str) -> dict[str,
     """Return the special tokens that a tokenizer's files name, such as 'bos_token': '<s>'.
 
     Args:
-      contents: of TEMPLATE_FILES, by name; tokenizer_config.json comes first.
+      contents: contents of TEMPLATE_FILES, by name; tokenizer_config.json takes precedence.
       where: start of error messages.
     """
     tokens: dict[str, str] = {}
@@ -147,11 +147,11 @@ def parse_turns(value: Any, where: str) -> list[Turn]:
 
     Args:
       value: such a list; or {'role': [...], 'content': [...]}, the form of a TFDS Sequence; or a
-        list of texts, by the user and the assistant in turn.
+        list of texts, by the user and the assistant alternately.
       where: start of error messages.
 
     Raises:
-      UserError: another form, or no turn of the assistant.
+      UserError: the value has another form, or no turn by the assistant.
     """
     if isinstance(value, dict):
         lengths = {len(items) if isinstance(items, list) else None for items in value.values()}
@@ -174,7 +174,8 @@ def parse_turns(value: Any, where: str) -> list[Turn]:
             )
     if all(turn['role'] != ASSISTANT for turn in value):
         raise UserError(
-            f'{where}: config.task.messages: must have a turn of the role {ASSISTANT!r} to train on'
+            f'{where}: config.task.messages: must have a turn with the role {ASSISTANT!r} to train '
+            'on'
         )
     return value
 
@@ -189,7 +190,7 @@ def split_dialogue(turns: list[Turn], template: ChatTemplate | None, where: str)
 
     Raises:
       UserError: the template rejects the turns, or renders a turn differently when more turns
-      follow.
+        follow.
     """
     last = max(number for number, turn in enumerate(turns) if turn['role'] == ASSISTANT)
     turns = turns[: last + 1]
@@ -218,7 +219,7 @@ def _split_plain(turns: list[Turn]) -> list[tuple[str, bool]]:
 def _split_rendered(
     turns: list[Turn], template: ChatTemplate, where: str
 ) -> list[tuple[str, bool]]:
-    """Locate each answer between two renderings: of the turns before it, and with it."""
+    """Locate each answer by two renderings: of the turns before it, and of those up to it."""
     try:
         text = template.render(turns, False)
         parts, end = [], 0
@@ -230,9 +231,9 @@ def _split_rendered(
             is_prefix = text.startswith(answered) and answered.startswith(prompt)
             if not (is_prefix and len(prompt) >= end):
                 raise UserError(
-                    f'the chat template renders turn {number} differently once it is answered or '
-                    'followed by more, so its answer cannot be located; set '
-                    'config.task.chat=False, or give one answer per row'
+                    f'the chat template renders turn {number} differently once it is complete or '
+                    'followed by more turns, so it cannot be located; set config.task.chat=False, '
+                    'or give one answer per row'
                 )
             parts += [(text[end : len(prompt)], False), (text[len(prompt) : len(answered)], True)]
             end = len(answered)
@@ -242,7 +243,7 @@ def _split_rendered(
 
 
 def _import_jinja() -> Any:
-    """Import jinja2 at first use, which keeps start-up fast."""
+    """Import jinja2 at first use, to keep start-up fast."""
     import jinja2.ext
     import jinja2.sandbox
 
@@ -255,14 +256,14 @@ def _compile_template(template: str) -> Any:
 
 
 def _make_environment() -> Any:
-    """Make the sandboxed environment that transformers uses."""
+    """Make a sandboxed environment like the one that transformers uses."""
     jinja2 = _import_jinja()
     extension: Any = jinja2.ext.Extension
 
     class Generation(extension):
-        """Renders the content of {% generation %}...{% endgeneration %}.
+        """Extension that renders the content of {% generation %}...{% endgeneration %} unchanged.
 
-        transformers marks answers with this block.
+        In transformers, this block marks answers.
         """
 
         tags = {'generation'}  # noqa: RUF012
@@ -290,7 +291,7 @@ def _tojson(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """Replace Jinja's filter, which escapes '<' for HTML."""
+    """Convert to JSON; replaces Jinja's filter, which escapes '<' for HTML."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

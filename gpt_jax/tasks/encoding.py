@@ -1,9 +1,9 @@
 """Encoding of task examples as token ids and their packing into the rows of a batch.
 
 GPT-1 (Radford et al. 2018, section 3.3) turns every task into segments of text with special tokens:
-one before the text, one between two texts, and one at the end, where the task's head reads its
-features. These three have ids above the tokenizer's own. Segments of one row are attended to
-separately, so several examples share a row without seeing each other.
+one before the text, one between two texts, and one at the end, whose features the task's head
+takes. These three have ids above the tokenizer's own. A token attends only to its own segment, so
+several examples share a row without seeing each other.
 """
 
 import bisect
@@ -29,7 +29,7 @@ from gpt_jax.tasks.examples import (
 START, DELIMITER, EXTRACT = range(3)  # offsets from the tokenizer's vocab_size
 NUM_MARKS = 3
 KINDS_WITH_MARKS = ('classification', 'multiple_choice')  # task kinds that use the three marks
-MIN_SEGMENT_TOKENS = 8  # below this, a segment has no room for any text worth reading
+MIN_SEGMENT_TOKENS = 8  # below this, a segment has no room for a meaningful text
 
 
 def task_vocab_size(kind: str, tokenizer: Tokenizer) -> int:
@@ -43,10 +43,10 @@ class Segment(NamedTuple):
     Attributes:
       ids: int32 [T].
       is_target: bool [T], whether the token counts in the language-modeling loss.
-      loss_positions: int32 [T], the question that is decided at this token, from 1; 0 for none.
+      loss_positions: int32 [T], the question decided at each token, numbered from 1; 0 for none.
       candidate: index of the candidate answer that this segment scores.
       labels: index of the right candidate of each question; question k has labels[k - 1].
-      num_inputs: how many of the ids the model reads: T, or T - 1 where the last is only a target.
+      num_inputs: how many of the ids are inputs: T, or T - 1 if the last is only a target.
     """
 
     ids: np.ndarray
@@ -58,24 +58,24 @@ class Segment(NamedTuple):
 
 
 class EncodedExample(NamedTuple):
-    """The segments of one example, which share a row, and how many tokens were cut to fit."""
+    """The segments of one example, which share a row, and the number of tokens cut to fit."""
 
     segments: tuple[Segment, ...]
     num_truncated: int
 
     @property
     def num_inputs(self) -> int:
-        """Positions that the example takes in a row."""
+        """The number of positions that the example takes up in a row."""
         return sum(segment.num_inputs for segment in self.segments)
 
 
 class ExampleEncoder(NamedTuple):
-    """Encodes examples of one task.
+    """Encoder of the examples of one task.
 
     Attributes:
-      tokenizer: of the texts.
+      tokenizer: the tokenizer of the texts.
       task: the checked task section.
-      context: positions of a row.
+      context: number of positions in a row.
       prefix_ids: ids in front of every text, such as a beginning-of-sequence token.
     """
 
@@ -99,7 +99,7 @@ class ExampleEncoder(NamedTuple):
 
     @property
     def end(self) -> np.ndarray:
-        """The end-of-document id, int32 [1], or [0] for a tokenizer without one."""
+        """The end-of-document id, int32 [1]; empty for a tokenizer without one."""
         end = self.tokenizer.end_of_document
         return np.array([] if end is None else [end], np.int32)
 
@@ -108,7 +108,7 @@ def encode_examples(encoder: ExampleEncoder, examples: Sequence[Example]) -> lis
     """Encode examples as their task kind requires.
 
     Raises:
-      UserError: a character without an id, or a context too short for an example's segments.
+      UserError: a character has no id, or the context is too short for an example's segments.
     """
     encode = ENCODERS[encoder.task.kind]
     encoded = [encode(encoder, example) for example in examples]
@@ -124,7 +124,7 @@ def encode_examples(encoder: ExampleEncoder, examples: Sequence[Example]) -> lis
 def _truncate(
     parts: Sequence[np.ndarray], required: Sequence[bool], max_length: int, side: str
 ) -> tuple[list[np.ndarray], int]:
-    """Cut parts to `max_length` ids in all: optional parts first, of these the longest.
+    """Cut parts to `max_length` ids in total, optional parts first and the longest of them first.
 
     Returns:
       (the parts, the number of ids cut).
@@ -137,7 +137,7 @@ def _truncate(
         while excess > 0 and any(len(parts[index]) for index in group):
             longest = max(group, key=lambda index: len(parts[index]))
             second = max((len(parts[index]) for index in group if index != longest), default=0)
-            # Down to the second longest, so that two long texts are cut alike.
+            # Down to the length of the second longest, so that two long texts end up equally long.
             count = min(excess, max(1, len(parts[longest]) - second))
             # A required part loses its end, because its beginning continues the prompt.
             if side == 'left' and not is_required:
@@ -154,7 +154,7 @@ def _make_segment(
     candidate: int = 0,
     labels: tuple[int, ...] = (),
 ) -> Segment:
-    """Join parts into a segment whose last id is only a target and that decides no question yet."""
+    """Join parts into a segment that decides no question yet and whose last id is only a target."""
     ids = np.concatenate([np.asarray(part, np.int32) for part in parts])
     is_target = np.repeat(are_targets, [len(part) for part in parts])
     loss_positions = np.zeros(len(ids), np.int32)
@@ -216,7 +216,7 @@ def _encode_multiple_choice(
 def _encode_token_classification(
     encoder: ExampleEncoder, example: TokenClassificationExample
 ) -> EncodedExample:
-    """Encode tagged words; a tag is decided at its word's last token, after the whole word."""
+    """Encode tagged words; a tag is decided at the last token of its word."""
     words = [word if index == 0 else f' {word}' for index, word in enumerate(example.words)]
     ids = [part if len(part) else np.zeros(1, np.int32) for part in encoder.tokenize(words)]
     ends = len(encoder.prefix_ids) + np.cumsum([len(part) for part in ids])
@@ -272,9 +272,9 @@ class PackedExamples:
     """Encoded examples and their assignment to rows.
 
     Attributes:
-      examples: in the order of the split.
+      examples: the examples in the order of the split.
       rows: indices of the examples in each row.
-      context: positions of a row.
+      context: number of positions in a row.
       kind: task.kind.
       text_weight: weight of each target in the language-modeling loss.
       reference_log_probs: for 'preference', log p of each target of each example's segments under
@@ -298,17 +298,17 @@ class PackedExamples:
 
     @property
     def num_targets(self) -> int:
-        """Number of targets of the language-modeling loss."""
+        """The number of targets of the language-modeling loss."""
         segments = [segment for example in self.examples for segment in example.segments]
         return sum(int(segment.is_target[1:].sum()) for segment in segments)
 
     @property
     def num_truncated(self) -> int:
-        """Number of examples that did not fit whole."""
+        """The number of truncated examples."""
         return sum(example.num_truncated > 0 for example in self.examples)
 
     def make_batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
-        """Return the rows of these indices; an index past the end gives an empty row.
+        """Return the rows with these indices; an index past the end gives an empty row.
 
         Returns:
           The fields of BATCH_FIELDS, [len(indices), context] each.
@@ -355,7 +355,7 @@ def _write_text_fields(
 def _write_question_fields(
     row: Batch, span: slice, segment: Segment, question_offset: int, kind: str
 ) -> None:
-    # A preference is scored where its targets are predicted, one position before they are read.
+    # A preference is scored where its targets are predicted, one position before they are inputs.
     shift = 1 if kind == 'preference' else 0
     question_ids = segment.loss_positions[shift : segment.num_inputs + shift]
     decided = question_ids > 0
@@ -388,7 +388,7 @@ def pack_best_fit(sizes: Sequence[int], capacity: int) -> list[list[int]]:
 def pack_examples(
     examples: Sequence[EncodedExample], task: TaskConfig, context: int
 ) -> PackedExamples:
-    """Pack examples into few rows; which examples share a row depends on the examples alone.
+    """Pack examples into few rows; which of them share a row depends only on the examples.
 
     The language-modeling loss is weighted by the mean number of its targets per question, so that
     `task.lm_loss_weight` is the lambda of GPT-1 (section 3.2), where both losses are means.

@@ -1,4 +1,4 @@
-"""Task examples as text, made from the rows of a source by the templates of the task section."""
+"""Task examples as text, made from the rows of a source with the task section's templates."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,8 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.tasks.chat_template import ASSISTANT, ChatTemplate, parse_turns, split_dialogue
 from gpt_jax.tasks.row_sources import Row
 
-# TFDS marks rows with a secret label (GLUE's test splits) or none (SNLI) with -1; -1.0 is a score.
+# TFDS marks rows whose label is secret (GLUE's test splits) or missing (SNLI) with -1, or with -1.0
+# where labels are scores.
 UNKNOWN_LABELS = ('-1', '-1.0')
 
 
@@ -20,8 +21,8 @@ class CompletionExample(NamedTuple):
 
     Attributes:
       parts: (text, whether it is an answer) in order; a dialogue has several answers.
-      references: all right answers, the learned one first; for a dialogue, the last answer.
-      program: the text before and after the generated answer in a program that tests it, or ().
+      references: all right answers, the learned one first; for a dialogue, its last answer.
+      program: the parts before and after the generated answer of a program that tests it, or ().
     """
 
     parts: tuple[tuple[str, bool], ...]
@@ -30,7 +31,7 @@ class CompletionExample(NamedTuple):
 
 
 class ClassificationExample(NamedTuple):
-    """One text or two, and the index of the class; `symmetric` if the order does not matter."""
+    """One or two texts, and the index of the class; `symmetric` if their order does not matter."""
 
     texts: tuple[str, ...]
     label: int
@@ -46,7 +47,7 @@ class MultipleChoiceExample(NamedTuple):
 
 
 class TokenClassificationExample(NamedTuple):
-    """Words in order, and the index of each one's tag."""
+    """Words in order, and the tag index of each."""
 
     words: tuple[str, ...]
     tags: tuple[int, ...]
@@ -76,16 +77,17 @@ def make_example(
     """Make the example of a row.
 
     Args:
-      row: of the task's source.
+      row: a row of the task's source.
       task: the checked task section.
-      class_names: of the source.
-      chat_template: chat template of the tokenizer; used if task.chat is set.
+      class_names: the source's class names.
+      chat_template: the tokenizer's chat template; used if task.chat is set.
 
     Returns:
       The example, or None for a row without a label, without words to tag, or with equal answers.
 
     Raises:
-      UserError: a missing column, an unknown label or an empty answer; names the row's location.
+      UserError: a column is missing, a label unknown or an answer empty; the message names the
+        row's location.
     """
     return EXAMPLE_MAKERS[task.kind](row, task, class_names, chat_template)
 
@@ -128,7 +130,7 @@ def _split_program(row: Row, task: TaskConfig) -> tuple[str, ...]:
     """Fill `task.program` and split it at the generated answer; () without a test."""
     if not task.program:
         return ()
-    # A program with an empty part, such as its test, tests nothing.
+    # A program with an empty part, such as an empty test, tests nothing.
     columns = template.parse_template(task.program, 'task.program').columns
     if any(row.columns.get(column) == '' for column in columns):
         return ()
@@ -270,20 +272,20 @@ def find_label_index(
 ) -> int | None:
     """Return the index of a label among `labels`; None if the row has none (-1, null or '').
 
-    A word is matched with the labels, then read as a number. A number counts classes from 0; if the
-    source names its classes, it is the class of that name, provided that `labels` has it. A number
-    with a fraction, or any number if the source names no classes and all labels are numbers, is the
-    label nearest in value: a score of 3.8 is '4'.
+    A string is matched against the labels, or else parsed as an index into them. A number is an
+    index into the source's class names if `labels` shares any of these, and stands for the label of
+    that name. If the source names no classes and all labels are numbers, a number stands for the
+    label nearest in value, so that a score of 3.8 is '4'. Otherwise it is an index into the labels.
 
     Args:
-      value: from the row.
+      value: the row's value.
       labels: the config's names of the classes.
       source_names: the source's names of the classes, by number; () if it has none.
       where: the row's location, for error messages.
       field: the config field of the labels, for error messages.
 
     Raises:
-      UserError: another label.
+      UserError: the label is not one of `labels`.
     """
     if value is None or value == '' or (str(value) in UNKNOWN_LABELS and '-1' not in labels):
         return None

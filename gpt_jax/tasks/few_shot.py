@@ -1,8 +1,9 @@
-"""Task examples as text prompts for a language model, zero-shot or with k solved examples (shots).
+"""Zero-shot and few-shot text prompts for a language model, made from task examples.
 
-The shots of a test example depend on its index in the split and the seed alone: not on the order of
-scoring or on which examples are scored. The word 'Label:' before a class and the blank line between
-examples are choices of this code base; scores depend on them, so name them in comparisons.
+The shots (solved examples) before a test example depend only on its index in the split and on the
+seed, not on the order of scoring or on which examples are scored. The word 'Label:' before a class
+and the blank line between examples are choices of this code base; scores depend on them, so state
+them in comparisons.
 """
 
 import itertools
@@ -27,7 +28,7 @@ class Prompt(NamedTuple):
     """A context and its possible continuations.
 
     Attributes:
-      context: what the model reads.
+      context: the text given to the model.
       continuations: candidate texts that follow; for a completion, the right answer alone.
       answer_index: index of the right continuation; None for a completion, which is generated.
     """
@@ -40,12 +41,12 @@ class Prompt(NamedTuple):
 def make_prompt(example: Example, labels: Sequence[str] = ()) -> Prompt:
     """Format an example as text.
 
-    A completion: the text before its last answer, and that answer. Multiple choice: as it is. A
-    class: the texts, one per line, 'Label:', and the names of all classes. A preference: the better
-    answer first.
+    For a completion, the context is the text before its last answer. For multiple choice, context
+    and choices stay as they are. For classification, the texts, one per line, and 'Label:' precede
+    the names of all classes. For a preference, the better answer comes first.
 
     Args:
-      example: of any kind but token classification.
+      example: an example of any kind but token classification.
       labels: names of the classes, as in task.labels.
 
     Raises:
@@ -82,14 +83,14 @@ def draw_shots(
     Args:
       pool: the training examples, in their order.
       example: the test example.
-      index: of the test example in its split.
+      index: index of the test example in its split.
       count: number of shots.
-      seed: of the draw.
-      balanced: for classification, draw classes in turn; a class that runs out is replaced by the
-        others.
+      seed: seed of the draw.
+      balanced: for classification, whether to draw classes in turn; a class that runs out is
+        skipped.
 
     Raises:
-      UserError: too few other examples in the pool, or `balanced` with another task kind.
+      UserError: the pool has too few other examples, or `balanced` is set for another task kind.
     """
     if count == 0:
         return []
@@ -121,7 +122,7 @@ def make_few_shot_prompt(
 
 
 def _lazy_shuffle(size: int, rng: random.Random) -> Iterator[int]:
-    """Shuffle 0 to size - 1 (Fisher and Yates); the cost grows only with the number drawn."""
+    """Shuffle 0 to size - 1 (Fisher-Yates); the cost grows only with the number drawn."""
     swapped: dict[int, int] = {}
     for last in range(size - 1, -1, -1):
         position = rng.randrange(last + 1)

@@ -1,4 +1,4 @@
-"""Row sources of tasks: 'tfds:NAME', 'files:GLOBS' or 'synthetic:NAME' opened as splits of rows."""
+"""Row sources of tasks (tfds:NAME, files:GLOBS, synthetic:NAME), opened as splits of rows."""
 
 import csv
 import functools
@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
     Attributes:
       location: where the row is, for error messages.
-      columns: str, int, float, bool, None, and lists and dicts of them, by name.
+      columns: values by column name: str, int, float, bool, None, and lists and dicts of them.
     """
 
     location: str
@@ -37,8 +37,8 @@ class RowSource(NamedTuple):
 
     Attributes:
       splits: a reader for each of the source's SPLITS.
-      class_names: names of the classes that a column gives by number, by column; for the columns
-        whose classes the source names.
+      class_names: class names by column, for the columns that give classes by number and whose
+        classes the source names.
     """
 
     splits: Mapping[str, RowReader]
@@ -46,7 +46,7 @@ class RowSource(NamedTuple):
 
 
 def open_row_source(field: str, source: str, cache: Path) -> RowSource:
-    """Open `source`; prepares TFDS and synthetic datasets, and reads nothing else yet.
+    """Open `source`, preparing TFDS and synthetic datasets but reading no rows.
 
     Args:
       field: the config field, for error messages ('task.source').
@@ -54,7 +54,7 @@ def open_row_source(field: str, source: str, cache: Path) -> RowSource:
       cache: folder of prepared and generated datasets.
 
     Raises:
-      UserError: no such dataset or file, or a TFDS dataset that cannot be prepared here.
+      UserError: there is no such dataset or file, or TFDS cannot prepare the dataset here.
     """
     kind, _, name = source.partition(':')
     return SOURCE_KINDS[kind](field, name, cache)
@@ -123,7 +123,8 @@ def read_rows(path: Path) -> LocatedRows:
       (location, columns): 'PATH:LINE' or 'PATH: row NUMBER' (from 0), and the values by name.
 
     Raises (while iterating):
-      UserError: unreadable, an unknown suffix, not UTF-8, or broken (with the line or the row).
+      UserError: the file is unreadable, has an unknown suffix, is not UTF-8, or is malformed (the
+        message names the line or row).
     """
     reader = next((READERS[suffix] for suffix in READERS if path.name.endswith(suffix)), None)
     if reader is None:
@@ -159,7 +160,7 @@ def _read_tsv(path: Path) -> LocatedRows:
 
 
 def _read_table(path: Path, reader: Any) -> LocatedRows:
-    csv.field_size_limit(sys.maxsize)  # an article is longer than the module's 128 KiB
+    csv.field_size_limit(sys.maxsize)  # an article may exceed the module's limit of 128 KiB
     line = 1
     try:
         header: list[str] = next(reader, [])
@@ -169,7 +170,7 @@ def _read_table(path: Path, reader: Any) -> LocatedRows:
         for fields in reader:
             if fields and len(fields) != len(header):
                 raise UserError(
-                    f'{path}:{line}: must have {len(header)} fields, as the header, got '
+                    f'{path}:{line}: must have {len(header)} fields, like the header, got '
                     f'{len(fields)}'
                 )
             if fields:

@@ -21,8 +21,8 @@ from gpt_jax.tasks.encoding import ExampleEncoder, PackedExamples
 from gpt_jax.tasks.examples import ClassNames, Example
 from gpt_jax.tasks.row_sources import SPLITS, Row, RowReader
 
-# Fields that leave the examples as they are (scoring, loss weights, truncation), and those that
-# select the rows, because the rows themselves are in the fingerprint.
+# Fields left out of the fingerprint: those that do not change the examples (scoring, loss weights,
+# truncation), and those that select the rows, because the rows themselves are fingerprinted.
 NON_FINGERPRINT_FIELDS = (
     'metrics',
     'program',
@@ -42,7 +42,7 @@ class TaskExamples(NamedTuple):
 
     Attributes:
       counts: number of examples per split: 'train' and 'validation' have at least one, 'test' is
-        missing where it has none.
+        left out if it has none.
       fingerprint: SHA-256, 64 hex digits, of the rows and of how they become examples.
       pairs: iterates over a split's rows, each with its example, in order. Rows may have columns
         that only scoring needs (a test, an id).
@@ -68,14 +68,14 @@ def load_examples(
     """Read all rows of a task once to count, check and fingerprint its examples.
 
     Args:
-      task: of another kind than 'none'.
+      task: the task section; its kind is not 'none'.
       cache: config.data.cache.
-      chat_template: of the tokenizer; None if it has none.
+      chat_template: the tokenizer's chat template; None if it has none.
       log: receives one line per split with skipped rows.
 
     Raises:
-      UserError: an unknown source, a broken file, a row that does not fit the task, or no rows to
-        train or validate on.
+      UserError: a source is unknown, a file is malformed, a row does not fit the task, or there are
+        no rows to train or validate on.
     """
     if task.chat and chat_template is None:
         raise UserError(
@@ -100,7 +100,7 @@ def load_examples(
 
 
 def _open_splits(task: TaskConfig, cache: Path) -> dict[str, _RowSplit]:
-    """Open the splits of `task.source`, and validation from its own source or from train rows."""
+    """Open the splits of `task.source`; validation may have its own source, or use train rows."""
     source = row_sources.open_row_source('task.source', task.source, cache)
     if 'train' not in source.splits:
         names = ', '.join(source.splits) or 'no known split'
@@ -123,7 +123,7 @@ def _open_splits(task: TaskConfig, cache: Path) -> dict[str, _RowSplit]:
 
 
 def _read_carved(task: TaskConfig, read_all: RowReader, split: str) -> Iterator[Row]:
-    """Read the rows that a hash assigns to a split, so that copies of a row share a split.
+    """Read the rows that a hash assigns to a split, so that copies of a row are in one split.
 
     A row goes to validation with probability `task.validation_fraction`.
     """
@@ -139,7 +139,7 @@ def _rank(task: TaskConfig, row: Row, index: int) -> Rank:
 
 
 def _hash_row(task: TaskConfig, row: Row, purpose: bytes) -> bytes:
-    """Hash the columns that become the texts of an example, but no ids and no labels."""
+    """Hash the columns that become the texts of an example, without ids and labels."""
     columns = {name: row.columns[name] for name in _text_columns(task) if name in row.columns}
     content = _row_bytes(row, columns or dict(row.columns))
     return hashlib.blake2b(content, digest_size=8, person=purpose).digest()
@@ -171,7 +171,7 @@ def _row_bytes(row: Row, columns: dict[str, Any]) -> bytes:
 def _scan_rows(
     task: TaskConfig, chat_template: ChatTemplate | None, splits: dict[str, _RowSplit], log: LogFn
 ) -> tuple[dict[str, int], Rank | None, str]:
-    """Read every row once.
+    """Read every row once, to check, count and fingerprint the examples.
 
     Returns:
       The number of examples per split, the highest rank of a training example that
@@ -252,14 +252,14 @@ class TaskDataset:
     """A task's examples, encoded and packed into rows.
 
     Attributes:
-      splits: rows of 'train', 'validation' and, where the source has one, 'test'.
+      splits: rows of 'train', 'validation' and, if the source has one, 'test'.
       examples: the examples of each split as text, in the order of the encoded ones.
-      tokenizer: of the ids.
-      vocab_size: upper bound of all ids, those of the marks between texts included.
-      fingerprint: 64 hex digits, of the examples, the tokenizer and everything that affects the
+      tokenizer: the tokenizer of the ids.
+      vocab_size: number of ids, those of the marks around texts included.
+      fingerprint: 64 hex digits, from the examples, the tokenizer and everything that affects the
         encoding.
-      question_texts: of each example, the texts that it asks about, as in the source and without
-        the template's words; for contamination checks.
+      question_texts: for each example of a split, the texts that it asks about as they are in the
+        source, without the template's words; for contamination checks.
     """
 
     splits: Mapping[str, PackedExamples]
@@ -280,7 +280,7 @@ class TaskDataset:
         return self.splits['validation']
 
     def count_truncated(self) -> dict[str, int]:
-        """Return how many examples of each split did not fit whole."""
+        """Return how many examples of each split were truncated."""
         return {split: packed.num_truncated for split, packed in self.splits.items()}
 
 
@@ -294,8 +294,8 @@ def make_task_dataset(
     """Encode and pack the examples of each split.
 
     Raises:
-      UserError: no training or validation examples, a character without an id, or too short a
-        context.
+      UserError: there are no training or validation examples, a character has no id, or the
+        context is too short.
     """
     for split in ('train', 'validation'):
         if not examples[split]:
@@ -327,7 +327,7 @@ def make_task_dataset(
         if count:
             log(
                 f'data: truncated {count:,} of {len(examples[split]):,} {split} examples to '
-                f'{context} tokens: prompts from the {task.truncation_side}, answers at their end'
+                f'{context} tokens: prompts on the {task.truncation_side}, answers at the end'
             )
     return dataset
 

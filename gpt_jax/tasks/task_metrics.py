@@ -1,7 +1,7 @@
 """Task metrics as papers report them, by name, each with its unit.
 
-Libraries compute them, except for the two of SQuAD, whose library downloads code. Every value is
-of a whole split, not a mean over batches.
+Libraries compute them, except for SQuAD's two, whose library downloads code. Every value is
+computed over a whole split; it is not a mean over batches.
 """
 
 import collections
@@ -28,14 +28,14 @@ LIBRARIES = {
     'entity_f1': 'seqeval.metrics',
 }
 ROUGE_LIBRARY = 'rouge_score.rouge_scorer'
-# Of generated code, which is run (gpt_jax/evaluation/code_execution.py).
+# Metrics of generated code, which is executed (gpt_jax/evaluation/code_execution.py).
 PASS_AT = re.compile(r'pass@[1-9][0-9]*')
 _PUNCTUATION = frozenset(string.punctuation)
 _TAG_WITH_PREFIX = re.compile(r'[BIES]-.')
 
 
 class Metric(NamedTuple):
-    """A metric, of which more is better.
+    """A metric; higher is better.
 
     Attributes:
       function: (predictions, right answers) -> value, both in the order of the examples.
@@ -50,7 +50,7 @@ def check_metrics(names: Sequence[str], kind: str) -> None:
     """Check that a task of this kind has these metrics.
 
     Raises:
-      UserError: an unknown metric; names the known ones and the nearest.
+      UserError: a metric is unknown; the message names the known ones and the nearest.
     """
     known = METRICS_BY_KIND.get(kind, {})
     for name in names:
@@ -64,10 +64,10 @@ def check_metrics(names: Sequence[str], kind: str) -> None:
 
 
 def require_libraries(names: Sequence[str], kind: str) -> None:
-    """Raise UserError if the library of a metric is missing: before a run, not at its end."""
+    """Raise UserError if a metric's library is missing, so before a run and not at its end."""
     for name in names:
         module = ROUGE_LIBRARY if name.startswith('rouge') else LIBRARIES.get(name)
-        # The accuracy of completions compares texts, without a library.
+        # The accuracy of completions compares texts and needs no library.
         if module and not (name == 'accuracy' and kind == 'completion'):
             import_library(module)
 
@@ -76,7 +76,7 @@ def import_library(module: str) -> Any:
     """Import a module that training does not need.
 
     Raises:
-      UserError: it is not installed; says how to install it.
+      UserError: it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(module)
@@ -97,7 +97,7 @@ def normalize_answer(text: str) -> str:
 
 
 def _mean_best_reference(score_pair: Callable[[str, str], float]) -> Scorer:
-    """Make a scorer: the mean over answers of the score with their best reference."""
+    """Make a scorer: the mean over answers of the score against their best reference."""
 
     def score(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         _check_lengths(answers, references)
@@ -119,7 +119,7 @@ def _stripped_match(answer: str, reference: str) -> float:
 
 
 def _word_f1(answer: str, reference: str) -> float:
-    """Compute the F1 of SQuAD, of bags of words; without words, whether both are empty."""
+    """Compute SQuAD's F1 between bags of words; if one has no words, whether both have none."""
     predicted, right = normalize_answer(answer).split(), normalize_answer(reference).split()
     if not predicted or not right:
         return float(predicted == right)
@@ -140,7 +140,7 @@ def _sacrebleu(function: str) -> Scorer:
 
 
 def _rouge(name: str) -> Scorer:
-    """Make a scorer: the mean F-measure with the best reference, on stems, as in summarization.
+    """Make a scorer: the mean F-measure against the best reference, on stems, for summaries.
 
     Characters other than a-z and 0-9 are ignored. For rougeLsum a line is a sentence.
     """
@@ -163,7 +163,7 @@ def _accuracy(predicted: Sequence[int], right: Sequence[int]) -> float:
 
 
 def _macro_f1(predicted: Sequence[int], right: Sequence[int]) -> float:
-    """Compute the mean F1 over classes that occur on either side; 0 for one without a hit."""
+    """Compute the mean F1 over the classes on either side; a class without a hit counts as 0."""
     _check_lengths(predicted, right)
     f1_score = import_library('sklearn.metrics').f1_score
     return float(f1_score(right, predicted, average='macro', zero_division=0))
@@ -175,7 +175,7 @@ def _matthews(predicted: Sequence[int], right: Sequence[int]) -> float:
 
 
 def _correlation(function: str) -> Scorer:
-    """Make a scorer of classes that are grades; 0 if one side is constant."""
+    """Make a scorer for ordered classes, such as grades; 0 if one side is constant."""
 
     def score(predicted: Sequence[int], right: Sequence[int]) -> float:
         import scipy.stats
@@ -191,9 +191,9 @@ def _correlation(function: str) -> Scorer:
 def to_iob2(tags: Sequence[str]) -> list[str]:
     """Convert the tags of a sentence to IOB2.
 
-    'O' and tags with a prefix B-, I-, E- or S- stay. Another tag is a span for as long as it
-    repeats, so that roles or classes without IOB ('ARG0 ARG0 O') are entities too. Two adjacent
-    spans of one type become one, because nothing marks the start of the second.
+    'O' and tags with a prefix B-, I-, E- or S- are kept. Any other tag forms a span for as long as
+    it repeats, so that roles or classes without IOB prefixes ('ARG0 ARG0 O') are entities too. Two
+    adjacent spans of one type become one, because nothing marks the start of the second.
     """
     converted, previous = [], 'O'
     for tag in tags:
@@ -204,7 +204,7 @@ def to_iob2(tags: Sequence[str]) -> list[str]:
 
 
 def _entity_f1(predicted: Sequence[Sequence[str]], right: Sequence[Sequence[str]]) -> float:
-    """Compute the F1 of CoNLL 2003: over all spans, which match in both ends and the type."""
+    """Compute CoNLL 2003's F1 over all spans, which match if both ends and the type are right."""
     _check_lengths(predicted, right)
     f1_score = import_library('seqeval.metrics').f1_score
     return float(f1_score([*map(to_iob2, right)], [*map(to_iob2, predicted)], zero_division=0))
@@ -231,7 +231,7 @@ def _check_lengths(predicted: Sequence[Any], right: Sequence[Any]) -> None:
         )
 
 
-# Of (texts, all right texts of each).
+# Metrics of (generated texts, all right texts for each).
 COMPLETION_METRICS: dict[str, Metric] = {
     'exact_match': Metric(_mean_best_reference(_exact_match), UNIT_INTERVAL),
     'f1': Metric(_mean_best_reference(_word_f1), UNIT_INTERVAL),
@@ -243,7 +243,7 @@ COMPLETION_METRICS: dict[str, Metric] = {
     'rougeL': Metric(_rouge('rougeL'), UNIT_INTERVAL),
     'rougeLsum': Metric(_rouge('rougeLsum'), UNIT_INTERVAL),
 }
-# Of (indices of the predicted classes, of the right ones).
+# Metrics of (indices of the predicted classes, indices of the right ones).
 CLASSIFICATION_METRICS: dict[str, Metric] = {
     'accuracy': Metric(_accuracy, UNIT_INTERVAL),
     'macro_f1': Metric(_macro_f1, UNIT_INTERVAL),
@@ -251,7 +251,7 @@ CLASSIFICATION_METRICS: dict[str, Metric] = {
     'pearson': Metric(_correlation('pearsonr'), CORRELATION),
     'spearman': Metric(_correlation('spearmanr'), CORRELATION),
 }
-# Of (predicted tags of each sentence, right tags), as words.
+# Metrics of (predicted tags of each sentence, right tags), as strings.
 TOKEN_CLASSIFICATION_METRICS: dict[str, Metric] = {
     'entity_f1': Metric(_entity_f1, UNIT_INTERVAL),
     'accuracy': Metric(_over_tokens(_accuracy), UNIT_INTERVAL),

@@ -41,7 +41,7 @@ from gpt_jax.train.step import (
 
 
 class TrainerParts(NamedTuple):
-    """The functions and facts of an assembled run.
+    """The functions and properties of an assembled run.
 
     mesh_reason: why this mesh was chosen, if the config left that to the library; else ''.
     batch_shards: number of devices with different rows of the batch.
@@ -59,7 +59,7 @@ class TrainerParts(NamedTuple):
     select_frozen: jitted params -> the frozen part, for a state that was saved without it; donates
       the params.
     abstract_state: shapes, dtypes and shardings of the state.
-    abstract_params: the same of the model's parameters.
+    abstract_params: the same for the model's parameters.
     shard_batches: iterator of this process's rows -> iterator of global arrays.
     """
 
@@ -82,7 +82,7 @@ class TrainerParts(NamedTuple):
 
 
 def make_layout(config: Config, devices: Sequence[Any] | None = None) -> MeshLayout:
-    """Arrange the devices (None: all) as the config says; raise UserError if that is impossible."""
+    """Lay out the devices (None: all) as the config says; raise UserError if that is impossible."""
     choose = config.mesh.strategy == AUTO  # only then does the size of the model matter
     parameters = model_counts.parameters(config.model)['total'] if choose else 0
     return mesh_layout.make_mesh_layout(
@@ -94,7 +94,7 @@ def build_trainer_parts(config: Config, devices: Sequence[Any] | None = None) ->
     """Build a run; compiles nothing and allocates nothing.
 
     Args:
-      config: of the run.
+      config: the run's config.
       devices: may be those of a topology that is not attached; None: all devices.
     """
     layout = make_layout(config, devices)
@@ -196,7 +196,7 @@ def _make_eval_sharding(layout: MeshLayout, partitioner: Partitioner) -> StepSha
 
 
 def _check_counts(model_config: ModelConfig) -> None:
-    """Raise UserError if parts given as dotted paths are not counted as they are."""
+    """Raise UserError if the parameter count is wrong for parts given as dotted paths."""
     words = (model_config.norm, model_config.attention, model_config.feedforward)
     if not any(':' in word for word in words):
         return
@@ -205,8 +205,8 @@ def _check_counts(model_config: ModelConfig) -> None:
     config_fields.require(
         counted == stored,
         'model',
-        f'must count its parameters right, got {counted:,} for {stored:,}; give the parts named by '
-        'dotted paths an attribute count_parameters(config)',
+        f'must count its parameters correctly, got {counted:,} for {stored:,}; give each part that '
+        'is a dotted path an attribute count_parameters(config)',
     )
 
 
@@ -223,7 +223,7 @@ def _check_context_axis(config: Config, mesh: Mesh) -> None:
 def _make_state_shardings(abstract: State, stored: PartitionedParams, replicated: Any) -> State:
     """Shard every subtree of the state like the parameters if it has their structure.
 
-    The optimizer's moments have it; counters do not and are replicated.
+    These are the optimizer's moments; everything else, such as counters, is replicated.
     """
     structure: Any = jax.tree.structure(abstract.params)
     is_params = lambda node: jax.tree.structure(node) == structure
@@ -256,8 +256,8 @@ def make_param_layout(config: ModelConfig, policy: ShardingPolicy, like: Any = N
     Layers stay stacked for a `lax.scan` or a pipeline, and are unstacked for an unrolled loop.
 
     Args:
-      config: of the model.
-      policy: of the loss.
+      config: the model's config.
+      policy: the sharding policy of the loss.
       like: the trainable parameters or their shapes; None: all are trainable.
     """
     if config.scan_layers or policy.group('N').size > 1:
@@ -289,10 +289,10 @@ def make_abstract_batch(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeS
 
 # Options of XLA's TPU compiler, measured in experiments/preflight/.
 TPU_KINDS = ('TPU v5', 'TPU v5 lite', 'TPU v6 lite')
-# Matrix products may use more vector memory than by default: with larger tiles, the feed-forward
-# of a 354M step is a fifth faster.
+# More vector memory for matrix products: with larger tiles, the feed-forward layers of a 354M step
+# are a fifth faster.
 TPU_MEMORY_OPTIONS = {'xla_tpu_scoped_vmem_limit_kib': '65536'}
-# Parameters are gathered during matrix products: a 13B step on 512 chips is a seventh shorter.
+# All-gathers of parameters during matrix products: a 13B step on 512 chips is a seventh shorter.
 TPU_OVERLAP_OPTIONS = dict.fromkeys(
     (
         'xla_enable_async_all_gather',
@@ -306,5 +306,5 @@ TPU_OVERLAP_OPTIONS = dict.fromkeys(
 
 
 def get_compiler_options(device_kind: str) -> dict[str, str] | None:
-    """Return XLA options for a train step on this kind of device (JAX's name); None: no options."""
+    """Return XLA options for a training step on this JAX device kind; None: no options."""
     return TPU_MEMORY_OPTIONS | TPU_OVERLAP_OPTIONS if device_kind in TPU_KINDS else None

@@ -1,4 +1,4 @@
-"""Checkpoints: saved in the background, and read back verified or not at all.
+"""Checkpoints: saved in the background, and verified before they are loaded.
 
     checkpoints/40/state/          the arrays, written by Orbax (OCDBT, uncompressed: float32
                                    parameters do not compress)
@@ -8,9 +8,9 @@
     checkpoints/completed.txt      records that a checkpoint was once complete here
 
 A save is written into tmp-N, its manifest last, and then renamed to N. So a numbered folder is
-complete or damaged, never unfinished. Of Orbax this module uses the checkpointer only, since its
-manager knows no manifest. Orbax takes a third of a second to import, and is imported when it is
-first needed.
+complete or damaged, never unfinished. This module uses only the checkpointer of Orbax, since its
+manager does not support manifests. Orbax takes a third of a second to import, so it is imported
+when it is first needed.
 """
 
 import functools
@@ -65,9 +65,9 @@ class CheckpointManager:
         """Open the folder and remove the leftovers of a killed save.
 
         Args:
-          directory: of the run's checkpoints.
-          max_to_keep: number of newest checkpoints that are retained.
-          keep_steps: further steps whose checkpoints are retained.
+          directory: the folder of the run's checkpoints.
+          max_to_keep: number of newest checkpoints to keep.
+          keep_steps: further steps whose checkpoints are kept.
           log: receives a line for each folder that is removed or quarantined.
         """
         if max_to_keep < 1:
@@ -93,18 +93,19 @@ class CheckpointManager:
         except Exception as close_error:
             if error is None:
                 raise
-            error.add_note(f'and then: {close_error}')
+            error.add_note(f'closing the checkpoints failed as well: {close_error}')
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Copy the state to the host and return; a thread writes, sums and renames it.
+        """Copy the state to the host and return; a thread writes, checksums and renames it.
 
-        Waits for the previous save; with several processes also for one to another folder, such as
-        that of the best checkpoint. If this step has a good checkpoint already, nothing is written.
+        Waits for the previous save; with several processes, also for a save to another folder, such
+        as that of the best checkpoint. If this step already has an intact checkpoint, nothing is
+        written.
 
         Args:
-          step: of the checkpoint.
+          step: the checkpoint's step.
           state: a pytree of jax.Array.
-          meta: JSON values without NaN, copied now.
+          meta: JSON values without NaN; copied before this returns.
 
         Raises:
           RuntimeError: this save could not begin, or the previous one could not be completed.
@@ -131,17 +132,17 @@ class CheckpointManager:
         )
 
     def restore(self, abstract_state: Any) -> RestoredCheckpoint | None:
-        """Restore the newest good checkpoint; None if none was ever completed here.
+        """Restore the newest intact checkpoint; None if none was ever completed here.
 
-        A checkpoint with a damaged byte is moved to quarantine, and the one before it is tried.
+        A damaged checkpoint is moved to quarantine, and the one before it is tried.
 
         Args:
           abstract_state: a pytree of jax.ShapeDtypeStruct with shardings, or of arrays. The mesh
             may differ from the one that the state was saved from.
 
         Raises:
-          UserError: there were checkpoints but none is good, or the names, shapes or dtypes of the
-            good one differ.
+          UserError: checkpoints were completed here but none is intact, or the names, shapes or
+            dtypes of the intact one differ.
         """
         self.wait()
         step = run_on_first_process(self._find_newest_valid)
@@ -151,7 +152,7 @@ class CheckpointManager:
         return _load(self._directory / str(step), abstract_state, partial=False)
 
     def latest_step(self) -> int | None:
-        """Return the newest completed step, without verification."""
+        """Return the newest completed step, without verifying it."""
         return run_on_first_process(lambda: next(iter(manifest.list_steps(self._directory)), None))
 
     def wait(self) -> None:
@@ -199,7 +200,7 @@ class CheckpointManager:
         return step
 
     def _complete(self, step: int, meta: dict[str, Any], specs: dict[str, str]) -> None:
-        """Complete a save in the thread; the order of the actions makes it safe at any moment."""
+        """Complete a save in the thread; the order of the steps makes a crash safe at any point."""
         self._checkpointer.wait_until_finished()
         if not is_first_process():
             return
@@ -222,7 +223,7 @@ class CheckpointManager:
             shutil.rmtree(self._unfinished_path(old))
 
     def _find_saved(self, step: int) -> int | None:
-        """Return `step` if it has a good checkpoint; quarantine a damaged one."""
+        """Return `step` if it has an intact checkpoint; quarantine a damaged one."""
         folder = self._directory / str(step)
         if folder.exists() and step not in self._verified:
             try:
@@ -233,7 +234,7 @@ class CheckpointManager:
 
     def _find_newest_valid(self) -> int | None:
         step = manifest.find_newest_valid(self._directory, self._quarantine)
-        if step is not None:  # its writer may have been killed just before it recorded this
+        if step is not None:  # its writer may have been killed before it recorded the completion
             manifest.mark_completed(self._directory)
         return step
 
@@ -250,19 +251,19 @@ def load_checkpoint(
     step: int | None = None,
     log: LogFn = print,
 ) -> RestoredCheckpoint:
-    """Load a good checkpoint, or a part of it, outside its run.
+    """Load an intact checkpoint, or a part of it, outside its run.
 
-    Moves and removes nothing, so the folder may belong to a run in progress.
+    Nothing is moved or removed, so the folder may belong to a run in progress.
 
     Args:
-      directory: of the run's checkpoints.
+      directory: the folder of the run's checkpoints.
       abstract_state: as in `CheckpointManager.restore`, but leaves may be missing:
         State(params=..., opt_state=None, ...).
-      step: of the checkpoint; None: the newest good one.
+      step: the checkpoint's step; None: the newest intact one.
       log: receives a line for each damaged checkpoint.
 
     Raises:
-      UserError: there is no good checkpoint, or a leaf is absent or has another shape or dtype.
+      UserError: there is no intact checkpoint, or a leaf is absent or has another shape or dtype.
     """
     directory = Path(directory).resolve()
 
@@ -291,7 +292,7 @@ def _verify_step(directory: Path, step: int) -> int:
 
 
 def _flatten(tree: Any) -> dict[str, Any]:
-    """Return the leaves by path, so that a checkpoint does not depend on optax's or own classes."""
+    """Return the leaves by path, so that a checkpoint does not depend on any Python class."""
     import jax
 
     from gpt_jax.core import trees
@@ -311,7 +312,7 @@ def _describe(leaf: Any) -> str:
 
 
 def _load(folder: Path, abstract_state: Any, *, partial: bool) -> RestoredCheckpoint:
-    """Load a verified checkpoint. partial: it may have leaves that `abstract_state` does not."""
+    """Load a verified checkpoint; if `partial`, it may have leaves that `abstract_state` lacks."""
     import jax
     import orbax.checkpoint as ocp
 

@@ -1,8 +1,8 @@
 """Checkpoints of fine-tuned models, which hold only the trainable parameters.
 
-A run that begins with another model's weights saves what it trains, since adapters are small. The
-frozen parameters are read again from the source (config.init_from); every checkpoint has their
-checksum, so a source that has changed is detected.
+A run that starts from another model's weights saves only the parameters that it trains, since
+adapters are small. It reloads the frozen parameters from the source (config.init_from); every
+checkpoint stores their checksum, so that a changed source is detected.
 """
 
 from collections.abc import Callable, Mapping
@@ -47,7 +47,7 @@ def resize_params(
       load_params: loads the parameters of the model `source`.
       source: config of the model to load from.
       model: config of the model to load into.
-      task: for its head.
+      task: the task whose head is added; None: no head.
       seed: new rows and the head get the initial values of a run with this seed.
       target: shapes and shardings of the result.
     """
@@ -56,7 +56,7 @@ def resize_params(
     targets = dict(zip(trees.name_leaves(target), jax.tree.leaves(target), strict=True))
 
     def load_sharding(name: str, leaf: Any) -> Any:
-        # A leaf that is resized is small enough to be replicated.
+        # A resized leaf is small enough to be replicated.
         sharding = targets[name].sharding
         return sharding if targets[name].shape == leaf.shape else replicate_sharding(sharding)
 
@@ -98,7 +98,7 @@ def replicate_sharding(sharding: Any) -> Any:
 
 
 def drop_unsaved(state: State, init_from: str) -> State:
-    """Return what a checkpoint holds of a state, or of its shapes."""
+    """Return the part of a state, or of its shapes, that a checkpoint stores."""
     return state.replace(frozen=None) if init_from else state
 
 
@@ -119,10 +119,10 @@ def verify_frozen(meta: Mapping[str, Any], frozen: Any, init_from: str) -> None:
 class FinetunedRun(NamedTuple):
     """A run with frozen parameters.
 
-    folder: of the run.
-    raw_config: of the run, complete.
-    model: config for inference.
-    load_base: the value of init_from -> the model's config and a function that loads it.
+    folder: the run's folder.
+    raw_config: the run's complete config.
+    model: the model's config for inference.
+    load_base: the value of init_from -> the base model's config and a function that loads it.
     """
 
     folder: Path
@@ -141,7 +141,7 @@ def open_finetuned_run(
 ) -> FinetunedRun | None:
     """Open a run with frozen parameters; None if the run trains everything.
 
-    Arguments are the fields of `FinetunedRun`.
+    The arguments are fields of `FinetunedRun`.
     """
     finetune = config_fields.from_dict(FinetuneConfig, raw_config['finetune'], 'finetune')
     task: TaskConfig = parse_section(raw_config, 'task')
@@ -155,16 +155,17 @@ def open_finetuned_run(
 def load_partition(
     run: FinetunedRun, shardings: Any, step: int | None, log: LogFn
 ) -> tuple[Any, Any, Mapping[str, Any]]:
-    """Load the parameters of a run: (trainable, frozen, meta of the checkpoint).
+    """Load the parameters of a run: (trainable, frozen, the checkpoint's meta).
 
     Args:
       run: see `open_finetuned_run`.
-      shardings: of the model's own parameters; all others are replicated on the same devices.
-      step: of the checkpoint; None: the newest.
+      shardings: those of the model's own parameters; all other parameters are replicated on the
+        same devices.
+      step: the checkpoint's step; None: the newest.
       log: receives lines for the user.
 
     Raises:
-      UserError: there is no good checkpoint, or the frozen parameters have changed.
+      UserError: there is no intact checkpoint, or the frozen parameters have changed.
     """
     replicated = replicate_sharding(jax.tree.leaves(shardings)[0])
     replicate = lambda tree: add_shardings(tree, jax.tree.map(lambda _: replicated, tree))

@@ -1,6 +1,6 @@
 """The training loop: the order of steps, logging, evaluation and checkpoints.
 
-All effects are in the functions that the loop receives, so it knows neither files nor configs.
+All side effects are in the functions passed to the loop, so it knows neither files nor configs.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ from gpt_jax.train.step import State
 
 
 class Intervals(NamedTuple):
-    """Steps between events of each kind; every event also follows the last step. 0: only then.
+    """Steps between events of each kind; 0: only after the last step, where each event happens too.
 
-    save_steps: steps after which the state is saved in addition.
+    save_steps: further steps after which the state is saved.
     """
 
     log: int
@@ -27,13 +27,13 @@ class Intervals(NamedTuple):
 
 
 class Hooks(NamedTuple):
-    """The functions that the loop calls. A step number is the number of updates done.
+    """The functions that the loop calls. `step` is the number of updates done.
 
     log: (step, metrics as Python numbers, or as lists if several runs train at once).
     evaluate: (step, state); validation.
     run_suite: (step, state); evaluation on the tasks of the suite.
-    save: (step, state, wait); the state may change after it returns. With `wait` it returns once
-      the checkpoint is complete.
+    save: (step, state, wait); the state may be overwritten after it returns. With `wait`, it
+      returns once the checkpoint is complete.
     should_stop: whether to save and raise Preempted; called once per step.
     should_finish: whether to end the run early; called after each validation.
     """
@@ -68,7 +68,7 @@ def run_training_loop(
       Preempted: `hooks.should_stop` returned true; the state is saved.
       Diverged: there were `max_skipped` non-finite steps in a row; nothing is saved.
     """
-    if start and hooks.should_finish():  # it ended early before, but its summary was not written
+    if start and hooks.should_finish():  # the run had ended early, but has no summary
         return state
     delayed_log = _DelayedLog(hooks.log, max_skipped)
 
@@ -122,7 +122,7 @@ class _DelayedLog:
         (done, metrics), self._pending = self._pending, None
         values = {name: value.tolist() for name, value in jax.device_get(metrics).items()}
         self._log(done, values)
-        # If several runs train at once, those that did not diverge go on.
+        # If several runs train at once, those that did not diverge continue.
         skipped = int(np.min(values['skipped_in_row']))
         if skipped >= self._max_skipped:
             raise Diverged(f'{skipped} steps in a row up to step {done} were not finite')

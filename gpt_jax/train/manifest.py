@@ -1,9 +1,9 @@
-"""Checkpoint manifests: the step, meta and checksums that show a checkpoint is intact. No JAX.
+"""Checkpoint manifests: the step, meta and checksums that show that a checkpoint is intact.
 
 A manifest is one JSON file with the step, the caller's meta, a line for each array, and the size
 and SHA-256 of every other file of the checkpoint. It ends with its own SHA-256 and must consist of
-exactly the bytes that `write_manifest` writes, so no byte of it can change unnoticed either. It is
-written last.
+exactly the bytes that `write_manifest` writes, so that no change to it goes unnoticed either. It is
+written last. This module does not import JAX.
 """
 
 import hashlib
@@ -32,8 +32,8 @@ def write_manifest(
     """Write the manifest of a checkpoint whose other files are all written.
 
     Args:
-      folder: of the checkpoint.
-      step: of the checkpoint.
+      folder: the checkpoint's folder.
+      step: the checkpoint's step.
       meta: JSON values.
       leaves: dtype and shape of each array by its path: {'params/embed': 'float32[256,64]'}.
     """
@@ -46,7 +46,7 @@ def write_manifest(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest and check its own SHA-256: 'step', 'meta', 'leaves', 'files'.
+    """Read a manifest ('step', 'meta', 'leaves', 'files') and check its own SHA-256.
 
     Raises:
       DamageError: it is missing, or one of its bytes has changed.
@@ -93,7 +93,7 @@ def verify_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def list_steps(directory: Path) -> list[int]:
-    """List the completed steps in a run's checkpoint folder, newest first, without verification."""
+    """List the completed steps in a run's checkpoint folder, newest first, without verifying."""
     paths = directory.iterdir() if directory.is_dir() else ()
     is_step = re.compile('0|[1-9][0-9]*').fullmatch
     steps = [int(path.name) for path in paths if is_step(path.name) and path.is_dir()]
@@ -139,7 +139,7 @@ def read_newest_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None
     None if none was ever completed in `directory`.
 
     Raises:
-      UserError: checkpoints were completed here, but no manifest is intact; names the newest file.
+      UserError: checkpoints were completed here, but no manifest is intact; names the newest one.
     """
     directory, newest_damage = Path(directory), ''
     for step in list_steps(directory):
@@ -156,8 +156,8 @@ def select_checkpoint_folder(folder: Path, step: int | None) -> Path:
     """Select the folder whose checkpoints represent a run: its best/, if it has one.
 
     Args:
-      folder: of the run.
-      step: of a checkpoint, which only the run's own folder has; None: the best or the newest.
+      folder: the run's folder.
+      step: a step, whose checkpoint only the run's own folder has; None: the best or the newest.
     """
     best = folder / BEST_FOLDER
     return best if step is None and (best / 'checkpoints').is_dir() else folder
@@ -168,12 +168,12 @@ def mark_completed(directory: Path) -> None:
     if not (directory / COMPLETED_FILE).exists():
         write_text(
             directory / COMPLETED_FILE,
-            'A checkpoint was completed here: without one, this run refuses to start.\n',
+            'A checkpoint was completed here: if none is left, this run refuses to start.\n',
         )
 
 
 def quarantine_checkpoint(directory: Path, step: int) -> Path:
-    """Move a checkpoint into the quarantine folder, for inspection; return its new path."""
+    """Move a checkpoint into the quarantine folder for inspection; return its new path."""
     quarantine = directory / QUARANTINE_FOLDER
     quarantine.mkdir(exist_ok=True)
     count = sum(1 for _ in quarantine.glob(f'{step}-*'))
@@ -186,8 +186,7 @@ def _was_completed(directory: Path) -> bool:
 
 def _make_lost_error(directory: Path, newest_damage: str = '') -> UserError:
     return UserError(
-        f'{newest_damage}{directory}: no good checkpoint is left of this run; restore one, or '
-        'remove the folder'
+        f'{newest_damage}{directory}: no good checkpoint is left; restore one, or remove the folder'
     )
 
 

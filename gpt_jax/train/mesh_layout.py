@@ -24,7 +24,7 @@ from gpt_jax.parallel.sharding import (
 )
 from gpt_jax.train.step import StepSharding
 
-# During training: a parameter, its gradient and two moments, float32 each.
+# During training: a parameter, its gradient and two moments, each in float32.
 STATE_BYTES_PER_PARAMETER = 16
 
 
@@ -34,8 +34,9 @@ class MeshLayout(NamedTuple):
     reason: why this mesh was chosen, in a sentence; '' if the config gives the mesh.
     context_parallel: how attention is computed if several devices share a sequence.
     batch_shards: number of devices with different rows of the batch.
-    microbatches: parts into which a device splits its rows, outside the model.
-    microbatch_rows: rows that a stage of a pipeline processes at a time.
+    microbatches: parts into which the step splits a device's rows; 1 with a pipeline, which splits
+      them inside the model.
+    microbatch_rows: rows that a pipeline stage processes at a time.
     """
 
     mesh: Mesh
@@ -112,7 +113,7 @@ def make_divisibility_constraints(
 
 
 def _read_device_memory(device: Any) -> int:
-    """Return bytes; 0 for a CPU, whose memory is not the device's alone."""
+    """Return the device's memory in bytes; 0 for a CPU, which shares the host's memory."""
     if device.platform == 'cpu':
         return 0
     return int((device.memory_stats() or {}).get('bytes_limit', 0))
@@ -138,14 +139,14 @@ def _check_context_parallel(config: MeshConfig, model: ModelConfig, mesh: Mesh) 
 
 
 def _choose_microbatch_rows(train: TrainConfig, batch_shards: int, stages: int) -> int:
-    """Choose the rows of a pipeline's microbatch; by default there are four for each stage."""
+    """Choose the rows of a pipeline's microbatch; by default, four microbatches per stage."""
     rows = train.batch_size // batch_shards * stages
     preferred = train.microbatch_size or max(1, rows // (4 * stages))
     return max(n for n in range(1, min(preferred, rows) + 1) if rows % n == 0)
 
 
 def make_sharding_policy(layout: MeshLayout) -> ShardingPolicy:
-    """Make the policy of the model inside a step."""
+    """Make the sharding policy of the model inside a step."""
     return make_manual_policy(
         layout.strategy, layout.mesh, layout.context_parallel, layout.microbatch_rows
     )
@@ -157,22 +158,22 @@ def make_step_sharding(
     """Distribute a step over the mesh; None on a single device.
 
     Args:
-      layout: of the run.
+      layout: the run's layout.
       abstract: shapes of the parameters.
-      logical_axes: of the parameters.
+      logical_axes: logical axes of the parameters, as letters.
     """
     mesh, strategy = layout.mesh, layout.strategy
     if mesh.size == 1:
         return None
     shapes = jax.tree.map(lambda a: a.shape, abstract, is_leaf=lambda a: hasattr(a, 'shape'))
-    # For every parameter a tuple: the mesh axes that shard each of its dimensions.
+    # A tuple for each parameter: the mesh axes that shard each of its dimensions.
     stored_axes = jax.tree.map(
         lambda letters, shape: storage_axes(letters, shape, strategy, mesh),
         logical_axes,
         shapes,
         is_leaf=lambda node: isinstance(node, str),
     )
-    # A strategy that gathers per layer does so inside the model, and scatters its gradients there.
+    # A strategy that gathers per layer gathers and scatters inside the model.
     gather_at_once = strategy.shard_axes and not strategy.gather_per_layer
 
     def gather_params(shards: PartitionedParams) -> PartitionedParams:
@@ -289,7 +290,7 @@ def find_process_batch_shard(mesh: Mesh, process: int) -> tuple[int, int]:
     return index, shard_count // own_count
 
 
-# Fields of a batch for `score_tokens` with one entry for each scored token, not for each position.
+# Batch fields of `score_tokens` that have one entry per scored token instead of one per position.
 QUERY_FIELDS = ('query_positions', 'query_tokens')
 
 

@@ -2,12 +2,12 @@
 
     metrics.jsonl   the values that the config determines; the source of truth
     timing.jsonl    the values that depend on the machine's speed
-    tensorboard/    a view of both
+    tensorboard/    both, as event files
 
-Two equal runs write byte-identical metrics.jsonl, however often they are interrupted. A line is one
-step: first the step, then the other keys in alphabetical order, floats in the shortest form that
-reads back as the same bits. JSON has no non-finite numbers, so those are the strings 'nan', 'inf'
-and '-inf', which float() reads.
+Two identical runs write byte-identical metrics.jsonl, however often they are interrupted. A line is
+one step: first the step, then the other keys in alphabetical order, with floats in the shortest
+form that reads back as the same bits. JSON has no non-finite numbers, so those are the strings
+'nan', 'inf' and '-inf', which float() reads.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class MetricsWriter:
         Args:
           workdir: the run's folder; created if it does not exist.
           tensorboard: also write event files, if tensorboardX is installed.
-          enabled: False makes every method do nothing; of several processes only the first writes.
+          enabled: False makes every method a no-op; with several processes, only the first writes.
 
         Raises:
           UserError: a line before the last is broken; names `file:line`.
@@ -130,7 +130,7 @@ class MetricsWriter:
                 )
                 self._tensorboard = False
                 return
-            # purge_step hides what an interrupted run has shown from this step on.
+            # purge_step hides the events that an interrupted run wrote from this step on.
             folder = self._paths[0].parent / TENSORBOARD_FOLDER
             self._summary_writer = SummaryWriter(str(folder), purge_step=step)
         for name, value in values.items():
@@ -219,7 +219,7 @@ class Throughput:
         """End the window and start the next: 'seconds' of training and 'tokens_per_second'.
 
         Raises:
-          RuntimeError: called inside `pause`, during which the window has no end.
+          RuntimeError: called inside `pause`.
         """
         if self._pauses:
             raise RuntimeError('read() must not be called inside pause()')
@@ -237,8 +237,8 @@ def compute_mfu(tokens_per_second: float, flops_per_token: float, peak_flops: fl
 
     Args:
       tokens_per_second: over all devices.
-      flops_per_token: forward and backward, of the model and not of the hardware: recomputation is
-        not counted. The caller must report whether attention is counted, and whether as causal.
+      flops_per_token: forward and backward, of the model, not of the hardware: recomputation is not
+        counted. The caller must report whether attention is counted, and whether as causal.
       peak_flops: FLOPs per second of all devices together, at the precision of the matmuls.
     """
     return tokens_per_second * flops_per_token / peak_flops
@@ -251,7 +251,7 @@ def make_loss_curve(rows: Iterable[Mapping[str, Any]]) -> list[list[float]]:
     """Average the training loss within bins of equal width in log tokens.
 
     Args:
-      rows: of metrics.jsonl. Those without tokens or with a non-finite loss are skipped.
+      rows: rows of metrics.jsonl. Those without tokens or with a non-finite loss are skipped.
 
     Returns:
       [tokens, mean loss in nats/token] of at most MAX_CURVE_POINTS bins; the tokens are those of

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from gpt_jax.core.errors import UserError
 
-# Answers of `run_on_all_processes` that no function returns.
+# Values that `run_on_all_processes` reserves; no function may return them.
 _NO_RESULT, _FAILED = -1, -(2**31)
 
 
@@ -36,7 +36,7 @@ def run_on_all_processes(function: Callable[[], int]) -> int:
       function: returns an int32.
 
     Raises:
-      UserError: `function` failed on another process. Where it failed, its own error is raised.
+      UserError: `function` failed on another process. That process raises its own error.
     """
     import numpy as np
 
@@ -60,10 +60,10 @@ def run_on_all_processes(function: Callable[[], int]) -> int:
 def run_on_first_process(function: Callable[[], int | None]) -> int | None:
     """Call `function` on the first process only and return its result on all of them.
 
-    Every process must call this. An error on the first process is an error on all.
+    Every process must call this. An error on the first process is raised on all of them.
 
     Args:
-      function: returns a natural number or None.
+      function: returns an int >= 0, or None.
     """
 
     def call_if_first() -> int:
@@ -115,7 +115,7 @@ class Preemption:
 
         With several processes, all must call this equally often: once per step. It returns the
         result of the vote that the previous call started, a 4-byte all-reduce that is complete by
-        now. So the answer is a step late, but never waits for the step just dispatched.
+        now. So the answer is one step late, but the call never waits for the step just dispatched.
         """
         import jax
 
@@ -127,7 +127,7 @@ class Preemption:
 
 @functools.cache
 def _make_vote() -> Callable[[bool], Any]:
-    """Make a function that starts to count the flags of all processes: a replicated int32."""
+    """Make a function that starts counting the flags of all processes: a replicated int32."""
     import jax
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec

@@ -1,6 +1,6 @@
-"""The minimized objective, by task: the loss of text, of a head, or of preferences.
+"""The training objective of each task: the loss of text, of a task head, or of preferences.
 
-Scores for evaluation are also here: those of each position, and log p of given tokens.
+It also computes scores for evaluation: scores of each position, and log p of given tokens.
 """
 
 import dataclasses
@@ -19,12 +19,15 @@ from gpt_jax.parallel.sharding import ShardingPolicy
 from gpt_jax.train.step import Batch, LossFn
 
 Sums = dict[str, jax.Array]
-# Logits that `make_token_scores` has in memory at a time, unless the config asks for fewer.
+# Most logits that `make_token_scores` holds in memory at a time; config.loss_chunk may lower it.
 MAX_SCORED_LOGITS = 2**25
 
 
 class LossInputs(NamedTuple):
-    """The arguments of a task's loss. x_BLD: the model's features, with all of D."""
+    """The arguments of a task's loss.
+
+    x_BLD: the model's features, gathered along L over the devices that share the vocabulary.
+    """
 
     params: Any
     output: GPTOutput
@@ -40,15 +43,15 @@ def make_loss(
 ) -> LossFn:
     """Make (params, batch, dropout key) -> (summed objective, sums by name), as in step.py.
 
-    'loss' is of the text, or of the task's questions, in nats; 'weight' counts targets, or
-    questions. The objective also has the z-loss and the routing losses, if the config has
-    coefficients for them.
+    'loss' is the loss of the text, or of the task's questions, in nats; 'weight' is the number of
+    targets, or of questions. The objective also includes the z-loss and the routing losses, if the
+    config has coefficients for them.
 
     Args:
-      config: of the model.
-      policy: of the model inside a step.
+      config: the model's config.
+      policy: the model's sharding policy inside a step.
       train: enables dropout and expert capacities.
-      task: None: text.
+      task: None: plain text.
     """
     model = GPT(config, policy, train=train)
     compute_task_loss = TASK_LOSSES[task.kind if task is not None else 'none']
@@ -59,8 +62,8 @@ def make_loss(
         objective, sums = compute_task_loss(
             LossInputs(params, output, x_BLD, batch, config, policy, task)
         )
-        # Routing statistics are means over a device's own tokens. All devices count alike, however
-        # many targets each has.
+        # Routing statistics are means over a device's own tokens. All devices have equal weight,
+        # however many targets each has.
         mean_weight = policy.group('BL').mean(sums['weight'])
         routing = {
             name: mean_weight * jnp.mean(value_N) for name, value_N in output.statistics.items()
@@ -83,7 +86,7 @@ def _apply_model(model: GPT, params: Any, batch: Batch, key: jax.Array) -> GPTOu
 
 
 def _require_table(output: GPTOutput) -> jax.Array:
-    """Return the weights of the language-model head, which these parameters must have."""
+    """Return the weights of the language-model head, which the parameters must include."""
     assert output.w_VD is not None
     return output.w_VD
 
@@ -128,7 +131,7 @@ def _compute_preference_loss(inputs: LossInputs) -> tuple[jax.Array, Sums]:
 
 
 def _add_text_loss(sums: Sums, inputs: LossInputs, task: TaskConfig) -> tuple[jax.Array, Sums]:
-    """Add the loss of the text; the text's weights include the coefficient (tasks/encoding.py)."""
+    """Add the loss of the text, whose weights include the coefficient (tasks/encoding.py)."""
     # Devices that share the vocabulary have the same questions, so each adds its part.
     objective = sums['loss'] / inputs.policy.group('V').size
     if task.lm_loss_weight:
@@ -151,7 +154,7 @@ def make_position_scores(
 ) -> Callable[[Any, Batch], jax.Array]:
     """Make (params, batch) -> scores of each position.
 
-    These are the scores of the task's head, float32 [B, L, Y], or log p of the targets in nats,
+    They are the scores of the task's head, float32 [B, L, Y], or log p of the targets in nats,
     float32 [B, L, 1].
     """
     model = GPT(config, policy, train=False)
@@ -171,11 +174,11 @@ def make_position_scores(
 def make_token_scores(
     config: ModelConfig, policy: ShardingPolicy
 ) -> Callable[[Any, Batch], tuple[jax.Array, jax.Array]]:
-    """Make (params, batch) -> (log p in nats, whether the token is most likely) of given tokens.
+    """Make (params, batch) -> (log p in nats, whether it is the most likely token) of given tokens.
 
-    The batch has 'query_tokens', int32 [B, O], and 'query_positions', int32 [B, O]: the positions
-    of the inputs after which the tokens follow. Logits are computed at these positions only. The
-    results are float32 and bool [B, O].
+    The batch has 'query_tokens', int32 [B, O], and 'query_positions', int32 [B, O]: the input
+    position that each token follows. Logits are computed at these positions only. The results are
+    float32 and bool [B, O].
     """
     model = GPT(config, policy, train=False)
 
@@ -183,7 +186,7 @@ def make_token_scores(
         output = _apply_model(model, params, batch, jax.random.key(0))
         group, w_VD = policy.group('V'), _require_table(output)
         x_BLD = group.all_gather(output.x_BLD, 1)
-        # A position may be on another device that shares the sequence.
+        # The position may be on another of the devices that share the sequence.
         x_BLD = policy.group('L').all_gather(x_BLD, 1)
         x_BOD = jnp.take_along_axis(x_BLD, batch['query_positions'][..., None], axis=1)
         rows, queries = batch['query_tokens'].shape

@@ -1,7 +1,7 @@
 """One update of the parameters as a pure function: step(state, batch) -> (state, metrics).
 
 `make_step` takes its ingredients as functions: the loss (objective.py), the optimizer (optim/) and
-the sharding (mesh_layout.py). build.py chooses them by the config; loop.py calls the result.
+the sharding (mesh_layout.py). build.py chooses them from the config; loop.py calls the result.
 """
 
 import functools
@@ -68,7 +68,7 @@ class ParamLayout(NamedTuple):
     """Conversion between stored parameters and the form that the loss takes.
 
     Parameters are stored with the layers stacked along a leading dimension. A model whose layers
-    are not in a `lax.scan` reads them faster as one tree for each layer.
+    are not in a `lax.scan` reads them faster as one tree per layer.
 
     unstack: stored parameters (trainable or frozen) -> the loss's form.
     stack: gradients in the loss's form -> the stored form.
@@ -82,12 +82,13 @@ STACKED = ParamLayout(unstack=lambda params: params, stack=lambda gradients: gra
 
 
 class StepSharding(NamedTuple):
-    """The distribution of a step over a mesh, on which each device runs one program.
+    """The sharding of a step over a mesh whose devices all run the same program.
 
-    param_specs: of the stored parameters.
-    batch_spec: of every array of a batch.
+    param_specs: PartitionSpecs of the stored parameters.
+    batch_spec: PartitionSpec of every array of a batch.
     gather_params: a device's stored shards -> the parameters as the loss takes them.
-    reduce_gradients: a device's gradients of the trainable parameters -> the shards of their sum.
+    reduce_gradients: a device's gradients of the trainable parameters -> its shards of their sum
+      over all devices.
     token_group: the devices that have different targets.
     device_group: all devices.
     """
@@ -116,12 +117,12 @@ def make_step(
     """Make the step, to be jitted with the state donated.
 
     Args:
-      loss: its objective is differentiated by the trainable parameters.
+      loss: its objective is differentiated with respect to the trainable parameters.
       optimizer: includes the learning rate.
       schedule: the learning rate by number of updates made; only reported here.
       sharding: None on a single device.
       microbatches: parts into which a device splits its share of the batch. Their gradients are
-        summed on the device, so gradients cross between devices once per step.
+        summed on the device, so devices exchange gradients once per step.
       clip_norm: maximum global norm of the gradient; 0 disables clipping.
       seed: dropout at step k draws from fold_in(key(seed), k).
       param_layout: converts both parts of the parameters to the loss's form.
@@ -164,8 +165,8 @@ def make_step(
 def skip_nonfinite_update(updated: State, previous: State, finite: jax.Array) -> State:
     """Return `updated` if `finite`, else `previous` with the step counted as skipped.
 
-    This selects rather than multiplies, since 0 x NaN is NaN. The optimizer's state is selected,
-    too.
+    It selects instead of multiplying by 0, since 0 x NaN is NaN. The optimizer's state is selected
+    as well.
     """
     state: State = jax.tree.map(
         lambda new, old: new if new is old else jnp.where(finite, new, old), updated, previous

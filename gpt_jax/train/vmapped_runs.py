@@ -1,7 +1,7 @@
-"""Several runs of one shape in one program: the step mapped over a leading dimension of runs.
+"""Vectorized training: several runs of equal shape in one program, by `vmap` over the step.
 
-A small model leaves a device mostly idle between operations; several at once fill it. On several
-devices each takes some of the runs, so nothing crosses between devices.
+A small model leaves a device mostly idle; several at once keep it busy. With several devices, each
+trains some of the runs, so the devices do not communicate.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ RUNS_AXIS = 'runs'  # a mesh axis of this module only; no model or rule refers t
 
 
 class VmappedRuns(NamedTuple):
-    """Jitted functions of arrays [runs, ...] that are distributed over `mesh`.
+    """Jitted functions on arrays [runs, ...] distributed over `mesh`.
 
     init: (seeds) -> states.
     step: (states, batches, seeds, learning rates) -> (states, metrics); donates the states.
@@ -37,7 +37,7 @@ class VmappedRuns(NamedTuple):
 def build_vmapped_runs(config: Config, runs: int) -> VmappedRuns:
     """Build `runs` copies of a run that differ in seed and learning rate.
 
-    As many devices are used as divide `runs`.
+    They use the largest number of local devices that divides `runs`.
     """
     boxed = declare_params(config.model)
     partitioner = Partitioner(config.finetune, config.model, boxed, config.seed)

@@ -1,4 +1,4 @@
-"""Benchmark of a config: its training step, with and without the input pipeline; generation."""
+"""Benchmark of a config: training step, with and without the input pipeline, and generation."""
 
 import itertools
 import json
@@ -22,7 +22,8 @@ from gpt_jax.train.metrics import compute_mfu
 from gpt_jax.trainer import benchmark_generation
 from gpt_jax.trainer.dataset import TextData, load_text_data
 
-# Steps of one kind in a row: more than the loader prefetches, so that it cannot refill in between.
+# Steps of one kind in a row: more than the loader prefetches, so that no block runs entirely on
+# batches that were prefetched during the block before it.
 BLOCK_STEPS = 10
 
 _IMPORT_TIME = time.perf_counter()
@@ -31,8 +32,8 @@ _IMPORT_TIME = time.perf_counter()
 def run_benchmark(raw_config: RawConfig, output: str | None, log: LogFn) -> None:
     """Time the config's training step on its own data, and generation with its model.
 
-    Prints one flat JSON object and writes it to `output`. If generation fails, the times of the
-    training step are still printed and written.
+    Prints one flat JSON object and writes it to `output`, if given. If generation fails, the times
+    of the training step are still printed and written.
     """
     data = load_text_data(raw_config, log)
     config = parse_config(raw_config, data.vocab_size)
@@ -54,7 +55,7 @@ def _measure_training(config: Config, data: TextData, log: LogFn) -> dict[str, A
     parts = build_trainer_parts(config)
     batches = parts.shard_batches(data.iterate_batches(config, 0, parts.batch_shard()))
     batch = next(batches)
-    with ThreadPoolExecutor(max_workers=1) as executor:  # init_state compiles as well
+    with ThreadPoolExecutor(max_workers=1) as executor:  # init_state compiles too
         initial = executor.submit(parts.init_state)
         began = time.perf_counter()
         step = parts.train_step.lower(parts.abstract_state, batch).compile()
@@ -106,8 +107,8 @@ def _time_steps(
 ) -> tuple[float, float]:
     """Return the median seconds of a step with the input pipeline, and without it.
 
-    Without it, the same batch on the device is used again and again. The two kinds alternate in
-    blocks, so that a change of the machine's speed affects both alike.
+    Without it, one batch on the device is reused. The two kinds alternate in blocks, so that a
+    change of the machine's speed affects both alike.
     """
     warmup, timed = config.benchmark.warmup, config.benchmark.steps
     total = warmup + timed
@@ -173,7 +174,7 @@ def measure_peak_flops(dtype: str, devices: int) -> tuple[float, int]:
 
 
 def _find_peak_memory(parts: TrainerParts) -> int:
-    """Return the peak bytes: of the device if it counts them, else of this process."""
+    """Return the peak memory in bytes: the device's if it counts them, else this process's."""
     stats = parts.mesh.devices.flat[0].memory_stats() or {}
     resident_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return stats.get('peak_bytes_in_use') or resident_kib * 1024

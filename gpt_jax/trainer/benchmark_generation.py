@@ -1,7 +1,7 @@
 """Benchmark of generation: prefill and decoding speed, compared to the memory bandwidth.
 
-Every new token reads all weights from memory, for one sequence or for many, so a decoding step
-cannot be faster than the bytes it reads divided by the memory bandwidth: the bandwidth bound. The
+A decoding step reads all weights from memory, whether for one sequence or for many, so it cannot
+take less time than the bytes it reads divided by the memory bandwidth: the bandwidth bound. The
 weights are untrained; no number here depends on their values.
 """
 
@@ -38,22 +38,24 @@ ERRORS: Mapping[int, type[Exception]] = {
     errors.EXIT_OUT_OF_MEMORY: errors.OutOfMemory,
     errors.EXIT_RESUMABLE: errors.Preempted,
 }
-ERROR_PREFIX = 'run.py: '  # begins the child's line for such an exit code
+ERROR_PREFIX = 'run.py: '  # of the child's error line for such an exit code
 
 
 def measure_generation(raw_config: RawConfig, config: Config, log: LogFn) -> dict[str, Any]:
     """Time prefill and decoding for each of benchmark.batch_sizes.
 
     Args:
-      config: `raw_config`, parsed.
+      raw_config: the run's config as nested dicts.
+      config: the same config, parsed.
+      log: receives lines for the user.
 
     Returns:
-      A flat dict with these numbers for each batch size, all beginning with 'generation_':
-      prefill_tokens_per_second and decode_tokens_per_second, of all sequences together;
+      A flat dict whose keys begin with 'generation_', with these numbers for each batch size:
+      prefill_tokens_per_second and decode_tokens_per_second, summed over all sequences;
       first_token_seconds, from a prompt on the device to the first new token; bandwidth_share,
       the bandwidth bound divided by the time of a decoding step. The bound counts the weights
-      that every token reads, the experts that the batch chooses if no expert is favored, and
-      the filled part of the KV cache.
+      that every token reads, the experts that the batch chooses if none is favored, and the
+      filled part of the KV cache.
     """
     if jax.default_backend() == 'cpu' and jax.device_count() > 1:
         return _measure_in_child(raw_config, log)
@@ -88,14 +90,14 @@ def measure_generation(raw_config: RawConfig, config: Config, log: LogFn) -> dic
 
 
 def _measure_in_child(raw_config: RawConfig, log: LogFn) -> dict[str, Any]:
-    """Measure in a child process with one CPU device, which has all cores.
+    """Measure in a child process with one CPU device that uses all cores.
 
     Training is faster on several CPU devices, generation on one.
 
     Raises:
       One of ERRORS, with the child's message.
     """
-    log('generation is measured in a process of its own, on one CPU device with all cores')
+    log('generation is measured in its own process, on one CPU device with all cores')
     with tempfile.TemporaryDirectory(prefix='gpt_jax_') as folder:
         config_path, output = Path(folder) / 'config.py', Path(folder) / 'output.json'
         content = json.dumps(single_device_config(raw_config))
@@ -110,7 +112,7 @@ def _measure_in_child(raw_config: RawConfig, log: LogFn) -> dict[str, Any]:
 
 
 def single_device_config(raw_config: RawConfig) -> RawConfig:
-    """Return the config for generation only, with every mesh axis of size 1."""
+    """Return the config of a benchmark of generation alone, with every mesh axis of size 1."""
     mesh = raw_config['mesh']
     ones = {axis: 1 if isinstance(size, int) else size for axis, size in mesh.items()}
     return raw_config | {
@@ -177,7 +179,7 @@ def _time_generation(
         )
         for number, ids_L in enumerate(prompts_BL)
     ]
-    is_end_V = np.zeros(model_config.vocab_size, bool)  # so that all sequences have one length
+    is_end_V = np.zeros(model_config.vocab_size, bool)  # no ends: all sequences get the same length
     arrays = batching.make_batch(
         requests, context=model_config.context, chunk=1, row_shards=1, is_end_V=is_end_V
     )
@@ -210,10 +212,10 @@ def _count_bytes_read(engine: DecodeEngine, batch: int, length: int) -> float:
     """Count the bytes that one decoding step reads: weights, and the cache of `length` tokens.
 
     Of a layer's E experts, only those that some token of the batch chooses are read. With X
-    choices per token and no favored expert, these are E (1 - (1 - X / E)^batch) on average.
+    choices per token and no favored expert, that is E (1 - (1 - X / E)^batch) on average.
     """
     model_config = engine.model.config
-    # One row per token is read of these tables.
+    # Only one row per token is read from these tables.
     tables = {'position', 'embedding'} if 'head' in engine.params else {'position'}
     params = {name: part for name, part in engine.params.items() if name not in tables}
     cache = jax.eval_shape(lambda: kv_cache.init_cache(model_config, batch, length, 1).layers)
@@ -240,7 +242,7 @@ def _find_bandwidth() -> tuple[float, str]:
     chip = find_chip(jax.devices()[0].device_kind)
     if chip is not None:
         return chip.memory_bandwidth, f'data sheet of {chip.device_kinds[0]}'
-    pairs = 32  # of matrices of 8 MiB: together more than caches hold
+    pairs = 32  # of matrices of 8 MiB: together larger than the caches
     shapes = ((1024, 2048), (2048, 1024))
     matrices = jax.jit(
         lambda: [tuple(jnp.full(shape, 1e-3) for shape in shapes) for _ in range(pairs)]

@@ -24,7 +24,7 @@ class BestCheckpoint:
     """Tracks the validations of one run; a context manager that waits for a pending save at exit.
 
     Args:
-      start: updates that the initial state has seen.
+      start: number of updates in the initial state.
     """
 
     def __init__(self, config: Config, dataset: Dataset, workdir: Path, start: int, log: LogFn):
@@ -73,7 +73,7 @@ class BestCheckpoint:
         return finish
 
     def summarize(self) -> dict[str, Any]:
-        """Return the summary's entries."""
+        """Return the entries for the run's summary."""
         if not self._config.train.keep_best and not self._config.train.early_stopping_patience:
             return {}
         return {'best_step': self._step, f'best_{self._metric.name}': self._score}

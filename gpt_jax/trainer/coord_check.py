@@ -2,8 +2,8 @@
 
 Under a parametrization that transfers learning rates between sizes, a few steps move every
 activation by an amount that does not depend on width or depth (Yang et al. 2022, "Tensor Programs
-V"): the slope of log movement over log size is 0. With a positive slope, the learning rate that
-suits the small model is too high for the large one.
+V"): the slope of log movement over log size is 0. If the slope is positive, the learning rate that
+suits a small model is too high for a large one.
 """
 
 import copy
@@ -38,7 +38,7 @@ from gpt_jax.trainer.dataset import TextData, load_text_data
 STEPS = 5
 # Multiples of the config's base width and base depth.
 FACTORS = {'width': (1, 2, 4, 8), 'layers': (1, 2, 4)}
-# Largest slope that passes; the standard parametrization has 0.5 to 1
+# Largest absolute slope that passes; the standard parametrization has 0.5 to 1
 # (tests/trainer/test_coord_check.py).
 TOLERANCE = 0.25
 
@@ -47,8 +47,8 @@ def run_coord_check(raw_config: RawConfig, workdir: Path, log: LogFn) -> None:
     """Write coordinates.json and coordinates.png, .svg into `workdir`; print the table.
 
     The widths are 1, 2, 4 and 8 times model.base_width (or model.width), and the number of heads
-    grows with them. The depths are 1, 2 and 4 times model.base_layers (or model.layers); mup
-    promises nothing about depth, so it is not judged by it.
+    grows with them. The depths are 1, 2 and 4 times model.base_layers (or model.layers). muP makes
+    no promise about depth, so its slope over depth is not judged.
 
     Raises:
       CheckFailed: the movement of some activation depends on the size.
@@ -78,7 +78,7 @@ def run_coord_check(raw_config: RawConfig, workdir: Path, log: LogFn) -> None:
     ]
     print(json.dumps({'parametrization': name, 'passed': not failed}))
     if failed:
-        raise CheckFailed(f'{name}: how far activations move depends on {" and ".join(failed)}')
+        raise CheckFailed(f'{name}: the movement of activations depends on {" and ".join(failed)}')
 
 
 def _resize_config(raw_config: RawConfig, dimension: str, size: int) -> RawConfig:
@@ -105,7 +105,7 @@ def _resize_config(raw_config: RawConfig, dimension: str, size: int) -> RawConfi
 
 
 def _train_and_measure(raw_config: RawConfig, data: TextData) -> dict[str, float]:
-    """Train a few steps; return how far they move each activation on a batch not trained on."""
+    """Train a few steps; return how far each activation moves on a batch that is held out."""
     config = parse_config(raw_config, data.vocab_size)
     parts = build_trainer_parts(config)
     state = parts.init_state()
@@ -163,12 +163,12 @@ def capture_activations(
 def check_slopes(
     sizes: list[int], movements: list[dict[str, float]], dimension: str, *, judged: bool
 ) -> dict[str, Any]:
-    """Fit the slopes of the movements over the size, and compare them to the tolerance.
+    """Fit the log-log slopes of movement over size, and compare them to the tolerance.
 
     Args:
       sizes: widths or depths, ascending.
-      movements: for each size, the root mean square movement of each activation; activations that
-        some size lacks are ignored.
+      movements: for each size, the root mean square movement of each activation; activations
+        that are missing for some size are ignored.
       dimension: 'width' or 'layers'.
       judged: whether the parametrization promises anything about this dimension.
 
@@ -206,9 +206,9 @@ def format_check(result: dict[str, Any], parametrization: str) -> list[str]:
         cells = ''.join(f'{value:10.4f}' for value in values)
         rows.append(f'{name:{width}s}  {cells}{slopes[name]:+10.2f}')
     verdict = (
-        f'{result["verdict"]}: over {result["over"]}, {parametrization} moves {result["worst"]} '
-        f'by a power of {slopes[result["worst"]]:+.2f}; '
-        f'at most {result["tolerance"]:g} either way passes'
+        f'{result["verdict"]}: with {parametrization}, the movement of {result["worst"]} scales as '
+        f'{result["over"]}^{slopes[result["worst"]]:+.2f}; '
+        f'an exponent within +-{result["tolerance"]:g} passes'
     )
     return [*rows, verdict]
 

@@ -1,7 +1,7 @@
-"""The data of one run, as the trainer uses it: batches, validation and counts; here for plain text.
+"""Interface of a run's data (batches, validation, counts), and its implementation for text.
 
-`load_dataset` chooses the implementation: `TextData` for pre-training on text, and for a task's
-examples `TaskData` (task_data.py), which is imported only where a config has a task.
+`load_dataset` chooses the implementation: `TextData` for pre-training on text, or `TaskData`
+(task_data.py) for a task's examples, which is imported only if the config has a task.
 """
 
 import abc
@@ -26,7 +26,12 @@ MAX_USEFUL_EPOCHS = 4
 
 
 class Epochs(NamedTuple):
-    """How often a run reads its training data. unit: of `unique`, 'tokens' or 'examples'."""
+    """Passes of a run over its training data.
+
+    times: number of passes.
+    unique: size of the training data, in `unit`.
+    unit: 'tokens' or 'examples'.
+    """
 
     times: float
     unique: int
@@ -49,7 +54,7 @@ class Dataset(abc.ABC):
     """Tokenized training data and its held-out splits.
 
     Attributes:
-      vocab_size: every token id is below it.
+      vocab_size: exceeds every token id.
       fingerprint: 64 hex digits; a hash of the token ids, the document starts and the tokenizer.
     """
 
@@ -59,7 +64,7 @@ class Dataset(abc.ABC):
     @property
     @abc.abstractmethod
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of the token ids."""
+        """The tokenizer that made the token ids."""
 
     @property
     @abc.abstractmethod
@@ -81,11 +86,11 @@ class Dataset(abc.ABC):
         """Iterate without end over one process's rows of the run's global batches.
 
         Args:
-          start: number of the first batch.
+          start: number of the first batch, from 0.
           shard: (index, count) of this process's share of the rows.
 
         Raises:
-          UserError: there is less data than one row.
+          UserError: the data does not fill one row.
         """
 
     @abc.abstractmethod
@@ -110,7 +115,7 @@ class Dataset(abc.ABC):
         return {f'validation_{name}': value for name, value in metrics.items()}
 
     def save_tokenizer(self, config: Config, folder: Path) -> None:
-        """Write the tokenizer and its chat template, so that the folder needs no other."""
+        """Write the tokenizer and its chat template, so that the folder is self-contained."""
         files.write_bytes(folder / TOKENIZER_FILE, self.serialize_tokenizer())
         source = tokenizer_folder(config.data.tokenizer)
         if source is None:
@@ -120,7 +125,7 @@ class Dataset(abc.ABC):
         for name, content in chat_template.read_template_files(source).items():
             files.write_bytes(folder / name, content)
 
-    # Features of some data only; by default there is nothing to do.
+    # Optional features; by default, these methods do nothing.
 
     def convert_loss(self, loss: float) -> dict[str, float]:
         """Return a training loss in units that do not depend on the tokenizer."""
@@ -148,10 +153,10 @@ class Dataset(abc.ABC):
         progress: Progress,
         log: LogFn,
     ) -> 'Dataset':
-        """Return the data with the initial model's log probabilities, for preferences.
+        """Return the data; for preferences, with the initial model's log probabilities added.
 
         Args:
-          start: updates that the initial state has seen.
+          start: number of updates in the initial state.
         """
         del config, parts, workdir, start, progress, log
         return self
@@ -242,7 +247,7 @@ def require_text(raw_config: RawConfig, mode: str) -> None:
     """Raise UserError if the config has a task, for a mode that supports plain text only."""
     kind = raw_config['task']['kind']
     if kind != 'none':
-        raise UserError(f'--mode={mode}: task.kind must be none, got {kind}; it reads plain text')
+        raise UserError(f'--mode={mode}: task.kind must be none, got {kind}; this mode reads text')
 
 
 def warn_of_repetition(dataset: Dataset, config: Config, log: LogFn) -> None:

@@ -28,15 +28,15 @@ def evaluate_run(
     """Evaluate the run in `workdir`.
 
     Args:
-      weight_dtype: of the model's matrices (gpt_jax/inference/placement.py), to measure what
-        fewer bits lose.
-      run_code: run the programs that the model writes (pass@k).
+      weight_dtype: dtype of the model's matrices (gpt_jax/inference/placement.py), to measure
+        what lower precision costs.
+      run_code: run the programs that the model generates (pass@k).
 
     Returns:
       The metrics by split, the checkpoint's step and the data's fingerprint.
 
     Raises:
-      UserError: `workdir` holds no valid checkpoint, or one of another model.
+      UserError: `workdir` holds no intact checkpoint, or one of another model.
     """
     kind = raw_config['task']['kind']
     if weight_dtype != 'float32' and kind not in ('none', 'completion'):

@@ -45,7 +45,7 @@ def export_weights(
       output, model_type, dtype, step and the names of the files.
 
     Raises:
-      UserError: no checkpoint in `run`, or a model that no Hugging Face layout can represent.
+      UserError: `run` holds no checkpoint, or a model that no Hugging Face layout can represent.
     """
     run = manifest.select_checkpoint_folder(files.check_path(str(run), 'RUN'), None)
     meta = manifest.read_newest_meta(run / 'checkpoints')
@@ -108,8 +108,8 @@ def _find_tokenizer(
 ) -> tuple[dict[str, bytes], Tokenizer | None]:
     """Find the run's tokenizer.
 
-    The files that came with the imported weights are used if they are of the tokenizer that the
-    run was trained with.
+    The files that came with imported weights are used if they hold the tokenizer that the run was
+    trained with.
 
     Returns:
       The content of the tokenizer's files by name, and the tokenizer; None if it is missing.
@@ -154,8 +154,8 @@ def export_adapters(run: Path, output: Path, dtype: str, log: LogFn) -> dict[str
       output, adapters (their number), dtype, base, step and the names of the files.
 
     Raises:
-      UserError: a run without adapters, or one that also trains other weights, or a model that no
-        Hugging Face layout can represent.
+      UserError: the run has no adapters, or also trains other weights, or no Hugging Face layout
+        can represent its model.
     """
     pretrained = find_pretrained(str(run), argument='RUN', log=log)
     finetuned_run = pretrained.finetuned_run
@@ -178,7 +178,7 @@ def export_adapters(run: Path, output: Path, dtype: str, log: LogFn) -> dict[str
             'folder cannot hold; omit the flag to export all of its weights'
         )
     if others:
-        log(f"warning: the head of {run}'s task is not exported; no other program can use it")
+        log(f'warning: the task head of {run} is not exported, since no other program can use it')
     base = peft_base_name(raw_config['init_from'], log)
     scales = {path: np.asarray(bases[path].scale) for path in adapters}
     peft.write_adapters(
@@ -201,15 +201,15 @@ def export_adapters(run: Path, output: Path, dtype: str, log: LogFn) -> dict[str
 
 
 def peft_base_name(init_from: str, log: LogFn) -> str:
-    """Return the base model's name for PEFT; of an imported run, the source of its import."""
+    """Return the base model's name for PEFT; for an imported run, the source of the import."""
     folder = manifest.select_checkpoint_folder(Path(init_from), None) / 'checkpoints'
     meta = manifest.read_newest_meta(folder) if folder.is_dir() else None
     if meta is None:
         return init_from
     if not meta.get('imported_from'):
         log(
-            f'{init_from}: a run, which PEFT cannot read; gpt-jax export {init_from} OUTPUT makes '
-            f'a folder to be named in {peft_config.ADAPTER_CONFIG_FILE}'
+            f'{init_from}: a run folder, which PEFT cannot read; gpt-jax export {init_from} OUTPUT '
+            f'writes a folder that {peft_config.ADAPTER_CONFIG_FILE} can name instead'
         )
     return str(meta.get('imported_from') or init_from)
 

@@ -1,7 +1,7 @@
-"""What a run writes while it trains: rows of metrics, validations and checkpoints.
+"""Training hooks: the metrics, validations and checkpoints that a run writes.
 
-The training loop (gpt_jax/train/loop.py) calls the methods of `TrainingHooks` at the intervals of
-the config. `MetricsRecorder` joins a step's numbers into one row of metrics.jsonl.
+The training loop (gpt_jax/train/loop.py) calls the methods of `TrainingHooks` at the config's
+intervals. `MetricsRecorder` joins a step's numbers into one row of metrics.jsonl.
 """
 
 import time
@@ -29,10 +29,10 @@ class RunContext(NamedTuple):
     """The inputs of one training run.
 
     Attributes:
-      raw_config: the config as nested dicts, as it is written to config.json.
+      raw_config: the config as nested dicts, as in config.json.
       score_suite: scores the tasks of config.suite; None without such tasks.
       workdir: the run's folder.
-      log: takes lines for the user.
+      log: receives lines for the user.
     """
 
     raw_config: RawConfig
@@ -46,16 +46,16 @@ class RunContext(NamedTuple):
 
 
 class MetricsRecorder:
-    """Joins the numbers of a step, its validation and the clock into one row, and writes the rows.
+    """Joins the metrics, validation and timing of a step into one row, and writes the rows.
 
     Args:
       convert_loss: loss in nats per token -> the loss in other units.
       progress: shows the step; None: nothing is shown.
-      start: updates that the initial state has seen.
+      start: number of updates in the initial state.
       seconds: wall-clock seconds of the run before this start.
 
     Attributes:
-      meter: the clock of the throughput, which hooks pause.
+      meter: measures the throughput; hooks pause it.
       last: the latest value of every metric.
     """
 
@@ -106,7 +106,7 @@ class MetricsRecorder:
         self.last |= values
 
     def flush(self) -> None:
-        """Return when all rows so far are on disk."""
+        """Return once all rows so far are on the disk."""
         self._write()
         self._metrics.flush()
 
@@ -117,7 +117,7 @@ class MetricsRecorder:
 
 
 class TrainingHooks:
-    """Validates, scores and saves one run; the throughput's clock is paused meanwhile."""
+    """Validates, scores and saves one run, with the throughput meter paused."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class TrainingHooks:
         self._frozen = finetune_checkpoint.checksum_frozen(state, run.config.init_from)
 
     def make_intervals(self) -> Intervals:
-        """Return the numbers of steps between two calls of each hook."""
+        """Return the number of steps between calls of each hook."""
         config = self._run.config
         return Intervals(
             log=config.train.log_every,
@@ -161,10 +161,10 @@ class TrainingHooks:
             self._recorder.add(step, scores)
 
     def save(self, step: int, state: State, wait: bool) -> None:
-        """Save a checkpoint, after the metrics up to its step.
+        """Flush the metrics, then save a checkpoint.
 
         Args:
-          wait: return only when the checkpoint is on disk.
+          wait: return only once the checkpoint is complete.
         """
         with self._recorder.meter.pause():
             self._recorder.flush()
@@ -186,11 +186,12 @@ class TrainingHooks:
 def make_checkpoint_meta(
     raw_config: RawConfig, fingerprint: str, step: int, seconds: float
 ) -> dict[str, Any]:
-    """Return what a checkpoint's manifest says of its run.
+    """Return what a checkpoint's manifest says about its run.
 
     Args:
-      fingerprint: of the data; '': no training data (imported weights).
-      step: updates that the state has seen.
+      raw_config: the run's config.
+      fingerprint: the data's fingerprint; '': no training data (imported weights).
+      step: number of updates in the state.
       seconds: wall-clock seconds of the run so far.
     """
     return {

@@ -21,8 +21,6 @@ from gpt_jax.train.checkpoint import CheckpointManager
 from gpt_jax.train.step import State
 from gpt_jax.trainer.hooks import make_checkpoint_meta
 
-# The config file of an imported model, for continued training.
-
 DEFAULT_CONTEXT = 1024  # tokens, for models whose positions allow any length
 
 
@@ -37,12 +35,12 @@ def render_config(
     """Render a config file in the style of configs/.
 
     Args:
-      name: of the run.
-      model: the model section of the import.
+      name: the new run's name.
+      model: the model section of the imported weights.
       base: the model section of the base config; fields with equal values are left out.
-      source: the import's source, as given by the user.
+      source: the source of the import, as given by the user.
       workdir: the folder of the imported run.
-      tokenizer: the folder of its tokenizer.
+      tokenizer: the folder of the imported tokenizer.
 
     Returns:
       Python source.
@@ -93,7 +91,7 @@ def _escape(text: str) -> str:
 
 
 def _relative(path: Path) -> str:
-    """Return the path relative to the current folder, if it is below it."""
+    """Return the path relative to the current folder, if it is inside that folder."""
     current = Path.cwd()
     return str(path.relative_to(current)) if path.is_relative_to(current) else str(path)
 
@@ -109,15 +107,18 @@ def _clean_name(name: str) -> str:
 
 
 def import_weights(source: str, defaults: RawConfig, workdir: Path, log: LogFn) -> None:
-    """Write config.json, config.py, tokenizer/ and checkpoints/0 with a new optimizer state.
+    """Import weights into a run folder: config.json, config.py, tokenizer/ and checkpoints/0.
+
+    The checkpoint has a new optimizer state.
 
     Args:
       source: a folder, or a name on the Hugging Face hub.
       defaults: the default config.
-      workdir: the run's folder to write.
+      workdir: the run folder to write.
+      log: receives lines for the user.
 
     Raises:
-      UserError: some field or tensor of the source is not supported, or `workdir` holds a run.
+      UserError: a field or tensor of the source is not supported, or `workdir` holds a run.
     """
     if any((workdir / 'checkpoints').glob('*')) or (workdir / 'summary.json').exists():
         raise UserError(
@@ -139,12 +140,12 @@ def import_weights(source: str, defaults: RawConfig, workdir: Path, log: LogFn) 
     with files.hold_lock(workdir / 'lock', wait=False):
         tokenizer_files.write_files(workdir / IMPORTED_TOKENIZER, content)
         _write_configs(raw_config, defaults, source, workdir)
-        # The fingerprint is of no data here, so that the run may be trained on any.
+        # The fingerprint is empty, so that the run may be trained on any data.
         meta = make_checkpoint_meta(raw_config, fingerprint='', step=0, seconds=0.0)
         folder = workdir / 'checkpoints'
         with CheckpointManager(folder, max_to_keep=1, log=log) as checkpoints:
             checkpoints.save(0, state, meta | {'imported_from': source})
-    log(f'{workdir}: imported; {workdir / "config.py"} trains on from it')
+    log(f'{workdir}: imported; {workdir / "config.py"} continues training from it')
 
 
 def _make_config(
@@ -169,19 +170,19 @@ def _check_vocabulary(
     if not tokenizer_files.has_tokenizer(tokenizer_content):
         log(
             f'warning: {folder} holds neither tokenizer.json nor vocab.json and merges.txt; put '
-            f'one into {workdir / IMPORTED_TOKENIZER} before using text'
+            f'a tokenizer into {workdir / IMPORTED_TOKENIZER} before using text'
         )
         return
     size = make_tokenizer(str(folder), lambda: ()).vocab_size
     if size > config.model.vocab_size:
         raise UserError(
-            f'{folder}: its tokenizer has ids up to {size - 1}, and config.json has '
+            f'{folder}: its tokenizer has ids up to {size - 1}, but config.json has '
             f'vocab_size {config.model.vocab_size}'
         )
 
 
 def _write_configs(raw_config: RawConfig, defaults: RawConfig, source: str, workdir: Path) -> None:
-    """Write config.json, and config.py of a run that continues from the imported weights."""
+    """Write config.json, and config.py for a run that continues from the imported weights."""
     text = render_config(
         f'{raw_config["name"][:58]}_tuned',
         raw_config['model'],
@@ -196,7 +197,7 @@ def _write_configs(raw_config: RawConfig, defaults: RawConfig, source: str, work
 
 def _make_state(model_folder: huggingface.HuggingFaceFolder, config: Config, log: LogFn) -> State:
     """Read the weights into the state of a run before its first step, on one device."""
-    # Whoever loads the checkpoint chooses its own sharding.
+    # Any sharding will do: it is chosen again when the checkpoint is loaded.
     mesh = dataclasses.replace(config.mesh, strategy='replicated', data=1, fsdp=1)
     parts = build_trainer_parts(dataclasses.replace(config, mesh=mesh))
     abstract: Any = parts.abstract_params

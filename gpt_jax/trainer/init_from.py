@@ -1,8 +1,8 @@
-"""Initialization from pretrained weights (config.init_from): model config, params, frozen params.
+"""Initialization from pretrained weights (config.init_from): model config and params.
 
-The source is a run's folder, a Hugging Face folder or a name on its hub. A text run takes the
-params of a run with the same model; a task takes model and tokenizer from the source, and its
-params may gain rows of the vocabulary and a head.
+The source is a run folder, a Hugging Face folder or a name on its hub. A text run takes the params
+of a run with the same model. A task run takes the model and the tokenizer from the source; its
+params may gain vocabulary rows and a head.
 """
 
 import copy
@@ -21,7 +21,7 @@ from gpt_jax.train.build import TrainerParts
 from gpt_jax.train.checkpoint import RestoredCheckpoint, load_checkpoint
 from gpt_jax.train.step import State
 
-# Fields that do not change the shape or the meaning of the weights: how the model is computed,
+# Fields that change neither the shape nor the meaning of the weights: how the model is computed,
 # how it was initialized, and auxiliary losses.
 NON_WEIGHT_FIELDS = (
     'attention_kernel',
@@ -39,16 +39,16 @@ NON_WEIGHT_FIELDS = (
     'z_loss',
 )
 MUP_BASE_FIELDS = ('base_width', 'base_layers', 'base_head_dim')
-# The rotary scalings that depend on the context of the original training.
+# The rotary scalings that depend on the context of the original model.
 SCALINGS_OF_ORIGINAL_CONTEXT = ('llama3', 'yarn')
 
 
 def model_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """List the fields by which two model sections cannot share weights.
+    """List the differences that keep two model sections from sharing weights.
 
-    The sections may be resolved or as in a config (0: automatic). The context counts only with
-    learned positions, and the vocabulary only where both sections give its size; the shapes of
-    the weights tell the rest.
+    The sections may be resolved or as in a config (0: automatic). The context is compared only with
+    learned positions, and the vocabulary only if both sections give its size; otherwise a mismatch
+    shows in the shapes of the weights.
 
     Returns:
       Lines such as 'model.width: 128 -> 256'.
@@ -75,8 +75,8 @@ def _weight_fields(section: Mapping[str, Any]) -> dict[str, Any]:
 def config_from_pretrained(raw_config: RawConfig, log: LogFn) -> RawConfig:
     """Return a task's config with the model and the tokenizer of its `init_from`.
 
-    The config keeps the fields that are in no weight (kernels, dtypes, dropout), and its context
-    where that is shorter. A config without a task or without `init_from` is returned unchanged.
+    The config keeps the fields that do not affect the weights (kernels, dtypes, dropout), and its
+    own context if that is shorter. A config without a task or `init_from` is returned unchanged.
 
     Raises:
       UserError: there is no such model.
@@ -86,7 +86,7 @@ def config_from_pretrained(raw_config: RawConfig, log: LogFn) -> RawConfig:
     pretrained = find_pretrained(raw_config['init_from'], argument='config.init_from', log=log)
     section = dataclasses.asdict(pretrained.model_config)
     model = {field: value for field, value in section.items() if field not in NON_WEIGHT_FIELDS}
-    # The marks between a task's texts may need rows that the pretrained vocabulary lacks.
+    # The marks around a task's texts are extra tokens, which the pretrained vocabulary may lack.
     model['vocab_size'] = max(
         pretrained.model_config.vocab_size,
         task_vocab_size(raw_config['task']['kind'], pretrained.tokenizer),
@@ -94,7 +94,7 @@ def config_from_pretrained(raw_config: RawConfig, log: LogFn) -> RawConfig:
     model['context'] = min(pretrained.model_config.context, raw_config['model']['context'])
     if model['context'] < raw_config['model']['context']:
         name, context = raw_config['name'], model['context']
-        log(f'{name}: the pretrained model has a context of {context}; this run uses the same')
+        log(f'{name}: the pretrained model has a context of {context}, which this run uses too')
     raw_config = copy.deepcopy(raw_config)
     raw_config['model'] |= {
         field: list(value) if isinstance(value, tuple) else value for field, value in model.items()
@@ -107,7 +107,7 @@ def load_pretrained_state(config: Config, parts: TrainerParts, log: LogFn) -> St
     """Load the params of `init_from` into a state before its first update.
 
     Raises:
-      UserError: there is no such run or no valid checkpoint, or it has another model.
+      UserError: there is no such run or no intact checkpoint, or it holds another model.
     """
     if config.task.kind != 'none':
         log(f'{config.name}: begins with the weights of {config.init_from}')
@@ -148,7 +148,7 @@ def load_pretrained_params(config: Config, parts: TrainerParts, log: LogFn) -> A
 def restore_frozen(
     config: Config, parts: TrainerParts, restored: RestoredCheckpoint, log: LogFn
 ) -> State:
-    """Return a checkpoint's state with its frozen params, which are read again from `init_from`.
+    """Return a checkpoint's state with its frozen params, which are reloaded from `init_from`.
 
     Raises:
       UserError: the pretrained weights have changed since the run began.

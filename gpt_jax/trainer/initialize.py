@@ -17,7 +17,7 @@ from gpt_jax.train.checkpoint import CheckpointManager, RestoredCheckpoint, load
 from gpt_jax.train.step import State
 from gpt_jax.trainer.hooks import RunContext
 
-# The fields that a branch may change: its length, the end of its schedule, and its logging.
+# The fields in which a branch may differ from its trunk: length, end of the schedule, logging.
 BRANCH_FIELDS = (
     'optimizer.schedule',
     'optimizer.warmup_fraction',
@@ -43,7 +43,7 @@ class InitializedRun(NamedTuple):
 
     Attributes:
       step: the compiled training step.
-      start: updates that the state has seen.
+      start: number of updates in the state.
       seconds: wall-clock seconds that they took.
     """
 
@@ -54,7 +54,7 @@ class InitializedRun(NamedTuple):
 
 
 def initialize_or_restore(run: RunContext, checkpoints: CheckpointManager) -> InitializedRun:
-    """Compile the step and make the state, at the same time: both need the compiler.
+    """Compile the step and make the state concurrently, since both need the compiler.
 
     Raises:
       UserError: the data or the pretrained weights have changed since the run began.
@@ -71,7 +71,7 @@ def initialize_or_restore(run: RunContext, checkpoints: CheckpointManager) -> In
 
 
 def _make_state(run: RunContext, checkpoints: CheckpointManager) -> tuple[State, int, float]:
-    """Return the initial state, its step, and the seconds that the run has taken so far."""
+    """Return the initial state, its number of updates, and the seconds the run has taken."""
     config, parts = run.config, run.parts
     saved = finetune_checkpoint.drop_unsaved(parts.abstract_state, config.init_from)
     restored = checkpoints.restore(saved)
@@ -103,7 +103,7 @@ def _check_fingerprint(run: RunContext, restored: str) -> None:
 def _add_frozen(
     config: Config, parts: TrainerParts, restored: RestoredCheckpoint, log: LogFn
 ) -> State:
-    """Add the frozen params, which checkpoints do not contain."""
+    """Add the frozen params if the checkpoint does not contain them."""
     if not config.init_from:
         return restored.state
     from gpt_jax.trainer import init_from
@@ -153,7 +153,7 @@ def restore_branch(
     """Restore the trunk's state after `train.branch_step` updates, for a cooldown branch.
 
     Args:
-      fingerprint: of this run's data, which must be the trunk's.
+      fingerprint: the fingerprint of this run's data, which must be the trunk's data.
       workdir: the branch's folder.
 
     Raises:
@@ -178,7 +178,10 @@ def restore_branch(
     )
     changes = config_fields.diff_configs(trunk_fields, branch_fields)
     if changes:
-        raise UserError(f'config.train.branch_from: {trunk} is another run ({"; ".join(changes)})')
+        raise UserError(
+            f'config.train.branch_from: {trunk} must match this run except in length and schedule, '
+            f'got {"; ".join(changes)}'
+        )
     saved = finetune_checkpoint.drop_unsaved(parts.abstract_state, config.init_from)
     restored = load_checkpoint(trunk / 'checkpoints', saved, step=step, log=log)
     if restored.meta['fingerprint'] != fingerprint:

@@ -23,10 +23,10 @@ from gpt_jax.trainer.summary import SUITE_PREFIX
 
 
 class SuiteHook:
-    """The tasks of config.suite; called with params and a progress display, it scores them.
+    """Scorer of the tasks of config.suite; call it with params and a progress display.
 
     Raises:
-      UserError: an unknown task, or one whose questions do not fit into the context.
+      UserError: a task is unknown, or its questions do not fit into the context.
     """
 
     def __init__(self, config: Config, parts: TrainerParts, dataset: Dataset, log: LogFn):
@@ -36,7 +36,7 @@ class SuiteHook:
         self._tasks = self._load_tasks(log)
 
     def _load_tasks(self, log: LogFn) -> list[EvalRequest]:
-        """Load the tasks, with the questions that fit into the context."""
+        """Load the tasks, without the questions that do not fit into the context."""
         config = self._config
         tasks = []
         for name in config.suite.tasks:
@@ -101,13 +101,13 @@ def score_continuations(
     requests: Sequence[ScoringRequest],
     note: Callable[[int, int], None] | None = None,
 ) -> list[ContinuationScore]:
-    """Score each request (inference/scoring.py); all processes pass and receive all of them.
+    """Score each request (inference/scoring.py); all processes pass and receive all requests.
 
-    The batches have the shape of an evaluation, `train.evaluation_batch_size` rows of the model's
-    context, which is known to suit the mesh and the attention kernel.
+    The batches have the shape of a validation batch, `train.evaluation_batch_size` rows of the
+    model's context, which is known to suit the mesh and the attention kernel.
 
     Args:
-      note: called before each batch with the requests done and their total.
+      note: called before each batch with the number of batches done and their total.
     """
     context, batch_size = config.model.context, config.train.evaluation_batch_size
     index, count = parts.batch_shard()

@@ -1,4 +1,4 @@
-"""The summary of a finished run: one flat JSON object, each number's convention in its name."""
+"""Summary of a finished run: one flat JSON object with each number's convention in its name."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def make_summary(
     Args:
       values: the latest value of each metric.
       seconds: wall-clock seconds of the run.
-      extra: entries about the data and the best checkpoint.
+      extra: further entries, such as those about the data and the best checkpoint.
     """
     steps = int(state.step)  # fewer than the config's after early stopping
     tokens = steps * config.tokens_per_step
@@ -83,7 +83,7 @@ def make_summary(
 
 
 def _select_metrics(values: dict[str, float]) -> dict[str, Any]:
-    """Select the training loss, the validation's metrics and the suite's."""
+    """Select the training loss and the metrics of the validation and the suite."""
     selected: dict[str, Any] = {'train_loss': values.get('loss')}
     selected |= {
         name: value
@@ -117,7 +117,7 @@ def _find_role(config: Config) -> str:
 
 
 def write_summary(summary: dict[str, Any], workdir: Path) -> dict[str, Any]:
-    """Write summary.json, which marks the run as finished, with the curve of the loss."""
+    """Write summary.json with the loss curve; the file marks the run as finished."""
     rows = metrics.read_metrics(workdir / metrics.METRICS_FILE)
     summary = summary | {'curve': metrics.make_loss_curve(rows)}
     files.write_json(workdir / SUMMARY_FILE, summary)
@@ -128,7 +128,7 @@ def load_finished_summary(raw_config: RawConfig, workdir: Path) -> dict[str, Any
     """Load the summary of this run; None if the run is not finished.
 
     Raises:
-      UserError: the folder holds a run of another config; names the differences.
+      UserError: the folder holds a run with another config; names the differences.
     """
     path = workdir / SUMMARY_FILE
     started = path.exists() or any((workdir / 'checkpoints').glob('*'))
@@ -147,7 +147,7 @@ def load_finished_summary(raw_config: RawConfig, workdir: Path) -> dict[str, Any
 
 
 def describe_validation(summary: dict[str, Any]) -> str:
-    """Describe the validation's metrics of a summary in a few words."""
+    """Describe a summary's validation metrics in a few words."""
     loss = f'validation loss {summary["validation_loss"]:.4f} nats/'
     if 'bits_per_byte' in summary:
         return f'{loss}token, {summary["bits_per_byte"]:.4f} bits/byte'

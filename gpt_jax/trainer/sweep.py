@@ -1,4 +1,4 @@
-"""A sweep: its trials are checked and grouped, run by any number of processes, and reported."""
+"""Sweeps: checking and grouping of trials, running in any number of processes, and reports."""
 
 import json
 import sys
@@ -19,22 +19,20 @@ from gpt_jax.trainer.dataset import load_dataset
 from gpt_jax.trainer.init_from import config_from_pretrained
 from gpt_jax.trainer.vmapped_trials import group_trials
 
-# The report of a finished sweep: scaling law, forecast of the largest run, figures, HTML page.
-
-SIZE_COLUMN = 'params_non_embedding'  # the x axis of a ladder's curve
+SIZE_COLUMN = 'params_non_embedding'  # the x axis of a ladder's scaling curve
 LOSS_COLUMN = 'validation_loss'
-# The parameter count of train.flops, and so of the budgets of an isoFLOP sweep.
+# The parameter count that train.flops uses, and with it the budgets of an isoFLOP sweep.
 COUNT_CONVENTION = 'without_positions'
 REPORT_STATE_FILE = 'reading.json'  # the lines of the last report, with hashes of its inputs
 FORECASTS_FILE = 'forecasts.jsonl'  # a forecast ledger in the sweep's folder, scored in its report
 
 
 def write_sweep_report(records: list[dict[str, Any]], workdir: Path) -> list[str]:
-    """Write what the records allow into `workdir`; return the lines to print.
+    """Write the reports that the records allow into `workdir`; return the lines to print.
 
-    Runs of equal length are a ladder: fit.json and scaling_curve.png, .svg hold the law over the
-    size and its forecast of the largest run. Every sweep gets report.html. Nothing is written
-    again if the inputs have not changed.
+    Runs of equal length are a ladder: fit.json and scaling_curve.png, .svg show the law over the
+    size and its forecast of the largest run. Every sweep gets report.html. Nothing is rewritten if
+    the inputs have not changed.
     """
     hashes = {
         name: files.sha256_file(workdir / name)
@@ -69,7 +67,7 @@ def _write_report_files(records: list[dict[str, Any]], workdir: Path) -> list[st
 def _fit_ladder(
     fittable: list[dict[str, Any]], left_out: list[dict[str, str]], workdir: Path
 ) -> tuple[list[str], list[Path]]:
-    """Fit the law without the largest size and forecast it; return lines to print and files."""
+    """Fit the law without the largest size and forecast that; return lines to print and files."""
     from gpt_jax.scaling.report import scaling_curve
 
     sizes = [row[SIZE_COLUMN] for row in fittable]
@@ -119,7 +117,9 @@ def run_sweep(
     Args:
       raw_config: the sweep's config.
       trials: the trials' configs by name.
-      command: runs a trial when `--trial=NAME,...` is appended.
+      command: the command that runs a trial once `--trial=NAME,...` is appended.
+      workdir: the sweep's folder.
+      log: receives lines for the user.
       only: 'NAME,NAME,...', the trials to run; None: all.
 
     Raises:
@@ -133,7 +133,7 @@ def run_sweep(
         parse_config(trial_config, vocab_size=1)
     _check_duplicates(trials)
     _check_same_sweep(raw_config, workdir)
-    # The hash of a trial's config is that of the config its process uses.
+    # A trial's hash must be that of the config that its own process uses.
     trials = {name: config_from_pretrained(trial, log) for name, trial in trials.items()}
     all_trials = {
         name: Trial(
@@ -175,7 +175,7 @@ def _parse_trials(trials: dict[str, RawConfig], log: LogFn) -> dict[str, Config]
 
 
 def _count_flops(config: Config) -> float:
-    """Count a trial's training FLOPs (6N convention); of a branch, its own steps only."""
+    """Count a trial's training FLOPs (6N convention); for a branch, only its own steps."""
     steps = config.steps - config.train.branch_step
     per_token = model_counts.flops_per_token(config.model)['6N']
     return float(steps * config.tokens_per_step * per_token)
@@ -223,12 +223,12 @@ def _report_finished_sweep(
     if len(records) < trials:
         log(
             f'{len(records)} of {trials} trials have ended; '
-            'the process that ends the last one makes the report'
+            'the process that finishes the last one writes the report'
         )
         return
     claim = Claims(workdir, stale_seconds).acquire('report')
     if claim is None:
-        log(f'{workdir}: another process is making the report')
+        log(f'{workdir}: another process is writing the report')
         return
     try:
         for line in write_sweep_report(records, workdir):
@@ -238,7 +238,7 @@ def _report_finished_sweep(
 
 
 def _raise_for_unfinished(records: list[dict[str, Any]], log: LogFn) -> None:
-    """Raise the error for the exit code: trials that failed, or a budget that is spent."""
+    """Raise the error of the sweep's exit code: trials failed, or a budget is spent."""
     unfinished = {row['name']: row['status'] for row in records if row['status'] != 'done'}
     if not unfinished:
         return

@@ -1,4 +1,4 @@
-"""A task's examples as the trainer uses them, with the reference model's scores for preferences.
+"""Task examples as the trainer uses them, with the reference model's scores of preferences.
 
 Direct preference optimization (Rafailov et al. 2023) compares the model in training to the model
 that training began with. The log probabilities of the latter are computed once, before the first
@@ -37,7 +37,7 @@ def load_task_data(raw_config: RawConfig, log: LogFn) -> 'TaskData':
     """Read, encode and pack the examples of the config's task.
 
     Raises:
-      UserError: bad input, or a metric whose library is missing.
+      UserError: bad input, or the library of a metric is not installed.
     """
     task, data = parse_section(raw_config, 'task'), parse_section(raw_config, 'data')
     task_metrics.require_libraries(task.metrics, task.kind)
@@ -113,7 +113,7 @@ class TaskData(Dataset):
         return {'unique_tokens': self.examples.train.num_targets, **sizes, **cut}
 
     def best_metric(self, config: Config) -> BestMetric:
-        """Return a head's first metric or accuracy; for preferences, accuracy."""
+        """Return a head's first metric or accuracy, accuracy for preferences, else the loss."""
         kind, metrics = config.task.kind, config.task.metrics
         if kind in HEAD_TASKS and metrics:
             return BestMetric(f'validation_{metrics[0]}', higher_is_better=True)
@@ -162,7 +162,7 @@ class TaskData(Dataset):
             return self
         path = workdir / REFERENCES_FILE
         splits = self.examples.splits
-        # A file that a run left before its first checkpoint may be of another model.
+        # A file left by a run without a checkpoint may have the scores of another model.
         if start > 0 and path.exists():
             splits = _read_references(path, splits)
         else:

@@ -25,7 +25,7 @@ class TaskPredictions(NamedTuple):
     A question is one decision: the class of an example, one word's tag, one preferred answer.
 
     Attributes:
-      scores: of each candidate, float64 [Q, Y].
+      scores: score of each candidate, float64 [Q, Y].
       answers: index of the correct candidate, int [Q].
       example: number of the question's example, int [Q].
     """
@@ -73,7 +73,7 @@ def _compute_metric(
     if task.kind != 'token_classification':
         metric = task_metrics.CLASSIFICATION_METRICS[name]
         return metric.function(predicted.tolist(), predictions.answers.tolist())
-    ends = np.nonzero(np.diff(predictions.example))[0] + 1  # of all sentences but the last
+    ends = np.nonzero(np.diff(predictions.example))[0] + 1  # ends of all sentences but the last
     tags = [
         [[task.labels[index] for index in sentence] for sentence in np.split(labels, ends)]
         for labels in (predicted, predictions.answers)
@@ -95,7 +95,7 @@ def predict(
         if config.task.kind == 'preference':
             scores_BLY = scores_BLY - fields['reference_log_probs'][..., None]
         row, position = np.nonzero(fields['question_ids'])
-        # A question's key in the batch: its row, and its number in the row (from 1).
+        # A question's key in the batch combines its row and its number in the row (from 1).
         keys = row * (context + 1) + fields['question_ids'][row, position]
         unique, question = np.unique(keys, return_inverse=True)
         total, answers = np.zeros((len(unique), count)), np.zeros(len(unique), np.int64)

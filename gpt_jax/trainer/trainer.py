@@ -1,6 +1,6 @@
-"""Training of one config in a folder: from its last checkpoint, or from the start, to its summary.
+"""Training of one config in a run folder, from the start or the last checkpoint to the summary.
 
-`train` reads in the order of a run: data, config, model and step, initial state, loop, summary.
+`train` follows the order of a run: data, config, model and step, initial state, loop, summary.
 """
 
 import contextlib
@@ -33,12 +33,12 @@ from gpt_jax.trainer.summary import load_finished_summary, make_summary, write_s
 def train(
     raw_config: RawConfig, workdir: Path, *, log: LogFn, trial: tuple[int, int] | None
 ) -> dict[str, Any]:
-    """Train the config's model to its end, from the last checkpoint if there is one.
+    """Train the config's model to the end, from the last checkpoint if there is one.
 
     Args:
       raw_config: nested dicts, as in config.json.
-      workdir: the run's folder; a finished run is returned as it is.
-      log: takes lines for the user.
+      workdir: the run's folder; if it holds a finished run, its summary is returned.
+      log: receives lines for the user.
       trial: (k, n) if the run is trial k of a sweep of n, for the progress display.
 
     Returns:
@@ -83,7 +83,7 @@ def train(
 
 @contextlib.contextmanager
 def _lock_folder(workdir: Path) -> Iterator[None]:
-    """Hold the folder's lock; the first process holds it for all."""
+    """Hold the folder's lock; the first process holds it for all processes."""
     if jax.process_index() > 0:
         yield
         return
@@ -153,7 +153,7 @@ def _run_steps(
     hooks: Hooks,
     recorder: MetricsRecorder,
 ) -> State:
-    """Run the remaining steps; if none remain, evaluate again for a summary that is missing."""
+    """Run the remaining steps; if none remain, evaluate again for the missing summary."""
     config, start = run.config, initial.start
     local = run.dataset.iterate_batches(config, start, run.parts.batch_shard())
     state = run_training_loop(
@@ -193,7 +193,7 @@ def _summarize(
 
 
 def _make_watchdog(config: Config) -> Watchdog:
-    """Make the watchdog for lost peers; a single process has none to wait for."""
+    """Make the watchdog for lost peer processes; it is off if there is only one process."""
     seconds = 60 * config.train.stall_minutes if jax.process_count() > 1 else 0.0
     return Watchdog(seconds, f'process {jax.process_index()} of {jax.process_count()}')
 

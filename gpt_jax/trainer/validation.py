@@ -53,7 +53,7 @@ def evaluate_text(
 ) -> dict[str, float]:
     """Return 'loss' in nats per token, and 'bits_per_byte', of a split of text.
 
-    The first `train.eval_tokens` targets of the split count (0: all), in windows of the context.
+    It uses the first `train.eval_tokens` targets of the split (0: all), in windows of the context.
     """
     size = {
         'context': config.model.context,
@@ -72,7 +72,7 @@ def evaluate_text(
 
 
 def show_progress(batches: Iterator[Any], total: int, progress: Progress) -> Iterator[Any]:
-    """Iterate over the batches, and show how many of `total` are done."""
+    """Iterate over the batches, and show the number of the current one of `total`."""
     for number, batch in enumerate(batches, 1):
         progress.note(f'evaluating, batch {number}/{total}')
         yield batch

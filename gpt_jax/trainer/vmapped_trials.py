@@ -2,8 +2,8 @@
 
 The trials may differ in seed and learning rate only. Each has its own folder with all files of a
 run. They save together, and resume from the newest step that all of them have saved. Their
-numbers equal those of separate runs up to rounding, not bit for bit: a device computes whole runs
-instead of a part of one run's batch.
+numbers equal those of separate runs up to rounding, not bit for bit, since a device computes whole
+runs instead of a part of one run's batch.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from gpt_jax.trainer.dataset import load_text_data
 from gpt_jax.trainer.hooks import MetricsRecorder, RunContext, make_checkpoint_meta
 from gpt_jax.trainer.summary import load_finished_summary, make_summary, write_summary
 
-VARYING_FIELDS = ('seed', 'optimizer.learning_rate')  # in which trials of a group may differ
+VARYING_FIELDS = ('seed', 'optimizer.learning_rate')  # the trials of a group may differ in these
 # A trial that sets one of these trains in its own process.
 SEPARATE_FIELDS = (
     'train.keep_steps',
@@ -64,13 +64,13 @@ def group_trials(trials: dict[str, RawConfig], limit: int) -> list[list[str]]:
 
 
 def _shared_key(raw_config: RawConfig) -> str:
-    """Return the fields that trials of a group must share, as text."""
+    """Return the fields that the trials of a group must share, as text."""
     fields = config_fields.select_run_fields(raw_config)
     return json.dumps({key: value for key, value in fields.items() if key not in VARYING_FIELDS})
 
 
 def _separate_fields(raw_config: RawConfig) -> list[str]:
-    """List the config's fields that need a process of their own."""
+    """List the fields of the config that require the trial to have its own process."""
     fields = dict(config_fields.flatten_config(raw_config))
     return [field for field in SEPARATE_FIELDS if fields[field]]
 
@@ -83,9 +83,9 @@ def train_trials(trials: dict[str, RawConfig], workdir: Path, log: LogFn) -> Non
       workdir: the sweep's folder.
 
     Raises:
-      UserError: the trials cannot train at once, bad data, or a folder in use.
-      Preempted: a signal stopped them; all are saved.
-      Diverged: some diverged; the others are finished.
+      UserError: the trials cannot train together, the data is bad, or a folder is in use.
+      Preempted: a signal stopped the trials; all are saved.
+      Diverged: some trials diverged; the others are finished.
     """
     _check_group(trials)
     names = list(trials)
@@ -115,7 +115,7 @@ def train_trials(trials: dict[str, RawConfig], workdir: Path, log: LogFn) -> Non
 
 
 def _check_group(trials: dict[str, RawConfig]) -> None:
-    """Raise UserError if the trials cannot train at once."""
+    """Raise UserError if the trials cannot train together."""
     argument = f'--trial={",".join(trials)}'
     if len({_shared_key(raw_config) for raw_config in trials.values()}) > 1:
         raise UserError(
@@ -133,8 +133,8 @@ class _TrialRun:
 
     Args:
       stack: closes the writers and releases the folder's lock.
-      count: trials of the group.
-      is_shown: the progress display shows this trial, for all of them.
+      count: number of trials in the group.
+      is_shown: whether the progress display shows this trial, on behalf of all.
     """
 
     def __init__(self, run: RunContext, stack: contextlib.ExitStack, *, count: int, is_shown: bool):
@@ -268,7 +268,7 @@ class _TrialGroup:
             yield
 
     def _select_state(self, states: Any, index: int) -> Any:
-        """Return one trial's state, sharded as a run of its own."""
+        """Return one trial's state, sharded like a separate run."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._parts.abstract_state)
         return jax.device_put(select_run(states, index), shardings)
 
@@ -321,5 +321,5 @@ class _TrialGroup:
                 run.finish(self._select_state(states, index))
         if diverged:
             raise Diverged(
-                f'{", ".join(diverged)}: non-finite steps until the end; the others are finished'
+                f'{", ".join(diverged)}: non-finite steps up to the end; the others are finished'
             )

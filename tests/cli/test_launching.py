@@ -93,7 +93,7 @@ def test_dry_run_prints_everything_and_does_nothing(tmp_path):
             ['--launch=slurm', '--mode=preflight', '--topology=v5e:2x2'],
             '--launch: not with --mode=preflight',
         ),
-        (['--trials=a'], '--trials: chooses trials of a sweep'),
+        (['--trials=a'], '--trials: must be used with a sweep'),
     ],
 )
 def test_invalid_flags_are_one_line(tmp_path, more, words):

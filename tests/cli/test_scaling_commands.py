@@ -120,7 +120,7 @@ def test_a_plan_of_sweeps_prints_writes_and_names_its_source(tmp_path, capsys):
     for word in (
         'approach 2, the line through 2 minima',
         'its own minimum',
-        'there, loss',
+        'done, loss',
         'new: 5 trials',
         'hours on',
     ):
@@ -164,7 +164,7 @@ BAD = [
     (['fit', 'none.csv'], 'none.csv: No such file'),
     (['plan', '--flops=1e20', '--device=abacus'], '--device=abacus: must be one of'),
     (['plan', '--isoflop=1e18,1e19', '--flops=1e20'], 'not allowed with argument'),
-    (['plan', '--isoflop=1e18'], '--isoflop: one budget is one minimum and no line'),
+    (['plan', '--isoflop=1e18'], '--isoflop: one budget gives one minimum and no line'),
     (['fit', 'x.csv', '--law=power', '--holdout=flops>=1'], '--holdout: not with --law=power'),
     (['fit', 'x.csv', '--law=power', '--approach=3'], '--approach: not with --law=power'),
     (['fit', 'x.csv', '--law=power', '--at-flops=1e20'], '--at_flops: not with --law=power'),
@@ -174,13 +174,13 @@ BAD = [
     (['report', 'x.csv', '--no-irreducible'], '--no_irreducible: not with --law=chinchilla'),
     (
         ['fit', 'x.csv', '--law=kaplan', '--approach=1'],
-        '--approach: not with --law=kaplan; that law is of',
+        '--approach: not with --law=kaplan; that law is for',
     ),
     (
         ['fit', 'x.csv', '--law=kaplan', '--at-flops=1e20'],
-        '--at_flops: not with --law=kaplan; that law is of',
+        '--at_flops: not with --law=kaplan; that law is for',
     ),
-    (['plan', '--flops=1e20', '--columns=a=params'], '--columns: goes with --runs'),
+    (['plan', '--flops=1e20', '--columns=a=params'], '--columns: requires --runs'),
     (['plan', '--flops=1e40'], 'the largest shape with a vocabulary'),
     (
         ['forecast', 'x.csv', '--config=configs/cpu.py', '--params=1e6'],
@@ -189,8 +189,8 @@ BAD = [
     (['forecast', 'x.csv', '--params=1e6', '--tokens=1e8', '--trial=a'], '--trial: needs --config'),
     (['plan', '--isoflop=,'], 'must be numbers separated by commas'),
     (['plan', '--isoflop=1e18,many'], "must be a number, got 'many'"),
-    (['plan', '--flops=1e18', '--sizes=5'], '--sizes: goes with --isoflop'),
-    (['plan', '--isoflop=1e18,1e19', '--width=64'], '--width: goes with --cooldowns'),
+    (['plan', '--flops=1e18', '--sizes=5'], '--sizes: requires --isoflop'),
+    (['plan', '--isoflop=1e18,1e19', '--width=64'], '--width: requires --cooldowns'),
     (['plan', '--isoflop=1e18,1e19', '--base=a-b'], '--base: must name a module of configs/'),
     (['plan', '--cooldowns=1e9,2e9'], '--cooldowns: needs a model'),
     (['plan', '--cooldowns=1e9,1e6', '--params=1e8'], 'longer horizons'),

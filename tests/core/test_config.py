@@ -62,7 +62,7 @@ def test_every_field_has_documentation():
         ('optimizer__warmup_fraction', -0.1, 'must be in [0, 1], got -0.1'),
         ('train__keep_steps', [0], 'config.train.keep_steps: must list positive integers'),
         ('train__keep_steps', ['a'], "config.train.keep_steps: must list int values, got 'a'"),
-        ('train__early_stopping_patience', 2, 'counts validations; set train.eval_every too'),
+        ('train__early_stopping_patience', 2, 'must be 0 unless train.eval_every is positive'),
         ('train__branch_step', 2, 'must be positive exactly when train.branch_from is set'),
         ('finetune__targets', [], None),
         ('finetune__layer_decay', 0.0, 'config.finetune.layer_decay: must be in (0, 1], got 0.0'),

@@ -98,10 +98,10 @@ def test_lists_of_texts():
     assert texts('words', {'words': ' one  two\n'}) == ['one', 'two']
     with pytest.raises(
         UserError,
-        match=r"train\[0\]: 'answers\[start\]' must be a list of texts .*, got 4 as item 0",
+        match=r"train\[0\]: 'answers\[start\]' must be a list of strings .*, got 4 as item 0",
     ):
         texts('answers[start]')
-    with pytest.raises(UserError, match=r"'count' must be a list of texts .*, got 3"):
+    with pytest.raises(UserError, match=r"'count' must be a list of strings .*, got 3"):
         texts('count')
 
 

@@ -103,8 +103,7 @@ def test_several_documents_need_an_end_token(tmp_path):
     assert token_cache.read_split(tmp_path / 'a', 'train', meta).ids.tolist() == [0x61, 0x62]
     assert meta['end_of_document'] is None
     with pytest.raises(
-        UserError,
-        match=r'data\.tokenizer: must have a token that ends a document .*<\|endoftext\|>',
+        UserError, match=r'data\.tokenizer: must have an end-of-document token .*<\|endoftext\|>'
     ):
         write_cache(tmp_path / 'b', endless, [*single, ('train', TextChunk('d', True))])
 

@@ -164,5 +164,5 @@ def test_stereoset(tmp_path):
         SentencePair('My mother is mild.', 'My mother is loud.', 'gender'),
     ]
     for invalid in ('{', '[]', '{"data": {"intersentence": [{}], "intrasentence": []}}'):
-        with pytest.raises(UserError, match=r'not the layout of StereoSet'):
+        with pytest.raises(UserError, match=r'must have the layout of StereoSet'):
             bias.read_stereoset(write_file(tmp_path, 'broken.json', invalid))

@@ -39,7 +39,7 @@ def find_reason(program, **options):
 
 
 def test_programs_only_run_on_request():
-    message = r'only runs with --run_code: it runs with your permissions.*not sandboxed'
+    message = r'only runs with --run_code: it runs with your permissions.*is not sandboxed'
     with pytest.raises(UserError, match=message):
         run_programs(['x = 1'], allowed=False)
 

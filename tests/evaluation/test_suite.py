@@ -138,7 +138,7 @@ def test_questions_whose_answers_do_not_fit_are_dropped():
     encode = lambda texts: [list(text) for text in texts]
     fitting = suite_tasks.fit_context(request, encode, 18, lines.append)
     assert [len(question.choices[0]) for question in fitting.questions] == [3, 4]
-    assert lines == ['some: 1 of 3 questions are dropped: an answer is longer than the context']
+    assert lines == ['some: 1 of 3 questions are dropped: an answer does not fit in the context']
     with pytest.raises(UserError, match='no question has answers of fewer than 9 tokens'):
         suite_tasks.fit_context(request, encode, 9, lines.append)
 

@@ -92,7 +92,7 @@ def lose(processes, number, victim):
         processes[victim].communicate()
     assert code == 75, stderr
     message = stderr.strip().splitlines()[-1]
-    expected = r'run.py: .*lost.*; run it again to go on from the last checkpoint'
+    expected = r'run.py: .*lost.*; run it again to resume from the last checkpoint'
     assert re.match(expected, message), stderr
 
 

@@ -33,7 +33,7 @@ def make_batch(requests, *, context=64, row_shards=1, min_rows=1):
     [
         ([0], {}, 'the prompt must have at least one token'),
         ([3, 0], {}, 'prompt 2: the prompt must have at least one token'),
-        ([9], {'max_length': 9}, 'max_length: 9 tokens, and the prompt alone has 9'),
+        ([9], {'max_length': 9}, 'max_length: must be above 9, the length of the prompt, got 9'),
         ([64], {}, "the prompt's 64 tokens fill the model's context of 64"),
         (
             [60],
@@ -43,28 +43,28 @@ def make_batch(requests, *, context=64, row_shards=1, min_rows=1):
         (
             [3],
             {'num_beams': 2, 'length_penalty': -30.0},
-            'length_penalty: must be in [-16.8, 16.8] for 61 new tokens, got -30; float32',
+            'length_penalty: must be in [-16.8, 16.8] for 61 new tokens, got -30; beyond',
         ),
         ([60], {'max_length': 65}, '60 prompt tokens and 5 new tokens exceed'),
         (
             [3],
             {'min_length': 65},
-            "min_length: 65, but there is room for 61 tokens after the prompt's 3",
+            'min_length: must be reachable with 3 prompt tokens and 61 new tokens, got 65',
         ),
         (
             [3, 60],
             {'min_new_tokens': 9},
-            'prompt 2: min_new_tokens: 9, but there is room for 4 tokens after the',
+            'prompt 2: min_new_tokens: must be reachable with 60 prompt tokens and 4 new tokens',
         ),
         (
             [3],
             {'min_new_tokens': 101, **SLIDING},
-            'min_new_tokens: 101, but there is room for 100 tokens',
+            'min_new_tokens: must be reachable with 3 prompt tokens and 100 new tokens, got 101',
         ),
         (
             [30],
             {'min_new_tokens': 20, 'max_length': 40},
-            'min_new_tokens: 20, but there is room for 10 tokens',
+            'min_new_tokens: must be reachable with 30 prompt tokens and 10 new tokens, got 20',
         ),
     ],
 )

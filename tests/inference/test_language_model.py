@@ -108,10 +108,10 @@ def test_logits_and_log_probabilities_of_a_text(model):
 
 
 INVALID_ARGUMENTS = [
-    ({'data': 0}, 'data: must be a number of devices of at least 1, got 0'),
-    ({'fsdp': -1}, 'fsdp: must be a number of devices of at least 1, got -1'),
-    ({'fsdp': '2'}, "fsdp: must be a number of devices of at least 1, got '2'"),
-    ({'data': True}, 'data: must be a number of devices of at least 1, got True'),
+    ({'data': 0}, 'data: must be a number of devices, at least 1, got 0'),
+    ({'fsdp': -1}, 'fsdp: must be a number of devices, at least 1, got -1'),
+    ({'fsdp': '2'}, "fsdp: must be a number of devices, at least 1, got '2'"),
+    ({'data': True}, 'data: must be a number of devices, at least 1, got True'),
     (
         {'data': 3, 'fsdp': 3},
         'data x fsdp x tensor: must be at most 8 devices, got 9; load the model before',
@@ -126,7 +126,7 @@ INVALID_ARGUMENTS = [
         "weight_dtype: must be one of float32, bfloat16, int8, int4, got 'int5'; the nearest",
     ),
     ({'step': '3'}, "step: must be the step of a checkpoint, or None, got '3'"),
-    ({'log': None}, 'log: must be a function of one line, got None'),
+    ({'log': None}, 'log: must be a function that takes a line, got None'),
     ({'draft': ''}, "draft: must be the folder or the name of a model, or 'lookup', got ''"),
     ({'draft': 5}, "draft: must be the folder or the name of a model, or 'lookup', got 5"),
 ]
@@ -214,11 +214,10 @@ def test_drafts_do_not_change_greedy_texts_and_are_counted(run, model, tmp_path)
 
 
 def test_unsuitable_drafts_raise(run, tmp_path):
-    with pytest.raises(
-        UserError, match=r'^draft: must have the same vocabulary .*words has another'
-    ):
+    message = r"^draft: must have the model's vocabulary, got a different one in .*words"
+    with pytest.raises(UserError, match=message):
         gpt_jax.load(run, draft=trained.folder(tmp_path / 'words', vocab_size=300))
-    message = r"^draft: must have at least the model's context of 64, got 32 of .*short"
+    message = r"^draft: must have at least the model's context of 64, got 32 in .*short"
     with pytest.raises(UserError, match=message):
         gpt_jax.load(run, draft=trained.folder(tmp_path / 'short', context=32))
 

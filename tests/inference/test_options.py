@@ -72,10 +72,10 @@ def test_every_option_has_a_field_and_a_valid_default():
             {'max_new_tokens': 10, 'min_new_tokens': 11},
             'min_new_tokens: must be at most max_new_tokens, 10, got 11',
         ),
-        ({'num_return_sequences': 2}, 'num_return_sequences: greedy decoding gives 2 equal texts'),
+        ({'num_return_sequences': 2}, 'num_return_sequences: must be 1 for greedy decoding'),
         (
             {'num_return_sequences': 2, 'temperature': 0},
-            'num_return_sequences: greedy decoding gives 2 equal texts',
+            'num_return_sequences: must be 1 for greedy decoding',
         ),
         (
             {'num_return_sequences': 3, 'num_beams': 2},

@@ -117,7 +117,7 @@ def test_impossible_folder_names(source, tmp_path):
 
 def test_hub_name_without_the_hub_package(run, monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    missing = r'^%s=nowhere: no such folder, and the hub needs: pip install [^\n]*$'
+    missing = r'^%s=nowhere: no such folder; to use the hub, pip install [^\n]*$'
     with pytest.raises(UserError, match=missing % 'checkpoint'):
         gpt_jax.load('nowhere')
     with pytest.raises(UserError, match=missing % 'draft'):
@@ -140,9 +140,7 @@ def test_damaged_run(run, tmp_path, content):
     shutil.copytree(run, tmp_path / 'run')
     path = tmp_path / 'run' / 'checkpoints' / '3' / manifest.MANIFEST_FILE
     path.unlink() if content is None else path.write_text(content)
-    message = (
-        r'run/checkpoints/3: damaged \(manifest.json [^\n]*no good checkpoint is left of this run'
-    )
+    message = r'run/checkpoints/3: damaged \(manifest.json [^\n]*no good checkpoint is left'
     with pytest.raises(UserError, match=message):
         find(tmp_path / 'run')
     with pytest.raises(UserError, match=message):
@@ -150,7 +148,7 @@ def test_damaged_run(run, tmp_path, content):
             tmp_path / 'run', tmp_path / 'out', default_config(), 'float32', print
         )
     shutil.rmtree(path.parent)
-    with pytest.raises(UserError, match='no good checkpoint is left of this run'):
+    with pytest.raises(UserError, match='no good checkpoint is left'):
         find(tmp_path / 'run')
 
 

@@ -194,7 +194,7 @@ def test_old_and_new_form_of_rotary_positions():
     other = {'rope_scaling': {'type': 'linear', 'factor': 4.0}}
     with pytest.raises(UserError, match=r'rope_scaling: .* contradicts rope_parameters'):
         read_section('llama', values | new | other)
-    with pytest.raises(UserError, match=r'rope_theta: has contradicting values: \[7\.0, 8\.0\]'):
+    with pytest.raises(UserError, match=r'rope_theta: has contradictory values: \[7\.0, 8\.0\]'):
         read_section('llama', values | new | {'rope_theta': 8.0})
 
 

@@ -206,7 +206,8 @@ def test_folders_without_a_valid_config(tmp_path):
     [
         (
             {'position': 'alibi'},
-            "config.model.position: 'alibi': no Hugging Face model has that; the nearest is gpt2",
+            "config.model.position: 'alibi': no supported Hugging Face model has this; the nearest "
+            'is gpt2',
         ),
         ({'block': 'parallel'}, "config.model.block: 'parallel'"),
         ({'qk_norm': True}, 'config.model.qk_norm: True'),
@@ -360,7 +361,7 @@ def test_file_instead_of_a_folder(tmp_path):
 
 def test_missing_hub_package(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
-    with pytest.raises(UserError, match=r"the hub needs: pip install -e '\.\[hf\]'"):
+    with pytest.raises(UserError, match=r"to use the hub, pip install -e '\.\[hf\]'"):
         huggingface.resolve_folder('gpt2')
 
 

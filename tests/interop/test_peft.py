@@ -266,7 +266,7 @@ def test_unsupported_fields_are_rejected(tmp_path, exported, fields, message):
     [
         (
             {f'{Q}.lora_B.weight': None},
-            r"q_proj\.lora_B\.weight' is missing, but '.*q_proj\.lora_A\.weight' is there",
+            r"q_proj\.lora_B\.weight' is missing, but '.*q_proj\.lora_A\.weight' is present",
         ),
         (
             {f'{Q}.lora_C.weight': np.ones((3, 24), np.float32)},

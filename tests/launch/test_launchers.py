@@ -260,7 +260,7 @@ INVALID = [
     ('slurm', {'options': {'partition': 'a\n#SBATCH --uid=0'}}, 'partition'),
     ('slurm', {'options': {'restarts': 'many'}}, 'must be a non-negative integer, got many'),
     ('slurm', {'minutes': 1, 'options': {'grace': '60'}}, 'must be more than the 60 s'),
-    ('slurm', {'options': {'env.A B': '1'}}, 'not a valid name of an environment variable'),
+    ('slurm', {'options': {'env.A B': '1'}}, 'not a valid name for an environment variable'),
     ('local', {'nodes': 2}, '--launch=ssh'),
     ('ssh', {}, 'must list machines'),
     ('ssh', {'hosts': ('-oProxyCommand=id',)}, 'must be names of machines'),

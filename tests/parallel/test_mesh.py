@@ -126,7 +126,7 @@ def test_auto_keeps_given_axes():
     given = make_config(strategy='auto', data=0, pipeline=2, tensor=2)
     chosen, _ = choose_mesh(given, CONSTRAINTS, budget, 8)
     assert used_axes(chosen) == {'data': 2, 'pipeline': 2, 'tensor': 2}
-    with pytest.raises(UserError, match='auto finds no mesh of 8 devices with tensor 3'):
+    with pytest.raises(UserError, match='auto found no mesh of 8 devices with tensor 3'):
         choose_mesh(make_config(strategy='auto', data=0, tensor=3), CONSTRAINTS, budget, 8)
 
 

@@ -51,7 +51,7 @@ def test_draws_are_reproducible_and_have_enough_sizes():
 
 def test_few_runs_get_a_note():
     assert 'too few' in bootstrap.summarize_draws(np.arange(10.0), runs=4, seed=0, sizes=3)['note']
-    with pytest.raises(UserError, match='3 sizes, and the statistic needs 4'):
+    with pytest.raises(UserError, match='needs at least 4 sizes, got 3'):
         bootstrap.bootstrap_statistic(
             SIZES[:3], truth(SIZES[:3]), np.minimum, draws=1, seed=0, sizes=4
         )

@@ -80,10 +80,10 @@ def test_one_outlier_does_not_change_the_law():
 @pytest.mark.parametrize(
     ('x', 'loss', 'message'),
     [
-        ([1, 2, 3], [1, 2], 'one length'),
-        ([1, 2, 0], [3, 2, 1], r'x\[2\] = 0.0'),
-        ([1, 2, 3], [3, float('nan'), 1], r'loss\[1\] = nan'),
-        ([5, 5, 5], [3, 2, 1], '1 distinct x'),
+        ([1, 2, 3], [1, 2], 'the same length'),
+        ([1, 2, 0], [3, 2, 1], r'x\[2\] must be finite and above zero .*got 0.0'),
+        ([1, 2, 3], [3, float('nan'), 1], r'loss\[1\] must be finite and above zero .*got nan'),
+        ([5, 5, 5], [3, 2, 1], 'at least 2 distinct x, got 1'),
     ],
 )
 def test_invalid_points_are_rejected(x, loss, message):

@@ -47,10 +47,10 @@ TWENTY = [
 ]
 REASONS = {
     'bad': 'failed: bad input (run.py: config.model.width: must be positive, got -1)',
-    'hang': 'hung: no sign of life for 1 s',
-    'hangonce': 'hung: no sign of life for 1 s',
+    'hang': 'hung: no activity for 1 s',
+    'hangonce': 'hung: no activity for 1 s',
     'memory': 'failed: out of memory',
-    'killed': 'failed: killed (signal 9), as the system does where memory runs out',
+    'killed': 'failed: killed (signal 9), as the system does when memory runs out',
     'diverges': 'failed: diverged',
     'liar': 'failed: it left no summary',
 }
@@ -90,7 +90,7 @@ def test_twenty_trials_with_every_failure(tmp_path):
     assert first == {name: REASONS.get(name.split('-')[0], 'done') for name in TWENTY}
     assert count_starts(tmp_path) == dict.fromkeys(TWENTY, 1)
     assert files.read_jsonl(tmp_path / 'records.jsonl') == rewrite_records(tmp_path)
-    assert 'trial 4 of 20 · hang-1 · hung: no sign of life for 1 s' in output.getvalue()
+    assert 'trial 4 of 20 · hang-1 · hung: no activity for 1 s' in output.getvalue()
 
     second = statuses(run(tmp_path, trials))  # only the failed trials are tried again
     assert {name for name, status in second.items() if status == 'done'} == {
@@ -155,7 +155,9 @@ def test_stopped_sweep_passes_the_signal_on_and_names_the_trial(tmp_path, monkey
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Dashboard, 'refresh', count_refreshes)
-    with pytest.raises(Preempted, match='interrupted in trial slow-1; the same command resumes from there'):
+    with pytest.raises(
+        Preempted, match='interrupted in trial slow-1; the same command resumes from there'
+    ):
         run(tmp_path, [make_trial('good-1'), make_trial('slow-1'), make_trial('good-2')], NO_LIMIT)
     assert count_starts(tmp_path) == {'good-1': 1, 'slow-1': 1}
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -166,7 +168,7 @@ def test_flops_budget_admits_cheaper_trials(tmp_path):
     records = run(tmp_path, trials, NO_LIMIT._replace(flops=10.0))
     assert statuses(records) == {
         'good-1': 'done',
-        'good-2': 'no budget: it would pass the 10 FLOPs of sweep.flops',
+        'good-2': 'no budget: would exceed the 10 FLOPs of sweep.flops',
         'good-3': 'done',
     }
     assert statuses(run(tmp_path, trials, NO_LIMIT))['good-2'] == 'done'
@@ -203,5 +205,5 @@ def test_group_is_one_process_with_separate_records(tmp_path):
 
 def test_folder_of_another_config_is_rejected(tmp_path):
     run(tmp_path, [make_trial('good-1')])
-    with pytest.raises(UserError, match='of another config'):
+    with pytest.raises(UserError, match='belongs to another config'):
         run(tmp_path, [Trial('good-1', 'another hash', 1.0, '')])

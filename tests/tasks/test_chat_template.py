@@ -210,8 +210,8 @@ def test_turns_in_every_form(value):
         ({'role': ['user'], 'content': []}, 'must name a non-empty list of turns'),
         ([{'role': 'user', 'content': None}], r"turn 0 must be \{'role': TEXT, 'content': TEXT\}"),
         ([{'from': 'human', 'value': 'x'}], r'turn 0 must be'),
-        ([{'role': 'user', 'content': 'x'}], "must have a turn of the role 'assistant'"),
-        (['Hello'], "must have a turn of the role 'assistant'"),
+        ([{'role': 'user', 'content': 'x'}], "must have a turn with the role 'assistant'"),
+        (['Hello'], "must have a turn with the role 'assistant'"),
     ],
 )
 def test_invalid_turns_are_rejected(value, message):

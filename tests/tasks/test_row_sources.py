@@ -197,7 +197,7 @@ def test_parquet(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'content', 'message'),
     [
-        ('a.csv', 'a,b\n1,2\n3\n', r'a\.csv:3: must have 2 fields, as the header, got 1'),
+        ('a.csv', 'a,b\n1,2\n3\n', r'a\.csv:3: must have 2 fields, like the header, got 1'),
         ('a.csv', 'a,b\n"1\n2",2\n3\n', r'a\.csv:4: must have 2 fields'),
         ('a.csv', 'a,b\n"1,2\n3,4\n', r'a\.csv:2: not a row of a table \(unexpected end of data\)'),
         (
@@ -207,7 +207,7 @@ def test_parquet(tmp_path):
         ),
         ('a.csv', '', r'a\.csv:1: must be a header'),
         ('a.csv', b'a,b\n1,\xff\n', r'a\.csv:2: not UTF-8 at byte 6 of the file'),
-        ('a.tsv', 'a\tb\n1\t2\t3\n', r'a\.tsv:2: must have 2 fields, as the header, got 3'),
+        ('a.tsv', 'a\tb\n1\t2\t3\n', r'a\.tsv:2: must have 2 fields, like the header, got 3'),
         (
             'a.json',
             '{"a": 1}',

@@ -70,7 +70,7 @@ def test_branch_records_its_trunk_and_runs_only_its_end(sweep):
 @pytest.mark.parametrize(
     ('field', 'value', 'message'),
     [
-        ('model.width', 48, 'is another run .*model.width: 32 -> 48'),
+        ('model.width', 48, 'must match this run except .*got model.width: 32 -> 48'),
         ('train.branch_step', 15, 'no checkpoint of step 15; there are 16, 30, 32'),
         ('train.branch_step', 32, 'must be before the end of the run at step 20, got 32'),
         ('train.branch_from', '/absent', 'absent holds no run'),

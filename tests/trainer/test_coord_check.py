@@ -41,7 +41,7 @@ def test_mup_passes_and_standard_fails(tmp_path, source, parametrization, passed
     assert (tmp_path / 'c/coordinates.png').stat().st_size > 10_000
     if parametrization == 'standard':
         assert checks['width']['slopes']['residual'] > 1
-        assert 'how far activations move depends on width' in err
+        assert 'the movement of activations depends on width' in err
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_slopes_and_verdicts(tmp_path, power, judged, verdict):
     assert result['slopes'] == {'logits': pytest.approx(power), 'norm': pytest.approx(0)}
     assert (result['worst'], result['verdict']) == ('logits', verdict)
     assert coord_check.format_check(result, 'mup')[-1].startswith(
-        f'{verdict}: over width, mup moves logits by a power of'
+        f'{verdict}: with mup, the movement of logits scales as width^'
     )
     paths = coord_check.plot_checks([result], 'mup', tmp_path / 'check.png')
     assert [path.suffix for path in paths] == ['.png', '.svg']

@@ -179,7 +179,7 @@ def test_adapters_are_saved_alone_and_exported_to_peft(tmp_path, rows, weights):
     )
     arguments = ['export', tmp_path / 'run', tmp_path / 'adapters', '--adapters']
     _, err = program.run([sys.executable, '-m', 'gpt_jax', *map(str, arguments)])
-    assert f'{weights}: a run, which PEFT cannot read' in err
+    assert f'{weights}: a run folder, which PEFT cannot read' in err
     assert sorted(path.name for path in (tmp_path / 'adapters').iterdir()) == [
         'adapter_config.json',
         'adapter_model.safetensors',

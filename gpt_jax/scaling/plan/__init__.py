@@ -1,1 +1,1 @@
-"""Plans of runs and sweeps for a budget: shapes, trials and config files."""
+"""Plans of runs and sweeps for a compute budget: shapes, trials and config files."""

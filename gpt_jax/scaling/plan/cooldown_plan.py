@@ -1,8 +1,8 @@
 """Plan of a trunk and its cooldown branches: one constant-rate run shared by several horizons.
 
-Separate runs take the sum of their horizons. The trunk takes the longest one up to its cooldown,
-and a branch only its own cooldown (Hägele et al. 2024). `design.make_cooldowns` makes the trials,
-and the steps are counted from these.
+Separate runs cost the sum of their horizons. The trunk costs the longest horizon up to its
+cooldown, and a branch only its own cooldown (Hägele et al. 2024). `design.make_cooldowns` makes the
+trials; the steps are counted from them.
 """
 
 from collections.abc import Mapping
@@ -28,18 +28,18 @@ def plan_cooldowns(
     price: float | None,
     architecture: Architecture = GPT2,
 ) -> dict[str, Any]:
-    """Plans a trunk and its branches for horizons in tokens.
+    """Plan a trunk and its branches for horizons in tokens.
 
     Args:
-      horizons: tokens at which branches end.
-      shape: of the model.
-      batch: sequences of a step; None: DeepSeek-AI 2024's for the FLOPs of the longest horizon.
-      warmup: steps; None: WARMUP_SHARE of the longest horizon, at most MAX_WARMUP_SHARE of the
-        shortest.
-      rate: peak learning rate; None: like `batch`.
-      hardware: peak, utilization and devices, as `planner.plan_run` takes them.
-      price: of one device for an hour, or None.
-      architecture: what the shape does not say.
+      horizons: token counts at which branches end.
+      shape: shape of the model.
+      batch: sequences per step; None: by DeepSeek-AI 2024, for the FLOPs of the longest horizon.
+      warmup: warmup steps; None: WARMUP_SHARE of the longest horizon, at most MAX_WARMUP_SHARE of
+        the shortest.
+      rate: peak learning rate; None: by the same source as `batch`.
+      hardware: peak, utilization and devices, as in `planner.plan_run`.
+      price: price of one device for an hour, or None.
+      architecture: everything that the shape does not define.
 
     Returns:
       A JSON-able dict: 'shape', 'shape_params' (by convention), 'batch', 'tokens_per_step',
@@ -48,7 +48,7 @@ def plan_cooldowns(
       flops_with_attention, hours, cost), 'share' (planned over separate), 'trial' and 'trials'.
 
     Raises:
-      UserError: a horizon is too short for its cooldown, or two are the same run.
+      UserError: a horizon is too short for its cooldown, or two horizons give the same run.
     """
     tokens = sorted(round(horizon) for horizon in horizons)
     flops_per_token = architecture.flops_per_token(shape)
@@ -148,15 +148,15 @@ def choose_shape(
     vocab: int,
     architecture: Architecture = GPT2,
 ) -> Shape:
-    """Returns the shape with these sizes, or the one nearest to `params`.
+    """Return the shape with these sizes, or the one nearest to `params`.
 
     Raises:
-      UserError: neither or both are given, or the heads do not divide the width.
+      UserError: neither or both are given, or `heads` does not divide `width`.
     """
     if params is not None:
         if layers or width or heads:
             raise UserError(
-                '--params: must not be combined with --layers, --width and --heads; it chooses them'
+                '--params: must not be combined with --layers, --width or --heads; it chooses them'
             )
         return find_shape(
             params, count=count, context=context, vocab=vocab, architecture=architecture

@@ -1,6 +1,6 @@
 """Trials of a sweep: size ladders, isoFLOP grids, grids of config keys and cooldown branches.
 
-Every function returns trials as `config.sweep.trials` takes them: dicts of a name and config keys.
+Every function returns trials for `config.sweep.trials`: dicts of a name and config keys.
 """
 
 import itertools
@@ -17,15 +17,15 @@ SizeRule = Callable[[int, int, int], Mapping[str, Any]]
 
 
 def make_ladder(sizes: Iterable[Size], rule: SizeRule | None = None) -> Trials:
-    """Makes one trial per size, named LAYERSxWIDTH, in the order given."""
+    """Make one trial per size, named LAYERSxWIDTH, in the order given."""
     return tuple(_make_sized(size, rule) for size in sizes)
 
 
 def make_isoflop(budgets: Mapping[float, Iterable[Size]], rule: SizeRule | None = None) -> Trials:
-    """Makes a trial of every size at each of its budgets, the cheapest budget first.
+    """Make a trial of every size at each of its budgets, the cheapest budget first.
 
     Args:
-      budgets: sizes by training FLOPs (6 per parameter without positions, and token).
+      budgets: sizes by training FLOPs (6 per token and parameter, without positions).
       rule: config keys that depend on the size.
     """
     return tuple(
@@ -41,9 +41,9 @@ def make_isoflop(budgets: Mapping[float, Iterable[Size]], rule: SizeRule | None 
 
 
 def make_grid(axes: Mapping[str, Sequence[Any]], trials: Trials = ()) -> Trials:
-    """Makes a trial of every combination of config values, for each of `trials` if there are any.
+    """Make a trial of every combination of config values, for each of `trials` if there are any.
 
-    A name is the trial's own and then a word for each axis: '2x64-seed1', 'mup-rate0.003'.
+    A name is the trial's own name and a word for each axis: '2x64-seed1', 'mup-rate0.003'.
     """
     combined = []
     for trial in trials or ({},):
@@ -56,7 +56,7 @@ def make_grid(axes: Mapping[str, Sequence[Any]], trials: Trials = ()) -> Trials:
 
 
 def make_variants(recipes: Mapping[str, Mapping[str, Any]], trials: Trials) -> Trials:
-    """Makes every trial under every recipe (config keys by name): 'gpt2-2x64'."""
+    """Make every trial with every recipe (config keys by name), named 'RECIPE-TRIAL'."""
     return tuple(
         trial | {'name': f'{name}-{trial["name"]}'} | dict(recipe)
         for name, recipe in recipes.items()
@@ -72,20 +72,20 @@ def make_cooldowns(
     warmup_steps: int,
     fraction: float = 0.2,
 ) -> Trials:
-    """Makes a trunk at a constant rate, and a branch per horizon that cools down at its end.
+    """Make a trunk at a constant rate, and a branch per horizon that cools down at its end.
 
-    A branch ends with the same parameters, to the bit, as a run with that horizon and schedule from
-    its first step (Hägele et al. 2024), and costs only its own end.
+    A branch ends with the same parameters, bit for bit, as a separate run with that horizon and
+    schedule (Hägele et al. 2024), and costs only its own cooldown.
 
     Args:
-      trial: what trunk and branches share; its name begins theirs.
-      horizons: tokens at which branches end.
-      tokens_per_step: of all.
-      warmup_steps: of the trunk, and so of all.
+      trial: the fields that trunk and branches share; its name is the prefix of theirs.
+      horizons: token counts at which branches end.
+      tokens_per_step: tokens per step of trunk and branches.
+      warmup_steps: warmup steps of the trunk, and so of all branches.
       fraction: share of the steps after the warmup that cool down.
 
     Raises:
-      UserError: a horizon ends before its cooldown could begin after the warmup, or there is none.
+      UserError: a horizon is too short for the warmup and a cooldown, or there is no horizon.
     """
     ends = {horizon: round(horizon / tokens_per_step) for horizon in sorted(horizons)}
     starts = {
@@ -125,7 +125,7 @@ def make_cooldowns(
 
 
 def format_label(number: float) -> str:
-    """Writes a number as part of a name: 250000 is '2.5e5', 4e12 is '4e12'."""
+    """Format a number as part of a name: 250000 is '2.5e5', 4e12 is '4e12'."""
     mantissa, _, exponent = f'{number:.3e}'.partition('e')
     return f'{mantissa.rstrip("0").rstrip(".")}e{int(exponent)}'
 
@@ -142,7 +142,7 @@ def _make_sized(size: Size, rule: SizeRule | None) -> Trial:
 
 
 def _format_value(key: str, value: Any) -> str:
-    """Returns a config value as part of a trial's name: 'seed1', 'rate0.003'."""
+    """Format a config value as part of a trial's name: 'seed1', 'rate0.003'."""
     if isinstance(value, str):
         return value
     word = {'optimizer.learning_rate': 'rate'}.get(key, key.rpartition('.')[2])

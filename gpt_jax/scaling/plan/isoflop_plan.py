@@ -1,10 +1,10 @@
 """Plan of an isoFLOP sweep: sizes around the N* of each budget of training FLOPs.
 
-The sizes go from N* / span to N* x span, evenly in log N. A minimum counts only inside the sweep,
-so an N* that is wrong by a factor f must leave the lowest size off the edge:
-span^(1 - 1 / (sizes - 1)) > f. A span of 3 with 5 sizes tolerates a factor of 2.3; a wider one is
-no better, since a curve far from its minimum is not a parabola (isoflop.py). Runs that already
-exist are left as they are.
+The sizes go from N* / span to N* x span, evenly in log N. A minimum is valid only inside the sweep,
+so even if N* is wrong by a factor f, the size with the lowest loss must not be at the edge:
+span^(1 - 1 / (sizes - 1)) > f. A span of 3 with 5 sizes tolerates a factor of 2.3; a wider span is
+no better, since a curve far from its minimum is not a parabola (isoflop.py). Existing runs are kept
+as they are.
 """
 
 import itertools
@@ -23,12 +23,12 @@ from gpt_jax.scaling.plan.shapes import Shape, ShapeFamily
 from gpt_jax.scaling.plan.trial_rows import TrialRules
 from gpt_jax.scaling.runs import Runs
 
-# The expected optimum N* of a budget before it is run: published, or refitted to existing runs.
+# The expected optimum N* of a budget before it is run: published, or fitted to existing runs.
 #
-# A published law is of another text and tokenizer: its N* may be wrong by some factor. So a sweep
-# begins with its small budgets, and their result moves the large ones. The first usable estimate
-# that existing runs allow counts: the line through the minima of approach 2; the parametric law;
-# the minima, or else the best runs, with N* ~ C^0.5.
+# A published law is for another text and tokenizer, so its N* may be wrong by some factor.
+# Therefore, a sweep begins with its small budgets, whose results refine N* at the large ones. The
+# first usable estimate from existing runs is taken: the line through the minima of approach 2; the
+# parametric law; the minima, or else the best runs, with N* ~ C^0.5.
 
 MAX_FACTOR = 3.0  # a law is unusable if its optimum is this factor outside the sizes of its runs
 
@@ -39,7 +39,7 @@ class OptimumGuess(NamedTuple):
     Attributes:
       split: N* and D* over compute.
       words: the source, in words.
-      passed_over: why the sources with precedence are unusable.
+      passed_over: why each source of higher precedence is unusable.
     """
 
     split: ComputeSplit
@@ -48,13 +48,13 @@ class OptimumGuess(NamedTuple):
 
 
 def guess_from_literature() -> OptimumGuess:
-    """Returns the optimum of the published law."""
+    """Return the optimum of the published law."""
     split = compute_optimal.compute_split(planner.PUBLISHED_LAW)
     return OptimumGuess(split, 'Besiroglu et al. 2024', [])
 
 
 def guess_from_runs(runs: Runs) -> OptimumGuess:
-    """Returns the optimum by the first source that the runs support."""
+    """Return the optimum from the first source that the runs support."""
     passed_over: list[str] = []
     cost = compute_optimal.fit_cost(runs)
     for fit_source in (_fit_minima, _fit_parametric):
@@ -89,7 +89,7 @@ def _fit_parametric(runs: Runs, cost: ComputeCost) -> tuple[ComputeSplit, str]:
 
 
 def _assume_half_power(runs: Runs, cost: ComputeCost) -> tuple[ComputeSplit, str]:
-    """Assumes a slope of 0.5 through the centre of the minima inside, or else of the best runs."""
+    """Assume a slope of 0.5 through the mean of the valid minima, or else of the best runs."""
     inside = [minimum for minimum in isoflop.find_minima(runs, least=0) if not minimum.note]
     if inside:
         points = [(minimum.flops, minimum.params) for minimum in inside]
@@ -109,7 +109,7 @@ def _assume_half_power(runs: Runs, cost: ComputeCost) -> tuple[ComputeSplit, str
 
 
 def _check_plausible(split: ComputeSplit, runs: Runs) -> None:
-    """Raises UserError where a split cannot be extrapolated."""
+    """Raise UserError if a split cannot be extrapolated."""
     n, _ = split.at(np.array([runs.flops.min(), runs.flops.max()]))
     if not (split.a > 0 and split.b > 0):
         raise UserError(f'N* ~ C^{split.a:.3g}: an exponent that no optimum has')
@@ -121,9 +121,9 @@ def _check_plausible(split: ComputeSplit, runs: Runs) -> None:
         )
 
 
-TOLERATED_FACTOR = 2.0  # by which N* may be off with the minimum still inside
-SAME_BUDGET = 0.01  # relative: a budget this close to one of the runs is that one
-ADDED_SIZES = 2  # beyond an edge: one alone could be the edge again
+TOLERATED_FACTOR = 2.0  # N* may be off by this factor with the minimum still inside
+SAME_BUDGET = 0.01  # relative: a budget this close to that of some runs is the same
+ADDED_SIZES = 2  # beyond an edge: a single one could be the edge again
 
 
 class _Sweep(NamedTuple):
@@ -146,26 +146,26 @@ def plan_isoflop(
     hardware: Mapping[str, Any],
     price: float | None,
 ) -> dict[str, Any]:
-    """Plans the isoFLOP sweep over budgets of training FLOPs.
+    """Plan the isoFLOP sweep over budgets of training FLOPs.
 
     Args:
       budgets: training FLOPs.
-      sizes: per budget.
-      span: the factor from N* to the smallest and to the largest size.
+      sizes: number of sizes per budget.
+      span: the factor from N* to the largest size, and from the smallest size to N*.
       family: what the shapes share.
-      rules: how trials are trained; its previous runs recentre the other budgets.
-      hardware: peak, utilization and devices, as `planner.plan_run` takes them.
-      price: of one device for an hour, or None.
+      rules: how trials are trained; its previous runs refine N* at the other budgets.
+      hardware: peak, utilization and devices, as in `planner.plan_run`.
+      price: price of one device for an hour, or None.
 
     Returns:
       A JSON-able dict: 'source' and 'passed_over' (of N*), 'split', 'frame' (the family), 'batch'
-      (None where it depends on the budget), 'span', 'rules' (sentences), 'notes', 'budgets' (flops,
-      params, tokens, source, note and its 'trials', rows of numbers with the 'trial' itself), and
-      'total' and 'new' (trials, flops, hours, cost).
+      (None if it depends on the budget), 'span', 'rules' (sentences), 'notes', 'budgets' (each with
+      flops, params, tokens, source, note and 'trials', rows of numbers with the 'trial' itself),
+      and 'total' and 'new' (trials, flops, hours, cost).
 
     Raises:
       UserError: the budgets, sizes or span do not make curves, or the previous runs lack a column
-        that is needed to continue them.
+        that is needed to continue their sweep.
     """
     ordered = sorted(budgets)
     _check(ordered, sizes, span, rules)
@@ -195,7 +195,7 @@ def plan_isoflop(
 
 
 def _find_common_batch(budgets: list[float], family: ShapeFamily, rules: TrialRules) -> int | None:
-    """Returns the config's batch, which other trials override: the runs' or all budgets'."""
+    """Return the batch that all runs, or else all budgets, share; None if there is none."""
     batches = {rules.batch_size(budget, family.context) for budget in budgets}
     shared = previous_runs.get_shared_value(rules.previous, 'batch') if rules.previous else None
     return shared or (batches.pop() if len(batches) == 1 else None)
@@ -208,21 +208,21 @@ def _check(budgets: list[float], sizes: int, span: float, rules: TrialRules) -> 
         raise UserError(f'--sizes: must be at least {isoflop.MIN_SIZES_PER_CURVE}, got {sizes}')
     if len(budgets) < 2 and not rules.previous:
         raise UserError(
-            '--isoflop: one budget is one minimum and no line; give two or more, or --runs with '
-            'the others'
+            '--isoflop: one budget gives one minimum and no line; give two or more budgets, or '
+            '--runs with the others'
         )
     for low, high in itertools.pairwise(budgets):
         if high / low <= 1 + isoflop.SAME_BUDGET_TOLERANCE:
             raise UserError(
-                f'--isoflop: {low:g} and {high:g} are one budget to a fit; give budgets more than '
-                f'{100 * isoflop.SAME_BUDGET_TOLERANCE:g}% apart'
+                f'--isoflop: a fit cannot tell budgets {low:g} and {high:g} apart; give budgets '
+                f'more than {100 * isoflop.SAME_BUDGET_TOLERANCE:g}% apart'
             )
 
 
 def _plan_budget(
     budget: float, guess: OptimumGuess, curves: list[isoflop.IsoflopMinimum], sweep: _Sweep
 ) -> dict[str, Any]:
-    """Plans one budget: its centre, the trials that exist and those that are still missing."""
+    """Plan one budget: its centre, the existing trials, and those still missing."""
     family, previous = sweep.family, sweep.rules.previous
     existing = _find_runs(budget, previous)
     curve = next((curve for curve in curves if existing & {*curve.used, *curve.others}), None)
@@ -257,10 +257,10 @@ def _plan_budget(
 
 
 def _find_runs(budget: float, previous: PreviousRuns | None) -> set[int]:
-    """Returns the runs (indices) of this budget.
+    """Return the indices of the runs of this budget.
 
     Raises:
-      UserError: the budget of some runs is near this one, but another.
+      UserError: some runs have a budget that is close to this one but not the same.
     """
     if previous is None:
         return set()
@@ -278,7 +278,7 @@ def _find_runs(budget: float, previous: PreviousRuns | None) -> set[int]:
 
 
 def _spread_around(params: float, budget: float, sweep: _Sweep) -> tuple[list[Shape], str]:
-    """Chooses shapes for a budget without runs, and writes a note."""
+    """Choose shapes for a budget without runs, and write a note."""
     span, family = sweep.span, sweep.family
     spread = shapes.spread_shapes(params, span, sweep.sizes, family)
     if len(spread) < isoflop.MIN_SIZES_PER_CURVE:
@@ -294,7 +294,7 @@ def _spread_around(params: float, budget: float, sweep: _Sweep) -> tuple[list[Sh
 def _fill_up(
     params: float, old_rows: list[dict[str, Any]], sweep: _Sweep
 ) -> tuple[list[Shape], str]:
-    """Adds to too few sizes for a curve those of a new curve that have no run nearby."""
+    """Choose sizes of a new curve that have no run nearby, if the runs are too few for a curve."""
     family = sweep.family
     half_step = math.log(sweep.span) / (sweep.sizes - 1)
 
@@ -310,7 +310,7 @@ def _fill_up(
 def _extend_edge(
     curve: isoflop.IsoflopMinimum, old_rows: list[dict[str, Any]], family: ShapeFamily
 ) -> tuple[list[Shape], str]:
-    """Adds sizes beyond the edge, with the others' spacing, unless the minimum is inside."""
+    """Choose sizes beyond the edge, with the spacing of the others, if the minimum is there."""
     lowest = min(old_rows, key=lambda row: row['loss'])['params']
     first, last = old_rows[0]['params'], old_rows[-1]['params']
     if not curve.note or lowest not in (first, last):
@@ -320,7 +320,7 @@ def _extend_edge(
     upwards = lowest == last
     added = shapes.shapes_beyond(lowest, ratio if upwards else 1 / ratio, ADDED_SIZES, family)
     which = 'larger' if upwards else 'smaller'
-    outcome = f'there is no {which} shape; a smaller --head_dim has some'
+    outcome = f'there is no {which} shape; a smaller --head_dim allows more'
     if added:
         outcome = f'{len(added)} {which} added'
     return added, f'{curve.note}: {outcome}'
@@ -355,7 +355,5 @@ def _collect_notes(budgets: list[float], sizes: int, span: float, rules: TrialRu
         distances = np.abs(np.log(labels[:, None] / np.array(budgets))).min(1)
         others = int((distances > np.log1p(isoflop.SAME_BUDGET_TOLERANCE)).sum())
         if others:
-            notes.append(
-                f'{others} runs of other budgets move the centres and are not in the config'
-            )
+            notes.append(f'{others} runs of other budgets refine N* but are not in the config')
     return notes

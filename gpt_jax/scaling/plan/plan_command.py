@@ -1,6 +1,6 @@
-"""The plan command: one run, an isoFLOP sweep or a trunk with branches, and its config file.
+"""The plan command: one run, an isoFLOP sweep, or a trunk with branches, and the config file.
 
-The flags are declared in gpt_jax/cli/plan.py.
+Its flags are declared in gpt_jax/cli/plan.py.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from gpt_jax.scaling.report import terminal
 from gpt_jax.scaling.runs import read_runs
 
 HOURS_ITERATIONS = 6
-CONTEXT, VOCAB = 2048, 50257  # without flags, runs or a base
+CONTEXT, VOCAB = 2048, 50257  # defaults without flags, runs or a base
 SIZES, SPAN = 5, 3.0  # of an isoFLOP sweep; isoflop_plan.py explains them
 SWEEP_FLAGS = {  # the kinds of plan that use each flag
     'sizes': ('isoflop',),
@@ -45,10 +45,10 @@ SWEEP_FLAGS = {  # the kinds of plan that use each flag
 
 
 def plan(arguments: argparse.Namespace) -> None:
-    """Runs the command: prints the plan, and writes its config and numbers where asked to.
+    """Run the command: print the plan, and write its config and numbers if requested.
 
     Raises:
-      UserError: a flag does not fit the others, or there is no such plan.
+      UserError: a flag does not fit the others, or no plan is possible.
     """
     _check_flags(arguments)
     architecture, vocab = _read_base(arguments.base)
@@ -86,7 +86,7 @@ def _plan_run(arguments: argparse.Namespace, architecture: Architecture, vocab: 
             **hardware,
         )
         if arguments.hours:
-            # The hours are spent on attention too, which a law's FLOPs may leave out.
+            # The hours include attention, which the FLOPs of a law may leave out.
             flops *= arguments.hours / result['hours']
     source = arguments.runs or 'Besiroglu et al. 2024'
     result |= {'law': {'source': source, 'constants': constants}}
@@ -102,7 +102,7 @@ def _plan_run(arguments: argparse.Namespace, architecture: Architecture, vocab: 
 def _fit_law(
     arguments: argparse.Namespace,
 ) -> tuple[dict[str, float], ComputeCost, list[dict[str, float]]]:
-    """Fits the runs: (constants, cost, constants of bootstrap refits)."""
+    """Fit the law to the runs; return (constants, cost, constants of bootstrap refits)."""
     runs = read_runs(arguments.runs, columns=arguments.columns, count=arguments.count)
     runs, delta, _ = outliers.clean_runs('chinchilla', runs)
     terminal.print_lines(terminal.format_left_out(runs.left_out))
@@ -182,24 +182,24 @@ def _plan_cooldowns(arguments: argparse.Namespace, architecture: Architecture, v
 
 
 def _check_flags(arguments: argparse.Namespace) -> None:
-    """Raises UserError for a flag that this kind of plan does not use."""
+    """Raise UserError for a flag that this kind of plan does not use."""
     kind = 'isoflop' if arguments.isoflop else 'cooldowns' if arguments.cooldowns else ''
     for name, kinds in SWEEP_FLAGS.items():
         if getattr(arguments, name) is not None and kind not in kinds:
-            raise UserError(f'--{name}: goes with --{" or --".join(kinds)}')
+            raise UserError(f'--{name}: requires --{" or --".join(kinds)}')
     if arguments.columns and not arguments.runs:
-        raise UserError('--columns: goes with --runs, whose columns it renames')
+        raise UserError('--columns: requires --runs, whose columns it renames')
 
 
 def _read_base(base: str | None) -> tuple[Architecture, int]:
-    """Returns the architecture and the default vocabulary size of a module of configs/.
+    """Return the architecture and the default vocabulary size of a module of configs/.
 
-    A base with unknown vocabulary leaves the default.
+    If the vocabulary of the base is unknown, the general default is kept.
     """
     if not base:
         return GPT2, VOCAB
     if not base.isidentifier():
-        raise UserError(f'--base: must name a module of configs/, such as cpu; got {base}')
+        raise UserError(f'--base: must name a module of configs/, such as cpu, got {base}')
     raw_config = read_config_file(Path('configs', f'{base}.py'))  # run.py will import this file
     vocab = BYTE_VOCAB if raw_config['data']['tokenizer'] == 'bytes' else VOCAB
     return Architecture(raw_config['model']), raw_config['model']['vocab_size'] or vocab
@@ -208,7 +208,7 @@ def _read_base(base: str | None) -> tuple[Architecture, int]:
 def _flag_or_shared(
     value: int | None, previous: PreviousRuns | None, flag: str, column: str
 ) -> int | None:
-    """Returns the flag, or the value that the runs share; they must agree."""
+    """Return the flag's value, or the value that all runs share; the two must agree."""
     shared = previous_runs.get_shared_value(previous, column) if previous else None
     if value and shared and value != shared:
         raise UserError(f'--{flag}: must be {shared}, as in the runs, got {value}; leave it out')
@@ -216,7 +216,7 @@ def _flag_or_shared(
 
 
 def _find_hardware(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the keyword arguments peak, utilization and devices of the planner."""
+    """Return the planner's keyword arguments peak, utilization and devices."""
     if arguments.measured:
         return _read_benchmark(arguments.measured, arguments.devices)
     peak = arguments.peak or find_peak_flops(arguments.device)
@@ -233,7 +233,7 @@ def _find_hardware(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read_benchmark(path: str, devices: int) -> dict[str, Any]:
-    """Reads what run.py --mode=benchmark --benchmark_output=PATH measured, for one device."""
+    """Read the peak and utilization that run.py --mode=benchmark measured, for one device."""
     report = files.read_json(path)
     try:
         peak = report['peak_flops'] / int(report['devices'])

@@ -16,10 +16,10 @@ class PlannedRun(NamedTuple):
     """A run that does not exist yet.
 
     Attributes:
-      name: of the config.
-      params: under the chosen convention.
-      tokens: of the whole training, in whole batches.
-      config_hash: as the run's summary will have it; '' where the run is not given by a config.
+      name: name of the config.
+      params: parameters under the chosen convention.
+      tokens: training tokens, in whole batches.
+      config_hash: as it will be in the run's summary; '' if the run is not given by a config.
     """
 
     name: str
@@ -29,16 +29,16 @@ class PlannedRun(NamedTuple):
 
 
 def read_planned_run(path: str, *, count: str, trial: str = '') -> PlannedRun:
-    """Reads a config file and counts its run.
+    """Read a config file, and count the parameters and tokens of its run.
 
     Args:
-      path: of the config file.
+      path: path of the config file.
       count: a convention of `model_counts`; '' is total.
-      trial: the name of a trial, where the config is a sweep.
+      trial: the name of a trial, if the config is a sweep.
 
     Raises:
-      UserError: no such file, trial or convention, an invalid config, a vocabulary that is only
-        known after tokenization, or a custom layer, whose parameters are not known.
+      UserError: there is no such file, trial or convention; the config is invalid; its vocabulary
+        is only known after tokenization; or it has a custom layer of unknown size.
     """
     raw_config = read_config_file(Path(path))
     trials = expand_trials(raw_config)

@@ -9,7 +9,7 @@ from gpt_jax.scaling.plan.shapes import GPT2, Architecture, find_shape
 
 # Besiroglu et al. 2024, the replicated fit of Hoffmann et al. 2022's approach 3.
 PUBLISHED_LAW = {'E': 1.8172, 'A': 482.01, 'B': 2085.43, 'alpha': 0.3478, 'beta': 0.3658}
-# DeepSeek-AI 2024, section 3.1: batch in tokens and peak rate over the training FLOPs.
+# DeepSeek-AI 2024, section 3.1: batch size in tokens and peak learning rate over training FLOPs.
 BATCH, RATE = (0.2920, 0.3271), (0.3118, -0.1250)
 
 
@@ -29,22 +29,22 @@ def plan_run(
     price: float | None,
     architecture: Architecture = GPT2,
 ) -> dict[str, Any]:
-    """Plans the optimal run for a budget of FLOPs, or the optimal model for a number of tokens.
+    """Plan the optimal run for a budget of FLOPs, or the optimal model for a number of tokens.
 
     Args:
       constants: E, A, B, alpha, beta of the law, whose N is counted by `count`.
-      flops: the budget; None: given by `tokens`.
-      tokens: training tokens; None: given by `flops`.
+      flops: the budget; None: `tokens` determines it.
+      tokens: training tokens; None: `flops` determines them.
       cost: C as a function of N and D.
       drawn: constants of bootstrap refits, for the intervals; may be empty.
       count: the convention of N, a key of `Architecture.count_parameters`.
-      context: tokens of a sequence.
-      vocab: tokens of the vocabulary.
-      peak: FLOP/s of one device.
+      context: tokens per sequence.
+      vocab: size of the vocabulary.
+      peak: peak FLOP/s of one device.
       utilization: the share of the peak that training reaches, in FLOPs with attention.
-      devices: how many there are.
-      price: of one device for an hour, in any currency; None: not known.
-      architecture: what a shape does not say.
+      devices: number of devices.
+      price: price of one device for an hour, in any currency; None: unknown.
+      architecture: everything that a shape does not define.
 
     Returns:
       A JSON-able dict:
@@ -53,17 +53,17 @@ def plan_run(
       split: a, b (N* ~ C^a, D* ~ C^b), n_coefficient, d_coefficient.
       shape: layers, width, heads, context, vocab.
       shape_params: its parameters by convention.
-      shape_flops_per_token, shape_flops: training FLOPs by convention, per token and of the run.
-      shape_tokens: tokens of the run, in whole batches.
-      shape_loss: of this shape on these tokens, by the law.
-      batch: sequences of a step.
-      steps: of the run.
-      learning_rate: its peak.
-      hours: on `devices` at `utilization` (both also returned).
+      shape_flops_per_token, shape_flops: training FLOPs by convention, per token and in total.
+      shape_tokens: training tokens, in whole batches.
+      shape_loss: loss of this shape on these tokens, by the law.
+      batch: sequences per step.
+      steps: number of steps.
+      learning_rate: peak learning rate.
+      hours: duration on `devices` at `utilization` (both also returned).
       cost: in the currency of `price`, or None.
 
     Raises:
-      UserError: no shape is near the optimum.
+      UserError: no shape is near the optimal size.
     """
     split = compute_optimal.compute_split(constants, cost)
     if tokens is not None:
@@ -76,7 +76,7 @@ def plan_run(
     )
     counts = architecture.count_parameters(shape)
     flops_per_token = architecture.flops_per_token(shape)
-    # The tokens that the budget gives to this very shape, in whole batches.
+    # The tokens that the budget allows for exactly this shape, in whole batches.
     batch = suggest_batch_size(flops, context)
     own_tokens = flops / (cost.k * counts[count] ** cost.p)
     steps = max(1, round(own_tokens / (batch * context)))
@@ -110,7 +110,7 @@ def _compute_intervals(
     cost: compute_optimal.ComputeCost,
     drawn: list[dict[str, float]],
 ) -> dict[str, list[float]]:
-    """Computes 95% intervals of N*, D* and the loss of the optimum, over bootstrap refits."""
+    """Compute 95% intervals of N*, D* and the loss of the optimum, over bootstrap refits."""
     splits = [compute_optimal.compute_split(constants, cost) for constants in drawn]
     params = np.array([float(split.at(flops)[0]) for split in splits])
     laws = [parametric_fit.from_constants('chinchilla', constants) for constants in drawn]
@@ -126,15 +126,15 @@ def _compute_intervals(
 
 
 def suggest_batch_size(flops: float, context: int) -> int:
-    """Returns sequences per step (DeepSeek-AI 2024), a multiple of 8 to divide over devices."""
+    """Return sequences per step (DeepSeek-AI 2024), a multiple of 8, to divide over devices."""
     return max(1, round(BATCH[0] * flops ** BATCH[1] / context / 8)) * 8
 
 
 def suggest_learning_rate(flops: float) -> float:
-    """Returns the peak learning rate for a budget (DeepSeek-AI 2024)."""
+    """Return the peak learning rate for a budget of FLOPs (DeepSeek-AI 2024)."""
     return RATE[0] * flops ** RATE[1]
 
 
 def convert_hours_to_flops(hours: float, *, peak: float, utilization: float, devices: int) -> float:
-    """Returns the FLOPs that `devices` compute in these hours at `utilization` of `peak`."""
+    """Return the FLOPs that the devices compute in these hours at `utilization` of `peak`."""
     return hours * 3600 * peak * utilization * devices

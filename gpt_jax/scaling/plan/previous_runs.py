@@ -1,4 +1,4 @@
-"""Existing runs of a sweep with trials, rates and shapes, for a plan that continues it."""
+"""Existing runs of a sweep with their trials and shapes, for a plan that continues it."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from gpt_jax.scaling.plan.design import Trial
 from gpt_jax.scaling.runs import Runs, read_runs
 
 SHAPE = ('layers', 'width', 'heads')
-# The keys of a trial that depend on the width, and the column of a record with the same value.
+# The keys of a trial that depend on the width, and the record's column with the same value.
 COLUMN_BY_KEY = {'optimizer.learning_rate': 'learning_rate', 'model.init_std': 'init_std'}
 
 
@@ -23,9 +23,9 @@ class PreviousRuns(NamedTuple):
 
     Attributes:
       file: the path of the records.
-      runs: those that can be fitted.
-      rows: the record of each, [runs].
-      trials: by name; empty without config.json.
+      runs: the runs that can be fitted.
+      rows: the record of each run, [runs].
+      trials: the sweep's trials by name; empty without config.json.
     """
 
     file: str
@@ -35,10 +35,10 @@ class PreviousRuns(NamedTuple):
 
 
 def read_previous_runs(path: str, columns: dict[str, str], count: str) -> PreviousRuns:
-    """Reads the runs; for gpt_jax records N is without positions and C is 6ND, as in train.flops.
+    """Read the runs; for gpt_jax records, N is without positions and C is 6ND, as in train.flops.
 
     Raises:
-      UserError: as `runs.read_runs`.
+      UserError: as in `runs.read_runs`.
     """
     table = rows.read_rows(path, columns=columns)
     if not count and any('params_without_positions' in row for row in table):
@@ -57,10 +57,10 @@ def _read_trials(path: Path) -> dict[str, Trial]:
 
 
 def get_number(previous: PreviousRuns, index: int, name: str) -> float:
-    """Returns a numeric column of one run.
+    """Return a numeric column of one run.
 
     Raises:
-      UserError: the run lacks it.
+      UserError: the run lacks this column.
     """
     value = previous.rows[index].get(name)
     try:
@@ -69,13 +69,13 @@ def get_number(previous: PreviousRuns, index: int, name: str) -> float:
         state = 'missing' if value in (None, '') else value
         raise UserError(
             f'{previous.file}: {previous.runs.names[index]}: {name} is {state}; to continue the '
-            f'sweep with this run it needs name, {", ".join(SHAPE)}; --columns THEIRS={name} '
+            f'sweep with this run, it needs name, {", ".join(SHAPE)}; --columns THEIRS={name} '
             'renames another column'
         ) from None
 
 
 def get_shared_value(previous: PreviousRuns, name: str) -> int | None:
-    """Returns the value of a column that all runs share; None where they differ or lack it."""
+    """Return the value of a column that all runs share; None if they differ or lack it."""
     values = {row.get(name) for row in previous.rows}
     if len(values) != 1 or values & {None, ''}:
         return None
@@ -83,7 +83,7 @@ def get_shared_value(previous: PreviousRuns, name: str) -> int | None:
 
 
 def find_head_dim(previous: PreviousRuns) -> int | None:
-    """Returns the width over the heads that most runs have."""
+    """Return the most frequent ratio of width to heads."""
     if not all(row.get('width') and row.get('heads') for row in previous.rows):
         return None
     dims = [
@@ -94,10 +94,10 @@ def find_head_dim(previous: PreviousRuns) -> int | None:
 
 
 def rebuild_trial(previous: PreviousRuns, index: int, budget: float, tokens_per_step: int) -> Trial:
-    """Returns a run's own trial where the sweep's config has it; else rebuilds it from its record.
+    """Return a run's own trial if the sweep's config has it, else rebuild it from its record.
 
     Raises:
-      UserError: the record lacks what this needs.
+      UserError: the record lacks a column that is needed.
     """
     record = previous.rows[index]
     name = record.get('name')
@@ -126,7 +126,7 @@ def rebuild_trial(previous: PreviousRuns, index: int, budget: float, tokens_per_
 def _rebuild_length(
     previous: PreviousRuns, index: int, budget: float, tokens_per_step: int
 ) -> Trial:
-    """Gives the length by FLOPs where these give the run's own steps, else by the steps."""
+    """Return the length in FLOPs if these give the run's own number of steps, else in steps."""
     steps = round(previous.runs.tokens[index] / tokens_per_step)
     if round(budget / previous.runs.flops[index] * steps) == steps:
         return {'train.flops': float(budget), 'train.tokens': 0}
@@ -134,18 +134,18 @@ def _rebuild_length(
 
 
 def interpolate_by_width(previous: PreviousRuns, key: str) -> Callable[[int], float] | None:
-    """Returns a trial's value as a function of width, log-log interpolated through the runs.
+    """Return a trial's value as a function of width, log-log interpolated through the runs.
 
-    Beyond the widths of the runs it extrapolates from the last two. Of several values at one width
-    that of the run with the lowest loss counts. A learning rate never exceeds the highest of the
-    sweep, because such rules have ceilings.
+    Beyond the widths of the runs, it extrapolates from the last two. Of several values at one
+    width, that of the run with the lowest loss is used. A learning rate never exceeds the highest
+    of the sweep, because rules for learning rates have ceilings.
 
     Args:
       previous: the runs.
-      key: of a trial, in COLUMN_BY_KEY.
+      key: key of a trial, in COLUMN_BY_KEY.
 
     Returns:
-      None where the runs do not have the value.
+      The function; None if the runs do not have the value.
     """
     best: dict[float, tuple[float, float]] = {}  # (loss, value) by width
     for index, row in enumerate(previous.rows):
@@ -165,7 +165,7 @@ def interpolate_by_width(previous: PreviousRuns, key: str) -> Callable[[int], fl
 
 
 def _interpolate(x: float, xs: np.ndarray, ys: np.ndarray) -> float:
-    """Interpolates linearly, and extrapolates through the two points at the end."""
+    """Interpolate linearly, and extrapolate through the two points at the end."""
     for edge, inner in ((0, 1), (-1, -2)):
         if len(xs) > 1 and (x < xs[0] if edge == 0 else x > xs[-1]):
             rise, run = ys[inner] - ys[edge], xs[inner] - xs[edge]

@@ -1,6 +1,6 @@
 """Model shapes of whole layers near a parameter count, for any architecture of the config.
 
-All counts are those of core/model_counts.py, so a plan counts what a run will report.
+All counts come from core/model_counts.py, so that a plan counts as its runs will.
 """
 
 import functools
@@ -13,21 +13,21 @@ from gpt_jax.core.config import ModelConfig, default_config, resolve_model
 from gpt_jax.core.config_fields import from_dict
 from gpt_jax.core.errors import UserError
 
-ASPECT = (40, 160)  # width over layers: losses are flat inside (Kaplan et al. 2020, figure 5)
+ASPECT = (40, 160)  # width over layers: the loss is flat inside (Kaplan et al. 2020, figure 5)
 USUAL_ASPECT = 90  # width over layers of GPT-3's larger models
 ASPECT_WEIGHT = 0.02  # of |log(aspect / usual)| against |log(N / optimum)|, for a single model
-SWEEP_ASPECT_WEIGHT = 0.2  # the same in a sweep: along a curve only the size should change
+SWEEP_ASPECT_WEIGHT = 0.2  # the same for a sweep: along a curve, only the size should change
 MAX_WIDTH = 32_768
-HEAD_DIMS = (64, 128)  # below and from WIDE_HEADS_FROM on
+HEAD_DIMS = (64, 128)  # below WIDE_HEADS_FROM, and from it on
 WIDE_HEADS_FROM = 2048  # width
 MAX_FACTOR = 1.5  # a shape further than this factor from the optimum is rejected
-REFINEMENT = 8  # sizes tried over sizes needed, where neighboring sizes share one shape
+REFINEMENT = 8  # sizes tried per size needed, if neighboring sizes share one shape
 COUNTS = ('total', 'non_embedding', 'without_positions')
 ACTIVE_COUNTS = ('active', 'active_non_embedding')  # reported where experts make them differ
 
 
 class Shape(NamedTuple):
-    """What changes from one model of a plan to the next, and the two table sizes."""
+    """The sizes that differ between the models of a plan, and the context and vocabulary."""
 
     layers: int
     width: int
@@ -39,18 +39,22 @@ class Shape(NamedTuple):
 class Architecture:
     """What the models of a plan share besides their shape: the model section of a config.
 
-    A shape scales the section: the number of key/value heads keeps its ratio to the query heads,
-    the feed-forward width its ratio to the width; both only where the section sets them.
+    A shape scales the section: if the section sets them, the number of key/value heads keeps its
+    ratio to the query heads, and the feed-forward width its ratio to the width.
     """
 
     def __init__(self, raw_model: Mapping[str, Any] | None = None):
-        """Args: raw_model: the model section of a raw config; None: the defaults (GPT-2's)."""
+        """Create an architecture.
+
+        Args:
+          raw_model: the model section of a raw config; None: the defaults (GPT-2's).
+        """
         self.raw_model = dict(default_config()['model'] if raw_model is None else raw_model)
         self._count_by_depth = functools.cache(self._count_one_and_two_layers)
         self.flops_per_token = functools.cache(self._count_flops)
 
     def scale(self, shape: Shape) -> dict[str, int]:
-        """Returns the fields of the model section that a shape sets."""
+        """Return the fields of the model section that a shape sets."""
         fields = {'layers': shape.layers, 'width': shape.width, 'heads': shape.heads}
         raw = self.raw_model
         if raw['kv_heads']:
@@ -63,7 +67,7 @@ class Architecture:
         return fields
 
     def make_config(self, shape: Shape) -> ModelConfig:
-        """Returns the checked model config of a shape.
+        """Return the checked model config of a shape.
 
         Raises:
           UserError: the architecture has no such shape; names the field.
@@ -73,19 +77,19 @@ class Architecture:
         return from_dict(ModelConfig, resolve_model(raw_model, shape.vocab), 'model')
 
     def split_width(self, width: int, head_dim: int | None) -> int:
-        """Returns the heads of a width; `head_dim` is the width over the heads, if given."""
+        """Return the number of heads for a width; `head_dim` is the width per head, if given."""
         raw = self.raw_model
         if head_dim is None and raw['head_dim']:  # heads and width are decoupled, as in Qwen 3
             return max(1, round(width * raw['heads'] / raw['width']))
         return width // (head_dim or HEAD_DIMS[width >= WIDE_HEADS_FROM])
 
     def count_parameters(self, shape: Shape) -> dict[str, int]:
-        """Counts parameters by convention, with core/model_counts.py."""
+        """Count the parameters by convention, with core/model_counts.py."""
         base, per_layer = self._count_by_depth(shape._replace(layers=1))
         return {name: base[name] + shape.layers * per_layer[name] for name in base}
 
     def _count_one_and_two_layers(self, shape: Shape) -> tuple[dict[str, int], dict[str, int]]:
-        # Counts are affine in the depth. Two of them replace one for each of the many depths.
+        # Counts are affine in the depth, so two of them give those of all depths.
         one_layer, two_layers = (
             model_counts.parameters(self.make_config(shape._replace(layers=layers)))
             for layers in (1, 2)
@@ -95,7 +99,7 @@ class Architecture:
         return {name: one_layer[name] - per_layer[name] for name in names}, per_layer
 
     def _count_flops(self, shape: Shape) -> dict[str, int]:
-        """Counts training FLOPs per token by convention, with core/model_counts.py."""
+        """Count the training FLOPs per token by convention, with core/model_counts.py."""
         return model_counts.flops_per_token(self.make_config(shape))
 
 
@@ -106,11 +110,11 @@ class ShapeFamily(NamedTuple):
     """What the shapes of a sweep share.
 
     Attributes:
-      counted: which parameters N is, a key of `Architecture.count_parameters`.
-      context: tokens of a sequence.
-      vocab: tokens of the vocabulary.
+      counted: the parameters that N counts, a key of `Architecture.count_parameters`.
+      context: tokens per sequence.
+      vocab: size of the vocabulary.
       head_dim: width over heads; None: the architecture's, or HEAD_DIMS.
-      layers: None: a depth that goes with the width.
+      layers: depth of all shapes; None: a depth that suits the width.
       architecture: everything else.
     """
 
@@ -126,11 +130,11 @@ class ShapeFamily(NamedTuple):
         return Shape(layers, width, heads, self.context, self.vocab)
 
     def count_size(self, shape: Shape) -> int:
-        """N of a shape, as `counted` says."""
+        """Return N of a shape, counted as `counted` says."""
         return self.architecture.count_parameters(shape)[self.counted]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the numbers of the family, for JSON."""
+        """Return the numbers of the family, for JSON."""
         return {name: value for name, value in self._asdict().items() if name != 'architecture'}
 
     def list_widths(self) -> list[int]:
@@ -142,20 +146,20 @@ class ShapeFamily(NamedTuple):
 def find_shape(
     params: float, *, count: str, context: int, vocab: int, architecture: Architecture = GPT2
 ) -> Shape:
-    """Finds the shape whose parameters are nearest to `params`, with a usual width over layers.
+    """Find the shape whose parameters are nearest to `params`, with a usual width over layers.
 
-    Widths are multiples of 64, of 128 from 1,024 on; heads are 64 wide, 128 from a width of 2,048
-    on, unless the architecture sets their size.
+    Widths are multiples of 64, or of 128 from 1,024 on; heads are 64 wide, or 128 from a width of
+    2,048 on, unless the architecture sets their size.
 
     Args:
       params: the optimum, counted by `count`.
       count: a key of `Architecture.count_parameters`.
-      context: tokens of a sequence.
-      vocab: tokens of the vocabulary.
+      context: tokens per sequence.
+      vocab: size of the vocabulary.
       architecture: everything else.
 
     Raises:
-      UserError: even the nearest is more than a factor of MAX_FACTOR larger or smaller.
+      UserError: even the nearest shape is off by more than a factor of MAX_FACTOR.
     """
     family = ShapeFamily(count, context, vocab, None, None, architecture)
 
@@ -175,7 +179,7 @@ def find_shape(
         which, hint = (
             ('smallest', 'give a smaller --vocab or more compute')
             if large
-            else ('largest', 'give a smaller budget, less compute')
+            else ('largest', 'give a smaller budget')
         )
         raise UserError(
             f'plan: the {which} shape with a vocabulary of {vocab:,} has {size:,} parameters '
@@ -185,7 +189,7 @@ def find_shape(
 
 
 def nearest_shape(params: float, family: ShapeFamily) -> Shape:
-    """Finds the shape whose size is nearest to `params`, with a usual width over layers."""
+    """Find the shape whose size is nearest to `params`, with a usual width over layers."""
 
     def penalty(shape: Shape) -> float:
         error = abs(math.log(family.count_size(shape) / params))
@@ -201,10 +205,10 @@ def nearest_shape(params: float, family: ShapeFamily) -> Shape:
 
 
 def spread_shapes(params: float, span: float, number: int, family: ShapeFamily) -> list[Shape]:
-    """Lists shapes evenly spaced in log N from params / span to params x span, ascending.
+    """List shapes evenly spaced in log N from params / span to params x span, ascending.
 
-    Where two of them would be one shape, the shapes in between that are nearest to `params` fill
-    up the list; it is shorter where there are none.
+    If two of them would be the same shape, shapes in between, nearest to `params` first, fill up
+    the list; it is shorter if there are too few.
     """
 
     def space_evenly(count: int) -> set[Shape]:
@@ -224,7 +228,7 @@ def spread_shapes(params: float, span: float, number: int, family: ShapeFamily) 
 
 
 def shapes_beyond(edge: float, ratio: float, number: int, family: ShapeFamily) -> list[Shape]:
-    """Lists up to `number` shapes beyond `edge`, at edge x ratio^k for k = 1, 2, ..., ascending."""
+    """List up to `number` shapes beyond `edge`, at edge x ratio^k for k = 1, 2, ..., ascending."""
     shapes: list[Shape] = []
     for step in range(1, 4 * number):
         shape = nearest_shape(edge * ratio**step, family)
@@ -236,12 +240,12 @@ def shapes_beyond(edge: float, ratio: float, number: int, family: ShapeFamily) -
 
 
 def _depth_range(width: int) -> tuple[int, int]:
-    """Returns the depths with a usual width over layers, as the arguments of `range`."""
+    """Return the depths with a usual width over layers, as the arguments of `range`."""
     return max(2, math.ceil(width / ASPECT[1])), max(2, width // ASPECT[0]) + 1
 
 
 def _match_depth(width: int, params: float, family: ShapeFamily) -> list[Shape]:
-    """Returns the usual depths on both sides of the size; or the family's one depth."""
+    """Return shapes of the usual depths on both sides of the size, or of the family's depth."""
     if family.layers:
         return [family.make_shape(family.layers, width)]
     empty, one_layer = (family.count_size(family.make_shape(layers, width)) for layers in (0, 1))

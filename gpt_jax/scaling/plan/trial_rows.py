@@ -9,8 +9,8 @@ from gpt_jax.scaling.plan.design import Trial
 from gpt_jax.scaling.plan.previous_runs import PreviousRuns
 from gpt_jax.scaling.plan.shapes import Architecture, Shape, ShapeFamily
 
-MIN_STEPS = 10  # of a trial: a budget is missed by half a step at most
-# GPT-2's 0.02 suits its width of 768; a narrower matrix needs larger weights for outputs as large.
+MIN_STEPS = 10  # of a trial: rounding to whole steps misses its budget by up to half a step
+# GPT-2's 0.02 suits its width of 768; a narrower matrix needs larger weights for equal outputs.
 INIT_STD, INIT_WIDTH = 0.02, 768
 
 
@@ -19,8 +19,8 @@ class TrialRules(NamedTuple):
 
     Attributes:
       rate: peak learning rate; None: it depends on the budget.
-      batch: sequences of a step; None: it depends on the budget.
-      previous: the runs of the sweep that are already there, whose rules are continued; or None.
+      batch: sequences per step; None: it depends on the budget.
+      previous: existing runs of the sweep, whose rules new trials continue; or None.
     """
 
     rate: float | None
@@ -39,14 +39,14 @@ def make_existing_row(
     common_batch: int | None,
     family: ShapeFamily,
 ) -> dict[str, Any]:
-    """Makes the row of a run that is already there, with its trial.
+    """Make the row of an existing run, with its trial.
 
     Args:
       previous: the runs.
-      index: of the run among them.
+      index: index of the run.
       budget: its training FLOPs.
-      batch: sequences of a step, where its record does not say.
-      common_batch: the batch of the config, which only a different one overrides in the trial.
+      batch: sequences per step, if its record does not say.
+      common_batch: the batch of the config, which the trial overrides if its own differs.
       family: what its shape shares with the others.
     """
     record, runs = previous.rows[index], previous.runs
@@ -78,7 +78,7 @@ def make_new_rows(
     family: ShapeFamily,
     rules: TrialRules,
 ) -> list[dict[str, Any]]:
-    """Makes the rows of new trials with these shapes at the budget.
+    """Make the rows of new trials with these shapes at the budget.
 
     Raises:
       UserError: a trial would have fewer than MIN_STEPS steps.
@@ -114,14 +114,14 @@ def make_new_rows(
 
 
 def _restore_planned(trial: Trial, previous: PreviousRuns | None) -> Trial:
-    """Returns the sweep's own trial, where it planned the same one and has not run it yet."""
+    """Return the sweep's own trial if it planned the same one and has not run it yet."""
     keys = ('model.layers', 'model.width', 'model.heads', 'train.flops')
     planned = previous.trials.get(trial['name'], {}) if previous else {}
     return planned if all(planned.get(key) == trial[key] for key in keys) else trial
 
 
 def _default_init_std(width: int) -> float:
-    """Returns the init_std of a narrow model; 0.0 where that of the config is right."""
+    """Return the init_std of a narrow model; 0.0 if that of the config is right."""
     return round(INIT_STD * math.sqrt(INIT_WIDTH / width), 4) if width < INIT_WIDTH else 0.0
 
 
@@ -166,11 +166,11 @@ def _describe_trial(
 
 
 def describe_rules(rules: TrialRules) -> list[str]:
-    """Says where the learning rate, init_std and batch of new trials come from, a line each."""
+    """Describe where the learning rate, init_std and batch of new trials come from, a line each."""
     previous, interpolated = rules.previous, "interpolated over the runs' widths"
     rate = '0.3118 C^-0.125 (DeepSeek-AI 2024)'
     if rules.rate:
-        rate = 'as --learning_rate says'
+        rate = 'from --learning_rate'
     elif previous and previous_runs.interpolate_by_width(previous, 'optimizer.learning_rate'):
         rate = interpolated
     init_std = f'{INIT_STD} x ({INIT_WIDTH} / width)^0.5 below a width of {INIT_WIDTH}'

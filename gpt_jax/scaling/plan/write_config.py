@@ -1,6 +1,6 @@
 """Config files of planned runs and sweeps, in the style of configs/, for run.py.
 
-A file starts from `gpt_jax.base_config()`, or from `configs/NAME.py` where a base is named.
+A file starts from `gpt_jax.base_config()`, or from `configs/NAME.py` if a base is named.
 """
 
 import math
@@ -10,20 +10,20 @@ from typing import Any
 from gpt_jax.scaling.plan import design
 from gpt_jax.scaling.plan.shapes import GPT2, Architecture, Shape
 
-MICROBATCH_TOKENS = 16_384  # of a device at a time
+MICROBATCH_TOKENS = 16_384  # per device at a time
 FIRST_KEYS = ('name', 'train.flops', 'model.layers', 'model.width', 'model.heads')
 
 
 def render_run_config(
     result: dict[str, Any], name: str, base: str = '', architecture: Architecture = GPT2
 ) -> str:
-    """Renders the config of one planned run.
+    """Render the config of one planned run.
 
     Args:
       result: as `planner.plan_run` returns it.
-      name: of the run.
+      name: name of the run.
       base: a module of configs/, or ''.
-      architecture: which the plan was made with.
+      architecture: the architecture of the plan.
     """
     shape = Shape(**result['shape'])
     size = result['shape_params'][result['count']]
@@ -54,11 +54,11 @@ def get_config() -> ConfigDict:
 
 
 def render_isoflop_config(result: dict[str, Any], path: str, base: str = '') -> str:
-    """Renders the config of an isoFLOP sweep: one row per trial, the cheapest budget first.
+    """Render the config of an isoFLOP sweep: one row per trial, the cheapest budget first.
 
     Args:
       result: as `isoflop_plan.plan_isoflop` returns it.
-      path: of the config file.
+      path: path of the config file.
       base: a module of configs/, or ''.
     """
     planned = [row for budget in result['budgets'] for row in budget['trials']]
@@ -103,11 +103,11 @@ def get_config() -> ConfigDict:
 
 
 def render_cooldown_config(result: dict[str, Any], path: str, base: str = '') -> str:
-    """Renders the config of a trunk and its branches.
+    """Render the config of a trunk and its branches.
 
     Args:
       result: as `cooldown_plan.plan_cooldowns` returns it.
-      path: of the config file.
+      path: path of the config file.
       base: a module of configs/, or ''.
     """
     trial = '\n'.join(
@@ -159,13 +159,13 @@ def _make_base(base: str) -> str:
 
 
 def _update_model(sizes: dict[str, Any], base: str) -> str:
-    """Returns the context, and the vocabulary unless a named base has its own tokenizer."""
+    """Render the context, and the vocabulary unless a named base has its own tokenizer."""
     vocab = '' if base else f', vocab_size={sizes["vocab"]}'
     return f'    config.model.update(context={sizes["context"]}{vocab})'
 
 
 def _update_train(common_batch: int | None, batches: list[int], context: int, base: str) -> str:
-    """Returns the batch, and without a named base a microbatch that suits an accelerator."""
+    """Render the batch and, without a named base, a microbatch that suits an accelerator."""
     fields = [f'batch_size={common_batch}'] if common_batch else []
     if not base:
         divisor, largest = math.gcd(*batches), max(1, MICROBATCH_TOKENS // context)
@@ -175,7 +175,7 @@ def _update_train(common_batch: int | None, batches: list[int], context: int, ba
 
 
 def _format_literal(value: Any) -> str:
-    """Returns a Python literal; of a number the shortest that reads back the same."""
+    """Render a Python literal; for a float, the shortest that reads back as the same number."""
     if isinstance(value, float):
         label = design.format_label(value)
         if float(label) == value and len(label) < len(repr(value)):

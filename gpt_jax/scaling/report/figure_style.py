@@ -35,7 +35,7 @@ RC_PARAMS: Any = {
     'svg.fonttype': 'none',  # text stays text: it can be searched and edited
     'svg.hashsalt': 'scaling',  # equal figures give equal files
 }
-NARROW_INCHES = 5.0  # below this width a figure has its legend and panels below each other
+NARROW_INCHES = 5.0  # below this width, a figure stacks its panels and legend
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
@@ -71,7 +71,7 @@ def set_log_ticks(axes: Axes, which: str) -> None:
     """Set ticks at powers of ten, and for short ranges at their multiples by 2, 3 or 5.
 
     Args:
-      axes: with a logarithmic axis, its label and its limits set.
+      axes: axes with a logarithmic axis whose label and limits are set.
       which: 'x' or 'y'.
     """
     low, high = axes.get_xlim() if which == 'x' else axes.get_ylim()
@@ -89,7 +89,7 @@ def _format_power(value: float) -> str:
 
 
 def set_loss_ticks(axes: Axes, max_ticks: int = 8) -> None:
-    """Set ticks at round losses, also on a log axis that spans less than a decade."""
+    """Set ticks at round losses, including on a log axis that spans less than a decade."""
     low, high = axes.get_ylim()
     steps = (step * 10.0**power for power in range(-6, 6) for step in (1, 2, 5))
     step = next(step for step in steps if (high - low) / step <= max_ticks)

@@ -38,9 +38,9 @@ class RunPoints(NamedTuple):
     """Positions of runs in a figure.
 
     Attributes:
-      axes: with the points.
-      runs: indices into the result's residuals. [points]
-      x, y: data coordinates in the axes. [points]
+      axes: the axes with the points.
+      runs: indices into the result's residuals, [points].
+      x, y: data coordinates in the axes, [points].
     """
 
     axes: Axes
@@ -72,11 +72,11 @@ def make_fit_figures(result: dict[str, Any], *, narrow: bool = False) -> list[Re
     """Return the figures whose numbers the result has.
 
     Args:
-      result: of analyze_parametric, analyze_power_law or describe_runs.
-      narrow: for narrow screens, with panels below each other.
+      result: the result of analyze_parametric, analyze_power_law or describe_runs.
+      narrow: make the figures for narrow screens, with stacked panels.
     """
     splits = result.get('approaches', {})
-    # Name, function, condition, size in inches of the wide and the narrow figure.
+    # Name, function, condition, and sizes in inches of the wide and the narrow figure.
     specs: tuple[tuple[str, DrawFn, bool, tuple[float, float], tuple[float, float]], ...] = (
         ('loss_over_compute', _draw_loss_over_compute, True, (5.6, 4.2), (3.8, 3.9)),
         ('isoflop', _draw_isoflop, 'minima' in splits.get('2', {}), (5.6, 4.4), (3.8, 4.4)),
@@ -105,7 +105,7 @@ def _make_figure(
 
 
 def _make_panels(figure: Figure, count: int, **options: Any) -> np.ndarray:
-    """Make axes side by side, or below each other in a narrow figure."""
+    """Make axes side by side, or stacked in a narrow figure."""
     shape = (count, 1) if _is_narrow(figure) else (1, count)
     return figure.subplots(*shape, **options)
 
@@ -123,7 +123,7 @@ def _get_columns(result: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _get_labels(result: dict[str, Any]) -> tuple[str, str]:
-    """Return the labels of parameters and of FLOPs, with their conventions."""
+    """Return the labels of parameters and FLOPs, with their conventions."""
     count, flops = result['data']['count'], result['data']['flops']
     return (
         COUNT_LABELS.get(count, f'parameters ({count.replace("_", " ")})'),
@@ -217,7 +217,7 @@ def _draw_isoflop(figure: Figure, result: dict[str, Any]) -> list[RunPoints]:
     if _is_narrow(figure):
         position = {'loc': 'outside lower center', 'ncols': 3}
     figure.legend(frameon=False, fontsize=7.5, title='FLOPs', title_fontsize=8, **position)
-    interpolated = ', read between runs' if points['between_runs'] else ''
+    interpolated = ', interpolated between runs' if points['between_runs'] else ''
     _set_title(axes, f'isoFLOP curves and their minima{interpolated}')
     if interpolated:
         return []  # the points are not runs
@@ -246,17 +246,17 @@ def _draw_optimal_split(figure: Figure, result: dict[str, Any]) -> list[RunPoint
         axes.grid(alpha=0.25, lw=0.5)
         axes.legend(frameon=False, fontsize=7.5)
         points.append(RunPoints(axes, runs, data['flops'], data[column]))
-    figure.suptitle('How compute is best split', fontsize=10, fontweight='bold')
+    figure.suptitle('Compute-optimal split', fontsize=10, fontweight='bold')
     return points
 
 
 def _draw_splits(axes: Axes, approaches: dict[str, Any], flops: np.ndarray, variable: str) -> None:
-    """Draw N* or D* over compute, of every approach.
+    """Draw N* or D* over compute by every approach.
 
     Args:
-      axes: to draw into.
-      approaches: of the result.
-      flops: of the runs.
+      axes: the axes to draw into.
+      approaches: the approaches of the result.
+      flops: FLOPs of the runs.
       variable: 'n' or 'd'.
     """
     grid = np.geomspace(flops.min(), flops.max() * 10, 60)
@@ -315,7 +315,7 @@ def _draw_residuals(figure: Figure, result: dict[str, Any]) -> list[RunPoints]:
     panels[labelled].set_ylabel('measured over law (%)')
     if result['seed_noise']:
         panels[0].legend(frameon=False, fontsize=7.5)
-    figure.suptitle('What the law leaves', fontsize=10, fontweight='bold')
+    figure.suptitle('Residuals of the law', fontsize=10, fontweight='bold')
     runs = np.arange(len(percent))
     return [
         RunPoints(axes, runs, data[name], percent)
@@ -326,7 +326,7 @@ def _draw_residuals(figure: Figure, result: dict[str, Any]) -> list[RunPoints]:
 def draw_comparison(result: dict[str, Any], folder: str) -> list[Path]:
     """Draw a result of compare_recipes into a folder; return the files.
 
-    The figure has both envelopes with their laws, and the compute multiplier over the loss.
+    The figure shows both envelopes with their laws, and the compute multiplier over the loss.
     """
     drawing = _make_figure(_draw_comparison, result, 'compare', (7.6, 3.6))
     return save_figure(drawing.figure, Path(folder) / f'{drawing.name}.png')

@@ -1,7 +1,7 @@
-"""HTML report of a sweep in one file: law, split, forecasts, every run and every figure.
+"""HTML report of a sweep in one file: law, split, forecasts, all runs and all figures.
 
-The file loads nothing, so it can be mailed and archived. If the runs cannot carry a law over
-parameters and tokens, as a ladder of one token count cannot, the report has a power law over one
+The file is self-contained, so it can be mailed and archived. If the runs cannot determine a law
+over parameters and tokens, as with a ladder at one token count, the report has a power law over one
 variable instead, and a sentence with the reason.
 """
 
@@ -20,8 +20,8 @@ from gpt_jax.scaling.rows import read_rows
 from gpt_jax.scaling.runs import Runs, read_runs
 
 ALL_APPROACHES = ('1', '2', '3')
-BUDGET_FACTOR = 10.0  # default budgets: the largest of the runs, and this many times that
-SAME_TOLERANCE = 0.01  # relative; tokens or sizes that differ only by rounding to whole batches
+BUDGET_FACTOR = 10.0  # default budgets: that of the largest run, and this many times as much
+SAME_TOLERANCE = 0.01  # relative: tokens or sizes this close differ only by rounding to batches
 
 
 def write_records_report(
@@ -40,9 +40,9 @@ def write_records_report(
     Args:
       records_path: a file that read_runs can read.
       html_path: the file to write.
-      ledger_path: forecasts to score on these runs; None: none.
-      columns, count, flops, drop_highest: as for read_runs.
-      fit_options: as for fit_for_report.
+      ledger_path: a ledger of forecasts to score on these runs; None: none.
+      columns, count, flops, drop_highest: as in read_runs.
+      fit_options: as in fit_for_report.
 
     Returns:
       Lines for the terminal: the number of runs, a reason if there is one, and the path.
@@ -76,24 +76,24 @@ def fit_for_report(
     irreducible: bool = True,
     **fit_options: Any,
 ) -> tuple[dict[str, Any], str]:
-    """Fit the law if the runs can carry it, else a power law over the variable that was scaled.
+    """Fit the law if the runs determine it, else a power law over the variable that was scaled.
 
     Args:
       runs: the runs to fit.
       law: a law over parameters and tokens, or 'power' over the variable `over`.
       over: N, D or C.
-      at_flops: budgets to split; if empty, the largest of the runs and BUDGET_FACTOR times that.
-      holdout: a condition on runs to predict from the others, or ''.
+      at_flops: FLOP budgets to split; if empty, that of the largest run and BUDGET_FACTOR times it.
+      holdout: a condition on the runs to predict from the others, or ''.
       which: the approaches to the compute-optimal split.
       irreducible: whether the power law has an irreducible loss.
       fit_options: further arguments of analysis.analyze_parametric.
 
     Returns:
-      The result of analyze_parametric, analyze_power_law or describe_runs, and a sentence that
-      says why an earlier one of them was not possible, or ''.
+      The result of the first of analyze_parametric, analyze_power_law and describe_runs that is
+      possible, and a sentence that says why those before it are not, or ''.
 
     Raises:
-      UserError: `holdout` is not a condition.
+      UserError: `holdout` is malformed.
     """
     why = ''
     if holdout:
@@ -110,7 +110,7 @@ def fit_for_report(
             why = f'No law over parameters and tokens: {error}.'
         over = _find_scaled_variable(runs)
     if not over:
-        why += ' Nor one over a single variable: size and tokens change against each other.'
+        why += ' No law over one variable either: larger models do not always have more tokens.'
         return analysis.describe_runs(runs), why
     delta = fit_options.get('delta', power_law.HUBER_DELTA)
     try:
@@ -144,10 +144,10 @@ def write_report(
 
     Args:
       path: the file to write.
-      result: of analyze_parametric, analyze_power_law or describe_runs; sections whose numbers it
-        lacks are left out.
-      records: all rows of the file, of read_rows.
-      scores: of verify_forecasts, or None.
+      result: the result of analyze_parametric, analyze_power_law or describe_runs; sections whose
+        numbers it lacks are left out.
+      records: all rows of the file, from read_rows.
+      scores: the result of verify_forecasts, or None.
       why: a sentence on a law that could not be fitted, or ''.
 
     Returns:

@@ -1,7 +1,7 @@
 """Building blocks of the HTML report, and the page that holds them in one file.
 
-The page loads nothing: style, script and figures are inline. All text from data is escaped by the
-template; the only markup from Python is that of the figures.
+The page loads no other file: style, script and figures are inline. The template escapes all text
+from data; the only markup from Python is that of the figures.
 """
 
 import io
@@ -42,7 +42,7 @@ class BulletList:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; `tip` is its label in a run's tooltip, None if it is not shown there."""
+    """A column of a table; `tip` is its label in the tooltip of a run, None if not shown there."""
 
     name: str
     css_class: str = NUMBER
@@ -60,7 +60,7 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """A table in a box that scrolls."""
+    """A table in a scrolling box."""
 
     kind: ClassVar[str] = 'Table'
     columns: Sequence[Column]
@@ -120,7 +120,7 @@ def render_page(
     """Return the page as HTML.
 
     Args:
-      title: of the page.
+      title: title of the page.
       summary: blocks before the first section.
       sections: parts of the page.
       numbers: JSON-able; embedded in the page, whose button saves them as a file.
@@ -142,8 +142,8 @@ def render_page(
 
 # Figures as inline SVG of a page, with a mark over every run for tooltips.
 #
-# The marks are placed from the axes' transform instead of the SVG that matplotlib writes, which
-# changes between versions; and a mark can be larger than its point, for touch screens.
+# The marks are placed by the axes' transform instead of the SVG that matplotlib writes, which
+# differs between versions. A mark can be larger than its point, for touch screens.
 
 SVG, XLINK = 'http://www.w3.org/2000/svg', 'http://www.w3.org/1999/xlink'
 POINTS_PER_INCH = 72
@@ -191,7 +191,7 @@ def embed_figure(drawing: ReportFigure, css_class: str) -> Markup:
 
 
 def _prefix_ids(name: str, value: str, prefix: str) -> str:
-    """Return the value of an attribute, with a prefix on the ids in it."""
+    """Return the value of an attribute, with a prefix added to the ids in it."""
     if name == 'id':
         return prefix + value
     if name in ('href', f'{{{XLINK}}}href') and value.startswith('#'):
@@ -200,7 +200,7 @@ def _prefix_ids(name: str, value: str, prefix: str) -> str:
 
 
 def _make_marks(points: RunPoints, height: float, dpi: float) -> ElementTree.Element:
-    """Make one <g class="run" data-run="INDEX"> per run in the axes, ordered from left to right."""
+    """Make one <g class="run" data-run="INDEX"> per run in the axes, from left to right."""
     attributes = {'class': 'runs', 'tabindex': '0', 'aria-label': 'runs, by arrow keys'}
     group = ElementTree.Element(f'{{{SVG}}}g', attributes)
     pixels = points.axes.transData.transform(np.column_stack([points.x, points.y]))

@@ -1,4 +1,4 @@
-"""Figure of a scaling law over one variable: runs, law, forecast of the largest run, residuals."""
+"""Figure of a law over one variable: runs, law, forecast of the largest run, residuals."""
 
 import math
 import os
@@ -33,13 +33,13 @@ MARGIN = 1.5  # factor by which the x axis extends beyond the runs
 def draw_scaling_curve(
     fit: dict[str, Any], trials: list[dict[str, Any]], path: str | os.PathLike[str]
 ) -> list[Path]:
-    """Draw loss over size: runs, the law fitted without the largest, and that forecast's outcome.
+    """Draw loss over size: the runs, the law without the largest, and its forecast of the largest.
 
     Args:
-      fit: of `forecast.leave_largest_out`, with the names of the columns it was given as
+      fit: the result of `forecast.leave_largest_out`, with the names of its columns added as
         'x_column' and 'loss_column'.
       trials: the records of the ladder; unfinished ones are not drawn.
-      path: of the figure; its suffix is replaced by .png and .svg.
+      path: path of the figure; its suffix is replaced by .png and .svg.
 
     Returns:
       The two files.
@@ -56,7 +56,7 @@ def make_scaling_curve(
     """Return the figure of `draw_scaling_curve`.
 
     Args:
-      fit, trials: as there.
+      fit, trials: as in `draw_scaling_curve`.
       size: width and height in inches; narrow below NARROW_INCHES.
     """
     x_column, loss_column = fit['x_column'], fit['loss_column']
@@ -123,7 +123,7 @@ def _draw_law(axes: Axes, fit: dict[str, Any]) -> None:
 
 
 def _draw_band(axes: Axes, fit: dict[str, Any], inside: np.ndarray) -> None:
-    """Draw the bootstrap band; a band over too few runs would look as if it meant something."""
+    """Draw the bootstrap band; none for too few runs, for which it would be meaningless."""
     band, interval = fit['band'], fit['held_out']['interval']
     if interval['note']:
         axes.plot([], [], ' ', label=f'no band: {interval["runs"]} runs are too few')
@@ -147,14 +147,14 @@ def _draw_runs(axes: Axes, fit: dict[str, Any], x: np.ndarray, loss: np.ndarray)
     axes.plot(x[used], loss[used], 'o', **style)
     if rest.any():
         style = {'mfc': 'white', 'mec': MEASURED_COLOR, 'ms': 5.5}
-        axes.plot(x[rest], loss[rest], 'o', label='measured, too small for it', **style)
+        axes.plot(x[rest], loss[rest], 'o', label='measured, too small for the fit', **style)
 
 
 def _annotate_runs(
     axes: Axes, fit: dict[str, Any], x: np.ndarray, loss: np.ndarray, names: list[str]
 ) -> None:
     box: dict[str, Any] = {'facecolor': 'white', 'alpha': 0.7, 'linewidth': 0, 'pad': 0.5}
-    # A falling curve leaves room at the lower left of a point; below the largest is its forecast.
+    # A falling curve leaves room at the lower left of a point; the forecast is below the largest.
     below: Any = {'xytext': (-5, -5), 'ha': 'right', 'va': 'top'}
     above: Any = {'xytext': (0, 6), 'ha': 'center', 'va': 'bottom'}
     for size in np.unique(x):
@@ -181,7 +181,7 @@ def _common_name(names: list[str]) -> str:
 
 
 def _set_loss_axis(axes: Axes, fit: dict[str, Any], loss: np.ndarray) -> None:
-    """Show the range of the losses, with the irreducible loss if that is near enough."""
+    """Show the range of the losses, with the irreducible loss if it is close to that range."""
     low, high = float(min(loss.min(), fit['held_out']['predicted'])), float(loss.max())
     irreducible = fit['law']['irreducible']
     if irreducible > 0 and 0 < low - irreducible < 0.25 * (high - low):

@@ -1,4 +1,4 @@
-"""Sections of the HTML report, one function each; None if the result lacks the numbers."""
+"""Sections of the HTML report; a function returns None if the result lacks its numbers."""
 
 import math
 from collections.abc import Mapping
@@ -28,32 +28,32 @@ from gpt_jax.scaling.report.page import (
     make_table,
 )
 
-Result = Mapping[str, Any]  # of analysis.analyze_parametric, analyze_power_law or describe_runs
+Result = Mapping[str, Any]  # from analyze_parametric, analyze_power_law or describe_runs
 
 LAW_EQUATIONS = {
     'chinchilla': 'L = E + A / N^alpha + B / D^beta (Hoffmann et al. 2022)',
     'tied': 'L = E + A / N^alpha + B / D^alpha (Gadre et al. 2024)',
     'kaplan': 'L = [(Nc / N)^(alphaN / alphaD) + Dc / D]^alphaD (Kaplan et al. 2020)',
-    'repeated': "L = E + A / N'^alpha + B / D'^beta, N' and D' worth less by repeats "
+    'repeated': "L = E + A / N'^alpha + B / D'^beta, with N' and D' reduced by repetition "
     '(Muennighoff et al. 2023)',
 }
 APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric'}
 COUNTS = {
-    'as given': "the file's column params; of our own records params_total, embeddings included",
+    'as given': "the file's column params; for our own records params_total, embeddings included",
     'total': 'all parameters, embeddings included',
-    'non_embedding': 'without token embedding, position table and an untied head',
+    'non_embedding': 'without token embedding, position table and untied head',
     'without_positions': 'all parameters but the position table',
-    'active': 'what one token uses: of routed experts those that it takes, and all of the rest',
-    'active_non_embedding': 'the same without token embedding, position table and an untied head',
+    'active': 'what one token uses: the routed experts chosen for it, and everything else',
+    'active_non_embedding': 'the same without token embedding, position table and untied head',
 }
 FLOPS = {
     '6ND': '6 x N x D',
     'column': "the file's column flops",
     'with_attention': '6 per parameter and token, and all of the score matrix',
     'causal': '6 per parameter and token, and the half of the score matrix that a causal mask '
-    'leaves',
+    'keeps',
 }
-EXTRA_COLUMNS = (  # of the records: key, heading, format
+EXTRA_COLUMNS = (  # key in the records, heading, format
     ('seed', 'seed', 'g'),
     ('bits_per_byte', 'bits/byte', '.4f'),
     ('seconds', 'seconds', ',.1f'),
@@ -104,8 +104,8 @@ def _list_findings(result: Result, scores: Result | None) -> list[str]:
             lines.append(f'Approach {APPROACH_TITLES[number]}: {exponents}.')
     if scores and scores['verified']:
         lines.append(
-            f'{scores["inside"]} of {scores["verified"]} forecasts that came due were inside '
-            'their intervals.'
+            f'{scores["inside"]} of {scores["verified"]} verified forecasts were inside their '
+            'intervals.'
         )
     return lines
 
@@ -155,7 +155,7 @@ def _format_interval(interval: Result | None, spec: str) -> str:
 
 
 def make_power_law_section(result: Result) -> Section | None:
-    """Return the law over one variable, and how its forecast of the largest run came out."""
+    """Return the law over one variable, and the outcome of its forecast of the largest run."""
     if 'law' not in result:
         return None
     law = power_law.law_from_dict(result['law'])
@@ -166,7 +166,7 @@ def make_power_law_section(result: Result) -> Section | None:
         lines += map(to_sentence, forecast.describe_forecast(result['forecast']))
     else:
         lines.append(
-            f'The largest was not forecast from the others: that takes {forecast.MIN_SIZES} sizes.'
+            f'The largest was not forecast from the others: that needs {forecast.MIN_SIZES} sizes.'
         )
     return Section(f'The power law over {result["over"]}', [BulletList(lines)])
 
@@ -232,7 +232,7 @@ def make_split_section(result: Result) -> Section | None:
     lines = list(map(to_sentence, result['disagreements']))
     if not lines and with_interval > 1:
         lines = [f'The intervals of a overlap for all {with_interval} approaches that have one.']
-    return Section('How compute is best split', [*blocks, BulletList(lines)])
+    return Section('Compute-optimal split', [*blocks, BulletList(lines)])
 
 
 def _make_exponents_table(approaches: Result) -> Table:
@@ -289,7 +289,7 @@ def make_forecasts_section(scores: Result | None) -> Section:
     """Return the scored ledger.
 
     Args:
-      scores: of forecast_ledger.verify_forecasts; None if there is no ledger.
+      scores: the result of forecast_ledger.verify_forecasts; None if there is no ledger.
     """
     if scores is None:
         return Section('Forecasts', [Paragraph('No ledger of forecasts was given.')])
@@ -337,8 +337,8 @@ def make_runs_section(result: Result, records: list[dict[str, Any]]) -> Section:
     columns += [Column(heading) for _, heading, _ in extra]
     table = Table([*columns, Column('status', 'long')], rows)
     text = (
-        f'{len(records)} rows; in the figures, point at a run, tap it, or go through them with '
-        'the arrow keys.'
+        f'{len(records)} rows; in the figures, point at a run, tap it, or step through the runs '
+        'with the arrow keys.'
     )
     return Section('Runs', [Paragraph(text), table])
 
@@ -365,7 +365,7 @@ def _format_run(fitted: Result, index: int | None, record: Result) -> list[str]:
 
 
 def _parse_number(value: Any) -> float | None:
-    """Return a finite number; None for anything else, as rows that are left out may hold."""
+    """Return a finite number; None for anything else, which rows left out may contain."""
     try:
         number = float(value.replace('_', '') if isinstance(value, str) else value)
     except (TypeError, ValueError, OverflowError):
@@ -382,14 +382,14 @@ def make_left_out_section(result: Result) -> Section:
     """Return the rows that were not fitted, with the reasons."""
     rows = [[str(row['row']), row['name'], row['reason']] for row in result['left_out']]
     if not rows:
-        return Section('Left out', [Paragraph('No row: all are fitted.')])
+        return Section('Left out', [Paragraph('None: all rows were fitted.')])
     headings = ['row', 'name', 'reason']
     table = make_table(headings, rows, text_columns=['name', 'reason'], long_column='reason')
     return Section('Left out', [table])
 
 
 def make_conventions_section(result: Result) -> Section:
-    """Return how the file's numbers are counted."""
+    """Return the conventions by which the file's numbers are counted."""
     data = result['data']
     count, flops = data['count'], data['flops']
     rows = [
@@ -399,12 +399,12 @@ def make_conventions_section(result: Result) -> Section:
         ['D', 'tokens trained on, repeats counted'],
         ['C', f'{flops}: {FLOPS.get(flops, "a column of the file")}'],
         ['loss', 'nats per token, natural logarithm'],
-        ['measured over law', 'the measured loss over the one that the law gives the run, less 1'],
+        ['measured over law', 'the measured loss over the loss by the law, minus 1'],
     ]
     splits = [split for split in result.get('approaches', {}).values() if not split['note']]
     if splits:
         cost = splits[0]['cost']
-        rows.append(['cost', f'C = {cost["k"]:.4g} N^{cost["p"]:.4g} D, as these runs have it'])
+        rows.append(['cost', f'C = {cost["k"]:.4g} N^{cost["p"]:.4g} D, fitted to these runs'])
     headings = ['what', 'how it is counted']
     table = make_table(headings, rows, text_columns=['what'], long_column='how it is counted')
     return Section('Conventions', [table])

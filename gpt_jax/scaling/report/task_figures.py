@@ -1,4 +1,4 @@
-"""Figures of task results over model size: the suite's tasks, and finetuning."""
+"""Figures of task results over model size: tasks of the suite, and fine-tuning."""
 
 import re
 from pathlib import Path
@@ -40,13 +40,13 @@ TASK_MARKERS = 'os^Dvp*X'
 def draw_task_gains(records: Records, size_column: str, loss_column: str, path: Path) -> list[Path]:
     """Draw the suite's scores, the losses of its answers, and the law of error over loss.
 
-    An accuracy may jump where the loss of the same answers falls evenly (Schaeffer et al. 2023), so
-    both are drawn.
+    The accuracy may jump where the loss of the same answers falls smoothly (Schaeffer et al. 2023),
+    so both are drawn.
 
     Args:
-      records: of finished runs with suite results.
-      size_column, loss_column: names of the records' size and validation loss.
-      path: of the figure.
+      records: records of finished runs with suite results.
+      size_column, loss_column: the columns of the size and the validation loss.
+      path: path of the figure.
 
     Returns:
       The files; empty if the runs have no suite results, or one size.
@@ -78,11 +78,11 @@ def draw_task_gains(records: Records, size_column: str, loss_column: str, path: 
             if 'loss' in columns:
                 losses = rows.get_column(records, columns['loss'])
                 loss_axes.plot(x, [loss / losses[0] for loss in losses], **style)
-        _set_size_axis(score_axes, 'share that is right (dotted: by chance)', size_column)
+        _set_size_axis(score_axes, 'share correct (dotted: by chance)', size_column)
         _set_size_axis(loss_axes, "loss of the answers, over the smallest model's", size_column)
         score_axes.legend(frameon=False, fontsize=7)
         _draw_error_law(law_axes, records, loss_column)
-        figure.suptitle('What tasks gain from size', fontsize=10, fontweight='bold')
+        figure.suptitle('Task scores by model size', fontsize=10, fontweight='bold')
     return save_figure(figure, path)
 
 
@@ -126,17 +126,17 @@ INITIALIZATION_COLORS = {
     'adapters alone': LAW_COLOR,
 }
 VALIDATION_PREFIX = 'validation_'
-GENERAL_SCORES = ('loss', 'accuracy')  # shown if a task has no score of its own
+GENERAL_SCORES = ('loss', 'accuracy')  # drawn if a task has no score of its own
 MAX_TASKS_IN_ONE_ROW = 3
 
 
 def draw_finetuning_gains(records: Records, size_column: str, path: Path) -> list[Path]:
-    """Draw the scores of runs that were trained on a task, with one panel for each task.
+    """Draw the scores of runs that were trained on a task, with one panel per task.
 
     Args:
-      records: of a sweep; only finished runs that were trained on a task are drawn.
-      size_column: name of the records' size.
-      path: of the figure.
+      records: records of a sweep; only finished runs that were trained on a task are drawn.
+      size_column: the column of the size.
+      path: path of the figure.
 
     Returns:
       The files; empty if no task has runs of two sizes.
@@ -164,12 +164,12 @@ def draw_finetuning_gains(records: Records, size_column: str, path: Path) -> lis
             _draw_finetuned_task(axes, name, runs, size_column)
         for axes in panels[len(tasks) :]:
             axes.set_visible(False)
-        figure.suptitle('Tasks by size', fontsize=10, fontweight='bold')
+        figure.suptitle('Scores of trained tasks by model size', fontsize=10, fontweight='bold')
     return save_figure(figure, path)
 
 
 def _draw_finetuned_task(axes: Axes, task: str, runs: Records, size_column: str) -> None:
-    """Draw a point for each run, and a line through the means over seeds."""
+    """Draw a point per run, and a line through the means over seeds."""
     column = _choose_score(runs)
     for initialization, color in INITIALIZATION_COLORS.items():
         points = [
@@ -190,14 +190,14 @@ def _draw_finetuned_task(axes: Axes, task: str, runs: Records, size_column: str)
 
 
 def _describe_initialization(record: dict[str, Any]) -> str:
-    """Return a key of INITIALIZATION_COLORS; training some of the weights counts as all."""
+    """Return a key of INITIALIZATION_COLORS; training a part of the weights counts as all."""
     if not record.get('init_from'):
         return 'from scratch'
     return 'adapters alone' if record.get('tune_rank') else 'all weights'
 
 
 def _choose_score(runs: Records) -> str:
-    """Return the first score of the task itself that all runs have; else accuracy, or loss."""
+    """Return the first task-specific score that all runs have, else accuracy, else loss."""
     names = [
         name.removeprefix(VALIDATION_PREFIX)
         for name in runs[0]

@@ -13,7 +13,7 @@ Result = Mapping[str, Any]
 MAX_LEFT_OUT_LINES = 12  # --json has all rows
 APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric'}
 FAR_EXTRAPOLATION = 100  # times the compute of the largest run
-# Of the records: key, heading, format. A heading has its convention, without which numbers cannot
+# Key in the records, heading, format. A heading states its convention, without which numbers cannot
 # be compared.
 TRIAL_COLUMNS = (
     ('name', 'size', 's'),
@@ -50,7 +50,7 @@ def format_table(
     """Return a table as aligned lines: headings, a rule, and the rows.
 
     Args:
-      headings: of the columns.
+      headings: headings of the columns.
       rows: cells, already formatted.
       left: indices of columns that are aligned left; all others are aligned right.
     """
@@ -122,7 +122,7 @@ def format_fit(result: dict[str, Any]) -> list[str]:
 
 
 def _format_source(result: Result) -> list[str]:
-    """Format the file with its conventions, and the dropped rows."""
+    """Format the file with its conventions, and the rows left out."""
     data = result['data']
     return [
         f'{data["file"]}: {data["runs"]} runs; N: {data["count"]}, C: {data["flops"]}',
@@ -138,7 +138,7 @@ def format_left_out(rows: list[dict[str, Any]]) -> list[str]:
         for row in rows[:MAX_LEFT_OUT_LINES]
     ]
     more = len(rows) - MAX_LEFT_OUT_LINES
-    return [*lines, f'  and {more} rows more; --json lists all'] if more > 0 else lines
+    return [*lines, f'  and {more} more rows; --json lists all'] if more > 0 else lines
 
 
 def _format_interval(interval: Result | None) -> str:
@@ -170,8 +170,8 @@ def _format_split(title: str, split: Result) -> list[str]:
     ]
     if split.get('points', {}).get('between_runs'):
         lines.append(
-            '    no budget was run at enough sizes: its curves are read between the runs of each '
-            'size'
+            '    no budget was run at enough sizes: curves are interpolated between the runs of '
+            'each size'
         )
     lines += [
         f'    {minimum["flops"]:.3g} FLOPs: {minimum["note"]}'
@@ -267,9 +267,9 @@ def format_isoflop_sweep(result: dict[str, Any]) -> list[str]:
     """Return the lines for the plan of an isoFLOP sweep, with a table of trials per budget."""
     frame = result['frame']
     lines = [f'N* from: {result["source"]}']
-    lines += [f'  passed over: {source}' for source in result['passed_over']]
+    lines += [f'  not used: {source}' for source in result['passed_over']]
     lines += [
-        f'N counted as {frame["counted"]}; C is 6 per parameter (positions apart) and token; '
+        f'N counted as {frame["counted"]}; C is 6 per token and parameter (without positions); '
         f'context {frame["context"]:,}, vocabulary {frame["vocab"]:,}',
         *result['rules'],
     ]
@@ -299,7 +299,7 @@ def _format_planned_trials(trials: list[dict[str, Any]]) -> list[str]:
             f'{trial["tokens_per_param"]:.3g}',
             f'{trial["steps"]:,}',
             f'{trial["learning_rate"] or math.nan:.3g}',
-            'new' if trial['new'] else f'there, loss {trial["loss"]:.4f}',
+            'new' if trial['new'] else f'done, loss {trial["loss"]:.4f}',
         )
         for trial in trials
     ]
@@ -309,7 +309,7 @@ def _format_planned_trials(trials: list[dict[str, Any]]) -> list[str]:
 
 
 def _format_cost(cost: Result, result: Result, convention: str = '') -> str:
-    """Format FLOPs, hours and price of a part of a plan."""
+    """Format FLOPs, hours and price of part of a plan."""
     hours = f'{cost["hours"]:,.1f}' if cost['hours'] >= 0.1 else f'{cost["hours"]:.2g}'
     price = f', {cost["cost"]:,.2f} at that price' if cost['cost'] is not None else ''
     return f'{cost["flops"]:.4g} FLOPs{convention}, {hours} hours on {result["device"]}{price}'
@@ -356,7 +356,10 @@ def format_forecast(line: dict[str, Any], path: str) -> list[str]:
             f'  warning: more than {FAR_EXTRAPOLATION} times beyond the runs; the interval holds '
             'only if the law does'
         )
-    return [*lines, f'  written to {path} on {line["date"]}; verify scores it when the run is done']
+    return [
+        *lines,
+        f'  written to {path} on {line["date"]}; after the run, gpt-jax verify scores it',
+    ]
 
 
 def format_verification(result: Result) -> list[str]:
@@ -389,7 +392,7 @@ def format_comparison(result: dict[str, Any]) -> list[str]:
         lines.append(f'  {name}: loss = {formula} along its envelope')
     if result['warning']:
         lines.append(f'warning: {result["warning"]}')
-    lines.append('compute that A needs, over what B needs, for the same loss:')
+    lines.append('compute of A over compute of B for the same loss:')
     losses, multipliers = result['loss'], result['multiplier']
     every = max(1, (len(losses) - 1) // 4)
     for index in range(0, len(losses), every):

@@ -1,7 +1,8 @@
-"""Datasets that are generated on this machine, from Python's library or by small grammars.
+"""Synthetic datasets, generated on this machine from Python's library or by small grammars.
 
-They serve to try tasks without network and data, not for claims about language: each module states
-the source of its rows and their limits. Rows from Python's library differ between its versions.
+They are for trying out tasks without a network or data, not for claims about language; each module
+states where its rows come from and what their limits are. Rows from Python's library differ between
+Python versions.
 """
 
 import hashlib
@@ -15,8 +16,8 @@ from gpt_jax.core import files
 from gpt_jax.tasks.synthetic import code, dialogue, docstrings, sentences, tagging, translation
 from gpt_jax.tasks.synthetic.splits import Splits
 
-# Name -> function from the folder of Python's library to rows; a pure function of that folder,
-# except for `translation`, which reads the installed message catalogues.
+# Name -> function from the folder of Python's library to rows. Each is a pure function of that
+# folder, except for `translation`, which reads the installed message catalogues.
 DATASETS: dict[str, Callable[[Path], Splits]] = {
     'code': code.make_code_rows,
     'summaries': docstrings.make_summaries_rows,
@@ -39,11 +40,11 @@ def generate_dataset(name: str, cache: Path, stdlib: Path) -> Path:
 
     Args:
       name: a key of DATASETS.
-      cache: folder for datasets; the rows are in synthetic/NAME-HASH in it.
+      cache: folder for datasets; the rows go to its subfolder synthetic/NAME-HASH.
       stdlib: folder of Python's library.
 
     Returns:
-      The folder with train.jsonl, validation.jsonl and test.jsonl.
+      The folder that holds train.jsonl, validation.jsonl and test.jsonl.
     """
     sources = [path.read_text('utf-8') for path in sorted(Path(__file__).parent.glob('*.py'))]
     # The machine is part of the key, since `translation` depends on the installed programs.
@@ -53,7 +54,7 @@ def generate_dataset(name: str, cache: Path, stdlib: Path) -> Path:
     with files.hold_lock(folder.with_name(f'{name}.lock'), wait=True):
         if not folder.exists():
             unfinished = folder.with_name(f'.{folder.name}')
-            # Left by a process that was killed while it had the lock.
+            # It may be left over from a process that was killed while it held the lock.
             shutil.rmtree(unfinished, ignore_errors=True)
             for split, rows in DATASETS[name](stdlib).items():
                 lines = (json.dumps(row, ensure_ascii=False) + '\n' for row in rows)

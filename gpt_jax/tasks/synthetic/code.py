@@ -6,11 +6,11 @@ doctests and from calls with simple values, if the function needs only built-ins
 otherwise it is ''. Exercises are added because a small model can solve them; all have a test.
 'origin' is 'library' or 'exercise'.
 
-Limits: this is not HumanEval. Most docstrings do not specify all that the body does, and the tests
-record what the body returned, not what its author intended. Exercises combine the entries of three
-tables, so a model can see every part in training and be tested on new combinations, but they are
-not programming as people do it. A module is in one split as a whole, by the hash of its path; an
-exercise by the hash of its name.
+Limits: this is not HumanEval. Most docstrings do not specify everything that the body does, and the
+tests record what the body returned, not what its author intended. Exercises combine the entries of
+three tables, so a model can see every part in training and be tested on new combinations, but they
+are not programming as people do it. All rows of a module are in one split, chosen by the hash of
+its path; the split of an exercise is chosen by the hash of its name.
 """
 
 import ast
@@ -32,7 +32,7 @@ from gpt_jax.tasks.synthetic import code_checks, library
 from gpt_jax.tasks.synthetic.library import LibraryFunction
 from gpt_jax.tasks.synthetic.splits import Row, Splits, empty_splits, hash_to_split
 
-# Exercises on lists of integers. Columns: words of the docstring, part of the name, Python source
+# Exercises on lists of integers. Columns: words for the docstring, part of the name, Python source
 # with n or {}, and the same as a function.
 FILTERS: tuple[tuple[str, str, str, Callable[[int], Any]], ...] = (
     ('numbers', 'all', '', lambda _: True),
@@ -136,7 +136,7 @@ IMPURE_NODES = (
     ast.Await,
 )
 MAX_ARGUMENTS = 3
-ANSWER_SECONDS = 20.0  # without an answer after which a checking process is killed
+ANSWER_SECONDS = 20.0  # a checking process that takes longer to answer is killed
 
 
 def make_code_rows(stdlib: Path) -> Splits:
@@ -207,14 +207,14 @@ def _make_exercise(name: str, number_filter: Any, transform: Any, reduction: Any
 def _find_imports(
     function: LibraryFunction, bindings: tuple[tuple[str, str, str], ...]
 ) -> str | None:
-    """Return the import statements that let the function run alone.
+    """Return the import statements that let the function run on its own.
 
     Args:
       function: a function of the library.
-      bindings: of the module's imports: bound name, statement, module.
+      bindings: the module's imports: bound name, statement, module.
 
     Returns:
-      None for a function that needs more than imports, or may have side effects.
+      The statements; None if the function needs more than imports, or may have side effects.
     """
     source = function.head + function.body
     if function.owner or not _count_arguments(source):
@@ -247,7 +247,7 @@ def _list_globals(table: symtable.SymbolTable) -> Iterator[str]:
 
 
 def _count_arguments(source: str) -> int:
-    """The number of required arguments; 0 if there are none, too many or keyword-only ones."""
+    """Return the number of required arguments; 0 if there are too many, or keyword-only ones."""
     node = ast.parse(source).body[0]
     assert isinstance(node, ast.FunctionDef)
     required = len(node.args.posonlyargs) + len(node.args.args) - len(node.args.defaults)
@@ -258,13 +258,13 @@ def _count_arguments(source: str) -> int:
 def make_tests(testable: list[tuple[Row, LibraryFunction]]) -> list[str]:
     """Return the asserts of each function, or '' if there are too few.
 
-    Functions whose asserts differ between two hash seeds of Python have none.
+    A function whose asserts differ between two of Python's hash seeds gets ''.
     """
     requests = []
     for row, function in testable:
         try:
             examples = doctest.DocTestParser().get_examples(function.doc)
-        except ValueError:  # prompts that are not a doctest
+        except ValueError:  # '>>>' prompts that are not valid doctests
             examples = []
         request = {
             'prompt': row['prompt'],

@@ -3,8 +3,8 @@
 It reads one JSON object per line, {"prompt", "body", "name", "arity", "docs"}, and answers each
 with {"test"}: asserts that the function passes, from the doctests of its docstring and from calls
 with simple values; '' if there are too few. code.py sends only functions of Python's own library
-that have no side effects; time and memory are limited nevertheless. It imports nothing of gpt_jax,
-so that it starts fast.
+that have no side effects; time and memory are limited nevertheless. It imports nothing from
+gpt_jax, so that it starts fast.
 """
 
 import ast
@@ -62,11 +62,14 @@ Request = dict[str, Any]  # one line of the input
 
 
 class CallTimeout(BaseException):
-    """A call took too long. Not an Exception, so that `except Exception` cannot catch it."""
+    """A call took too long.
+
+    It is not an Exception, so that `except Exception` in the function cannot catch it.
+    """
 
 
 def main() -> None:
-    """Answer the requests of standard input until it ends."""
+    """Answer the requests on standard input until it ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     signal.signal(signal.SIGALRM, _raise_timeout)
     for line in sys.stdin:
@@ -74,7 +77,7 @@ def main() -> None:
 
 
 def make_asserts(request: Request) -> str:
-    """Return lines with asserts that the function passes, or ''."""
+    """Return lines of asserts that the function passes, or '' if there are too few."""
     asserts = [line for line in _convert_doctests(request) if passes_assert(request, line)]
     if len(asserts) < MAX_ASSERTS:
         for line in _try_calls(request):
@@ -98,7 +101,7 @@ def passes_assert(request: Request, line: str) -> bool:
 
 
 def _convert_doctests(request: Request) -> list[str]:
-    """Asserts for the doctests that are one expression with a literal value."""
+    """Return asserts for the doctests that are one expression with a literal value."""
     asserts = []
     for source, value in request['docs']:
         try:
@@ -111,7 +114,7 @@ def _convert_doctests(request: Request) -> list[str]:
 
 
 def _try_calls(request: Request) -> list[str]:
-    """Asserts for calls with simple values that return a literal, one for each distinct result."""
+    """Return asserts for calls with simple values, one for each distinct literal result."""
     namespace: dict[str, Any] = {'__name__': 'test'}
     try:
         with _limit_time():

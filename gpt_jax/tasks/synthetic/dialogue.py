@@ -1,12 +1,12 @@
 """Templated dialogues about functions of Python's standard library.
 
-The user shows a function and asks; the assistant answers from the parsed source: what the function
-does (the first sentence of its docstring), what it takes, returns and raises, and where it is.
-Later questions say 'it', or only show another function ('And this one?'), so they can only be
+The user shows a function and asks questions; the assistant answers from the parsed source: what the
+function does (the first sentence of its docstring), what it takes, returns and raises, and where it
+is. Later questions say 'it', or only show another function ('And this one?'), so they can only be
 answered with the earlier turns.
 
-Limits: this is not conversation. Questions have a few wordings, and the assistant never asks back.
-A module is in one split as a whole, by the hash of its path.
+Limits: this is not real conversation. Each question has only a few wordings, and the assistant
+never asks one itself. All rows of a module are in one split, chosen by the hash of its path.
 """
 
 import ast
@@ -102,7 +102,7 @@ def _answer_raises(function: LibraryFunction) -> str:
 
 
 def _list_own_statements(node: ast.AST, kind: type[Statement]) -> Iterator[Statement]:
-    """The statements of a kind in a function, without those of nested functions and classes."""
+    """Yield a function's statements of a kind, without those of nested functions and classes."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, kind):
             yield child

@@ -1,8 +1,8 @@
 """Datasets from docstrings of Python's standard library.
 
-These are summaries, questions, choices and preferences. In each of them a module is in one split as
-a whole, by the hash of its path, as in tfds:python_stdlib. The text is real; labels and questions
-follow the rules stated below, and no person has checked them.
+They are summaries, questions, choices and preferences. In each of them, all rows of a module are in
+one split, chosen by the hash of its path, as in tfds:python_stdlib. The text is real; labels and
+questions follow the rules stated below and were not checked by people.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ def _seed_rng(key: str) -> random.Random:
     return random.Random(hashlib.sha256(key.encode()).digest())
 
 
-# Summaries: the target is the first sentence of a function's docstring. They are short (a dozen
-# words), about code only, and some are no summary at all ("See above.").
+# Summaries: the target is the first sentence of a function's docstring. These sentences are short
+# (a dozen words) and only about code, and some are not a summary at all ("See above.").
 
 MAX_SOURCE = 440  # characters of a function
 MIN_SUMMARY, MAX_SUMMARY = 15, 160  # characters
@@ -51,16 +51,19 @@ def make_summaries_rows(stdlib: Path) -> Splits:
 # their function's first line, and paragraphs of the sections that `help()` shows
 # (pydoc_data.topics). Each rule matches a pattern and asks for one span of it:
 #
-#   'Return X.'                        What does f return?                      X
-#   'raises E if Y'                    Which error comes if Y? / When is E raised by f?
-#   'f(a, b=D)'                        What is the default of b in f?           D
-#   'name -- text', 'name: text'       What is name in f?                       text
-#   'The X is Y.'                      What is X?                               Y
-#   'Changed in version V: text.'      Which version changed this: text?        V
+#   'Return X.'                     What does f return?                          X
+#   'raises E if Y.'                Which error comes from f if Y?               E
+#                                   When does f raise E?                         if Y
+#   'f(a, b=D)'                     What is the default of b in f?               D
+#   'name -- text', 'name: text'    What is name in f?                           text
+#   'The X is Y.'                   What is the X?                               Y
+#   'Changed in version V: text.'   Which version of Python brought this: text?  V
+#                                   What came with version V?                    text
 #
 # Limits: this is not SQuAD. Some questions are odd, and many share words with the text around the
-# answer. A section is in one split as a whole, by the hash of its name; a model that was trained on
-# tfds:python_stdlib has seen all sections, and the suite's contamination report counts them.
+# answer. All questions on a section are in one split, chosen by the hash of its name; a model that
+# was trained on tfds:python_stdlib has seen all sections, and the suite's contamination report
+# counts them.
 
 MAX_CONTEXT = 440  # characters
 ANSWER_LENGTHS = range(1, 121)  # characters
@@ -180,10 +183,11 @@ QUESTION_RULES: tuple[Callable[[str, LibraryFunction], Questions], ...] = (
 
 # Choices: which of four sentences follows a sentence of a docstring? The other three follow
 # sentences of other docstrings, from the same module if it has enough, so that the subject alone
-# does not decide. It is unknown whether a person could decide, and this is not common sense.
+# does not give the answer away. It is unknown how well people would do, and this does not test
+# common sense.
 
 MIN_ENDING, MAX_ENDING = 25, 90  # characters
-MAX_CHOICE_CONTEXT = 155  # characters; GPT-1 reads all four endings in one row under 1,024 bytes
+MAX_CHOICE_CONTEXT = 155  # characters; all four endings then fit into one row of 1,024 bytes
 MAX_SENTENCES = 6  # per docstring
 ENDINGS = 4
 _SENTENCE_END = re.compile(r'(?<=[.!?])\s+(?=[A-Z`"\'*])')
@@ -215,7 +219,7 @@ def make_choices_rows(stdlib: Path) -> Splits:
 
 
 def _list_continuations(function: LibraryFunction) -> list[Continuation]:
-    """Pairs of adjacent sentences at the beginning of a docstring, up to its first doctest."""
+    """Return pairs of adjacent sentences from a docstring's start, up to its first doctest."""
     text = function.doc.partition('>>>')[0]
     sentences = _SENTENCE_END.split(' '.join(text.split()))[:MAX_SENTENCES]
     continuations = []
@@ -227,16 +231,16 @@ def _list_continuations(function: LibraryFunction) -> list[Continuation]:
 
 
 def _sample_endings(rng: random.Random, pool: list[Continuation], doc: str) -> list[str]:
-    """Up to three distinct endings of the pool that do not occur in this docstring."""
+    """Return up to three distinct endings of the pool that do not occur in this docstring."""
     text = ' '.join(doc.split())
     sample = rng.sample(pool, min(12, len(pool)))
     return list(dict.fromkeys(ending for _, ending, _ in sample if ending not in text))[:3]
 
 
-# Preferences: two answers to what a function does. The chosen one is the first sentence of its
-# docstring. The rejected one is that of another function of the module ('other'), the same cut off
-# in the middle ('cut'), repeated ('twice'), or wrapped in chatter ('talk'). These are not human
-# preferences.
+# Preferences: two answers to the question what a function does. The chosen one is the first
+# sentence of its docstring. The rejected one is the first sentence of another function in the
+# module ('other'), or the chosen one cut off ('cut'), repeated ('twice'), or wrapped in chatter
+# ('talk'). These are not human preferences.
 
 MIN_ANSWER, MAX_ANSWER = 20, 160  # characters
 REJECTION_RULES = ('other', 'cut', 'twice', 'talk')

@@ -21,15 +21,15 @@ class LibraryFunction(NamedTuple):
     """A documented function or method.
 
     Attributes:
-      path: of its file, relative to the library.
-      module: its dotted name.
-      owner: the name of its class; '' for a function of a module.
-      name: of the function.
-      arguments: their names.
+      path: path of its file, relative to the library.
+      module: dotted name of its module.
+      owner: name of its class; '' for a module-level function.
+      name: name of the function.
+      arguments: names of its arguments.
       head: the source before the docstring, without decorators and dedented to the left margin.
       doc: the docstring without its indentation.
       body: the source after the docstring, indented by four spaces.
-      split: of its module: 'train', 'validation' or 'test'.
+      split: split of its module: 'train', 'validation' or 'test'.
     """
 
     path: str
@@ -47,14 +47,14 @@ class LibraryModule(NamedTuple):
     """A module with its documented functions.
 
     Attributes:
-      path: of its file, relative to the library.
+      path: path of its file, relative to the library.
       name: its dotted name.
-      doc: the docstring, or ''.
-      classes: names and docstrings.
-      functions: the documented functions.
-      defined: names of all functions, documented or not.
-      imported: names of imported modules.
-      bindings: of imports at the top level: bound name, statement, module.
+      doc: its docstring, or ''.
+      classes: names and docstrings of its classes.
+      functions: its documented functions.
+      defined: names of all its functions, documented or not.
+      imported: names of the modules that it imports.
+      bindings: its top-level imports: bound name, statement, module.
       split: 'train', 'validation' or 'test'.
     """
 
@@ -77,7 +77,7 @@ def parse_modules(root: Path) -> tuple[LibraryModule, ...]:
         if path == TOPICS_FILE:
             continue
         try:
-            with warnings.catch_warnings(action='ignore'):  # of deprecated syntax
+            with warnings.catch_warnings(action='ignore'):  # about deprecated syntax
                 tree = ast.parse(text)
         except (SyntaxError, ValueError):  # templates are not Python until they are filled in
             continue
@@ -151,7 +151,7 @@ def _parse_functions(
 
 
 def _split_source(node: ast.FunctionDef, lines: list[str]) -> tuple[str, str] | None:
-    """The source before and after the docstring; None if the lines cannot be cut there."""
+    """Return the source before and after the docstring; None if it cannot be split by lines."""
     docstring = node.body[0]
     assert docstring.end_lineno is not None  # true of a parsed tree
     assert node.end_lineno is not None
@@ -164,7 +164,10 @@ def _split_source(node: ast.FunctionDef, lines: list[str]) -> tuple[str, str] | 
 
 
 def _has_same_body(source: str, node: ast.FunctionDef) -> bool:
-    """Whether the reindented source has the function's body; multi-line strings may differ."""
+    """Return whether the reindented source still has the function's body.
+
+    Reindenting changes multi-line strings.
+    """
     if not any(mark in source for mark in ("'''", '"""', '\\\n')):
         return True
     try:
@@ -176,7 +179,7 @@ def _has_same_body(source: str, node: ast.FunctionDef) -> bool:
 
 
 def list_functions(root: Path) -> list[LibraryFunction]:
-    """Return all documented functions; the first of those with the same docstring and body."""
+    """Return all documented functions; of those with equal docstring and body, only the first."""
     functions: dict[tuple[str, str], LibraryFunction] = {}
     for module in parse_modules(root):
         for function in module.functions:
@@ -196,7 +199,7 @@ def read_help_topics(root: Path) -> dict[str, str]:
 
 
 def format_docstring(doc: str) -> str:
-    """Return a docstring as in the source of a function, indented by four spaces."""
+    """Return a docstring as it would be in a function's source, indented by four spaces."""
     escaped = doc.replace('\\', '\\\\').replace('"""', '\\"\\"\\"')
     quoted = f'"""{escaped}"""' if '\n' not in escaped else f'"""{escaped}\n"""'
     return textwrap.indent(quoted, '    ', lambda line: bool(line.strip())) + '\n'

@@ -56,7 +56,7 @@ NEGATIVE_ADJECTIVES = (
     'stale',
     'tiresome',
 )
-# A form, and whether the remark has the adjective's own polarity.
+# A form, and whether the remark keeps the adjective's polarity.
 STATEMENT_FORMS = (
     ('{part} was {word}', True),
     ('{part} was truly {word}', True),
@@ -119,12 +119,12 @@ def _draw_clause(rng: random.Random, part: str, is_positive: bool) -> str:
 
 
 # Similarity: one event in two wordings, or two events in similar words. The wording of an event
-# varies in voice, synonyms and order. A different event has agent and patient exchanged, another
-# verb, or a negation, and varies in the same ways. So neither shared words nor their order decide,
-# and the order of the two sentences does not matter.
+# varies in voice, synonyms and order. A different event has agent and patient swapped, a different
+# verb, or a negation added or removed, and varies in the same ways. So neither shared words nor
+# their order give the answer away, and the order of the two sentences does not matter.
 #
-# Limits: this is not paraphrase as people write it. Words are exchanged one for one, from the
-# tables below.
+# Limits: this is not paraphrase as people write it. Words are replaced one for one, from the tables
+# below.
 
 SIMILARITY_COUNT = 5000
 SIMILARITY_LABELS = ('different', 'same')
@@ -138,7 +138,7 @@ PEOPLE = (
     ('writer', 'author'),
     ('guest', 'visitor'),
 )
-# Past and participle of two synonyms.
+# Past tense and participle of two synonyms each.
 VERBS = (
     (('helped', 'helped'), ('assisted', 'assisted')),
     (('saw', 'seen'), ('noticed', 'noticed')),
@@ -214,17 +214,17 @@ def _draw_wording(rng: random.Random, event: Event) -> str:
     return _format_sentence(' '.join([text, *adverbials]))
 
 
-# Pairs: natural language inference with a small logic of kinds and quantifiers. A sentence says
+# Pairs: natural-language inference with a small logic of kinds and quantifiers. A sentence says
 # that some, every or no being of a kind does something somewhere. Entailment follows from the
 # tables (a dog is an animal, a kitchen is in a house, to sprint is to move) and the quantifier: the
 # activity may be widened after 'some' and 'every' and narrowed after 'no'; the kind may be narrowed
 # after 'every' and 'no' and widened after 'some'. Every kind has a member.
 #
-# Limits: this is not inference as people do it; there is no knowledge beyond the three tables.
+# Limits: this is not inference as people do it; it needs no knowledge beyond the three tables.
 
 PAIR_COUNT = 6000
 PAIR_LABELS = ('entailment', 'neutral', 'contradiction')
-# Each word with the wider one above it; '' for the widest.
+# Each word with the next wider one; '' for the widest.
 KINDS = {
     'creature': '',
     'animal': 'creature',
@@ -264,7 +264,7 @@ QUANTITIES = ('some', 'every', 'no')
 
 
 class Proposition(NamedTuple):
-    """A statement about a kind of being, in words of the tables above."""
+    """A statement about a kind of being, in words from the tables above."""
 
     quantity: str
     kind: str
@@ -299,7 +299,7 @@ def _draw_pair(rng: random.Random) -> tuple[str, Row]:
 
 
 def _draw_related(rng: random.Random, table: dict[str, str], word: str) -> str:
-    """Draw the word itself, or one above, below or next to it."""
+    """Draw the word itself, or a wider, narrower or sibling one."""
     related = [
         other
         for other in table
@@ -309,14 +309,14 @@ def _draw_related(rng: random.Random, table: dict[str, str], word: str) -> str:
 
 
 def is_a(table: dict[str, str], narrow: str, wide: str) -> bool:
-    """Return whether a thing that is `narrow` is always `wide`."""
+    """Return whether everything that is `narrow` is also `wide`."""
     while narrow != wide and table.get(narrow):
         narrow = table[narrow]
     return narrow == wide or (wide == '' and '' in table)
 
 
 def relate_propositions(premise: Proposition, hypothesis: Proposition) -> str:
-    """Return the relation of two propositions (of PAIR_LABELS), by the rules of this file."""
+    """Return the relation of two propositions, one of PAIR_LABELS, by the rules of this file."""
     if _entails(premise, hypothesis):
         return 'entailment'
     is_contradiction = _entails(premise, _negate_proposition(hypothesis))
@@ -339,12 +339,12 @@ def _entails(premise: Proposition, hypothesis: Proposition) -> bool:
 
 
 def _implies_act(proposition: Proposition, other: Proposition) -> bool:
-    """Whether a being that does what `proposition` says does what `other` says, at its place."""
+    """Return whether the activity and place of `proposition` imply those of `other`."""
     is_same_place = is_a(PREMISE_PLACES, proposition.place, other.place)
     return is_a(ACTIVITIES, proposition.activity, other.activity) and is_same_place
 
 
 def _negate_proposition(proposition: Proposition) -> Proposition:
-    """Return a proposition that contradicts this one: 'no' for 'some', and 'some' for 'no'."""
+    """Return a proposition that contradicts this one: 'some' for 'no', else 'no'."""
     quantity = {'some': 'no', 'no': 'some', 'every': 'no'}[proposition.quantity]
     return proposition._replace(quantity=quantity)

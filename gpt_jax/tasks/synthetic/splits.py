@@ -8,7 +8,7 @@ from typing import Any
 Row = dict[str, Any]
 Splits = dict[str, list[Row]]  # rows of 'train', 'validation' and 'test'
 
-SPLIT_OF_TENTH = {0: 'validation', 1: 'test'}  # of ten parts; the other eight are train
+SPLIT_OF_TENTH = {0: 'validation', 1: 'test'}  # two of ten parts; the other eight are train
 
 
 def hash_to_split(key: str) -> str:
@@ -30,10 +30,10 @@ def draw_rows(
     Args:
       draw_row: draws a key and a row; rows with a repeated key are dropped.
       count: number of rows.
-      seed: of the random numbers.
+      seed: seed of the random numbers.
 
     Returns:
-      `count` rows, or fewer if there are hardly as many distinct keys.
+      `count` rows, or fewer if 20 draws per row do not give enough distinct keys.
     """
     rng, keys, splits = random.Random(seed), set[str](), empty_splits()
     for _ in range(20 * count):

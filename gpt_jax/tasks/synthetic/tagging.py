@@ -12,19 +12,19 @@ from gpt_jax.tasks.synthetic.splits import Row, Splits, draw_rows, empty_splits
 
 
 def _bio_tags(kinds: tuple[str, ...]) -> tuple[str, ...]:
-    """O, and B-KIND and I-KIND for the first word and the others of a span."""
+    """Return O, and for each kind B-KIND and I-KIND for the first and the other words of a span."""
     return ('O', *(f'{prefix}-{kind}' for kind in kinds for prefix in 'BI'))
 
 
 # Entities: sentences of docstrings in Python's standard library, with names of modules, classes and
 # functions. A word is tagged if it is written as a name (a_b, aB, f(), `x`, a.b) or the sentence
-# says so ("the shutil module"), and the parsed sources know it: as a module of the library, as a
-# class or function of the docstring's own module or of a module that it names, or as a built-in.
-# The text is real; the tags are a program's and were not checked: a name that no source defines is
-# O.
+# calls it one ("the shutil module"), and the parsed sources define it: as a module of the library,
+# as a class or function of the docstring's own module or of a module that the name is qualified
+# with, or as a built-in. The text is real; the tags are assigned by this program and were not
+# checked by people: a name that no source defines is tagged O.
 #
-# Limits: these are not names of people and places. A module is in one split as a whole, by the hash
-# of its path.
+# Limits: these are not names of people and places. All rows of a module are in one split, chosen by
+# the hash of its path.
 
 ENTITY_KINDS = ('MODULE', 'CLASS', 'FUNCTION')
 ENTITY_TAGS = _bio_tags(ENTITY_KINDS)
@@ -104,7 +104,7 @@ def _tag_sentence(
 def _find_names(
     sentence: str, module: LibraryModule, kinds_of: KindsByModule
 ) -> Iterator[tuple[int, int, str]]:
-    """Start, end and kind of each name in a sentence."""
+    """Yield the start, end and kind of each name in a sentence."""
     own_kinds = BUILTIN_KINDS | kinds_of[module.name]
     for match in _NAME.finditer(sentence):
         name, before, after = match[0], sentence[: match.start()], sentence[match.end() :]
@@ -122,10 +122,11 @@ def _find_names(
             yield match.start(), match.end(), kind
 
 
-# Roles: semantic roles in sentences that a small grammar generates. An event is told in the
-# active or passive voice, with places and times in front or behind, or as a cleft sentence ('it was
-# ... who ...'). 'by' introduces an agent or a place ('by the river'), 'with' an instrument or part
-# of a description ('the man with the hat'), so neither the word nor its position decides the role.
+# Roles: semantic roles in sentences that a small grammar generates. An event is described in the
+# active or passive voice, or as a cleft sentence ('it was ... who ...'), with places and times in
+# front or behind. 'by' introduces an agent or a place ('by the river'), 'with' an instrument or
+# part of a description ('the cook with the hat'), so neither the word nor its position determines
+# the role.
 #
 # Limits: this is not PropBank. There is one event per sentence, and the rules of this grammar
 # determine every role.
@@ -134,7 +135,7 @@ ROLES_COUNT = 4000
 ROLE_KINDS = ('AGENT', 'ACTION', 'PATIENT', 'INSTRUMENT', 'PLACE', 'TIME')
 ROLE_TAGS = _bio_tags(ROLE_KINDS)
 PEOPLE = ('cook', 'farmer', 'girl', 'sailor', 'teacher', 'boy', 'guard', 'painter')
-# Past, participle, possible patients, possible instruments.
+# Past tense, participle, possible patients, possible instruments.
 ACTIONS = (
     ('cut', 'cut', ('bread', 'rope', 'cake', 'branch'), ('knife', 'saw')),
     ('broke', 'broken', ('window', 'plate', 'lock', 'ice'), ('hammer', 'stone')),
@@ -166,7 +167,7 @@ PERSON_DESCRIPTIONS = (
     'that nobody knew',
 )
 
-Phrase = tuple[str, str]  # words, and their role or ''
+Phrase = tuple[str, str]  # words, and their role, or '' for none
 
 
 def make_roles_rows(stdlib: Path) -> Splits:

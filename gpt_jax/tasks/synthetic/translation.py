@@ -10,15 +10,15 @@ from typing import NamedTuple
 
 from gpt_jax.tasks.synthetic.splits import Row, Splits, draw_rows, empty_splits, hash_to_split
 
-# Grammar: pairs of English and an invented language, by a synchronous grammar. Both sides are
-# generated from one tree of meaning. The invented language places the verb last and adjectives
-# after their nouns. Nouns have one of two genders, a plural and an ending for the object; articles
-# are endings of the noun; adjectives agree with their noun in gender, number and case, and verbs
-# with their subject in number. A particle before the verb negates it, and one at the end asks a
-# question. So a word-by-word lexicon is not enough.
+# Grammar: sentence pairs in English and an invented language, from a synchronous grammar. Both
+# sides are generated from one tree of meaning. The invented language places the verb last and
+# adjectives after their nouns. Nouns have one of two genders, a plural and an ending for the
+# object; the definite article is an ending of the noun; adjectives agree with their noun in gender,
+# number and case, and verbs with their subject in number. A particle before the verb negates it,
+# and one at the end marks a question. So a word-by-word lexicon is not enough.
 #
 # Limits: this is not a natural language. It has few words and no ambiguity, so a model can learn
-# all of it; a BLEU score on it says whether translation is learned, and nothing about German.
+# all of it; a BLEU score on it shows whether translation is learned, but says nothing about German.
 
 GRAMMAR_COUNT = 5000
 
@@ -60,7 +60,7 @@ ADJECTIVES = {
     'white': 'alb',
     'strange': 'orn',
 }
-# Base form, third person, past, and stem.
+# Base form, third person, past tense, and stem in the invented language.
 VERBS = (
     ('see', 'sees', 'saw', 'vid'),
     ('find', 'finds', 'found', 'trov'),
@@ -174,7 +174,7 @@ def _format_invented(sentence: GrammarSentence) -> str:
 
 
 def _invented_phrase(phrase: NounPhrase, case: str) -> list[str]:
-    """Stem, gender, plural 'j', case 'n', article 'ta'; an adjective has no article."""
+    """Return a phrase's words: stem, gender, plural 'j', case 'n', and a noun's article 'ta'."""
     ending = f'{phrase.noun.gender}{"j" if phrase.is_plural else ""}{case}'
     words = [f'{phrase.noun.stem}{ending}{"ta" if phrase.is_definite else ""}']
     words += [f'{ADJECTIVES[adjective]}{ending}' for adjective in phrase.adjectives]
@@ -185,13 +185,13 @@ def _invented_phrase(phrase: NounPhrase, case: str) -> list[str]:
 
 
 # Translation: messages of the installed programs. Their gettext catalogues (/usr/share/locale) hold
-# translations made by people; the language with the most messages is taken. If it has fewer than
+# translations made by people; the language with the most messages is used. If it has fewer than
 # MIN_MESSAGES, as in a bare container, the rows are those of synthetic:grammar. The column
 # 'language' says which.
 #
 # Limits: this is not prose. Messages are short and about computers, and some are names. They differ
-# between machines; a result can be repeated where the catalogues are the same, as the fingerprint
-# of the data shows.
+# between machines; a result can be reproduced only with the same catalogues, which give the data
+# the same fingerprint.
 
 LANGUAGES = ('de', 'fr', 'es', 'it', 'pt_BR', 'nl', 'sv', 'ru', 'pl')
 MIN_MESSAGES, MAX_MESSAGES = 2000, 20_000
@@ -229,8 +229,8 @@ def read_messages(folders: list[Path], language: str) -> dict[str, str]:
     """Return the messages of more than one word with their translations.
 
     Args:
-      folders: locale folders; the first catalogue that has a message decides.
-      language: name of a folder, of LANGUAGES.
+      folders: locale folders; the first catalogue with a message provides its translation.
+      language: name of a language folder, one of LANGUAGES.
     """
     messages: dict[str, str] = {}
     for folder in folders:
@@ -244,13 +244,13 @@ def read_messages(folders: list[Path], language: str) -> dict[str, str]:
 def _read_catalogue(path: Path) -> dict[object, str]:
     try:
         with open(path, 'rb') as file:
-            # gettext has no public way to list the messages.
+            # gettext has no public interface for listing the messages.
             return dict(getattr(gettext.GNUTranslations(file), '_catalog', {}))
     except (OSError, UnicodeDecodeError, ValueError, LookupError):
         return {}  # not a catalogue, or in an unknown encoding
 
 
 def _is_usable(text: str) -> bool:
-    has_context = '\x04' in text  # gettext's separator of a message from its context
+    has_context = '\x04' in text  # gettext separates a message from its context with it
     is_line = 0 < len(text) <= MAX_CHARACTERS and '\n' not in text
     return is_line and not has_context and not _WORD_OR_SYMBOLS.fullmatch(text)

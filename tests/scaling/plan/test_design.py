@@ -116,6 +116,6 @@ def test_flop_budget_sets_the_steps(settings):
     assert abs(config.steps * per_step - 1e11) <= per_step / 2
     assert config.train.is_flop_budgeted
     with pytest.raises(
-        UserError, match=r'train\.tokens: must be positive where steps and flops are 0'
+        UserError, match=r'train\.tokens: must be positive if steps and flops are 0'
     ):
         settings({'train.steps': 0, 'train.tokens': 0, 'train.flops': 0.0})

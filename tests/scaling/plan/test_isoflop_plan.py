@@ -123,9 +123,7 @@ def test_planned_trial_without_run_is_restored(tmp_path):
 def test_runs_of_other_budgets_get_a_note(tmp_path):
     path, _ = sweep_records.write(tmp_path, SMALL)
     result = isoflop((8e14, 2e15), previous_runs.read_previous_runs(path, {}, ''))
-    assert result['notes'] == [
-        '10 runs of other budgets move the centres and are not in the config'
-    ]
+    assert result['notes'] == ['10 runs of other budgets refine N* but are not in the config']
 
 
 def test_narrow_span_gets_a_note():
@@ -134,8 +132,8 @@ def test_narrow_span_gets_a_note():
 
 
 BAD = [
-    ({'budgets': (1e18,)}, 'one budget is one minimum and no line'),
-    ({'budgets': (1e18, 1.05e18)}, 'are one budget to a fit'),
+    ({'budgets': (1e18,)}, 'one budget gives one minimum and no line'),
+    ({'budgets': (1e18, 1.05e18)}, 'a fit cannot tell budgets'),
     ({'budgets': (1e18, 1e19), 'span': 0.5}, '--span: must be above 1, got 0.5'),
     ({'budgets': (1e18, 1e19), 'sizes': 3}, '--sizes: must be at least 4, got 3'),
     (

@@ -55,7 +55,7 @@ def test_every_architecture_is_counted(tmp_path, text):
     [
         ("config.data.tokenizer = 'bpe:500'", '', 'vocabulary size of bpe:500 is not known yet'),
         ("config.model.norm = 'lab.norms:power'", '', 'model.norm: the parameters of a custom'),
-        ('', 'x', 'no such trial; the trials are none'),
+        ('', 'x', 'no such trial; known trials: none'),
         ('1 / 0', '', 'ZeroDivisionError'),
     ],
 )

@@ -66,6 +66,6 @@ def test_run_without_its_shape_is_rejected(tmp_path):
     )
     previous = previous_runs.read_previous_runs(path, {}, '')
     with pytest.raises(
-        UserError, match='heads is missing; to continue the sweep with this run it needs name'
+        UserError, match='heads is missing; to continue the sweep with this run, it needs name'
     ):
         previous_runs.rebuild_trial(previous, 0, 1e14, 4096)
