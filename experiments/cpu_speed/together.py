@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 from configs import cpu  # noqa: E402
 from gpt_jax.core.config import Config, parse_config, to_raw  # noqa: E402
 from gpt_jax.train import build  # noqa: E402
-from gpt_jax.train.vmapped_runs import build_vmapped_runs  # noqa: E402
+from gpt_jax.trainer.vmapped_trials import build_vmapped_runs  # noqa: E402
 
 SHAPES = ((2, 16, 1), (2, 32, 2), (2, 64, 4), (2, 128, 8), (4, 128, 4))
 

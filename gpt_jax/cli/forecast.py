@@ -55,17 +55,17 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.trial and not arguments.config:
         raise UserError('--trial: needs --config, the sweep that the trial is part of')
     from gpt_jax.scaling import forecast_ledger
-    from gpt_jax.scaling.plan import planned_model
+    from gpt_jax.scaling.plan import shapes
     from gpt_jax.scaling.report import terminal
     from gpt_jax.scaling.runs import read_runs
 
     if arguments.config:
-        planned = planned_model.read_planned_run(
+        planned = shapes.read_planned_run(
             arguments.config, count=arguments.count, trial=arguments.trial
         )
     else:
         name = f'{arguments.params:.4g} on {arguments.tokens:.4g}'
-        planned = planned_model.PlannedRun(name, arguments.params, arguments.tokens, '')
+        planned = shapes.PlannedRun(name, arguments.params, arguments.tokens, '')
     forecast = forecast_ledger.forecast_run(
         read_runs(arguments.data, **shared.table_options(arguments)),
         planned.params,

@@ -6,7 +6,7 @@ and preferences are decided by the log-probabilities of the answers. For generat
 reference's log-probability is computed here (suite.py also generates answers).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +16,104 @@ from gpt_jax.core import config_cli
 from gpt_jax.core.config import DataConfig, SuiteConfig, TaskConfig, parse_section
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn, Progress
-from gpt_jax.evaluation import contamination, multiple_choice
+from gpt_jax.evaluation import contamination
 from gpt_jax.evaluation.contamination import Contamination
 from gpt_jax.evaluation.statistics import bin_by_confidence, expected_calibration_error
 from gpt_jax.inference.scoring import ContinuationScore
 from gpt_jax.tasks import catalog, few_shot, task_dataset
 from gpt_jax.tasks.examples import Example
+
+
+class ChoiceScores(NamedTuple):
+    """Scores of the answers to one question, each float64 [Y].
+
+    log_p: log p given the question, in nats. tokens, bytes: lengths of the answers. unconditional:
+    log p after a context without a question, such as 'Answer:'; None: unknown.
+    """
+
+    log_p: np.ndarray
+    tokens: np.ndarray
+    bytes: np.ndarray
+    unconditional: np.ndarray | None
+
+
+def make_choice_scores(
+    log_p: Sequence[float],
+    tokens: Sequence[int],
+    texts: Sequence[str],
+    unconditional: Sequence[float] | None = None,
+) -> ChoiceScores:
+    """Collect the scores of a question's answers, for every normalization.
+
+    They are log p(choice | context) itself, the same per token and per UTF-8 byte, and the same
+    minus log p(choice | a context without a question), which corrects for how common the words of
+    the answer are (Brown et al. 2020, section 2.4).
+
+    Args:
+      log_p: of every answer, in nats.
+      tokens: number of tokens of every answer.
+      texts: the answers, without the space before them.
+      unconditional: log p of every answer after the context without a question, in nats.
+    """
+    lengths = [len(text.encode('utf-8')) for text in texts]
+    return ChoiceScores(
+        np.asarray(log_p, np.float64),
+        np.asarray(tokens, np.float64),
+        np.array(lengths, np.float64),
+        None if unconditional is None else np.asarray(unconditional, np.float64),
+    )
+
+
+def _subtract_unconditional(scores: ChoiceScores) -> np.ndarray:
+    if scores.unconditional is None:
+        raise UserError(
+            'normalized: needs log p of the choices after a context without a question as well'
+        )
+    return scores.log_p - scores.unconditional
+
+
+NORMALIZATIONS: Mapping[str, Callable[[ChoiceScores], np.ndarray]] = {
+    'raw': lambda scores: scores.log_p,
+    'token': lambda scores: scores.log_p / np.maximum(scores.tokens, 1),
+    'byte': lambda scores: scores.log_p / np.maximum(scores.bytes, 1),
+    'normalized': _subtract_unconditional,
+}
+
+
+def pick_answers(scores: ChoiceScores) -> dict[str, int]:
+    """Return the likeliest answer (the first if tied) by each available normalization."""
+    return {
+        name: int(np.argmax(normalize(scores)))
+        for name, normalize in NORMALIZATIONS.items()
+        if name != 'normalized' or scores.unconditional is not None
+    }
+
+
+def choice_probabilities(scores: ChoiceScores, normalization: str = 'raw') -> np.ndarray:
+    """Return float64 [Y]: the softmax of the normalized scores."""
+    scores_Y = NORMALIZATIONS[normalization](scores)
+    return np.exp(scores_Y - np.logaddexp.reduce(scores_Y))
+
+
+def compute_accuracy(questions: Sequence[ChoiceScores], answers: Sequence[int]) -> dict[str, float]:
+    """Return the share of right answers by each normalization that all questions allow.
+
+    Raises:
+      UserError: no questions, or a different number of answers.
+    """
+    if len(questions) != len(answers) or not questions:
+        raise UserError(
+            f'answers: must be one per question, got {len(answers)} for {len(questions)} questions'
+        )
+    picks = [pick_answers(question) for question in questions]
+    return {
+        name: float(
+            np.mean([pick[name] == answer for pick, answer in zip(picks, answers, strict=True)])
+        )
+        for name in NORMALIZATIONS
+        if all(name in pick for pick in picks)
+    }
+
 
 ScoreFn = Callable[[Sequence[tuple[str, str]]], list[ContinuationScore]]
 # Upper bound on the tokens of trailing white space that move from a context to the answer
@@ -231,7 +323,7 @@ def summarize_scores(results: Sequence[QuestionResult]) -> dict[str, float]:
         exact: share of references that greedy decoding generates.
       For others:
         accuracy: by raw log p.
-        accuracy_NAME: by each other normalization (multiple_choice.py).
+        accuracy_NAME: by each other normalization (suite_tasks.py).
         chance: accuracy of guessing.
         loss: nats per question, from the choices' probabilities normalized to sum to 1.
         ece: expected calibration error of the same probabilities.
@@ -264,7 +356,7 @@ def _count_scored_bytes(question: EvalQuestion) -> int:
 
 def _summarize_choices(results: Sequence[QuestionResult]) -> dict[str, float]:
     questions = [
-        multiple_choice.make_choice_scores(
+        make_choice_scores(
             [score.log_p for score in scores],
             [score.tokens for score in scores],
             [choice.lstrip() for choice in question.choices],
@@ -273,8 +365,8 @@ def _summarize_choices(results: Sequence[QuestionResult]) -> dict[str, float]:
         for question, scores, blank in results
     ]
     answers = [int(result.question.answer_index or 0) for result in results]
-    accuracy = multiple_choice.compute_accuracy(questions, answers)
-    probabilities = [multiple_choice.choice_probabilities(question) for question in questions]
+    accuracy = compute_accuracy(questions, answers)
+    probabilities = [choice_probabilities(question) for question in questions]
     confidences = np.array([p_Y.max() for p_Y in probabilities])
     pairs = list(zip(probabilities, answers, strict=True))
     hits = np.array([int(np.argmax(p_Y)) == answer for p_Y, answer in pairs])

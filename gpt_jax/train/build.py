@@ -18,8 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from gpt_jax.core import config_fields, model_counts, trees
 from gpt_jax.core.config import AUTO, Config, ModelConfig, TaskConfig
 from gpt_jax.finetune import heads, partition
-from gpt_jax.finetune.partition import PartitionedParams
-from gpt_jax.finetune.trainable import Partitioner
+from gpt_jax.finetune.partition import PartitionedParams, Partitioner
 from gpt_jax.model import weights
 from gpt_jax.model.gpt import GPT
 from gpt_jax.parallel.sharding import UNSHARDED, ShardingPolicy, param_shardings

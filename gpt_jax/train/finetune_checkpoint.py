@@ -19,8 +19,7 @@ from gpt_jax.core.config import FinetuneConfig, ModelConfig, TaskConfig, parse_s
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn
 from gpt_jax.finetune.lora import merge_adapted
-from gpt_jax.finetune.partition import PartitionedParams
-from gpt_jax.finetune.trainable import Partitioner
+from gpt_jax.finetune.partition import PartitionedParams, Partitioner
 from gpt_jax.model import weights
 from gpt_jax.train.build import declare_params, init_params
 from gpt_jax.train.checkpoint import load_checkpoint

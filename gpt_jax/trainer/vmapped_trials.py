@@ -1,5 +1,8 @@
 """Several small trials of a sweep, trained at once in one process by `vmap`.
 
+A small model leaves a device mostly idle; several at once keep it busy. With several devices, each
+trains some of the runs, so the devices do not communicate.
+
 The trials may differ in seed and learning rate only. Each has its own folder with all files of a
 run. They save together, and resume from the newest step that all of them have saved. Their
 numbers equal those of separate runs up to rounding, not bit for bit, since a device computes whole
@@ -10,28 +13,117 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from gpt_jax.core import config_fields, files
-from gpt_jax.core.config import RawConfig, parse_config
+from gpt_jax.core.config import Config, RawConfig, parse_config
 from gpt_jax.core.errors import Diverged, UserError
 from gpt_jax.core.progress import PROGRESS_FILE, LogFn, Progress
+from gpt_jax.finetune.partition import Partitioner
+from gpt_jax.model import weights
+from gpt_jax.parallel.sharding import UNSHARDED
 from gpt_jax.train import manifest
-from gpt_jax.train.build import TrainerParts, build_trainer_parts
+from gpt_jax.train.build import (
+    TrainerParts,
+    build_trainer_parts,
+    declare_params,
+    init_params,
+    make_param_layout,
+)
 from gpt_jax.train.checkpoint import CheckpointManager, load_checkpoint
 from gpt_jax.train.loop import Hooks, Intervals, run_training_loop
 from gpt_jax.train.metrics import METRICS_FILE, MetricsWriter, read_metrics
 from gpt_jax.train.multihost import Preemption
-from gpt_jax.train.vmapped_runs import VmappedRuns, build_vmapped_runs, select_run, stack_states
+from gpt_jax.train.objective import make_loss
+from gpt_jax.train.step import State, create_state, make_step
 from gpt_jax.trainer.dataset import load_text_data
 from gpt_jax.trainer.hooks import MetricsRecorder, RunContext, make_checkpoint_meta
 from gpt_jax.trainer.summary import load_finished_summary, make_summary, write_summary
+
+RUNS_AXIS = 'runs'  # a mesh axis of this module only; no model or rule refers to it
+
+
+class VmappedRuns(NamedTuple):
+    """Jitted functions on arrays [runs, ...] distributed over `mesh`.
+
+    init: (seeds) -> states.
+    step: (states, batches, seeds, learning rates) -> (states, metrics); donates the states.
+    """
+
+    mesh: Mesh
+    init: Any
+    step: Any
+
+
+def build_vmapped_runs(config: Config, runs: int) -> VmappedRuns:
+    """Build `runs` copies of a run that differ in seed and learning rate.
+
+    They use the largest number of local devices that divides `runs`.
+    """
+    boxed = declare_params(config.model)
+    partitioner = Partitioner(config.finetune, config.model, boxed, config.seed)
+    param_layout = make_param_layout(config.model, UNSHARDED, partitioner.abstract.trainable)
+
+    def init(seed: jax.Array) -> State:
+        key = jax.random.fold_in(jax.random.key(seed), 0)
+        params = weights.unbox(init_params(config.model, key))
+        optimizer, _ = partitioner.make_optimizer(config.optimizer, config.steps)
+        return create_state(partitioner.partition(params), optimizer)
+
+    def step(state: State, batch: Any, seed: jax.Array, learning_rate: jax.Array) -> Any:
+        optimizer, schedule = partitioner.make_optimizer(
+            config.optimizer, config.steps, learning_rate
+        )
+        run_step = make_step(
+            make_loss(config.model, UNSHARDED, train=True),
+            optimizer,
+            schedule,
+            sharding=None,
+            microbatches=config.train.microbatches(1),
+            clip_norm=config.optimizer.grad_clip_norm,
+            seed=seed,
+            param_layout=param_layout,
+            combine=partitioner.combine_with_dropout,
+        )
+        return run_step(state, batch)
+
+    devices = jax.local_devices()
+    count = max(n for n in range(1, len(devices) + 1) if runs % n == 0)
+    mesh = Mesh(devices[:count], (RUNS_AXIS,))
+    spec = PartitionSpec(RUNS_AXIS)
+
+    def map_runs(function: Callable[..., Any]) -> Callable[..., Any]:
+        return jax.shard_map(
+            jax.vmap(function), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+        )
+
+    sharding = NamedSharding(mesh, spec)
+    return VmappedRuns(
+        mesh=mesh,
+        init=jax.jit(map_runs(init), out_shardings=sharding),
+        step=jax.jit(map_runs(step), donate_argnums=0, out_shardings=sharding),
+    )
+
+
+def select_run(states: Any, run: int) -> Any:
+    """Select the state of one run."""
+    return jax.tree.map(lambda a: a[run], states)
+
+
+def stack_states(states: list[Any], mesh: Mesh) -> Any:
+    """Stack the states of all runs and distribute them over `mesh`; inverts `select_run`."""
+    stacked = jax.tree.map(
+        lambda *leaves: jnp.stack([jax.device_get(leaf) for leaf in leaves]), *states
+    )
+    return jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(RUNS_AXIS)))
+
 
 VARYING_FIELDS = ('seed', 'optimizer.learning_rate')  # the trials of a group may differ in these
 # A trial that sets one of these trains in its own process.

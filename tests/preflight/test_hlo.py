@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from gpt_jax.preflight.estimate import count_flops
 from gpt_jax.preflight.hlo import HloShape, count_executions, parse_hlo, parse_shapes
-from gpt_jax.preflight.hlo_cost import count_flops
 
 TEXT = """HloModule jit_f, is_scheduled=true, num_partitions=8, replica_count=2
 

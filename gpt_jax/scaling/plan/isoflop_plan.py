@@ -17,10 +17,9 @@ import numpy as np
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import analysis, compute_optimal, isoflop, outliers, parametric_fit
 from gpt_jax.scaling.compute_optimal import ComputeCost, ComputeSplit
-from gpt_jax.scaling.plan import planner, previous_runs, shapes, trial_rows
-from gpt_jax.scaling.plan.previous_runs import PreviousRuns
+from gpt_jax.scaling.plan import planner, shapes, trial_rows
 from gpt_jax.scaling.plan.shapes import Shape, ShapeFamily
-from gpt_jax.scaling.plan.trial_rows import TrialRules
+from gpt_jax.scaling.plan.trial_rows import PreviousRuns, TrialRules
 from gpt_jax.scaling.runs import Runs
 
 # The expected optimum N* of a budget before it is run: published, or fitted to existing runs.
@@ -197,7 +196,7 @@ def plan_isoflop(
 def _find_common_batch(budgets: list[float], family: ShapeFamily, rules: TrialRules) -> int | None:
     """Return the batch that all runs, or else all budgets, share; None if there is none."""
     batches = {rules.batch_size(budget, family.context) for budget in budgets}
-    shared = previous_runs.get_shared_value(rules.previous, 'batch') if rules.previous else None
+    shared = trial_rows.get_shared_value(rules.previous, 'batch') if rules.previous else None
     return shared or (batches.pop() if len(batches) == 1 else None)
 
 

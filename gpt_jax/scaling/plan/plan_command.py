@@ -13,17 +13,9 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.core.hardware import CHIPS, find_peak_flops
 from gpt_jax.scaling import analysis, bootstrap, compute_optimal, outliers, parametric_fit
 from gpt_jax.scaling.compute_optimal import ComputeCost
-from gpt_jax.scaling.plan import (
-    cooldown_plan,
-    isoflop_plan,
-    planner,
-    previous_runs,
-    trial_rows,
-    write_config,
-)
-from gpt_jax.scaling.plan.planned_model import BYTE_VOCAB
-from gpt_jax.scaling.plan.previous_runs import PreviousRuns
-from gpt_jax.scaling.plan.shapes import ACTIVE_COUNTS, GPT2, Architecture, ShapeFamily
+from gpt_jax.scaling.plan import cooldown_plan, isoflop_plan, planner, trial_rows, write_config
+from gpt_jax.scaling.plan.shapes import ACTIVE_COUNTS, BYTE_VOCAB, GPT2, Architecture, ShapeFamily
+from gpt_jax.scaling.plan.trial_rows import PreviousRuns
 from gpt_jax.scaling.report import terminal
 from gpt_jax.scaling.runs import read_runs
 
@@ -118,12 +110,10 @@ def _fit_law(
 def _plan_isoflop(arguments: argparse.Namespace, architecture: Architecture, vocab: int) -> None:
     previous, shared_layers, shared_batch, head_dim = None, None, None, None
     if arguments.runs:
-        previous = previous_runs.read_previous_runs(
-            arguments.runs, arguments.columns, arguments.count
-        )
-        shared_layers = previous_runs.get_shared_value(previous, 'layers')
-        shared_batch = previous_runs.get_shared_value(previous, 'batch')
-        head_dim = previous_runs.find_head_dim(previous)
+        previous = trial_rows.read_previous_runs(arguments.runs, arguments.columns, arguments.count)
+        shared_layers = trial_rows.get_shared_value(previous, 'layers')
+        shared_batch = trial_rows.get_shared_value(previous, 'batch')
+        head_dim = trial_rows.find_head_dim(previous)
     family = ShapeFamily(
         counted=arguments.count or 'without_positions',  # what train.flops counts
         context=_flag_or_shared(arguments.context, previous, 'context', 'context') or CONTEXT,
@@ -209,7 +199,7 @@ def _flag_or_shared(
     value: int | None, previous: PreviousRuns | None, flag: str, column: str
 ) -> int | None:
     """Return the flag's value, or the value that all runs share; the two must agree."""
-    shared = previous_runs.get_shared_value(previous, column) if previous else None
+    shared = trial_rows.get_shared_value(previous, column) if previous else None
     if value and shared and value != shared:
         raise UserError(f'--{flag}: must be {shared}, as in the runs, got {value}; leave it out')
     return value or shared

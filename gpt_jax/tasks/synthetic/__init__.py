@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gpt_jax.core import files
 from gpt_jax.tasks.synthetic import code, dialogue, docstrings, sentences, tagging, translation
-from gpt_jax.tasks.synthetic.splits import Splits
+from gpt_jax.tasks.synthetic.library import Splits
 
 # Name -> function from the folder of Python's library to rows. Each is a pure function of that
 # folder, except for `translation`, which reads the installed message catalogues.

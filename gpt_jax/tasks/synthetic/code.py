@@ -29,8 +29,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from gpt_jax.tasks.synthetic import code_checks, library
-from gpt_jax.tasks.synthetic.library import LibraryFunction
-from gpt_jax.tasks.synthetic.splits import Row, Splits, empty_splits, hash_to_split
+from gpt_jax.tasks.synthetic.library import (
+    LibraryFunction,
+    Row,
+    Splits,
+    empty_splits,
+    hash_to_split,
+)
 
 # Exercises on lists of integers. Columns: words for the docstring, part of the name, Python source
 # with n or {}, and the same as a function.

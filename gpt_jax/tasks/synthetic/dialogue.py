@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gpt_jax.tasks.synthetic import library
-from gpt_jax.tasks.synthetic.library import LibraryFunction
-from gpt_jax.tasks.synthetic.splits import Row, Splits, empty_splits
+from gpt_jax.tasks.synthetic.library import LibraryFunction, Row, Splits, empty_splits
 
 MAX_CHARACTERS = 400  # of a function with its docstring
 MIN_SENTENCE, MAX_SENTENCE = 15, 160  # characters of a docstring's first sentence

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gpt_jax.tasks.synthetic import library
-from gpt_jax.tasks.synthetic.library import LibraryFunction
-from gpt_jax.tasks.synthetic.splits import Splits, empty_splits, hash_to_split
+from gpt_jax.tasks.synthetic.library import LibraryFunction, Splits, empty_splits, hash_to_split
 
 
 def _qualified_name(function: LibraryFunction) -> str:

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_jax.tasks.synthetic.splits import Row, Splits, draw_rows
+from gpt_jax.tasks.synthetic.library import Row, Splits, draw_rows
 
 
 def _format_sentence(text: str) -> str:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gpt_jax.tasks.synthetic import library
-from gpt_jax.tasks.synthetic.library import LibraryModule
-from gpt_jax.tasks.synthetic.splits import Row, Splits, draw_rows, empty_splits
+from gpt_jax.tasks.synthetic.library import LibraryModule, Row, Splits, draw_rows, empty_splits
 
 
 def _bio_tags(kinds: tuple[str, ...]) -> tuple[str, ...]:

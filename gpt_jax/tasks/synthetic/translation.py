@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt_jax.tasks.synthetic.splits import Row, Splits, draw_rows, empty_splits, hash_to_split
+from gpt_jax.tasks.synthetic.library import Row, Splits, draw_rows, empty_splits, hash_to_split
 
 # Grammar: sentence pairs in English and an invented language, from a synchronous grammar. Both
 # sides are generated from one tree of meaning. The invented language places the verb last and

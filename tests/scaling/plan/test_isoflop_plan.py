@@ -5,7 +5,7 @@ import pytest
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import compute_optimal
-from gpt_jax.scaling.plan import isoflop_plan, planner, previous_runs, trial_rows
+from gpt_jax.scaling.plan import isoflop_plan, planner, trial_rows
 from gpt_jax.scaling.plan.shapes import ShapeFamily
 from tests.scaling import sweep_records
 
@@ -67,7 +67,7 @@ def test_every_trial_uses_its_budget_to_within_half_a_step():
 
 def test_existing_runs_stay_and_other_budgets_are_recentred(tmp_path):
     path, old = sweep_records.write(tmp_path, SMALL)
-    result = isoflop((1e14, 2e14, 8e14, 2e15), previous_runs.read_previous_runs(path, {}, ''))
+    result = isoflop((1e14, 2e14, 8e14, 2e15), trial_rows.read_previous_runs(path, {}, ''))
     small, large = result['budgets'][:2], result['budgets'][2:]
     assert [row['trial'] for one in small for row in one['trials']] == old
     assert not any(row['new'] for one in small for row in one['trials'])
@@ -90,7 +90,7 @@ def test_existing_runs_stay_and_other_budgets_are_recentred(tmp_path):
 )
 def test_minimum_on_the_edge_gets_sizes_beyond_it(tmp_path, widths, which):
     path, old = sweep_records.write(tmp_path, {1e14: SMALL[1e14], 4e14: widths})
-    one = isoflop((1e14, 4e14, 1e15), previous_runs.read_previous_runs(path, {}, ''))['budgets'][1]
+    one = isoflop((1e14, 4e14, 1e15), trial_rows.read_previous_runs(path, {}, ''))['budgets'][1]
     assert [row['trial'] for row in one['trials'] if not row['new']] == old[5:]
     new = [row['width'] for row in one['trials'] if row['new']]
     assert len(new) == 2
@@ -100,7 +100,7 @@ def test_minimum_on_the_edge_gets_sizes_beyond_it(tmp_path, widths, which):
 
 def test_budget_with_too_few_sizes_is_filled_up(tmp_path):
     path, old = sweep_records.write(tmp_path, SMALL | {8e14: (96, 192)})
-    one = isoflop((1e14, 8e14), previous_runs.read_previous_runs(path, {}, ''))['budgets'][1]
+    one = isoflop((1e14, 8e14), trial_rows.read_previous_runs(path, {}, ''))['budgets'][1]
     assert one['note'].startswith('2 runs are too few for a curve')
     assert [row['trial'] for row in one['trials'] if not row['new']] == old[-2:]
     assert len(one['trials']) >= 4
@@ -112,9 +112,9 @@ def test_planned_trial_without_run_is_restored(tmp_path):
     lines = (tmp_path / 'records.jsonl').read_text().splitlines(keepends=True)
     (tmp_path / 'records.jsonl').write_text(''.join(lines[:10]))
     planned = {one['name']: one for one in old}
-    rows_of_budget = isoflop((1e14, 8e14), previous_runs.read_previous_runs(path, {}, ''))[
-        'budgets'
-    ][1]['trials']
+    rows_of_budget = isoflop((1e14, 8e14), trial_rows.read_previous_runs(path, {}, ''))['budgets'][
+        1
+    ]['trials']
     same = [row['trial'] for row in rows_of_budget if row['name'] in planned]
     assert same
     assert all(planned[one['name']] == one for one in same)
@@ -122,7 +122,7 @@ def test_planned_trial_without_run_is_restored(tmp_path):
 
 def test_runs_of_other_budgets_get_a_note(tmp_path):
     path, _ = sweep_records.write(tmp_path, SMALL)
-    result = isoflop((8e14, 2e15), previous_runs.read_previous_runs(path, {}, ''))
+    result = isoflop((8e14, 2e15), trial_rows.read_previous_runs(path, {}, ''))
     assert result['notes'] == ['10 runs of other budgets refine N* but are not in the config']
 
 
@@ -153,4 +153,4 @@ def test_impossible_sweeps_are_rejected(flags, message):
 def test_budget_close_to_that_of_the_runs_is_rejected(tmp_path):
     path, _ = sweep_records.write(tmp_path, SMALL)
     with pytest.raises(UserError, match='has runs of 1e\\+14 FLOPs; give that budget'):
-        isoflop((1.05e14, 8e14), previous_runs.read_previous_runs(path, {}, ''))
+        isoflop((1.05e14, 8e14), trial_rows.read_previous_runs(path, {}, ''))

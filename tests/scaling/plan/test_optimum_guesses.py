@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.scaling import compute_optimal
-from gpt_jax.scaling.plan import isoflop_plan, previous_runs
+from gpt_jax.scaling.plan import isoflop_plan, trial_rows
 from tests.scaling import sweep_records, synthetic
 
 SMALL = {1e14: (64, 96, 128, 160, 192), 2e14: (64, 96, 128, 160, 224)}
@@ -13,7 +13,7 @@ TRUE = compute_optimal.compute_split(sweep_records.LAW)
 
 def test_two_small_budgets_recentre_the_large_ones(tmp_path):
     path, _ = sweep_records.write(tmp_path, SMALL)
-    source = isoflop_plan.guess_from_runs(previous_runs.read_previous_runs(path, {}, '').runs)
+    source = isoflop_plan.guess_from_runs(trial_rows.read_previous_runs(path, {}, '').runs)
     assert source.words.startswith('approach 2, the line through 2 minima')
     for flops in (8e14, 2e15):
         assert source.split.at(flops)[0] == pytest.approx(TRUE.at(flops)[0], rel=0.05)
@@ -26,7 +26,7 @@ def test_two_small_budgets_recentre_the_large_ones(tmp_path):
 
 def test_one_minimum_falls_back_to_the_parametric_law(tmp_path):
     path, _ = sweep_records.write(tmp_path, {1e14: SMALL[1e14], 2e14: (160, 192, 224, 256)})
-    source = isoflop_plan.guess_from_runs(previous_runs.read_previous_runs(path, {}, '').runs)
+    source = isoflop_plan.guess_from_runs(trial_rows.read_previous_runs(path, {}, '').runs)
     assert source.words.startswith('the parametric law through 9 runs')
     assert '1 of 2 curves have their minimum inside' in source.passed_over[0]
     assert source.split.at(2e15)[0] == pytest.approx(TRUE.at(2e15)[0], rel=0.1)
@@ -34,7 +34,7 @@ def test_one_minimum_falls_back_to_the_parametric_law(tmp_path):
 
 def test_one_budget_gives_its_minimum_and_a_half_power(tmp_path):
     path, _ = sweep_records.write(tmp_path, {1e14: SMALL[1e14]})
-    source = isoflop_plan.guess_from_runs(previous_runs.read_previous_runs(path, {}, '').runs)
+    source = isoflop_plan.guess_from_runs(trial_rows.read_previous_runs(path, {}, '').runs)
     assert source.words == 'the minima of budgets done (1), N* ~ C^0.5 assumed'
     assert len(source.passed_over) == 2
     for flops in (1e14, 4e14):
@@ -45,7 +45,7 @@ def test_one_budget_gives_its_minimum_and_a_half_power(tmp_path):
 
 def test_without_a_minimum_the_best_run_is_used(tmp_path):
     path, _ = sweep_records.write(tmp_path, {1e14: (160, 192, 224, 256)})
-    runs = previous_runs.read_previous_runs(path, {}, '').runs
+    runs = trial_rows.read_previous_runs(path, {}, '').runs
     source = isoflop_plan.guess_from_runs(runs)
     assert source.words == 'the best runs of budgets done (1), N* ~ C^0.5 assumed'
     assert source.split.at(4e14)[0] == pytest.approx(2 * runs.params.min(), rel=0.01)

@@ -6,7 +6,7 @@ import pytest
 
 from gpt_jax.core import config_cli, model_counts
 from gpt_jax.core.config import parse_config, to_raw
-from gpt_jax.scaling.plan import cooldown_plan, planner, previous_runs, write_config
+from gpt_jax.scaling.plan import cooldown_plan, planner, trial_rows, write_config
 from gpt_jax.scaling.plan.shapes import Architecture, Shape
 from tests.scaling import sweep_records, synthetic
 from tests.scaling.plan import test_cooldown_plan, test_isoflop_plan, test_planner
@@ -30,9 +30,7 @@ def planned(case, tmp_path):
         return test_isoflop_plan.isoflop((1e18, 1e19), family=LARGE, batch=None), '', 50257
     path, _ = sweep_records.write(tmp_path, test_isoflop_plan.SMALL)
     return (
-        test_isoflop_plan.isoflop(
-            (1e14, 2e14, 8e14), previous_runs.read_previous_runs(path, {}, '')
-        ),
+        test_isoflop_plan.isoflop((1e14, 2e14, 8e14), trial_rows.read_previous_runs(path, {}, '')),
         'cpu',
         sweep_records.VOCAB,
     )

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from gpt_jax.preflight.estimate import count_bytes
 from gpt_jax.preflight.hlo import parse_hlo
-from gpt_jax.preflight.hlo_cost import count_bytes
 from tests.preflight import sample
 from tests.preflight.test_hlo import compile_text, count_program_flops
 

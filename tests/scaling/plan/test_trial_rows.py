@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling.plan import previous_runs
+from gpt_jax.scaling.plan import trial_rows
 from tests.scaling import sweep_records
 
 BUDGETS = {1e14: (64, 96, 128, 192), 2e14: (64, 96, 128, 192)}
@@ -14,27 +14,26 @@ BUDGETS = {1e14: (64, 96, 128, 192), 2e14: (64, 96, 128, 192)}
 
 def test_records_are_counted_like_train_flops(tmp_path):
     path, _ = sweep_records.write(tmp_path, BUDGETS)
-    previous = previous_runs.read_previous_runs(path, {}, '')
+    previous = trial_rows.read_previous_runs(path, {}, '')
     assert previous.runs.provenance['count'] == 'without_positions'
     assert previous.runs.flops == pytest.approx(6 * previous.runs.params * previous.runs.tokens)
-    assert previous_runs.get_shared_value(previous, 'batch') == sweep_records.BATCH
-    assert previous_runs.get_shared_value(previous, 'width') is None
-    assert previous_runs.get_shared_value(previous, 'nothing') is None
-    assert previous_runs.find_head_dim(previous) == 32
+    assert trial_rows.get_shared_value(previous, 'batch') == sweep_records.BATCH
+    assert trial_rows.get_shared_value(previous, 'width') is None
+    assert trial_rows.get_shared_value(previous, 'nothing') is None
+    assert trial_rows.find_head_dim(previous) == 32
 
 
 def test_trials_are_read_from_the_config_or_rebuilt(tmp_path):
     path, trials = sweep_records.write(tmp_path, BUDGETS)
     per_step = sweep_records.BATCH * sweep_records.CONTEXT
-    previous = previous_runs.read_previous_runs(path, {}, '')
+    previous = trial_rows.read_previous_runs(path, {}, '')
     assert [
-        previous_runs.rebuild_trial(previous, i, 1e14 if i < 4 else 2e14, per_step)
-        for i in range(8)
+        trial_rows.rebuild_trial(previous, i, 1e14 if i < 4 else 2e14, per_step) for i in range(8)
     ] == trials
     bare = previous._replace(trials={})
-    rebuilt = previous_runs.rebuild_trial(bare, 1, 1e14, per_step)
+    rebuilt = trial_rows.rebuild_trial(bare, 1, 1e14, per_step)
     assert rebuilt == {key: value for key, value in trials[1].items() if key != 'model.init_std'}
-    other = previous_runs.rebuild_trial(
+    other = trial_rows.rebuild_trial(
         bare, 1, 1.3e14, per_step
     )  # not the run's own length: then its steps
     assert other['train.steps'] == previous.rows[1]['steps']
@@ -43,19 +42,17 @@ def test_trials_are_read_from_the_config_or_rebuilt(tmp_path):
 
 def test_rules_by_width_are_continued(tmp_path):
     path, _ = sweep_records.write(tmp_path, BUDGETS)
-    previous = previous_runs.read_previous_runs(path, {}, '')
+    previous = trial_rows.read_previous_runs(path, {}, '')
     rate, start = (
-        previous_runs.interpolate_by_width(previous, 'optimizer.learning_rate'),
-        previous_runs.interpolate_by_width(previous, 'model.init_std'),
+        trial_rows.interpolate_by_width(previous, 'optimizer.learning_rate'),
+        trial_rows.interpolate_by_width(previous, 'model.init_std'),
     )
     assert [rate(width) for width in (160, 384)] == pytest.approx(
         [0.4 / 160, 0.4 / 384], rel=0.02
     )  # 5 decimals are in the rule
     assert rate(32) == pytest.approx(0.4 / 64, rel=0.005)  # never above the highest that was run
     assert start(384) == pytest.approx(0.5 / 384**0.5, rel=0.005)
-    assert (
-        previous_runs.interpolate_by_width(previous._replace(trials={}), 'model.init_std') is None
-    )
+    assert trial_rows.interpolate_by_width(previous._replace(trials={}), 'model.init_std') is None
 
 
 def test_run_without_its_shape_is_rejected(tmp_path):
@@ -64,8 +61,8 @@ def test_run_without_its_shape_is_rejected(tmp_path):
     (tmp_path / 'records.jsonl').write_text(
         ''.join(json.dumps(one | {'heads': None}) + '\n' for one in lines)
     )
-    previous = previous_runs.read_previous_runs(path, {}, '')
+    previous = trial_rows.read_previous_runs(path, {}, '')
     with pytest.raises(
         UserError, match='heads is missing; to continue the sweep with this run, it needs name'
     ):
-        previous_runs.rebuild_trial(previous, 0, 1e14, 4096)
+        trial_rows.rebuild_trial(previous, 0, 1e14, 4096)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.evaluation.multiple_choice import (
+from gpt_jax.evaluation.suite_tasks import (
     choice_probabilities,
     compute_accuracy,
     make_choice_scores,
