@@ -26,16 +26,17 @@ from gpt_jax.core.config_fields import from_dict
 
 # Tracing creates so many short-lived objects that the cycle collector takes a tenth of its time.
 gc.set_threshold(100_000, 50, 50)
-jax_setup.set_xla_flags(8)
 # Nearly all of the tests' time is compiling. Unoptimized machine code from XLA's older emitters
-# takes less than half of it. Later jaxlibs may not know the second flag and would abort.
-given = os.environ['XLA_FLAGS']
-os.environ['XLA_FLAGS'] = f'{given} --xla_backend_optimization_level=0'
+# takes less than half of it, here and in the programs that tests start. Later jaxlibs may not know
+# the second flag and would abort.
+flags = f'{os.environ.get("XLA_FLAGS", "")} --xla_backend_optimization_level=0'
 if jax.__version_info__[:2] == (0, 10):
-    os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
+    flags += ' --xla_cpu_use_fusion_emitters=false'
+os.environ['XLA_FLAGS'] = flags
+jax_setup.set_xla_flags(8)
 jax.config.update('jax_num_cpu_devices', 8)
 jax.devices()
-os.environ['XLA_FLAGS'] = given
+os.environ['XLA_FLAGS'] = flags  # without those of eight devices
 jax.config.update('jax_compilation_cache_dir', os.environ['GPT_JAX_COMPILATION_CACHE'])
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 

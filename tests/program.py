@@ -1,7 +1,6 @@
 """run.py in a process of its own, on a small corpus and with small shapes, for tests."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -47,15 +46,8 @@ def command(workdir: Path | None, **fields: Any) -> list[str]:
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     """Start a command in the project's root."""
-    # Unoptimized machine code compiles faster (conftest.py); the behaviour is the same.
-    environment = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
     return subprocess.Popen(
-        arguments,
-        cwd=ROOT,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        arguments, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 
 

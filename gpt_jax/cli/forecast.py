@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.trial and not arguments.config:
         raise UserError('--trial: needs --config, the sweep that the trial is part of')
     from gpt_jax.scaling import forecast_ledger
+    from gpt_jax.scaling.forecast import forecast_run
     from gpt_jax.scaling.plan import shapes
     from gpt_jax.scaling.report import terminal
     from gpt_jax.scaling.runs import read_runs
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         name = f'{arguments.params:.4g} on {arguments.tokens:.4g}'
         planned = shapes.PlannedRun(name, arguments.params, arguments.tokens, '')
-    forecast = forecast_ledger.forecast_run(
+    forecast = forecast_run(
         read_runs(arguments.data, **shared.table_options(arguments)),
         planned.params,
         planned.tokens,

@@ -13,8 +13,8 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import (
     bootstrap,
     downstream,
-    forecast,
     isoflop,
+    ladder_forecast,
     outliers,
     parametric_fit,
     power_law,
@@ -259,8 +259,8 @@ def analyze_power_law(
       law: the fields of `power_law.PowerLaw`.
       intervals: intervals of its amplitude, exponent and irreducible loss, as
         `bootstrap.summarize_draws` returns them; empty without draws or with too few sizes.
-      forecast: the result of `forecast.leave_largest_out`, with x_column; only with three sizes or
-        more.
+      forecast: the result of `ladder_forecast.leave_largest_out`, with x_column; only with three
+        sizes or more.
     """
     if not keep_outliers:
         runs = outliers.drop_power_law_outliers(over, runs, irreducible=irreducible, delta=delta)
@@ -274,8 +274,8 @@ def analyze_power_law(
         result['intervals'] = _bootstrap_power_law(
             x, runs.loss, irreducible=irreducible, delta=delta, draws=few_draws, seed=seed
         )
-    if np.unique(x).size >= forecast.MIN_SIZES:
-        result['forecast'] = forecast.leave_largest_out(x, runs.loss)
+    if np.unique(x).size >= ladder_forecast.MIN_SIZES:
+        result['forecast'] = ladder_forecast.leave_largest_out(x, runs.loss)
         result['forecast'] |= {'x_column': VARIABLE_COLUMNS[over]}
     return result
 

@@ -49,6 +49,7 @@ DONE_WORDS = ('', 'done', 'ok', 'finished', 'complete', 'completed', 'success', 
 # Share of the planned tokens below which a run counts as stopped short; above it, only a part of
 # the last batch is missing.
 COMPLETE_SHARE = 0.995
+SAME_RUN_TOLERANCE = 0.005  # relative: with params and tokens this close, two runs are the same
 
 Curve = list[tuple[float, float]]  # (tokens, loss in nats/token), by tokens
 
@@ -111,6 +112,12 @@ class Runs:
         ]
         left_out = [*self.left_out, *excluded]
         return dataclasses.replace(self.take(is_fitted), left_out=left_out)
+
+
+def is_same_run(runs: Runs, params: float, tokens: float) -> np.ndarray:
+    """Return whether each of `runs` has these params and tokens, up to rounding; bool, [runs]."""
+    same_params = np.abs(runs.params / params - 1) < SAME_RUN_TOLERANCE
+    return same_params & (np.abs(runs.tokens / tokens - 1) < SAME_RUN_TOLERANCE)
 
 
 def parse_curve(value: Any) -> Curve:

@@ -9,7 +9,7 @@ from gpt_jax.core import config_fields, files, model_counts
 from gpt_jax.core.config import Config, RawConfig, parse_config, parse_section
 from gpt_jax.core.errors import Preempted, TrialsFailed, UserError
 from gpt_jax.core.progress import LogFn
-from gpt_jax.scaling import forecast, rows
+from gpt_jax.scaling import ladder_forecast, rows
 from gpt_jax.scaling.report import terminal
 from gpt_jax.sweep.claims import Claims
 from gpt_jax.sweep.dashboard import Dashboard
@@ -71,17 +71,17 @@ def _fit_ladder(
     from gpt_jax.scaling.report import scaling_curve
 
     sizes = [row[SIZE_COLUMN] for row in fittable]
-    if len(set(sizes)) < forecast.MIN_SIZES:
+    if len(set(sizes)) < ladder_forecast.MIN_SIZES:
         line = (
             f'no law: {len(fittable)} finished runs; leaving the largest size out requires '
-            f'{forecast.MIN_SIZES} sizes'
+            f'{ladder_forecast.MIN_SIZES} sizes'
         )
         return [line], []
-    fit = forecast.leave_largest_out(sizes, [row[LOSS_COLUMN] for row in fittable])
+    fit = ladder_forecast.leave_largest_out(sizes, [row[LOSS_COLUMN] for row in fittable])
     fit |= {'x_column': SIZE_COLUMN, 'loss_column': LOSS_COLUMN, 'left_out': left_out}
     files.write_json(workdir / 'fit.json', fit)
     figures = scaling_curve.draw_scaling_curve(fit, fittable, workdir / 'scaling_curve.png')
-    return list(forecast.describe_forecast(fit)), [workdir / 'fit.json', *figures]
+    return list(ladder_forecast.describe_forecast(fit)), [workdir / 'fit.json', *figures]
 
 
 def _write_html_report(workdir: Path) -> list[str]:

@@ -26,7 +26,7 @@ from gpt_jax.tasks import chat_template, task_dataset, task_metrics
 from gpt_jax.tasks.encoding import PackedExamples
 from gpt_jax.tasks.task_dataset import TaskDataset
 from gpt_jax.train.build import TrainerParts
-from gpt_jax.trainer import init_from, validation
+from gpt_jax.trainer import init_from, task_validation
 from gpt_jax.trainer.dataset import BestMetric, Dataset, Epochs
 
 REFERENCES_FILE = 'references.npz'
@@ -101,7 +101,7 @@ class TaskData(Dataset):
     def evaluate(
         self, config: Config, parts: TrainerParts, split: str, params: Any, progress: Progress
     ) -> dict[str, float]:
-        return validation.evaluate_task(config, parts, self.examples, split, params, progress)
+        return task_validation.evaluate_task(config, parts, self.examples, split, params, progress)
 
     def count_examples(self) -> dict[str, Any]:
         splits = self.examples.splits
@@ -169,7 +169,9 @@ class TaskData(Dataset):
             log(f'{config.name}: scoring the preferences with the initial model')
             params = _make_initial_params(config, parts, log)
             splits = {
-                split: validation.add_reference_log_probs(config, parts, rows, params, progress)
+                split: task_validation.add_reference_log_probs(
+                    config, parts, rows, params, progress
+                )
                 for split, rows in splits.items()
             }
             if jax.process_index() == 0:

@@ -26,7 +26,7 @@ def test_no_module_without_a_topic():
 @pytest.mark.parametrize(
     'modules',
     [
-        'gpt_jax.core.config_cli, gpt_jax.sweep.worker, gpt_jax.scaling.forecast, '
+        'gpt_jax.core.config_cli, gpt_jax.sweep.worker, gpt_jax.scaling.ladder_forecast, '
         'gpt_jax.data.tokenized_dataset, gpt_jax.train.metrics',
         'gpt_jax.cli.main, gpt_jax.cli.fit, gpt_jax.cli.plan, gpt_jax.cli.generate',
     ],

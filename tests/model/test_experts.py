@@ -1,6 +1,7 @@
 """Routed experts: outputs, dropped tokens, statistics and gradients, against float64 loops."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,7 @@ def x():
     return jax.random.normal(jax.random.key(2), (3, 7, WIDTH))
 
 
+@functools.partial(jax.jit, static_argnames='config')
 def apply_layer(weights, x, config):
     params = {name: jnp.asarray(value) for name, value in weights.items()}
     return routed_experts(lambda name, *_: params[name], x, config=config, policy=UNSHARDED)
@@ -90,7 +92,7 @@ def test_dropless_equals_a_capacity_that_drops_nothing(model_config, weights, x,
 
     def value_and_gradients(config):
         objective = lambda weights, x: jnp.sum(jnp.sin(apply_layer(weights, x, config)[0]))
-        return jax.value_and_grad(objective, argnums=(0, 1))(weights, x)
+        return jax.jit(jax.value_and_grad(objective, argnums=(0, 1)))(weights, x)
 
     results = (value_and_gradients(dropless), value_and_gradients(large_capacity))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *results)
@@ -107,7 +109,7 @@ def test_only_training_drops_tokens(model_config):
         loss = make_loss(
             dataclasses.replace(config, capacity_factor=factor), UNSHARDED, train=train
         )
-        return loss(params, batch, jax.random.key(0))[1]
+        return jax.jit(loss)(params, batch, jax.random.key(0))[1]
 
     training, evaluation = compute_sums(True, 0.3), compute_sums(False, 0.3)
     dropless = compute_sums(True, 0.0)
@@ -197,7 +199,9 @@ def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, name)
     loss = make_loss(config, UNSHARDED, train=True)
     layout = build.make_param_layout(config, UNSHARDED)
     batch = {'inputs': jnp.asarray(tokens), 'targets': jnp.asarray(tokens)}
-    value_and_grad = jax.value_and_grad(lambda p: loss(p, batch, jax.random.key(0)), has_aux=True)
+    value_and_grad = jax.jit(
+        jax.value_and_grad(lambda p: loss(p, batch, jax.random.key(0)), has_aux=True)
+    )
     (value, sums), gradients = jax.jit(value_and_grad)(layout.unstack(params))
     pairs = zip(jax.tree.leaves(layout.stack(gradients)), jax.tree.leaves(direction), strict=True)
     derivative = sum(float((np.asarray(g) * d).sum()) for g, d in pairs)
@@ -215,8 +219,8 @@ def test_bfloat16_stays_within_its_rounding_error(model_config, weights, x, fact
             **EXPERTS, capacity_factor=factor, matmul_dtype=dtype, activation_dtype=dtype
         )
         apply = lambda weights: apply_layer(weights, x, config)[0].astype(jnp.float32)
-        gradients = jax.grad(lambda weights: jnp.sum(jnp.square(apply(weights))))(weights)
-        return {'output': apply(weights)} | gradients
+        gradients = jax.grad(lambda weights: jnp.sum(jnp.square(apply(weights))))
+        return {'output': apply(weights)} | jax.jit(gradients)(weights)
 
     exact, rounded = output_and_gradients('float32'), output_and_gradients('bfloat16')
     for name, value in exact.items():
@@ -228,7 +232,7 @@ def test_an_expert_without_tokens_has_a_gradient_of_zero(model_config, weights, 
     weights['router'][0, 2] = -100
     x = x.at[..., 0].set(1)
     config = model_config(**EXPERTS)
-    gradients = jax.grad(lambda w: jnp.sum(apply_layer(w, x, config)[0] ** 2))(weights)
+    gradients = jax.jit(jax.grad(lambda w: jnp.sum(apply_layer(w, x, config)[0] ** 2)))(weights)
     for name in ('gate', 'up', 'down'):
         largest = np.abs(np.asarray(gradients[name])).max(axis=(1, 2))
         assert largest[2] == 0

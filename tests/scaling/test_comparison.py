@@ -43,7 +43,7 @@ def test_recipes_without_a_shared_loss_get_a_warning():
 
 def test_too_few_runs_are_rejected():
     few = recipe(1.0).take(np.arange(2))
-    with pytest.raises(UserError, match='A: 1 runs on the envelope'):
+    with pytest.raises(UserError, match='A: needs at least 3 runs on the envelope'):
         comparison.compare_recipes(few, recipe(1.0))
 
 

@@ -8,13 +8,14 @@ import pytest
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import forecast_ledger
+from gpt_jax.scaling.forecast import forecast_run
 from tests.scaling import synthetic
 
 TARGET = (5e10, 2e12)
 
 
 def make_forecast(tmp_path, seed=0, noise=0.002):
-    forecast = forecast_ledger.forecast_run(
+    forecast = forecast_run(
         synthetic.grid(noise=noise, seed=seed),
         *TARGET,
         law='chinchilla',
@@ -98,7 +99,7 @@ def test_intervals_have_their_nominal_coverage():
     truth = float(synthetic.loss(*TARGET))
     inside = 0
     for seed in range(12):
-        forecast = forecast_ledger.forecast_run(
+        forecast = forecast_run(
             synthetic.grid(6, 5, noise=0.003, seed=seed),
             *TARGET,
             law='chinchilla',

@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from gpt_jax.scaling import (
-    analysis,
-    bootstrap,
-    downstream,
-    forecast_ledger,
-    outliers,
-    parametric_fit,
-)
+from gpt_jax.scaling import analysis, bootstrap, downstream, outliers, parametric_fit
+from gpt_jax.scaling.forecast import forecast_run
 from tests.scaling import synthetic
 
 
@@ -36,9 +30,7 @@ def test_runs_without_outliers_are_unchanged():
 
 
 def test_ladder_forecast_leaves_out_outliers():
-    result = forecast_ledger.forecast_run(
-        ladder(), 1e11, 1e10, law='power', draws=20, seed=0, name='x'
-    )
+    result = forecast_run(ladder(), 1e11, 1e10, law='power', draws=20, seed=0, name='x')
     assert [row['row'] for row in result['left_out']] == [5]
     assert result['loss'] == pytest.approx(1.5 + 30 * 1e11**-0.2, rel=1e-3)
 

@@ -183,7 +183,7 @@ def test_two_processes_act_as_one(tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = str(free.getsockname()[1])
-    flags = '--xla_force_host_platform_device_count=2'
+    flags = f'{os.environ["XLA_FLAGS"]} --xla_force_host_platform_device_count=2'
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, 'PYTHONPATH': root, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
     commands = [[sys.executable, __file__, process, port, str(tmp_path)] for process in '01']

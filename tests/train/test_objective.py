@@ -20,7 +20,7 @@ from gpt_jax.tasks.examples import (
 )
 from gpt_jax.train.build import build_trainer_parts
 from gpt_jax.train.objective import TASK_LOSSES, make_loss
-from gpt_jax.trainer import validation
+from gpt_jax.trainer import task_validation
 from tests.parallel.test_strategies import assert_same_runs
 from tests.tasks.test_encoding import BYTES, REQUIRED
 from tests.train.test_step import run_steps
@@ -87,7 +87,7 @@ def make_batches(config, packed):
 
 def add_references(config, parts, packed):
     params = parts.init_state().params
-    return validation.add_reference_log_probs(config, parts, packed, params, SilentProgress())
+    return task_validation.add_reference_log_probs(config, parts, packed, params, SilentProgress())
 
 
 MESHES = {
@@ -117,7 +117,7 @@ def test_every_mesh_trains_and_predicts_as_one_device(make_task, kind, mesh):
             packed = add_references(config, parts, packed)
         runs.append(run_steps(config, batches=make_batches(config, packed)))
         params = runs[-1][1].params
-        predictions.append(validation.predict(config, parts, packed, params, SilentProgress()))
+        predictions.append(task_validation.predict(config, parts, packed, params, SilentProgress()))
     assert_same_runs(*runs)
     single, sharded = predictions
     np.testing.assert_allclose(sharded.scores, single.scores, atol=2e-3)
@@ -169,7 +169,7 @@ def test_packed_scores_equal_those_of_each_segment_alone(make_task, kind):
             for example in packed.examples
         ]
         packed = dataclasses.replace(packed, reference_log_probs=zeros)
-    predictions = validation.predict(config, parts, packed, params, SilentProgress())
+    predictions = task_validation.predict(config, parts, packed, params, SilentProgress())
     expected = []
     for example in packed.examples[:6]:
         scores = [score_segment(config, params, segment) for segment in example.segments]
@@ -190,7 +190,7 @@ def test_preference_loss_starts_at_log_2_and_falls(make_task):
     losses, state = run_steps(config, batches=make_batches(config, packed))
     assert losses[0] == pytest.approx(np.log(2), abs=1e-5)
     assert losses[-1] < losses[0]
-    predictions = validation.predict(config, parts, packed, state.params, SilentProgress())
+    predictions = task_validation.predict(config, parts, packed, state.params, SilentProgress())
     assert np.mean(predictions.scores[:, 0] > predictions.scores[:, 1]) > 0.5
 
 

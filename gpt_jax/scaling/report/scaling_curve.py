@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from gpt_jax.scaling import forecast, power_law, rows
+from gpt_jax.scaling import ladder_forecast, power_law, rows
 from gpt_jax.scaling.report.figure_style import (
     COLUMN_LABELS,
     HELD_OUT_COLOR,
@@ -36,7 +36,7 @@ def draw_scaling_curve(
     """Draw loss over size: the runs, the law without the largest, and its forecast of the largest.
 
     Args:
-      fit: the result of `forecast.leave_largest_out`, with the names of its columns added as
+      fit: the result of `ladder_forecast.leave_largest_out`, with the names of its columns added as
         'x_column' and 'loss_column'.
       trials: the records of the ladder; unfinished ones are not drawn.
       path: path of the figure; its suffix is replaced by .png and .svg.
@@ -99,14 +99,14 @@ def make_forecast_title(fit: dict[str, Any]) -> str:
     side = '' if error == 0 else ' too low' if error < 0 else ' too high'
     verdict = 'within' if held_out['within'] else 'outside'
     tolerance = f'{verdict} the {100 * held_out["tolerance"]:g}% tolerance'
-    largest = 'model' if forecast.variable_letter(fit) == 'N' else 'run'
+    largest = 'model' if ladder_forecast.variable_letter(fit) == 'N' else 'run'
     return (
         f'Largest {largest}, left out of the fit: {losses}\n({abs(error):.1f}%{side}, {tolerance})'
     )
 
 
 def _draw_law(axes: Axes, fit: dict[str, Any]) -> None:
-    letter = forecast.variable_letter(fit)
+    letter = ladder_forecast.variable_letter(fit)
     grid = np.asarray(fit['band']['x'])
     inside = grid >= min(fit['law']['fitted_x']) * (1 - 1e-9)
     _draw_band(axes, fit, inside)

@@ -13,7 +13,7 @@ from gpt_jax.core.formatting import (
     format_tokens_per_param,
     to_sentence,
 )
-from gpt_jax.scaling import forecast, power_law
+from gpt_jax.scaling import ladder_forecast, power_law
 from gpt_jax.scaling.report import scaling_curve, terminal
 from gpt_jax.scaling.report.page import (
     NUMBER,
@@ -163,10 +163,11 @@ def make_power_law_section(result: Result) -> Section | None:
     if law.note:
         lines.append(to_sentence(f'note: {law.note}'))
     if 'forecast' in result:
-        lines += map(to_sentence, forecast.describe_forecast(result['forecast']))
+        lines += map(to_sentence, ladder_forecast.describe_forecast(result['forecast']))
     else:
         lines.append(
-            f'The largest was not forecast from the others: that needs {forecast.MIN_SIZES} sizes.'
+            'The largest was not forecast from the others: that needs '
+            f'{ladder_forecast.MIN_SIZES} sizes.'
         )
     return Section(f'The power law over {result["over"]}', [BulletList(lines)])
 

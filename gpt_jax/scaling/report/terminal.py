@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpt_jax.core import files
-from gpt_jax.scaling import analysis, forecast, power_law
+from gpt_jax.scaling import analysis, ladder_forecast, power_law
 
 Result = Mapping[str, Any]
 
@@ -211,7 +211,7 @@ def format_power_fit(result: dict[str, Any], over: str) -> list[str]:
     if law.note:
         lines.append(f'note: {law.note}')
     if 'forecast' in result:
-        lines += ['', *forecast.describe_forecast(result['forecast'])]
+        lines += ['', *ladder_forecast.describe_forecast(result['forecast'])]
     return lines
 
 

@@ -10,6 +10,7 @@ import pytest
 from gpt_jax.cli import main as cli
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import analysis, forecast_ledger, rows, runs
+from gpt_jax.scaling.forecast import forecast_run
 from gpt_jax.scaling.report import fit_figures, html_report
 from gpt_jax.scaling.report.page import embed_figure
 from tests.scaling import synthetic
@@ -88,8 +89,7 @@ def report(tmp_path_factory):
         ('not made', 1e12, 1e13),
     ):
         forecast_ledger.append_forecast(
-            forecasts,
-            forecast_ledger.forecast_run(clean, n, d, law='chinchilla', draws=8, seed=0, name=name),
+            forecasts, forecast_run(clean, n, d, law='chinchilla', draws=8, seed=0, name=name)
         )
     path = str(folder / 'report.html')
     lines = html_report.write_records_report(

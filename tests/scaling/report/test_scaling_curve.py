@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import forecast
+from gpt_jax.scaling import ladder_forecast
 from gpt_jax.scaling.report import scaling_curve
 from gpt_jax.scaling.report.figure_style import format_tick
 
@@ -19,7 +19,7 @@ def make_ladder(count):
     """Returns a fit and its records."""
     x = SIZES[:count]
     loss = 1.1 + 25 * x**-0.4
-    fit = forecast.leave_largest_out(x, loss, draws=20)
+    fit = ladder_forecast.leave_largest_out(x, loss, draws=20)
     fit |= {'x_column': 'params_non_embedding', 'loss_column': 'validation_loss'}
     rows = [
         {
@@ -94,7 +94,7 @@ def test_format_tick(value, words):
 
 def test_figures_need_no_jax_and_the_terminal_no_matplotlib():
     code = (
-        'import sys, gpt_jax.scaling.forecast, gpt_jax.scaling.report.terminal; '
+        'import sys, gpt_jax.scaling.ladder_forecast, gpt_jax.scaling.report.terminal; '
         'early = "matplotlib" in sys.modules or "jinja2" in sys.modules; '
         'import gpt_jax.scaling.report.scaling_curve; '
         'print(early, "matplotlib" in sys.modules, "jax" in sys.modules)'

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import forecast, power_law
+from gpt_jax.scaling import ladder_forecast, power_law
 
 SIZES = np.geomspace(6e3, 1e6, 6)
 
@@ -57,7 +57,7 @@ def errors(choose, count):
 
 @pytest.mark.parametrize('count', [5, 7])
 def test_rule_is_within_two_percent_more_often_than_either_law(count):
-    rule = errors(lambda x, loss: forecast.choose_law(x, loss, tries=1), count)
+    rule = errors(lambda x, loss: ladder_forecast.choose_law(x, loss, tries=1), count)
     within = (rule < 0.02).mean()
     assert within > 0.6
     assert np.median(rule) < 0.015
@@ -73,9 +73,9 @@ def test_rule_is_within_two_percent_more_often_than_either_law(count):
 
 def test_forecast_is_independent_of_the_largest():
     x, loss = ladder(flattening, 0)
-    first = forecast.leave_largest_out(x, loss, draws=20)
+    first = ladder_forecast.leave_largest_out(x, loss, draws=20)
     loss[-1] *= 0.8
-    other = forecast.leave_largest_out(x, loss, draws=20)
+    other = ladder_forecast.leave_largest_out(x, loss, draws=20)
     assert other['law'] == first['law']
     assert other['band'] == first['band']
     assert other['held_out']['predicted'] == first['held_out']['predicted']
@@ -83,7 +83,7 @@ def test_forecast_is_independent_of_the_largest():
 
 
 def test_exact_law_gives_an_exact_forecast():
-    fit = forecast.leave_largest_out(SIZES, 1.1 + 25 * SIZES**-0.4, draws=50)
+    fit = ladder_forecast.leave_largest_out(SIZES, 1.1 + 25 * SIZES**-0.4, draws=50)
     assert fit['held_out']['relative_error'] == pytest.approx(0, abs=1e-7)
     assert fit['held_out']['within'] is True
     assert fit['law']['exponent'] == pytest.approx(0.4, rel=1e-5)
@@ -96,10 +96,10 @@ def test_exact_law_gives_an_exact_forecast():
 
 def test_result_survives_json_and_reordering():
     x, loss = ladder(late, 1)
-    fit = forecast.leave_largest_out(x, loss, draws=30)
+    fit = ladder_forecast.leave_largest_out(x, loss, draws=30)
     assert json.loads(json.dumps(fit, allow_nan=False)) == fit
     mixed = np.random.default_rng(0).permutation(len(x))
-    assert forecast.leave_largest_out(x[mixed], loss[mixed], draws=30) == fit
+    assert ladder_forecast.leave_largest_out(x[mixed], loss[mixed], draws=30) == fit
     held, band = fit['held_out'], fit['band']
     assert held['interval']['low'] == band['low'][-1]
     assert held['interval']['high'] == band['high'][-1]
@@ -107,10 +107,10 @@ def test_result_survives_json_and_reordering():
 
 
 def test_rule_chooses_the_law_by_curvature():
-    bent = forecast.choose_law(SIZES, 1.1 + 25 * SIZES**-0.4)
+    bent = ladder_forecast.choose_law(SIZES, 1.1 + 25 * SIZES**-0.4)
     assert bent.with_irreducible
     assert bent.points == 4
-    steepening = forecast.choose_law(SIZES, 2.5 - 0.1 * np.log(SIZES / 1e3))
+    steepening = ladder_forecast.choose_law(SIZES, 2.5 - 0.1 * np.log(SIZES / 1e3))
     assert not steepening.with_irreducible
     assert steepening.points == 3
 
@@ -118,7 +118,7 @@ def test_rule_chooses_the_law_by_curvature():
 def test_several_seeds_per_size():
     x = np.repeat(SIZES, 2)
     loss = (1.1 + 25 * x**-0.4) * np.tile([0.99, 1.01], len(SIZES))
-    fit = forecast.leave_largest_out(x, loss, draws=20)
+    fit = ladder_forecast.leave_largest_out(x, loss, draws=20)
     assert fit['law']['points'] == 8
     assert len(fit['law']['fitted_x']) == 8
     assert max(fit['law']['fitted_x']) < SIZES[-1]
@@ -129,24 +129,24 @@ def test_several_seeds_per_size():
 def test_size_that_is_no_better_is_named():
     x, loss = ladder(straight, 0)
     loss[3] = loss[2]
-    fit = forecast.leave_largest_out(x, loss, draws=20)
+    fit = ladder_forecast.leave_largest_out(x, loss, draws=20)
     assert fit['falls_strictly'] is False
     assert fit['rises_at'] == [x[3]]
-    assert forecast.describe_forecast(fit)[-1] == f'bigger is not better at {x[3]:,.0f}'
+    assert ladder_forecast.describe_forecast(fit)[-1] == f'bigger is not better at {x[3]:,.0f}'
 
 
 def test_three_sizes_are_enough_and_two_are_not():
-    fit = forecast.leave_largest_out(SIZES[:3], SIZES[:3] ** -0.1, draws=20)
+    fit = ladder_forecast.leave_largest_out(SIZES[:3], SIZES[:3] ** -0.1, draws=20)
     assert fit['held_out']['relative_error'] == pytest.approx(0, abs=1e-6)
     assert 'too few' in fit['held_out']['interval']['note']
-    with pytest.raises(UserError, match='2 sizes'):
-        forecast.leave_largest_out(SIZES[:2], SIZES[:2] ** -0.1)
+    with pytest.raises(UserError, match='at least 3 sizes to leave out the largest, got 2'):
+        ladder_forecast.leave_largest_out(SIZES[:2], SIZES[:2] ** -0.1)
 
 
 def test_description_has_law_forecast_and_outcome():
     x, loss = ladder(flattening, 0)
-    fit = forecast.leave_largest_out(x, loss, draws=20)
-    text = '\n'.join(forecast.describe_forecast(fit))
+    fit = ladder_forecast.leave_largest_out(x, loss, draws=20)
+    text = '\n'.join(ladder_forecast.describe_forecast(fit))
     assert power_law.format_law(power_law.law_from_dict(fit['law'])) in text
     assert f'{fit["held_out"]["predicted"]:.4f}' in text
     assert f'{loss[-1]:.4f}' in text
