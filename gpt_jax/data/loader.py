@@ -107,7 +107,7 @@ def iterate_batches(
       seed: the seed of the order.
       packing: key of PACKINGS.
       start: index of the first batch.
-      shard_index, shard_count: p and P.
+      shard_index, shard_count: p and P, from the mesh (train/mesh_layout.py).
 
     Returns:
       Packed batches, [b, context] each, prefetched by a thread.

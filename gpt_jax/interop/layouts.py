@@ -4,6 +4,11 @@ A `WeightMapping` pairs one of our weights, whose letters are known ('DHK'), wit
 letters of their tensor: 'HK D' has H x K rows and D columns. PyTorch's Linear has its outputs
 first ('F D'), GPT-2's Conv1D its inputs ('D F'). {n} and {e} in a name are a layer and an expert:
 our weights are stacked, theirs are separate tensors.
+
+To add an architecture: write its `ConfigFormat` (which fields of config.json are read, and what
+they must be) in a file hf_NAME.py after the pattern of hf_llama.py, its WeightMappings here, and
+one row of LAYOUTS under its model_type. huggingface.py needs no change: it finds the row by
+model_type, and refuses a folder with a tensor that is not mapped or a field that is not read.
 """
 
 import math

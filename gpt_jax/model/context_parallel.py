@@ -1,5 +1,7 @@
 """Context parallelism: attention over a sequence whose length is split across devices.
 
+The field mesh.context_parallel chooses the scheme, used if mesh.context is more than 1:
+
 - ring: keys and values travel around the devices; each device merges its queries' partial results
   by their logsumexp (Liu et al. 2023). Works for any number of heads, with its own kernel.
 - all_to_all: exchanges heads for length, so that each device has the whole length of some heads,
@@ -387,6 +389,7 @@ def _split_length(a_BL: jax.Array | None, size: int) -> jax.Array | None:
     return None if a_BL is None else jnp.moveaxis(a_BL.reshape(len(a_BL), -1, size), 1, 0)
 
 
+# By mesh.context_parallel.
 CONTEXT_PARALLEL: dict[str, Callable[..., jax.Array]] = {
     'ring': ring_attention,
     'all_to_all': all_to_all_attention,

@@ -78,7 +78,10 @@ def gather_rows(cache: KVCache, indices_B: jax.Array) -> KVCache:
 
 
 def update_cache(slot: SlotInfo, k_BMGK: jax.Array, v_BMGK: jax.Array) -> LayerKVCache:
-    """Return the layer's cache with the keys and values of the new tokens."""
+    """Return the layer's cache with the keys and values of the new tokens.
+
+    Called by `multi_head_attention` (attention.py), after the rotation of the keys.
+    """
     slots = slot.layer.k_BGMK.shape[2]
     offsets = jnp.arange(k_BMGK.shape[1])
     # If there are more tokens than slots, the newest are stored; the others get a slot that does

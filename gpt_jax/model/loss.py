@@ -132,6 +132,9 @@ def compute_loss(
 ) -> LossSums:
     """Sum the losses of the targets, times their weights.
 
+    train/step.py adds the sums of all microbatches and devices, and divides them once by the sum of
+    all weights. The weights come with the batch (data/loader.py); without them every target counts.
+
     Only the objective is differentiable, with respect to x and w.
 
     Args:

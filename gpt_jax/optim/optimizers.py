@@ -1,11 +1,12 @@
 """Registry of optimizers.
 
 An optimizer is a function make(config, params_info) -> optax.GradientTransformation, in a file of
-its own. `optimizer.name` is a key of OPTIMIZERS or a dotted path: 'my_lab.optimizers:make'.
+its own; adamw.py is the pattern. `optimizer.name` is a key of OPTIMIZERS or a dotted path:
+'my_lab.optimizers:make'. A new key is also a choice of that field in core/config.py.
 
     config: the section `optimizer`.
     params_info: trees like the trainable parameters, with the multipliers of each one's learning
-      rate, weight decay and epsilon (core/parametrization.py).
+      rate, weight decay and epsilon (core/parametrization.py), which `make` applies.
     Returns: a transformation of gradients into updates at a learning rate of 1; `make_optimizer`
       multiplies them by -schedule.
 """

@@ -7,6 +7,9 @@
     checkpoints/quarantine/30-0/   a damaged checkpoint, for inspection
     checkpoints/completed.txt      records that a checkpoint was once complete here
 
+`CheckpointManager.restore` loads the newest intact checkpoint, after it has moved damaged ones to
+quarantine/. Training resumes at the batch `next_batch` of its meta (trainer/initialize.py).
+
 A save is written into tmp-N, its manifest last, and then renamed to N. So a numbered folder is
 complete or damaged, never unfinished. This module uses only the checkpointer of Orbax, since its
 manager does not support manifests. Orbax takes a third of a second to import, so it is imported

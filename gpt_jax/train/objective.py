@@ -93,6 +93,7 @@ def _require_table(output: GPTOutput) -> jax.Array:
 
 def _compute_text_loss(inputs: LossInputs) -> tuple[jax.Array, Sums]:
     targets_BL = inputs.batch['targets']
+    # Packing 'concatenate' gives no weights: every target counts (PACKINGS in data/loader.py).
     weights_BL = inputs.batch.get('weights', jnp.ones(targets_BL.shape, jnp.float32))
     config = inputs.config
     text = compute_loss(

@@ -28,7 +28,8 @@ LossFn = Callable[[Any, Batch, jax.Array], tuple[jax.Array, Metrics]]
 
 
 class State(struct.PyTreeNode):
-    """Everything a run carries from step to step. `step` is also its position in the data.
+    """Everything a run carries from step to step. `step` is also the number of the
+    next batch, which the checkpoint's meta repeats as `next_batch`.
 
     step: int32, the number of updates attempted.
     params: the trainable parameters, which are all that the optimizer sees.
