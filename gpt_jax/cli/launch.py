@@ -30,7 +30,8 @@ FLAGS = ('launch', 'nodes', 'processes', 'minutes', 'launch_option', 'job', 'dry
 def define_flags() -> None:
     """Define --launch and the flags that go with it."""
     options = '; '.join(
-        f'{name}: {", ".join(launcher.options)}' for name, launcher in LAUNCHERS.items()
+        f'{name}: ' + ', '.join(f'{key} ({text})' for key, text in launcher.options.items())
+        for name, launcher in LAUNCHERS.items()
     )
     flags.DEFINE_string(
         'launch',

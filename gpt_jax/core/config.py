@@ -634,7 +634,7 @@ class TaskConfig(ConfigSection):
         require(
             bool(self.program) or not executed,
             'task.metrics',
-            f'{executed[:1]} runs a program; set task.program',
+            f'{", ".join(executed)} runs a program; set task.program',
         )
 
     def _check_completion(self) -> None:

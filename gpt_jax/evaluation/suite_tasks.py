@@ -350,8 +350,8 @@ def _summarize_completions(results: Sequence[QuestionResult]) -> dict[str, float
 
 def _count_scored_bytes(question: EvalQuestion) -> int:
     """Count the bytes of the reference and of the white space that moves to it from the context."""
-    moved = len(question.context) - len(question.context.rstrip())
-    return moved + len(question.choices[0].encode('utf-8'))
+    moved = question.context[len(question.context.rstrip()) :]
+    return len((moved + question.choices[0]).encode('utf-8'))
 
 
 def _summarize_choices(results: Sequence[QuestionResult]) -> dict[str, float]:

@@ -92,7 +92,7 @@ def _check_job(job: Job) -> None:
 
 
 def _resource_name(job: Job) -> str:
-    """Return the job's name as Google Cloud allows: a letter, then a-z, 0-9 and -; at most 61."""
+    """Return the job's name as Google Cloud allows: a letter, then a-z, 0-9 and -; at most 59."""
     name = re.sub('[^a-z0-9-]', '-', job.name.lower()).strip('-')[:55]
     return name if re.match('[a-z]', name) else f'run-{name}'.rstrip('-')
 

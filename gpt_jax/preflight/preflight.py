@@ -151,13 +151,10 @@ def format_report(report: dict[str, Any]) -> Iterator[str]:
     r = report
     axes = (f'{axis} {size}' for axis, size in r['mesh'].items() if size > 1)
     mesh = ' x '.join(axes) or 'one device'
-    method = 'compiled for it'
+    method = f'compiled for it in {r["compile_seconds"]:.0f} s'
     if r['kind'] != 'compiler':
-        method = 'ESTIMATE: compiled for CPU, with closed forms'
-    yield (
-        f'{r["name"]} on {r["topology"]} ({r["chips"]} chips, {mesh}), '
-        f'{method} in {r["compile_seconds"]:.0f} s'
-    )
+        method = f'ESTIMATE: closed forms, and compiled for CPU in {r["compile_seconds"]:.0f} s'
+    yield f'{r["name"]} on {r["topology"]} ({r["chips"]} chips, {mesh}), {method}'
     if r['chips_used'] < r['chips']:
         yield (
             f'ONLY {r["chips_used"]} of {r["chips"]} chips are used: '

@@ -259,7 +259,7 @@ def group_by_part(
         matches = (part for part, pattern in patterns.items() if re.search(pattern, source))
         name = next(matches, rest) if source else UNATTRIBUTED
         if cost.waiting:
-            name = f'waiting for {name}'
+            name = f'waiting for {name if source else "copies and merged collectives"}'
         cycles[name] = cycles.get(name, 0.0) + cost.cycles
         short = '/'.join(source.split('/')[-2:]) or cost.instruction.name.split('.')[0]
         by_source = source_cycles.setdefault(name, {})

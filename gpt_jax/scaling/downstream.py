@@ -55,9 +55,11 @@ def fit_constants(loss: np.ndarray, error: np.ndarray) -> np.ndarray:
     Raises:
       UserError: fewer than MIN_LOSSES losses.
     """
-    if np.unique(loss).size < MIN_LOSSES:
+    losses = np.unique(loss).size
+    if losses < MIN_LOSSES:
         raise UserError(
-            f'downstream law: needs at least {MIN_LOSSES} runs with an error, got {len(loss)}'
+            f'downstream law: needs runs with an error at {MIN_LOSSES} different losses or more, '
+            f'got {losses}'
         )
     return _minimize_squares(loss, error)
 

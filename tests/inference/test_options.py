@@ -44,7 +44,7 @@ def test_every_option_has_a_field_and_a_valid_default():
         ({'draft_tokens': 2**31}, 'draft_tokens: must be at most 1073741824 (counts have 32 bits)'),
         ({'seed': -1}, 'seed: must be in [0, 2^32)'),
         ({'stop': ('a', '')}, 'stop: must be non-empty strings'),
-        ({'stop': 3}, 'stop: must be str or a list of them, got 3'),
+        ({'stop': 3}, 'stop: must be str or a list of str, got 3'),
         ({'stop_token_ids': (1, -2)}, 'stop_token_ids: must be token ids of at least 0'),
         (
             {'context_overflow': 'wrap'},

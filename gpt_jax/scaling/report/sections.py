@@ -142,8 +142,9 @@ def make_law_section(result: Result) -> Section | None:
     if 'downstream' in result:
         lines += [line for line in terminal.format_downstream(result['downstream']) if line]
     headings = ['constant', 'value', interval_heading, 'note']
+    equation = LAW_EQUATIONS.get(fit['law'], fit['law'])  # a law given as a dotted path has no text
     blocks: list[Block] = [
-        Paragraph(LAW_EQUATIONS[fit['law']], 'formula'),
+        Paragraph(equation, 'formula'),
         make_table(headings, rows, text_columns=['constant', 'note'], long_column='note'),
         BulletList(lines),
     ]
