@@ -14,8 +14,6 @@ from gpt_jax.core import config_fields, files
 from gpt_jax.core.config import Config, RawConfig, resolve_model
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn
-from gpt_jax.inference.pretrained import find_pretrained
-from gpt_jax.tasks.encoding import task_vocab_size
 from gpt_jax.train import finetune_checkpoint, manifest
 from gpt_jax.train.build import TrainerParts
 from gpt_jax.train.checkpoint import RestoredCheckpoint, load_checkpoint
@@ -83,6 +81,10 @@ def config_from_pretrained(raw_config: RawConfig, log: LogFn) -> RawConfig:
     """
     if not raw_config['init_from'] or raw_config['task']['kind'] == 'none':
         return raw_config
+    # Imported here, since pre-training needs neither these modules nor the tasks' libraries.
+    from gpt_jax.inference.pretrained import find_pretrained
+    from gpt_jax.tasks.encoding import task_vocab_size
+
     pretrained = find_pretrained(raw_config['init_from'], argument='config.init_from', log=log)
     section = dataclasses.asdict(pretrained.model_config)
     model = {field: value for field, value in section.items() if field not in NON_WEIGHT_FIELDS}
@@ -134,6 +136,8 @@ def load_pretrained_state(config: Config, parts: TrainerParts, log: LogFn) -> St
 
 def load_pretrained_params(config: Config, parts: TrainerParts, log: LogFn) -> Any:
     """Load the params of `init_from`, with new rows for a larger vocabulary and the task's head."""
+    from gpt_jax.inference.pretrained import find_pretrained
+
     pretrained = find_pretrained(config.init_from, argument='config.init_from', log=log)
     return finetune_checkpoint.resize_params(
         pretrained.load_params,
