@@ -47,6 +47,12 @@ ARCHITECTURES = {
     | {'normalize_experts': False, 'capacity_factor': 1.0},
 }
 
+
+def count_layers(name: str) -> int:
+    """Two for each form of block and where the layers differ; one where it shows the same."""
+    return 2 if name in ('gpt1', 'gpt2', 'gpt3_banded', 'parallel', 'sink') else 1
+
+
 # The product of activations with each weight that is one matrix, by the letters of the weight.
 PRODUCT_TERMS = {
     'DHK': 'BLD,DHK->BLHK',

@@ -1,6 +1,7 @@
 """The model against an independent float64 GPT: logits, gradients, visibility, configuration."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +24,25 @@ from gpt_jax.parallel.sharding import UNSHARDED
 from gpt_jax.train import build
 from gpt_jax.train.objective import make_loss
 from tests.model import reference
-from tests.model.architectures import ARCHITECTURES
+from tests.model.architectures import ARCHITECTURES, count_layers
+
+
+@functools.cache
+def declare_model(config):
+    """Return (role of each parameter, its shape)."""
+    boxed = build.declare_params(config)
+    return weights.param_roles(boxed), weights.unbox(boxed)
 
 
 def make_model(config, seed=0):
     """Return random params without special initial values, and a function: tokens -> logits."""
-    boxed, rng = build.declare_params(config), np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
+    # Unlike jnp.asarray, device_put compiles nothing.
     params = jax.tree.map(
-        lambda role, leaf: jnp.asarray(
-            (role == 'scale') + 0.1 * rng.standard_normal(leaf.shape), jnp.float32
+        lambda role, leaf: jax.device_put(
+            np.float32((role == 'scale') + 0.1 * rng.standard_normal(leaf.shape))
         ),
-        weights.param_roles(boxed),
-        weights.unbox(boxed),
+        *declare_model(config),
     )
     model = GPT(config, UNSHARDED, train=False)
 
@@ -54,21 +62,30 @@ def make_objective(config, batch, train=True, seed=0):
 
 @pytest.fixture
 def tokens():
-    return jax.random.randint(jax.random.key(7), (2, 16), 0, 97)
+    return np.random.default_rng(7).integers(97, size=(2, 16), dtype=np.int32)
 
 
 @pytest.mark.parametrize(
     ('name', 'fields'),
     [(name, {'attention_chunk': 5, 'vocab_multiple': 64}) for name in ARCHITECTURES]
-    + [(name, {'scan_layers': True}) for name in ('gpt1', 'gpt3_banded', 'sink', 'mistral')],
+    + [
+        (name, {'scan_layers': True, 'layers': 2})
+        for name in ('gpt1', 'gpt3_banded', 'sink', 'mistral')
+    ],
     ids=str,
 )
 def test_logits_equal_those_of_a_float64_gpt(model_config, tokens, name, fields):
-    config = model_config(**ARCHITECTURES[name], **fields)
+    config = model_config(**{'layers': count_layers(name)} | ARCHITECTURES[name] | fields)
     params, forward = make_model(config)
-    applied = params if config.scan_layers else unstack_layers(params, config.layers)
-    logits = np.asarray(forward(applied, tokens))[..., : config.vocab_size]
-    expected = np.stack([reference.logits(params, row, config) for row in np.asarray(tokens)])
+
+    @jax.jit
+    def compute(params):
+        if not config.scan_layers:
+            params = unstack_layers(params, config.layers)
+        return forward(params, tokens)
+
+    logits = np.asarray(compute(params))[..., : config.vocab_size]
+    expected = np.stack([reference.logits(params, row, config) for row in tokens])
     assert np.abs(logits - expected).max() < 2e-5 * np.abs(expected).max()
 
 
@@ -78,18 +95,17 @@ def test_logits_equal_those_of_a_float64_gpt(model_config, tokens, name, fields)
 )
 def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, tokens, name, chunk):
     """Along a random direction of all weights; chunked attention and loss have custom gradients."""
-    config = model_config(**ARCHITECTURES[name], attention_chunk=chunk, z_loss=0.01)
-    params, _ = make_model(config)
-    targets = np.roll(np.asarray(tokens), -1, axis=1)
-    keys = iter(jax.random.split(jax.random.key(3), len(jax.tree.leaves(params))))
-    direction = jax.tree.map(
-        lambda a: np.asarray(jax.random.normal(next(keys), a.shape), np.float64), params
+    config = model_config(
+        layers=count_layers(name), **ARCHITECTURES[name], attention_chunk=chunk, z_loss=0.01
     )
+    params, _ = make_model(config)
+    targets, rng = np.roll(tokens, -1, axis=1), np.random.default_rng(3)
+    direction = jax.tree.map(lambda a: rng.standard_normal(a.shape), params)
 
     def objective(step):
         moved = jax.tree.map(lambda a, d: np.asarray(a, np.float64) + step * d, params, direction)
         total = 0.0
-        for row, row_targets in zip(np.asarray(tokens), targets, strict=True):
+        for row, row_targets in zip(tokens, targets, strict=True):
             z = reference.logits(moved, row, config)
             log_z = np.log(np.exp(z - z.max(1, keepdims=True)).sum(1)) + z.max(1)
             total += (log_z - z[np.arange(len(row)), row_targets] + 0.01 * log_z**2).sum()
@@ -97,10 +113,10 @@ def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, token
 
     loss = make_objective(config, {'inputs': tokens, 'targets': targets})
     layout = build.make_param_layout(config, UNSHARDED)
-    gradients = layout.stack(jax.jit(jax.grad(loss))(layout.unstack(params)))
+    gradient = jax.jit(lambda params: layout.stack(jax.grad(loss)(layout.unstack(params))))
     derivative = sum(
         float((np.asarray(g) * d).sum())
-        for g, d in zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True)
+        for g, d in zip(jax.tree.leaves(gradient(params)), jax.tree.leaves(direction), strict=True)
     )
     step = 1e-5
     expected = (objective(step) - objective(-step)) / (2 * step)
@@ -110,13 +126,13 @@ def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, token
 def test_bfloat16_stays_within_its_rounding_error(model_config, tokens):
     config = model_config()
     params, forward = make_model(config)
-    exact = forward(params, tokens)
+    exact = np.asarray(forward(params, tokens))
     for fields in (
         {'matmul_dtype': 'bfloat16'},
         {'matmul_dtype': 'bfloat16', 'activation_dtype': 'bfloat16'},
     ):
         _, rounded = make_model(dataclasses.replace(config, **fields))
-        error = jnp.abs(rounded(params, tokens) - exact).max() / jnp.abs(exact).max()
+        error = np.abs(rounded(params, tokens) - exact).max() / np.abs(exact).max()
         assert 0 < error < 0.03  # 8 bits of mantissa over two layers
 
 
@@ -141,7 +157,7 @@ def measure_reach(config, params, segments=None, positions=None):
 
 @pytest.mark.parametrize('chunk', [0, 4])
 def test_no_position_sees_a_later_one(model_config, chunk):
-    config = model_config(attention_chunk=chunk)
+    config = model_config(layers=1, attention_chunk=chunk)
     reach = measure_reach(config, make_model(config)[0])
     assert np.all(reach[np.triu_indices(16, 1)] == 0)
     assert np.all(reach[np.tril_indices(16)] > 0)
@@ -149,14 +165,16 @@ def test_no_position_sees_a_later_one(model_config, chunk):
 
 @pytest.mark.parametrize('chunk', [0, 4])
 def test_packed_documents_do_not_leak_and_equal_separate_ones(model_config, tokens, chunk):
-    config = model_config(attention_chunk=chunk)
+    config = model_config(layers=1, attention_chunk=chunk)
     params, forward = make_model(config)
     row = tokens[:1]
-    segments = jnp.array([[0] * 5 + [1] * 11])
-    positions = jnp.array([list(range(5)) + list(range(11))])
-    packed = forward(params, row, segments, positions)
-    np.testing.assert_allclose(packed[:, 5:], forward(params, row[:, 5:]), atol=1e-4)
-    np.testing.assert_allclose(packed[:, :5], forward(params, row[:, :5]), atol=1e-4)
+    segments = np.array([[0] * 5 + [1] * 11])
+    positions = np.array([[*range(5), *range(11)]])
+    (packed,) = forward(params, row, segments, positions)
+    # Each document at the start of a row; what follows is not seen.
+    first, second = forward(params, np.concatenate([row, np.roll(row, -5, axis=1)]))
+    np.testing.assert_allclose(packed[:5], first[:5], atol=1e-4)
+    np.testing.assert_allclose(packed[5:], second[:11], atol=1e-4)
 
     reach = measure_reach(config, params, segments, positions)
     assert np.all(reach[5:, :5] == 0)
@@ -166,34 +184,40 @@ def test_packed_documents_do_not_leak_and_equal_separate_ones(model_config, toke
 # Options that change only how the model is computed
 
 
-@pytest.mark.parametrize(
-    'fields',
-    [
-        {'scan_layers': True},
-        {'remat': 'block'},
-        {'remat': 'dots', 'scan_layers': True},
-        {'attention_chunk': 4},
-        {'loss_chunk': 4},
-    ],
-)
-def test_execution_options_change_no_number(model_config, tokens, fields):
-    batch = {'inputs': tokens, 'targets': jnp.roll(tokens, -1, axis=1)}
-    params, _ = make_model(model_config())
+@functools.cache
+def loss_and_gradient(config):
+    """The loss of one batch and its gradient; the weights do not depend on the options."""
+    rows = np.random.default_rng(7).integers(97, size=(2, 17), dtype=np.int32)
+    batch = {'inputs': rows[:, :-1], 'targets': rows[:, 1:]}
+    layout = build.make_param_layout(config, UNSHARDED)
 
-    def loss_and_gradient(config):
-        layout = build.make_param_layout(config, UNSHARDED)
-        value_and_grad = jax.jit(jax.value_and_grad(make_objective(config, batch)))
+    @jax.jit
+    def compute(params):
+        value_and_grad = jax.value_and_grad(make_objective(config, batch))
         value, gradients = value_and_grad(layout.unstack(params))
         return value, layout.stack(gradients)
 
+    return compute(make_model(config)[0])
+
+
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'remat': 'block', 'attention_chunk': 4},
+        {'remat': 'dots', 'scan_layers': True},
+        {'scan_layers': True, 'loss_chunk': 4},
+    ],
+)
+def test_execution_options_change_no_number(model_config, fields):
     results = (loss_and_gradient(model_config()), loss_and_gradient(model_config(**fields)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), *results)
 
 
-@pytest.mark.parametrize('scan_layers', [False, True])
-def test_remat_dots_recomputes_less_than_remat_block(model_config, tokens, scan_layers):
+def test_remat_dots_recomputes_less_than_remat_block(model_config, tokens):
+    """In unrolled layers; tests/preflight/test_model_cost.py counts the FLOPs of scanned ones."""
+
     def flops(remat):
-        config = model_config(remat=remat, scan_layers=scan_layers)
+        config = model_config(layers=1, remat=remat)
         layout = build.make_param_layout(config, UNSHARDED)
         params = jax.eval_shape(layout.unstack, weights.unbox(build.declare_params(config)))
         gradient = jax.jit(jax.grad(make_objective(config, {'inputs': tokens, 'targets': tokens})))
@@ -203,10 +227,14 @@ def test_remat_dots_recomputes_less_than_remat_block(model_config, tokens, scan_
 
 
 def test_dropout_acts_only_in_training_and_depends_on_its_key(model_config, tokens):
-    config = model_config(dropout=0.5)
+    config = model_config(layers=1, dropout=0.5)
     params, _ = make_model(config)
     batch = {'inputs': tokens, 'targets': tokens}
-    loss = lambda train, seed: float(make_objective(config, batch, train, seed)(params))
+
+    @functools.partial(jax.jit, static_argnames='train')
+    def loss(train, seed):
+        return make_objective(config, batch, train, seed)(params)
+
     assert loss(True, 1) == loss(True, 1) != loss(True, 2)
     assert loss(False, 1) == loss(False, 2)
 
@@ -216,7 +244,7 @@ def test_params_contain_only_what_the_config_asks_for(model_config, tokens):
         norm='rms', bias=False, tied_head=False, position='none', activation='squared_relu'
     )
     params, forward = make_model(config)
-    assert forward(params, tokens).shape == (2, 16, 97)
+    assert jax.eval_shape(forward, params, tokens).shape == (2, 16, 97)
     assert 'bias' not in str(jax.tree.structure(params))
     assert 'head' in params
     assert 'position' not in params
@@ -261,7 +289,7 @@ def power_norm(param, x_BLD, *, config, policy):
 def test_a_dotted_path_selects_a_function_outside_the_library(settings):
     """Three training steps of a tiny model whose norm is defined in this file."""
     path = f'{__name__}:power_norm'
-    parts = build.build_trainer_parts(settings({'model.norm': path, 'train.steps': 3}))
+    parts = build.build_trainer_parts(settings({'model.norm': path, 'model.layers': 1}))
     tokens = np.random.default_rng(0).integers(97, size=(8, 16), dtype=np.int32)
     batch = next(parts.shard_batches([{'inputs': tokens, 'targets': tokens}]))
     state, losses = parts.init_state(), []

@@ -1,5 +1,7 @@
 """Quantized and transposed weights: rounding, products, and models that compute with them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from gpt_jax.inference import engine, placement
 from gpt_jax.inference.decode import InferenceModel
-from gpt_jax.model.gpt import GPT
+from gpt_jax.model.gpt import GPT, unstack_layers
 from gpt_jax.model.loss import compute_logits
 from gpt_jax.model.matmul import einsum
 from gpt_jax.model.quantization import (
@@ -30,16 +32,26 @@ from tests.model.test_gpt import make_model
 SIZES = {'V': 50, 'D': 192, 'H': 4, 'G': 2, 'K': 6, 'F': 20, 'E': 3, 'U': 10}
 
 
+def draw(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
 def draw_weight(letters, **sizes):
-    shape = [(SIZES | sizes)[letter] for letter in letters]
-    return jax.random.normal(jax.random.key(len(letters)), shape)
+    return draw(*[(SIZES | sizes)[letter] for letter in letters], seed=len(letters))
+
+
+@functools.partial(jax.jit, static_argnames=('letters', 'bits'))
+def quantize(weight, letters, bits):
+    """Return the quantized weight, and its values as float32."""
+    quantized = quantize_weight(weight, letters, bits)
+    return quantized, quantized.astype(jnp.float32)
 
 
 @pytest.mark.parametrize('letters', CONTRACTED_LETTERS)
 @pytest.mark.parametrize('bits', [8, 4])
 def test_every_number_is_rounded_to_the_nearest_of_its_group(letters, bits):
     w = draw_weight(letters)
-    quantized = quantize_weight(w, letters, bits)
+    quantized, rounded = quantize(w, letters, bits)
     assert (quantized.shape, len(quantized)) == (w.shape, w.shape[0])
     contracted = CONTRACTED_LETTERS[letters]
     inner = int(np.prod([SIZES[letter] for letter in contracted]))
@@ -48,7 +60,7 @@ def test_every_number_is_rounded_to_the_nearest_of_its_group(letters, bits):
     order = sorted(range(len(letters)), key=lambda dim: letters[dim] in contracted)
     split = lambda a: np.asarray(a).transpose(order).reshape(-1, group)
     steps = np.abs(split(w)).max(axis=1, keepdims=True) / MAX_INTEGER[bits]
-    rounded = split(quantized.astype(jnp.float32))
+    rounded = split(rounded)
     np.testing.assert_allclose(rounded / steps, np.round(rounded / steps), atol=1e-4)
     assert (np.abs(rounded - split(w)) <= steps / 2 * 1.0001).all()
     assert np.unique(np.round(rounded / steps)).size > MAX_INTEGER[bits]
@@ -56,30 +68,43 @@ def test_every_number_is_rounded_to_the_nearest_of_its_group(letters, bits):
 
 
 def test_a_matrix_of_zeros_stays_zero():
-    assert not quantize_weight(jnp.zeros((4, 6)), 'DF', 8).astype(jnp.float32).any()
+    assert not np.asarray(quantize(np.zeros((4, 6), np.float32), 'DF', 8)[1]).any()
+
+
+@jax.jit
+def read_quantized(w, ids):
+    """Return every form in which a matrix in 4 bits is read, also as a table."""
+    quantized = quantize_weight(w, 'DF', 4)
+    table = quantize_weight(w.T, 'VD', 4)
+    array, scale = matmul_operand(quantized, jnp.float32)
+    return (
+        quantized,
+        quantized.astype(jnp.float32),
+        array if scale is None else array * scale,
+        table.astype(jnp.float32),
+        table[ids].astype(jnp.float32),
+    )
 
 
 @pytest.mark.parametrize(
     ('length', 'groups'), [(5, 1), (65, 2), (96, 2), (127, 2), (134, 3), (2 * 997, 32), (1999, 32)]
 )
 def test_lengths_that_do_not_divide_into_groups(length, groups):
-    w = np.array(jax.random.normal(jax.random.key(0), (length, 6)))
-    quantized = quantize_weight(jnp.asarray(w), 'DF', 4)
+    w, ids = draw(length, 6), np.array([[3, 0]])
+    quantized, *forms = read_quantized(w, ids)
+    rounded, operand, table, looked_up = map(np.asarray, forms)
     assert (quantized.bits, quantized.scales.shape) == (4, (groups, 6))
     group = 2 * quantized.values.shape[0] // groups
     assert INT4_GROUP_SIZE / 2 < group <= INT4_GROUP_SIZE or length < INT4_GROUP_SIZE
-    rounded = np.asarray(quantized.astype(jnp.float32))
     for start in range(0, length, group):
         rows = slice(start, start + group)
         steps = np.abs(w[rows]).max(axis=0) / MAX_INTEGER[4]
         assert (np.abs(rounded[rows] - w[rows]) <= steps / 2 * 1.0001).all()
     limit = (0.67 if length > 5 else 1) * w.nbytes / 2
     assert quantized.values.nbytes + quantized.scales.nbytes < limit
-    table, ids = quantize_weight(jnp.asarray(w.T), 'VD', 4), np.array([[3, 0]])
-    np.testing.assert_array_equal(table.astype(jnp.float32), rounded.T)
-    np.testing.assert_array_equal(table[jnp.asarray(ids)].astype(jnp.float32), rounded.T[ids])
-    array, scale = matmul_operand(quantized, jnp.float32)
-    np.testing.assert_allclose(array if scale is None else array * scale, rounded, rtol=1e-6)
+    np.testing.assert_array_equal(table, rounded.T)
+    np.testing.assert_array_equal(looked_up, rounded.T[ids])
+    np.testing.assert_allclose(operand, rounded, rtol=1e-6)
 
 
 @pytest.mark.parametrize('bits', [8, 4])
@@ -89,18 +114,21 @@ def test_lengths_that_do_not_divide_into_groups(length, groups):
 )
 def test_a_product_equals_that_of_the_dequantized_weight(model_config, terms, letters, bits):
     config = model_config()
-    quantized = quantize_weight(draw_weight(letters), letters, bits)
     a_shape = (2, 3, *(SIZES[letter] for letter in terms[2 : terms.index(',')]))
-    a = jax.random.normal(jax.random.key(9), a_shape)
-    expected = einsum(terms, a, quantized.astype(jnp.float32), config)
-    np.testing.assert_allclose(einsum(terms, a, quantized, config), expected, rtol=1e-4, atol=1e-4)
+
+    @jax.jit
+    def multiply(a, w):
+        quantized, dequantized = quantize(w, letters, bits)
+        return einsum(terms, a, quantized, config), einsum(terms, a, dequantized, config)
+
+    product, expected = multiply(draw(*a_shape, seed=9), draw_weight(letters))
+    np.testing.assert_allclose(product, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_represents_eight_bits_exactly():
-    quantized = quantize_weight(draw_weight('DF'), 'DF', 8)
+    quantized, expected = quantize(draw_weight('DF'), 'DF', 8)
     array, scale = matmul_operand(quantized, jnp.bfloat16)
     assert array.dtype == jnp.bfloat16
-    expected = quantized.astype(jnp.float32)
     np.testing.assert_array_equal(array.astype(jnp.float32) * scale, expected)
 
 
@@ -116,18 +144,18 @@ def dequantize(params):
 )
 def test_a_model_computes_with_its_quantized_weights(model_config, name, dtype, least, most):
     config = model_config(**ARCHITECTURES[name] | {'layers': 1})
-    params, forward = make_model(config)
-    tokens = jax.random.randint(jax.random.key(7), (2, 16), 0, 97)
-    exact = np.asarray(forward(params, tokens))
+    params, _ = make_model(config)
+    tokens = np.random.default_rng(7).integers(97, size=(2, 16))
 
     @jax.jit
-    def forward_unstacked(params, tokens):
+    def compute(params):
         output = GPT(config, UNSHARDED, train=False).apply({'params': params}, tokens)
         return compute_logits(output.x_BLD, output.w_VD, config)
 
+    exact = np.asarray(compute(unstack_layers(params, config.layers)))
     quantized = placement.quantize_params(params, config, dtype)
-    logits = np.asarray(forward_unstacked(quantized, tokens))
-    expected = forward_unstacked(dequantize(quantized), tokens)
+    logits = np.asarray(compute(quantized))
+    expected = compute(jax.jit(dequantize)(quantized))
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
     assert least < np.abs(logits - exact).mean() / np.abs(exact).mean() < most
 
@@ -139,10 +167,13 @@ def test_a_model_computes_with_its_quantized_weights(model_config, name, dtype, 
 def test_a_transposed_weight_gives_the_same_product(model_config, letters):
     config, weight = model_config(), draw_weight(letters, D=24)
     a_shape = (2, 3, *weight.shape[: len(CONTRACTED_LETTERS[letters])])
-    a = jax.random.normal(jax.random.key(1), a_shape)
-    transposed = TransposedWeight(transpose_weight(weight, letters), weight.shape)
-    expected = einsum(PRODUCT_TERMS[letters], a, weight, config)
-    result = einsum(PRODUCT_TERMS[letters], a, transposed, config)
+
+    @jax.jit
+    def multiply(a, weight):
+        transposed = TransposedWeight(transpose_weight(weight, letters), weight.shape)
+        return [einsum(PRODUCT_TERMS[letters], a, w, config) for w in (transposed, weight)]
+
+    result, expected = multiply(draw(*a_shape, seed=1), weight)
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -157,11 +188,9 @@ def test_tables_and_experts_are_not_transposed():
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 @pytest.mark.parametrize('weight_dtype', placement.WEIGHT_CONVERTERS)
 def test_matmul_transposed_equals_the_float64_product(rows, dtype, weight_dtype):
-    x = jax.random.normal(jax.random.key(2), (rows, 64))
-    w = placement.WEIGHT_CONVERTERS[weight_dtype](
-        jax.random.normal(jax.random.key(3), (40, 64)), 'VD'
-    )
+    convert = lambda w: placement.WEIGHT_CONVERTERS[weight_dtype](w, 'VD')
     round_operand = lambda a: np.asarray(a.astype(dtype).astype(jnp.float32), np.float64)
+    x, w = jnp.asarray(draw(rows, 64, seed=2)), jax.jit(convert)(draw(40, 64, seed=3))
     result = jax.jit(lambda x, w: matmul_transposed(x, w, dtype) + 1)(x, w)
     assert result.dtype == jnp.float32
     # The compiler decides where it rounds bfloat16 operands.
@@ -170,10 +199,9 @@ def test_matmul_transposed_equals_the_float64_product(rows, dtype, weight_dtype)
     np.testing.assert_allclose(result, expected, atol=tolerance)
 
 
-@pytest.mark.parametrize('name', ['gpt2', 'llama'])
-@pytest.mark.parametrize('texts', [1, 3])
+@pytest.mark.parametrize(('name', 'texts'), [('gpt2', 3), ('llama', 1)])
 def test_a_model_with_transposed_weights_generates_the_same(name, texts):
-    config = engines.config(**ARCHITECTURES[name])
+    config = engines.config(**ARCHITECTURES[name], layers=1)
     generated = []
     for transpose in (False, True):
         params = placement.quantize_params(make_model(config)[0], config, 'float32', transpose)

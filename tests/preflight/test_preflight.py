@@ -34,12 +34,19 @@ def check_report(report, err, chips):
     assert 'the most expensive parts' in err
 
 
-def test_gpus_are_estimated():
-    report, err = run_preflight('h100:2', price=3.0)
+def test_gpus_are_estimated_for_the_batch_size_rounded_to_the_devices():
+    fields = {
+        'config.train.batch_size': 7,
+        'config.train.eval_batch_size': 7,
+        'config.mesh.cpu_devices': None,
+    }
+    report, err = run_preflight('h100:2', price=3.0, **fields)
     check_report(report, err, 2)
     assert report['kind'] == 'estimate'
     assert report['cost'] == pytest.approx(report['days'] * 24 * 2 * 3.0)
     assert 'ESTIMATE' in err
+    assert 'train.batch_size=7 is not a multiple of the 2 devices' in err
+    assert 'the report is for 8' in err
 
 
 def test_tpus_are_compiled_for():
@@ -49,18 +56,6 @@ def test_tpus_are_compiled_for():
     assert report['kind'] == 'compiler'
     assert report['price_per_chip_hour'] == CHIPS['v5e'].price_per_hour
     assert not report['counted_as_nothing']
-
-
-def test_the_batch_size_is_rounded_to_the_devices():
-    fields = {
-        'config.train.batch_size': 7,
-        'config.train.eval_batch_size': 7,
-        'config.mesh.cpu_devices': None,
-    }
-    report, err = run_preflight('h100:2', **fields)
-    assert report['fits']
-    assert 'train.batch_size=7 is not a multiple of the 2 devices' in err
-    assert 'the report is for 8' in err
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Search space: pruned by memory, the fastest candidates first."""
 
+import functools
+
 import pytest
 
 from gpt_jax.core.errors import UserError
@@ -7,13 +9,20 @@ from gpt_jax.preflight.search import apply_changes, rank_candidates
 from gpt_jax.preflight.topology import parse_machine
 
 
-def rank(settings, topology, **fields):
-    config = settings({'train.batch_size': 64, 'model.vocab_size': 1000} | fields)
+@functools.cache
+def rank(config, topology):
     return rank_candidates(config, parse_machine(topology))
 
 
-def test_a_small_model_fits_with_every_strategy(settings):
-    candidates, pruned = rank(settings, 'v5e:4x4')
+@pytest.fixture
+def small(settings):
+    """A model of which every device has room for all weights."""
+    fields = {'model.layers': 1, 'model.width': 1024, 'model.vocab_size': 1000}
+    return settings(fields | {'train.batch_size': 64})
+
+
+def test_a_small_model_fits_with_every_strategy(small):
+    candidates, pruned = rank(small, 'v5e:4x4')
     changes = [candidate.changes for candidate in candidates]
     assert {each['mesh.strategy'] for each in changes} == {'replicated', 'zero1', 'fsdp'}
     assert {each['mesh.tensor'] for each in changes} == {1, 2, 4}  # the model has four heads
@@ -28,8 +37,9 @@ def test_a_small_model_fits_with_every_strategy(settings):
 
 def test_candidates_that_cannot_fit_are_pruned(settings):
     """Weights and moments of 1.6 billion parameters alone exceed the memory of a v5e."""
-    large = {'model.width': 4096, 'model.layers': 8}
-    candidates, pruned = rank(settings, 'v5e:4x4', **large)
+    shape = {'model.width': 4096, 'model.layers': 8, 'model.vocab_size': 1000}
+    large = settings(shape | {'model.scan_layers': True, 'train.batch_size': 16})
+    candidates, pruned = rank(large, 'v5e:4x4')
     assert candidates
     assert pruned
     unsharded = {'mesh.strategy': 'replicated', 'mesh.tensor': 1}
@@ -44,9 +54,9 @@ def test_changes_are_checked(settings):
         apply_changes(settings(), {'model.remat': 'all'})
 
 
-def test_tensor_parallel_devices_hold_their_share_of_the_state(settings):
+def test_tensor_parallel_devices_hold_their_share_of_the_state(small):
     """With several microbatches, the sum of gradients comes on top."""
-    candidates, _ = rank(settings, 'v5e:4x4', **{'model.width': 1024})
+    candidates, _ = rank(small, 'v5e:4x4')
     fields = {'mesh.strategy': 'replicated', 'model.remat': 'none', 'train.microbatch_size': 4}
     one, four = (
         next(

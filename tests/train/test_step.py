@@ -20,10 +20,18 @@ def make_rows(settings, count, seed=0):
         yield {'inputs': tokens[:, :-1], 'targets': tokens[:, 1:]}
 
 
-def run_steps(settings, steps=20, batches=None):
-    """Return the loss of every step and the last state."""
-    parts = build.build_trainer_parts(settings)
-    state, losses = parts.init_state(), []
+def run_steps(settings, steps=20, batches=None, start=None):
+    """Return the loss of every step and the last state.
+
+    start: the first state, on the host; None: that of the config.
+    """
+    parts, losses = build.build_trainer_parts(settings), []
+    if start is None:
+        state = parts.init_state()
+    else:
+        state = jax.tree.map(
+            lambda leaf, like: jax.device_put(leaf, like.sharding), start, parts.abstract_state
+        )
     for batch in parts.shard_batches(batches or make_rows(settings, steps)):
         state, metrics = parts.train_step(state, batch)
         losses.append(metrics['loss'].item())

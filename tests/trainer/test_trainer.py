@@ -1,6 +1,7 @@
 """run.py trains, resumes, recognizes finished runs, and rejects bad input before any work."""
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,14 +12,18 @@ import pytest
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.trainer.summary import load_finished_summary
-from tests import program
+from tests import in_process, program
+
+
+def command(workdir, **fields):
+    return in_process.command(workdir, **{'config.model.layers': 1} | fields)
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory, source):
     """The folder of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp('runs') / 'whole'
-    program.run(program.command(workdir, config__data__source=source))
+    in_process.run(command(workdir, config__data__source=source))
     return workdir
 
 
@@ -59,8 +64,8 @@ def test_run_with_experts_records_routing_statistics(tmp_path, source):
         'z_loss': 1e-4,
     }
     routed = {f'config__model__{key}': value for key, value in fields.items()}
-    _, err = program.run(
-        program.command(tmp_path, config__data__source=source, config__train__steps=10, **routed)
+    _, err = in_process.run(
+        command(tmp_path, config__data__source=source, config__train__steps=10, **routed)
     )
     rows = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
     for row in rows:
@@ -77,14 +82,14 @@ def test_run_with_experts_records_routing_statistics(tmp_path, source):
 
 def test_same_command_again_does_nothing(finished, source):
     before = (finished / 'summary.json').stat().st_mtime_ns
-    _, err = program.run(program.command(finished, config__data__source=source))
+    _, err = in_process.run(command(finished, config__data__source=source))
     assert 'already done' in err
     assert (finished / 'summary.json').stat().st_mtime_ns == before
 
 
 def test_another_config_in_the_same_folder_is_rejected(finished, source):
-    arguments = program.command(finished, config__data__source=source, config__model__width=64)
-    _, err = program.run(arguments, code=2)
+    arguments = command(finished, config__data__source=source, config__model__width=64)
+    _, err = in_process.run(arguments, code=2)
     assert 'model.width: 32 -> 64' in err
 
 
@@ -97,32 +102,30 @@ def test_start_without_a_checkpoint_does_not_bind_the_next(tmp_path):
 
 
 def test_fields_outside_the_config_hash_may_change(finished, source):
-    arguments = program.command(
-        finished, config__data__source=source, config__train__checkpoint_every=7
-    )
-    program.run(arguments)
+    arguments = command(finished, config__data__source=source, config__train__checkpoint_every=7)
+    _, err = in_process.run(arguments)
+    assert 'already done' in err
 
 
 def test_run_resumes_bitwise_after_sigterm(finished, source, tmp_path):
-    process = program.start(program.command(tmp_path / 'run', config__data__source=source))
+    """The run is stopped in a process of its own, and finished in this one."""
+    arguments = command(tmp_path / 'run', config__data__source=source)
+    process = program.start(arguments)
     while program.lines(tmp_path / 'run') < 1 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 75, err
-    program.run(program.command(tmp_path / 'run', config__data__source=source))
-    assert_same_run(tmp_path / 'run', finished)
-
-
-def assert_same_run(workdir, other):
-    assert (
-        program.summary(workdir)['parameters_sha256'] == program.summary(other)['parameters_sha256']
-    )
-    assert (workdir / 'metrics.jsonl').read_bytes() == (other / 'metrics.jsonl').read_bytes()
+    in_process.run(arguments)
+    run, whole = program.summary(tmp_path / 'run'), program.summary(finished)
+    assert run['parameters_sha256'] == whole['parameters_sha256']
+    metrics = [folder / 'metrics.jsonl' for folder in (tmp_path / 'run', finished)]
+    assert metrics[0].read_bytes() == metrics[1].read_bytes()
 
 
 def test_evaluate_reproduces_the_summary(finished, source):
-    out, _ = program.run(program.command(finished, config__data__source=source, mode='evaluate'))
+    out, err = in_process.run(command(finished, config__data__source=source, mode='evaluate'))
+    assert 'is not the data that' not in err
     scores = json.loads(out.splitlines()[-1])
     assert scores['validation_loss'] == program.summary(finished)['validation_loss']
     assert scores['step'] == 40
@@ -130,31 +133,26 @@ def test_evaluate_reproduces_the_summary(finished, source):
 
 def test_evaluate_rejects_another_model_but_not_other_kernels(finished, source):
     fields = {'config__data__source': source, 'mode': 'evaluate'}
-    _, err = program.run(
-        program.command(finished, **fields, config__model__activation='relu'), code=2
-    )
+    _, err = in_process.run(command(finished, **fields, config__model__activation='relu'), code=2)
     assert 'holds another model (model.activation: gelu -> relu)' in err
-    program.run(program.command(finished, **fields, config__model__scan_layers=True))
+    in_process.run(command(finished, **fields, config__model__scan_layers=True))
 
 
-def test_evaluate_warns_about_other_data(finished, source, tmp_path):
+def test_evaluate_warns_about_other_data(finished, tmp_path):
     (tmp_path / 'other.txt').write_text('Something else, many times over. ' * 400)
     fields = {
         'config__data__source': f'files:{tmp_path / "other.txt"}',
         'config__data__holdout': 'tail',
     }
-    _, err = program.run(program.command(finished, mode='evaluate', **fields))
+    _, err = in_process.run(command(finished, mode='evaluate', **fields))
     assert 'is not the data that' in err
-    _, err = program.run(program.command(finished, mode='evaluate', config__data__source=source))
-    assert 'is not the data that' not in err
 
 
-def test_lost_summary_is_reproduced(source, tmp_path):
-    arguments = program.command(tmp_path / 'run', config__data__source=source)
-    program.run(arguments)
+def test_lost_summary_is_reproduced(finished, source, tmp_path):
+    shutil.copytree(finished, tmp_path / 'run')
     before = program.summary(tmp_path / 'run')
     (tmp_path / 'run' / 'summary.json').unlink()
-    program.run(arguments)
+    in_process.run(command(tmp_path / 'run', config__data__source=source))
     after = program.summary(tmp_path / 'run')
     assert {**before, 'seconds': 0} == {**after, 'seconds': 0}
 
@@ -162,17 +160,15 @@ def test_lost_summary_is_reproduced(source, tmp_path):
 def test_too_little_text_is_reported_before_the_folder_is_created(tmp_path):
     (tmp_path / 'three.txt').write_text('three short words')
     source = f'files:{tmp_path / "three.txt"}'
-    arguments = program.command(
-        tmp_path / 'run', config__data__source=source, config__data__holdout='tail'
-    )
-    _, err = program.run(arguments, code=2)
+    arguments = command(tmp_path / 'run', config__data__source=source, config__data__holdout='tail')
+    _, err = in_process.run(arguments, code=2)
     assert 'must have at least 33 training tokens (one window)' in err
     assert not (tmp_path / 'run').exists()
 
 
 def test_benchmark_prints_one_json_object(source, tmp_path):
     """Training is timed on several devices, generation on one."""
-    arguments = program.command(
+    arguments = command(
         None,
         config__data__source=source,
         mode='benchmark',
@@ -185,7 +181,7 @@ def test_benchmark_prints_one_json_object(source, tmp_path):
         config__benchmark__batch_sizes='(1, 2)',
         benchmark_output=tmp_path / 'speed.json',
     )
-    out, err = program.run(arguments)
+    out, err = in_process.run(arguments)
     assert 'gpt_tiny: batch 1: ' in err
     result = json.loads(out.splitlines()[-1])
     assert result['devices'] == 2
@@ -227,10 +223,11 @@ def test_two_processes_equal_one(finished, source, tmp_path):
         port = probe.getsockname()[1]
     processes = [
         program.start(
-            program.command(
+            command(
                 tmp_path / 'run',
                 config__data__source=source,
                 config__mesh__cpu_devices=1,
+                config__mesh__data=2,
                 distributed=f'127.0.0.1:{port},2,{index}',
             )
         )
@@ -246,28 +243,25 @@ def test_two_processes_equal_one(finished, source, tmp_path):
 
 
 def test_changed_data_is_rejected(tmp_path):
+    """As if the run had been killed after its last checkpoint."""
     path = program.corpus(tmp_path)
-    arguments = program.command(tmp_path / 'run', config__data__source=f'files:{path}')
-    process = program.start(arguments)
-    while not list((tmp_path / 'run' / 'checkpoints').glob('[0-9]*')) and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    (tmp_path / 'run' / 'summary.json').unlink(missing_ok=True)
+    arguments = command(tmp_path / 'run', config__data__source=f'files:{path}')
+    in_process.run(arguments)
+    (tmp_path / 'run' / 'summary.json').unlink()
     path.write_text(path.read_text() + json.dumps({'text': 'something new'}) + '\n')
-    _, err = program.run(arguments, code=2)
+    _, err = in_process.run(arguments, code=2)
     assert 'is not the data that this run began with' in err
 
 
 def test_diverged_run_keeps_its_metrics_and_has_no_summary(source, tmp_path):
-    arguments = program.command(
+    arguments = command(
         tmp_path / 'run',
         config__data__source=source,
         config__optimizer__learning_rate=1e38,
         config__train__max_skipped_in_row=3,
         config__train__log_every=1,
     )
-    _, err = program.run(arguments, code=3)
+    _, err = in_process.run(arguments, code=3)
     assert 'steps in a row' in err.splitlines()[-1]
     assert not (tmp_path / 'run' / 'summary.json').exists()
     last = json.loads((tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()[-1])
@@ -311,12 +305,20 @@ BAD = [
 
 @pytest.mark.parametrize(('fields', 'message'), BAD, ids=lambda value: str(value)[:40])
 def test_bad_input_is_one_line_and_writes_nothing(fields, message, tmp_path):
-    arguments = program.command(tmp_path / 'run', **fields)
-    out, err = program.run(arguments, code=2)
+    check_rejected(in_process, fields, message, tmp_path / 'run')
+
+
+def check_rejected(runner, fields, message, workdir):
+    out, err = runner.run(program.command(workdir, **fields), code=2)
     assert out == ''
     assert len(err.strip().splitlines()) == 1, err
     assert message in err
-    assert not (tmp_path / 'run').exists()
+    assert not workdir.exists()
+
+
+def test_bad_input_of_a_process_of_its_own(tmp_path):
+    for fields, message in (BAD[1], BAD[-1]):  # found as flags are parsed, and later
+        check_rejected(program, fields, message, tmp_path / 'run')
 
 
 def test_help_shows_the_modes_and_an_example():
@@ -337,11 +339,8 @@ def test_run_saves_its_tokenizer(finished):
 
 
 def test_evaluate_with_int4_weights(finished, source):
-    def evaluate(*flags):
-        command = program.command(finished, config__data__source=source, mode='evaluate')
-        return json.loads(program.run([*command, *flags])[0])
-
-    exact, quantized = evaluate(), evaluate('--weight_dtype=int4')
+    arguments = command(finished, config__data__source=source, mode='evaluate')
+    quantized = json.loads(in_process.run([*arguments, '--weight_dtype=int4'])[0])
     assert quantized['weights'] == 'int4'
-    loss = quantized['validation_bits_per_byte'] - exact['validation_bits_per_byte']
+    loss = quantized['validation_bits_per_byte'] - program.summary(finished)['bits_per_byte']
     assert 0 < abs(loss) < 0.1
