@@ -1,5 +1,6 @@
 """Every config builds, and its counts equal the real tree and the published totals."""
 
+import functools
 import importlib
 from pathlib import Path
 
@@ -62,13 +63,18 @@ def load(name: str) -> dict:
     return to_raw(importlib.import_module(f'configs.{name}').get_config())
 
 
+@functools.cache
+def count_declared(model):
+    """The elements of the real tree; many configs and trials have the same model."""
+    return trees.count_elements(weights.unbox(build.declare_params(model)))
+
+
 @pytest.mark.parametrize('name', CONFIGS)
 def test_config_builds_and_is_counted_right(name):
     config = load(name)
     each = [config, *config_cli.expand_trials(config).values()]
     for model in dict.fromkeys(parse_config(one, vocab_size=256).model for one in each):
-        tree = weights.unbox(build.declare_params(model))
-        assert trees.count_elements(tree) == model_counts.parameters(model)['padded_total']
+        assert count_declared(model) == model_counts.parameters(model)['padded_total']
 
 
 @pytest.mark.parametrize('name', GPT3)
@@ -76,7 +82,7 @@ def test_gpt3_totals(name):
     model = parse_config(load(name), vocab_size=1).model
     counts = model_counts.parameters(model)
     assert (counts['total'], counts['non_embedding'], counts['without_positions']) == GPT3[name]
-    assert trees.count_elements(weights.unbox(build.declare_params(model))) == GPT3[name][0]
+    assert count_declared(model) == GPT3[name][0]
 
 
 @pytest.mark.parametrize('name', PUBLISHED)

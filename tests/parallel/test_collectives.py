@@ -12,7 +12,13 @@ from gpt_jax.train import build
 
 BATCH, LENGTH, WIDTH, LAYERS, HEADS, FLOAT = 8, 16, 32, 2, 8, 4
 STREAM_BYTES = BATCH * LENGTH * WIDTH * FLOAT  # the residual stream of the whole batch
-SMALL = {'model.heads': HEADS, 'model.vocab_multiple': 8, 'model.scan_layers': True}
+SMALL = {
+    'model.heads': HEADS,
+    'model.vocab_multiple': 8,
+    'model.bias': False,
+    'model.scan_layers': True,
+    'optimizer.name': 'sgd',
+}
 SCALAR_BYTES = 64  # losses and norms
 
 
@@ -47,8 +53,16 @@ def sum_matrices(weight_bytes):
     return sum(size for letters, size in weight_bytes.items() if is_matrix(letters))
 
 
-@pytest.mark.parametrize('fields', [{'mesh.data': 8}, {'mesh.dcn': 2, 'mesh.data': 4}], ids=str)
+@pytest.mark.parametrize(
+    'fields',
+    [
+        {'mesh.data': 8, 'train.batch_size': 32, 'train.microbatch_size': 1},
+        {'mesh.dcn': 2, 'mesh.data': 4},
+    ],
+    ids=str,
+)
 def test_data_parallelism_sums_the_gradients_once(settings, fields):
+    """Outside of the loop over microbatches, too."""
     (collective,), weight_bytes = compile_step(settings, fields)
     assert collective.kind == 'all-reduce'
     assert (collective.executions, collective.group_size) == (1, 8)

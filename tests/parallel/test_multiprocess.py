@@ -52,7 +52,10 @@ def test_collectives_along_several_axes_have_enough_threads(source, tmp_path):
     fields |= {
         'config__data__source': source,
         'config__model__layers': 4,
-        'config__train__steps': 4,
+        'config__optimizer__name': 'sgd',
+        'config__train__steps': 2,
+        'config__train__eval_every': 0,
+        'config__train__checkpoint_every': 0,
     }
     program.run(program.command(tmp_path / 'run', **fields))
     assert program.summary(tmp_path / 'run')['status'] == 'done'

@@ -68,8 +68,8 @@ def make_task(settings):
             'task.source': 'synthetic:sentiment',
             'model.context': CONTEXT,
             'model.vocab_size': 264,
+            'model.layers': 1,
             'model.heads': 4,
-            'model.scan_layers': True,
         }
         config = settings(task | fields)
         splits = {'train': make_examples(kind), 'validation': make_examples(kind, 20)}
@@ -107,15 +107,18 @@ CASES = [
 
 @pytest.mark.parametrize(('kind', 'mesh'), CASES)
 def test_every_mesh_trains_and_predicts_as_one_device(make_task, kind, mesh):
-    text_loss = {} if kind == 'preference' else {'task.lm_loss_weight': 0.5}
-    runs, predictions = [], []
+    common = {} if kind == 'preference' else {'task.lm_loss_weight': 0.5}
+    if mesh == 'pipeline':
+        common |= {'model.layers': 2}
+    runs, predictions, start = [], [], None
     for fields in ({}, MESHES[mesh]):
-        config, dataset = make_task(kind, **text_loss, **fields)
+        config, dataset = make_task(kind, **common, **fields)
         parts = build_trainer_parts(config)
+        start = start or jax.device_get(parts.init_state())
         packed = dataset.train
         if kind == 'preference':
             packed = add_references(config, parts, packed)
-        runs.append(run_steps(config, batches=make_batches(config, packed)))
+        runs.append(run_steps(config, batches=make_batches(config, packed), start=start))
         params = runs[-1][1].params
         predictions.append(task_validation.predict(config, parts, packed, params, SilentProgress()))
     assert_same_runs(*runs)
@@ -127,23 +130,29 @@ def test_every_mesh_trains_and_predicts_as_one_device(make_task, kind, mesh):
     assert first_loss == pytest.approx(np.log(candidates), abs=0.1)
 
 
-def apply_to_one_segment(config, params, ids):
-    """Apply the model to a segment that is alone in a row."""
-    unstacked = unstack_layers(params, config.model.layers)
-    tokens = np.asarray(ids, np.int32)[None]
-    return GPT(config.model, UNSHARDED, train=False).apply({'params': unstacked}, tokens)
+def make_segment_scorer(config, params):
+    """Make a function that scores a segment alone in a row as its task's definition says."""
+    is_preference = config.task.kind == 'preference'
 
+    @jax.jit
+    def score_positions(ids, targets):
+        model = GPT(config.model, UNSHARDED, train=False)
+        output = model.apply({'params': unstack_layers(params, config.model.layers)}, ids[None])
+        if is_preference:
+            return compute_log_probs(output.x_BLD, output.w_VD, targets[None], config.model)[0]
+        return heads.apply_head(params, output.x_BLD, config.task, config.model, UNSHARDED)[0]
 
-def score_segment(config, params, segment):
-    """Score a segment as its task's definition says."""
-    output = apply_to_one_segment(config, params, segment.ids[: segment.num_inputs])
-    if config.task.kind == 'preference':
-        targets = segment.ids[None, 1:]
-        log_p = compute_log_probs(output.x_BLD, output.w_VD, targets, config.model)[0]
-        return float(np.sum(np.asarray(log_p, np.float64)[segment.is_target[1:]]))
-    z_BLY = heads.apply_head(params, output.x_BLD, config.task, config.model, UNSHARDED)
-    positions = np.nonzero(segment.loss_positions[: segment.num_inputs])[0]
-    return np.asarray(z_BLY[0], np.float64)[positions]
+    def score(segment):
+        # What follows the segment is not visible to it.
+        ids, targets = np.zeros((2, CONTEXT + 1), np.int32)
+        ids[: len(segment.ids)] = segment.ids
+        targets[: len(segment.ids) - 1] = segment.ids[1:]
+        scores = np.asarray(score_positions(ids[:CONTEXT], targets[:CONTEXT]), np.float64)
+        if is_preference:
+            return scores[: len(segment.ids) - 1][segment.is_target[1:]].sum()
+        return scores[np.nonzero(segment.loss_positions[: segment.num_inputs])[0]]
+
+    return score
 
 
 SLOW = pytest.mark.slow
@@ -170,9 +179,9 @@ def test_packed_scores_equal_those_of_each_segment_alone(make_task, kind):
         ]
         packed = dataclasses.replace(packed, reference_log_probs=zeros)
     predictions = task_validation.predict(config, parts, packed, params, SilentProgress())
-    expected = []
+    score, expected = make_segment_scorer(config, params), []
     for example in packed.examples[:6]:
-        scores = [score_segment(config, params, segment) for segment in example.segments]
+        scores = [score(segment) for segment in example.segments]
         if kind == 'classification':  # both orders of the pair
             expected.append(scores[0][0] + scores[1][0])
         elif kind == 'token_classification':
@@ -200,15 +209,20 @@ def test_the_auxiliary_text_loss_has_its_coefficient(make_task):
     without_text, _ = make_task('classification')
     batch = dataset.train.make_batch(np.arange(len(dataset.train)))
     params = build_trainer_parts(config).init_state().params
-    params = unstack_layers(params, config.model.layers)
 
-    def compute(task):
-        loss = make_loss(config.model, UNSHARDED, train=False, task=task)
-        return loss(params, batch, jax.random.key(0))
+    @jax.jit
+    def compute(params, batch):
+        params = unstack_layers(params, config.model.layers)
+        return [
+            make_loss(config.model, UNSHARDED, train=False, task=task)(
+                params, batch, jax.random.key(0)
+            )
+            for task in (config.task, without_text.task, None)
+        ]
 
-    objective, _ = compute(config.task)
-    head_objective, head_sums = compute(without_text.task)
-    _, text_sums = compute(None)
+    (objective, _), (head_objective, head_sums), (_, text_sums) = jax.device_get(
+        compute(params, batch)
+    )
     mean = (objective - head_objective) / head_sums['weight']
     expected = 0.5 * float(text_sums['loss'] / text_sums['weight'])
     assert float(mean) == pytest.approx(expected, rel=1e-4)
