@@ -16,6 +16,7 @@ from tests.model.architectures import ARCHITECTURES, EXPERTS, MODERN
 # Every combination of any three of the six fields: the last two follow from the other four.
 FIELDS = [
     {
+        'layers': 1,
         'norm': ('layer', 'rms')[a],
         'bias': bool(b),
         'tied_head': bool(c),

@@ -30,7 +30,7 @@ def weights():
 
 @pytest.fixture
 def x():
-    return jax.random.normal(jax.random.key(2), (3, 7, WIDTH))
+    return np.random.default_rng(2).standard_normal((3, 7, WIDTH), np.float32)
 
 
 @functools.partial(jax.jit, static_argnames='config')
@@ -62,10 +62,11 @@ def apply_with_capacity(weights, x, config):
     return y.reshape(3, 7, WIDTH), dropped / (TOKENS * config.experts_per_token)
 
 
-@pytest.mark.parametrize('factor', [0.4, 0.9, 1.2])
-@pytest.mark.parametrize('per_token', [1, 2, 4])
+@pytest.mark.parametrize(
+    ('per_token', 'factor'), [(1, 0.4), (1, 1.2), (2, 0.4), (2, 0.9), (4, 0.9), (4, 1.2)]
+)
 def test_a_capacity_drops_later_choices_then_later_tokens(
-    model_config, weights, x, factor, per_token
+    model_config, weights, x, per_token, factor
 ):
     config = model_config(
         **EXPERTS,
@@ -82,7 +83,7 @@ def test_a_capacity_drops_later_choices_then_later_tokens(
 
 
 @pytest.mark.parametrize(
-    'tokens', [2, 5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, TOKENS))]
+    'tokens', [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, TOKENS))]
 )
 def test_dropless_equals_a_capacity_that_drops_nothing(model_config, weights, x, tokens):
     """Their blocks and products differ; from one token, as in decoding, to all."""
@@ -90,20 +91,28 @@ def test_dropless_equals_a_capacity_that_drops_nothing(model_config, weights, x,
     dropless = model_config(**EXPERTS)
     large_capacity = dataclasses.replace(dropless, capacity_factor=100.0)
 
-    def value_and_gradients(config):
-        objective = lambda weights, x: jnp.sum(jnp.sin(apply_layer(weights, x, config)[0]))
-        return jax.jit(jax.value_and_grad(objective, argnums=(0, 1)))(weights, x)
+    def differentiate(config):
+        """Return the value and the gradients, and the routing statistics."""
 
-    results = (value_and_gradients(dropless), value_and_gradients(large_capacity))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), *results)
-    assert float(apply_layer(weights, x, large_capacity)[1]['dropped_tokens']) == 0
-    assert 'dropped_tokens' not in apply_layer(weights, x, dropless)[1]
+        def objective(weights, x):
+            y, statistics = apply_layer(weights, x, config)
+            return jnp.sum(jnp.sin(y)), statistics
+
+        value_and_grad = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
+        (value, statistics), gradients = jax.jit(value_and_grad)(weights, x)
+        return (value, gradients), statistics
+
+    expected, capacity_statistics = differentiate(large_capacity)
+    actual, dropless_statistics = differentiate(dropless)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), actual, expected)
+    assert float(capacity_statistics['dropped_tokens']) == 0
+    assert 'dropped_tokens' not in dropless_statistics
 
 
 def test_only_training_drops_tokens(model_config):
-    config = model_config(**ARCHITECTURES['switch'], load_balance=0.0, router_z=0.0)
+    config = model_config(**ARCHITECTURES['switch'], layers=1, load_balance=0.0, router_z=0.0)
     params, _ = make_model(dataclasses.replace(config, capacity_factor=0.3))
-    batch = {'inputs': jnp.arange(32).reshape(2, 16), 'targets': jnp.arange(32).reshape(2, 16)}
+    batch = {'inputs': np.arange(32).reshape(2, 16), 'targets': np.arange(32).reshape(2, 16)}
 
     def compute_sums(train, factor):
         loss = make_loss(
@@ -145,7 +154,7 @@ def compute_statistics(logits, config):
 
 def test_statistics_equal_their_definitions(model_config, weights, x):
     # An expert that few or no tokens choose.
-    weights['router'][:, 3] = -3 * np.asarray(x).reshape(-1, WIDTH).mean(axis=0)
+    weights['router'][:, 3] = -3 * x.reshape(-1, WIDTH).mean(axis=0)
     x = x + 3
     config = model_config(**EXPERTS, load_balance=0.1)
     statistics = apply_layer(weights, x, config)[1]
@@ -162,7 +171,7 @@ def test_even_routing_has_a_load_balance_of_one(model_config, weights):
     weights['router'] = np.zeros((WIDTH, 5), np.float32)
     weights['router'][token, token] = 2
     weights['router'][token, (token + 1) % 5] = 1
-    statistics = apply_layer(weights, jnp.asarray(even), model_config(**EXPERTS))[1]
+    statistics = apply_layer(weights, even, model_config(**EXPERTS))[1]
     assert float(statistics['load_balance']) == pytest.approx(1)
     assert float(statistics['busiest_expert']) == pytest.approx(1)
     assert float(statistics['idle_experts']) == 0
@@ -171,10 +180,10 @@ def test_even_routing_has_a_load_balance_of_one(model_config, weights):
 # Gradients
 
 
-@pytest.mark.parametrize('name', ['experts', 'shared_experts'])
-def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, name):
+@pytest.mark.parametrize(('name', 'layers'), [('experts', 2), ('shared_experts', 1)])
+def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, name, layers):
     """Along a random direction of all weights, with both routing losses."""
-    config = model_config(**ARCHITECTURES[name], load_balance=0.3, router_z=0.2)
+    config = model_config(**ARCHITECTURES[name], layers=layers, load_balance=0.3, router_z=0.2)
     params, _ = make_model(config)
     tokens = np.random.default_rng(3).integers(0, 97, (2, 12))
     rng = np.random.default_rng(4)
@@ -198,12 +207,16 @@ def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, name)
 
     loss = make_loss(config, UNSHARDED, train=True)
     layout = build.make_param_layout(config, UNSHARDED)
-    batch = {'inputs': jnp.asarray(tokens), 'targets': jnp.asarray(tokens)}
-    value_and_grad = jax.jit(
-        jax.value_and_grad(lambda p: loss(p, batch, jax.random.key(0)), has_aux=True)
-    )
-    (value, sums), gradients = jax.jit(value_and_grad)(layout.unstack(params))
-    pairs = zip(jax.tree.leaves(layout.stack(gradients)), jax.tree.leaves(direction), strict=True)
+    batch = {'inputs': tokens, 'targets': tokens}
+
+    @jax.jit
+    def differentiate(params):
+        objective = lambda params: loss(params, batch, jax.random.key(0))
+        results, gradients = jax.value_and_grad(objective, has_aux=True)(layout.unstack(params))
+        return results, layout.stack(gradients)
+
+    (value, sums), gradients = differentiate(params)
+    pairs = zip(jax.tree.leaves(gradients), jax.tree.leaves(direction), strict=True)
     derivative = sum(float((np.asarray(g) * d).sum()) for g, d in pairs)
     assert float(value) == pytest.approx(objective(0), rel=1e-5)
     assert derivative == pytest.approx((objective(1e-5) - objective(-1e-5)) / 2e-5, rel=1e-4)
@@ -218,9 +231,13 @@ def test_bfloat16_stays_within_its_rounding_error(model_config, weights, x, fact
         config = model_config(
             **EXPERTS, capacity_factor=factor, matmul_dtype=dtype, activation_dtype=dtype
         )
-        apply = lambda weights: apply_layer(weights, x, config)[0].astype(jnp.float32)
-        gradients = jax.grad(lambda weights: jnp.sum(jnp.square(apply(weights))))
-        return {'output': apply(weights)} | jax.jit(gradients)(weights)
+
+        def objective(weights):
+            y = apply_layer(weights, x, config)[0].astype(jnp.float32)
+            return jnp.sum(jnp.square(y)), y
+
+        gradients, y = jax.jit(jax.grad(objective, has_aux=True))(weights)
+        return jax.device_get({'output': y} | gradients)
 
     exact, rounded = output_and_gradients('float32'), output_and_gradients('bfloat16')
     for name, value in exact.items():
@@ -230,7 +247,7 @@ def test_bfloat16_stays_within_its_rounding_error(model_config, weights, x, fact
 
 def test_an_expert_without_tokens_has_a_gradient_of_zero(model_config, weights, x):
     weights['router'][0, 2] = -100
-    x = x.at[..., 0].set(1)
+    x[..., 0] = 1
     config = model_config(**EXPERTS)
     gradients = jax.jit(jax.grad(lambda w: jnp.sum(apply_layer(w, x, config)[0] ** 2)))(weights)
     for name in ('gate', 'up', 'down'):

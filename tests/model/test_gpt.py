@@ -67,7 +67,7 @@ def tokens():
 
 @pytest.mark.parametrize(
     ('name', 'fields'),
-    [(name, {'attention_chunk': 5, 'vocab_multiple': 64}) for name in ARCHITECTURES]
+    [(name, {'attention_chunk': 7, 'vocab_multiple': 64}) for name in ARCHITECTURES]
     + [
         (name, {'scan_layers': True, 'layers': 2})
         for name in ('gpt1', 'gpt3_banded', 'sink', 'mistral')
@@ -91,7 +91,7 @@ def test_logits_equal_those_of_a_float64_gpt(model_config, tokens, name, fields)
 
 @pytest.mark.parametrize(
     ('name', 'chunk'),
-    [('gpt3_banded', 5), ('alibi', 5), ('sink', 5), ('sink', 0), ('softcaps', 0), ('qwen3', 5)],
+    [('gpt3_banded', 7), ('alibi', 7), ('sink', 7), ('softcaps', 0), ('qwen3', 7)],
 )
 def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, tokens, name, chunk):
     """Along a random direction of all weights; chunked attention and loss have custom gradients."""
@@ -124,7 +124,7 @@ def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, token
 
 
 def test_bfloat16_stays_within_its_rounding_error(model_config, tokens):
-    config = model_config()
+    config = model_config(layers=1)
     params, forward = make_model(config)
     exact = np.asarray(forward(params, tokens))
     for fields in (
@@ -133,7 +133,7 @@ def test_bfloat16_stays_within_its_rounding_error(model_config, tokens):
     ):
         _, rounded = make_model(dataclasses.replace(config, **fields))
         error = np.abs(rounded(params, tokens) - exact).max() / np.abs(exact).max()
-        assert 0 < error < 0.03  # 8 bits of mantissa over two layers
+        assert 0 < error < 0.03  # 8 bits of mantissa
 
 
 # Visibility
@@ -155,17 +155,15 @@ def measure_reach(config, params, segments=None, positions=None):
     return np.abs(np.asarray(jacobian)).max(axis=(1, 3))[:, :16]
 
 
-@pytest.mark.parametrize('chunk', [0, 4])
-def test_no_position_sees_a_later_one(model_config, chunk):
-    config = model_config(layers=1, attention_chunk=chunk)
+def test_no_position_sees_a_later_one(model_config):
+    config = model_config(layers=1)
     reach = measure_reach(config, make_model(config)[0])
     assert np.all(reach[np.triu_indices(16, 1)] == 0)
     assert np.all(reach[np.tril_indices(16)] > 0)
 
 
-@pytest.mark.parametrize('chunk', [0, 4])
-def test_packed_documents_do_not_leak_and_equal_separate_ones(model_config, tokens, chunk):
-    config = model_config(layers=1, attention_chunk=chunk)
+def test_packed_documents_do_not_leak_and_equal_separate_ones(model_config, tokens):
+    config = model_config(layers=1, attention_chunk=7)
     params, forward = make_model(config)
     row = tokens[:1]
     segments = np.array([[0] * 5 + [1] * 11])
@@ -203,7 +201,7 @@ def loss_and_gradient(config):
 @pytest.mark.parametrize(
     'fields',
     [
-        {'remat': 'block', 'attention_chunk': 4},
+        {'remat': 'block', 'attention_chunk': 7},
         {'remat': 'dots', 'scan_layers': True},
         {'scan_layers': True, 'loss_chunk': 4},
     ],

@@ -1,5 +1,7 @@
 """Products with weights: results, gradients, and the form that each platform gets."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,19 @@ from gpt_jax.model import matmul
 from gpt_jax.model.loss import compute_loss
 from gpt_jax.model.matmul import broadcast_param, einsum, grouped_matmul
 
+
+def draw(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape, np.float32) for shape in shapes]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def apply_and_differentiate(function, arguments, dy):
+    """Return function(*arguments), and the gradients of the arguments given that of the result."""
+    y, vjp = jax.vjp(function, *arguments)
+    return y, vjp(dy)
+
+
 SIZES = {'B': 2, 'L': 3, 'M': 3, 'D': 4, 'H': 5, 'G': 5, 'K': 6, 'F': 7}
 
 
@@ -16,14 +31,17 @@ SIZES = {'B': 2, 'L': 3, 'M': 3, 'D': 4, 'H': 5, 'G': 5, 'K': 6, 'F': 7}
     'terms', ['BLD,DHK->BLHK', 'BMD,DGK->BMGK', 'BLHK,HKD->BLD', 'BLD,DF->BLF', 'BLF,FD->BLD']
 )
 def test_einsum_and_its_gradients_equal_jax(model_config, terms):
-    keys = jax.random.split(jax.random.key(0), 3)
+    config = model_config()
     shapes = [[SIZES[letter] for letter in part] for part in terms.replace('->', ',').split(',')]
-    a, b, dy = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
-    y, vjp = jax.vjp(lambda a, b: einsum(terms, a, b, model_config()), a, b)
-    expected, expected_vjp = jax.vjp(lambda a, b: jnp.einsum(terms, a, b), a, b)
-    np.testing.assert_allclose(y, expected, atol=1e-5)
-    for gradient, expected_gradient in zip(vjp(dy), expected_vjp(dy), strict=True):
-        np.testing.assert_allclose(gradient, expected_gradient, atol=1e-5)
+    *operands, dy = draw(*shapes)
+    actual, expected = (
+        apply_and_differentiate(function, operands, dy)
+        for function in (
+            lambda a, b: einsum(terms, a, b, config),
+            lambda a, b: jnp.einsum(terms, a, b),
+        )
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), actual, expected)
 
 
 @pytest.mark.parametrize('terms', ['BLD,HDK->BLHK', 'BLD,DF->BFL', 'DBL,DF->BLF'])
@@ -35,12 +53,13 @@ def test_einsum_rejects_unsupported_terms(model_config, terms):
 
 @pytest.mark.parametrize('tail', ['D', 'HK'])
 def test_broadcast_param_and_its_gradient_equal_jax(tail):
-    vector = jax.random.normal(jax.random.key(0), [SIZES[letter] for letter in tail])
-    shape = (2, 3, *vector.shape)
-    dy = jax.random.normal(jax.random.key(1), shape)
-    y, vjp = jax.vjp(lambda v: broadcast_param(v, shape, 'float32'), vector)
-    np.testing.assert_array_equal(y, jnp.broadcast_to(vector, shape))
-    np.testing.assert_allclose(vjp(dy)[0], dy.sum((0, 1)), atol=1e-5)
+    vector_shape = [SIZES[letter] for letter in tail]
+    shape = (2, 3, *vector_shape)
+    vector, dy = draw(vector_shape, shape)
+    broadcast = lambda v: broadcast_param(v, shape, 'float32')
+    y, (gradient,) = apply_and_differentiate(broadcast, [vector], dy)
+    np.testing.assert_array_equal(y, np.broadcast_to(vector, shape))
+    np.testing.assert_allclose(gradient, dy.sum((0, 1)), atol=1e-5)
 
 
 @pytest.mark.parametrize(('platform', 'operation'), [('cpu', 'dot_general'), ('tpu', 'reduce')])
@@ -63,9 +82,7 @@ OWNERS = [0, 0, 2, 3, 3]  # expert 1 has no block
 @pytest.fixture
 def blocks():
     """Blocks of rows [P, C, x], matrices [E, x, y], gradients of the product [P, C, y]."""
-    keys = jax.random.split(jax.random.key(0), 3)
-    shapes = [(5, 3, 4), (4, 4, 6), (5, 3, 6)]
-    return [jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True)]
+    return draw((5, 3, 4), (4, 4, 6), (5, 3, 6))
 
 
 @pytest.mark.parametrize('owners', [OWNERS, None])
@@ -74,33 +91,40 @@ def test_grouped_matmul_and_its_gradients_equal_a_loop_over_experts(
     model_config, blocks, owners, dtype
 ):
     config, (a, w, dy) = model_config(matmul_dtype=dtype), blocks
-    owner_P = None if owners is None else jnp.array(owners)
+    owner_P = None if owners is None else np.array(owners)
     a, dy = (a[:4], dy[:4]) if owners is None else (a, dy)
-    y, vjp = jax.vjp(lambda a, w: grouped_matmul(a, w, owner_P, config), a, w)
+    multiply = lambda a, w: grouped_matmul(a, w, owner_P, config)
+    dy = dy.astype(dtype).astype(np.float32)  # both compute with the rounded one
+    y, gradients = jax.device_get(apply_and_differentiate(multiply, (a, w), dy))
     a, w, dy = (np.asarray(t.astype(dtype), np.float64) for t in (a, w, dy))
     da, dw = np.zeros_like(a), np.zeros_like(w)
     for block, expert in enumerate(owners or range(4)):
         np.testing.assert_allclose(y[block], a[block] @ w[expert], atol=1e-5)
         da[block] = dy[block] @ w[expert].T
         dw[expert] += a[block].T @ dy[block]
-    for gradient, expected in zip(vjp(jnp.asarray(dy, jnp.float32)), (da, dw), strict=True):
+    for gradient, expected in zip(gradients, (da, dw), strict=True):
         np.testing.assert_allclose(gradient, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('inner', [1, 2])
 def test_ragged_form_of_grouped_matmul_equals_the_loop(blocks, inner):
     a, w, dy = blocks
-    rows, owner_P = (a, dy)[inner - 1], jnp.array(OWNERS)
-    np.testing.assert_allclose(
-        matmul._rows_looped(rows, w, owner_P, inner=inner),
-        matmul._rows_ragged(rows, w, owner_P, inner=inner),
-        atol=1e-5,
-    )
-    np.testing.assert_allclose(
-        matmul._outer_looped(rows, dy, owner_P, experts=4),
-        matmul._outer_ragged(rows, dy, owner_P, experts=4),
-        atol=1e-5,
-    )
+    owner_P = np.array(OWNERS)
+
+    @jax.jit
+    def multiply(rows, w, dy):
+        looped = (
+            matmul._rows_looped(rows, w, owner_P, inner=inner),
+            matmul._outer_looped(rows, dy, owner_P, experts=4),
+        )
+        ragged = (
+            matmul._rows_ragged(rows, w, owner_P, inner=inner),
+            matmul._outer_ragged(rows, dy, owner_P, experts=4),
+        )
+        return looped, ragged
+
+    looped, ragged = multiply((a, dy)[inner - 1], w, dy)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), looped, ragged)
 
 
 @pytest.mark.parametrize(('platform', 'ragged'), [('tpu', 3), ('cuda', 0), ('cpu', 0)])
@@ -130,14 +154,16 @@ def count_work(function, arguments, differentiated):
 
     values = tuple(arguments[index] for index in differentiated)
     gradient = jax.grad(of_differentiated, argnums=tuple(range(len(values))))
-    residuals = jax.tree.leaves(jax.vjp(of_differentiated, *values)[1])
+    residuals = jax.tree.leaves(
+        jax.eval_shape(lambda *values: jax.vjp(of_differentiated, *values)[1], *values)
+    )
     products = str(jax.make_jaxpr(gradient)(*values)).count('dot_general')
     return products, sum(leaf.size for leaf in residuals)
 
 
 SUBSETS = ((0,), (1,), (0, 1))
-X, W = jnp.ones((2, 3, 4)), jnp.ones((4, 7))
-BLOCKS, MATRICES = jnp.ones((5, 3, 4)), jnp.ones((5, 4, 6))
+X, W = np.ones((2, 3, 4), np.float32), np.ones((4, 7), np.float32)
+BLOCKS, MATRICES = np.ones((5, 3, 4), np.float32), np.ones((5, 4, 6), np.float32)
 
 
 @pytest.mark.parametrize(
@@ -159,12 +185,12 @@ def test_one_product_forward_and_one_per_needed_gradient(model_config, function,
 @pytest.mark.parametrize('chunk', [0, 1])
 def test_the_loss_skips_gradients_of_a_frozen_head_and_of_frozen_features(model_config, chunk):
     config = model_config(loss_chunk=chunk, vocab_size=11)
-    targets, weights = jnp.zeros((2, 3), jnp.int32), jnp.ones((2, 3))
+    targets, weights = np.zeros((2, 3), np.int32), np.ones((2, 3), np.float32)
 
     def objective(x, w):
         return compute_loss(x, w, targets, weights, config).objective
 
-    arguments = (X, jnp.ones((11, 4)))
+    arguments = (X, np.ones((11, 4), np.float32))
     assert [count_work(objective, arguments, subset)[0] for subset in SUBSETS] == [2, 2, 3]
 
 
@@ -176,6 +202,6 @@ def test_a_zero_incoming_gradient_gives_zero_gradients(model_config):
         y = einsum('BLD,DF->BLF', x, w, config)
         return jnp.sum(x) + jnp.sum(jax.lax.stop_gradient(y))
 
-    dx, dw = jax.grad(function, argnums=(0, 1))(X, W)
+    dx, dw = jax.device_get(jax.jit(jax.grad(function, argnums=(0, 1)))(X, W))
     assert (dx == 1).all()
     assert (dw == 0).all()

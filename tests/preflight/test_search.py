@@ -18,7 +18,7 @@ def rank(config, topology):
 def small(settings):
     """A model of which every device has room for all weights."""
     fields = {'model.layers': 1, 'model.width': 1024, 'model.vocab_size': 1000}
-    return settings(fields | {'train.batch_size': 64})
+    return settings(fields | {'train.batch_size': 32})
 
 
 def test_a_small_model_fits_with_every_strategy(small):
@@ -29,7 +29,7 @@ def test_a_small_model_fits_with_every_strategy(small):
     assert pruned
     assert {each['model.remat'] for each in changes} == {'none', 'dots', 'block'}
     without_tensor = [each for each in changes if each['mesh.tensor'] == 1]
-    assert {each['train.microbatch_size'] for each in without_tensor} == {1, 2, 4}
+    assert {each['train.microbatch_size'] for each in without_tensor} == {1, 2}
     seconds = [candidate.seconds for candidate in candidates]
     assert seconds == sorted(seconds)
     assert changes[0]['model.remat'] == 'none'
@@ -57,7 +57,7 @@ def test_changes_are_checked(settings):
 def test_tensor_parallel_devices_hold_their_share_of_the_state(small):
     """With several microbatches, the sum of gradients comes on top."""
     candidates, _ = rank(small, 'v5e:4x4')
-    fields = {'mesh.strategy': 'replicated', 'model.remat': 'none', 'train.microbatch_size': 4}
+    fields = {'mesh.strategy': 'replicated', 'model.remat': 'none', 'train.microbatch_size': 2}
     one, four = (
         next(
             each
