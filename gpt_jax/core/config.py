@@ -30,6 +30,7 @@ from gpt_jax.core.config_fields import (
     nearest,
     require,
 )
+from gpt_jax.core.errors import UserError
 
 RawConfig = dict[str, Any]  # nested dicts of JSON's types, not yet checked
 
@@ -1069,7 +1070,8 @@ def parse_config(config: Mapping[str, Any], vocab_size: int) -> Config:
     """
     known = [*TOP_LEVEL, *SECTIONS]
     for key in config:
-        require(key in known, key, f'no such section{nearest(key, known)}')
+        if key not in known:
+            raise UserError(f'config.{key}: no such section{nearest(key, known)}')
     for key in known:
         require(key in config, key, 'missing')
     seed = config['seed']

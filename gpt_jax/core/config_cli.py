@@ -140,9 +140,9 @@ def _apply_trial(config: RawConfig, trial: dict[str, Any], field: str) -> RawCon
     config = copy.deepcopy(config | {'sweep': config['sweep'] | {'trials': []}})
     known = [key for key, _ in flatten_config(config)]
     for key, value in trial.items():
-        config_fields.require(
-            key in known, f'{field}.{key}', f'no such field{config_fields.nearest(key, known)}'
-        )
+        if key not in known:
+            hint = config_fields.nearest(key, known)
+            raise UserError(f'config.{field}.{key}: no such field{hint}')
         *sections, last = key.split('.')
         parent = config
         for section in sections:
