@@ -1,7 +1,7 @@
 """run.py and gpt-jax in this process, for tests of what they do and not of their process.
 
-The imports and traced functions of the tests are there already, so a small run takes about a
-quarter of the time that it takes in a process of its own.
+The modules are imported already, so a small run takes about a quarter of the time that it takes in
+a process of its own.
 """
 
 import contextlib
@@ -32,16 +32,19 @@ def command(workdir: Path | None, **fields: Any) -> list[str]:
 
 
 def run(arguments: list[str], code: int = 0) -> tuple[str, str]:
-    """Do what `program.run` does, in this process."""
+    """Run a command as `program.run` does, in this process.
+
+    Assert its exit code, and return (standard output, standard error).
+    """
     words = arguments[1:]  # without the interpreter
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         if words[0] == 'run.py':
-            found = _find_exit_code(lambda: _run_script(words))
+            exit_code = _find_exit_code(lambda: _run_script(words))
         else:
             assert words[:2] == ['-m', 'gpt_jax']
-            found = _find_exit_code(lambda: cli.main(words[2:]))
-    assert found == code, f'exit code {found}\n{out.getvalue()}\n{err.getvalue()}'
+            exit_code = _find_exit_code(lambda: cli.main(words[2:]))
+    assert exit_code == code, f'exit code {exit_code}\n{out.getvalue()}\n{err.getvalue()}'
     return out.getvalue(), err.getvalue()
 
 
@@ -61,7 +64,7 @@ def _run_script(argv: list[str]) -> None:
         mock.patch.object(jax_setup, 'start_jax'),  # the tests have started it
         warnings.catch_warnings(),
     ):
-        # ml_collections loads config files so.
+        # From ml_collections, which loads the config file.
         warnings.filterwarnings('ignore', r'the load_module\(\) method', DeprecationWarning)
         before = set(flags.FLAGS)
         main = runpy.run_path('run.py', run_name='run')['main']
