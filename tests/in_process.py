@@ -38,7 +38,11 @@ def run(arguments: list[str], code: int = 0) -> tuple[str, str]:
     """
     words = arguments[1:]  # without the interpreter
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        mock.patch.object(jax_setup, 'start_jax'),  # the tests have started it
+    ):
         if words[0] == 'run.py':
             exit_code = _find_exit_code(lambda: _run_script(words))
         else:
@@ -61,7 +65,6 @@ def _run_script(argv: list[str]) -> None:
         contextlib.chdir(program.ROOT),
         mock.patch.object(sys, 'argv', argv),
         mock.patch.object(sys, 'path', sys.path.copy()),
-        mock.patch.object(jax_setup, 'start_jax'),  # the tests have started it
         warnings.catch_warnings(),
     ):
         # From ml_collections, which loads the config file.

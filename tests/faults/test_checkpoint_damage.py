@@ -96,7 +96,7 @@ REASONS = {
 
 @pytest.mark.parametrize('damage', REASONS)
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(pristine, tmp_path, damage):
-    rng, repeats = random.Random(damage.__name__), 100 if damage is flip_bit else 1
+    rng, repeats = random.Random(damage.__name__), 40 if damage is flip_bit else 1
     lines: list[str] = []
     names = sorted(
         str(p.relative_to(pristine)) for p in (pristine / '20').rglob('*') if p.is_file()

@@ -34,11 +34,11 @@ def kill_and_finish(arguments: list[str], workdir, kills: int, generator: random
     return interrupted
 
 
-def check_runs(source, tmp_path, runs: int, kills: int) -> int:
+def check_runs(source, tmp_path, runs: int, kills: int, steps: int) -> int:
     """Compare killed runs with an uninterrupted one; return how many kills hit a live process."""
     fields = {
         'config__data__source': source,
-        'config__train__steps': 120,
+        'config__train__steps': steps,
         'config__train__checkpoint_every': 5,
     }
     complete = tmp_path / 'complete'
@@ -60,9 +60,9 @@ def check_runs(source, tmp_path, runs: int, kills: int) -> int:
 
 
 def test_three_kills(source, tmp_path):
-    assert check_runs(source, tmp_path, runs=1, kills=3) >= 1
+    assert check_runs(source, tmp_path, runs=1, kills=3, steps=60) >= 1
 
 
 @pytest.mark.slow
 def test_many_kills(source, tmp_path):
-    assert check_runs(source, tmp_path, runs=4, kills=7) >= 20
+    assert check_runs(source, tmp_path, runs=4, kills=7, steps=120) >= 20

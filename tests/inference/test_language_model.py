@@ -16,15 +16,28 @@ from gpt_jax.data import tokenizer
 from gpt_jax.trainer import export_weights
 from tests import trained
 
+PROMPTS = ['a', 'The weather', 'of', 'many devices']
+GREEDY = {'max_length': 40}
+
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
-    return trained.folder(tmp_path_factory.mktemp('runs') / 'large')
+    return trained.folder(tmp_path_factory.mktemp('runs') / 'large', layers=1)
 
 
 @pytest.fixture(scope='module')
 def model(run):
     return gpt_jax.load(run)
+
+
+def list_tokens(texts):
+    return [list(map(int, text.tokens)) for text in texts]
+
+
+@pytest.fixture(scope='module')
+def greedy_tokens(model):
+    """What the model writes after PROMPTS."""
+    return list_tokens(model.generate(PROMPTS, **GREEDY))
 
 
 def test_importing_the_package_imports_no_dependencies():
@@ -37,23 +50,21 @@ def test_importing_the_package_imports_no_dependencies():
         _ = gpt_jax.lood
 
 
-def test_process_with_one_device_generates_the_same(run, model):
+def test_process_with_one_device_generates_the_same(run, greedy_tokens):
     """One CPU device is the default; it stores matrices transposed and uses another library."""
-    prompts = ['The weather today is', 'x', 'def f(']
     code = f"""
 import gpt_jax, jax, json
 model = gpt_jax.load({str(run)!r})
 def generate(prompts):
-    texts = model.generate(prompts, max_new_tokens=12)
+    texts = model.generate(prompts, **{GREEDY})
     return [list(map(int, text.tokens)) for text in texts]
-print(json.dumps([jax.device_count(), generate({prompts[:1]}), generate({prompts})]))
+print(json.dumps([jax.device_count(), generate({PROMPTS[:1]}), generate({PROMPTS})]))
 """
     process = subprocess.run(
         [sys.executable, '-c', code], capture_output=True, text=True, check=True
     )
-    devices, one, three = json.loads(process.stdout.splitlines()[-1])
-    expected = [list(text.tokens) for text in model.generate(prompts, max_new_tokens=12)]
-    assert (devices, one, three) == (1, expected[:1], expected)
+    devices, one, several = json.loads(process.stdout.splitlines()[-1])
+    assert (devices, one, several) == (1, greedy_tokens[:1], greedy_tokens)
 
 
 def test_greedy_text_is_the_argmax_of_the_logits(model):
@@ -186,15 +197,11 @@ def test_prompt_without_token_ids_raises(model, monkeypatch):
         model.generate(['ab', 'azb'])
 
 
-def test_drafts_do_not_change_greedy_texts_and_are_counted(run, model, tmp_path):
-    small = trained.folder(tmp_path / 'small', seed=5, layers=1, width=16, heads=2)
-    expected = model.generate(['ab', 'The weather'], max_length=40)
-    for draft in (small, 'lookup'):
-        drafted = gpt_jax.load(run, draft=draft)
-        texts = drafted.generate(['ab', 'The weather'], max_length=40)
-        assert [text.tokens for text in texts] == [text.tokens for text in expected]
-        assert drafted.speculative_stats.proposed >= drafted.speculative_stats.accepted
-        assert drafted.speculative_stats.readings > 0
+def test_drafts_do_not_change_greedy_texts_and_are_counted(run, greedy_tokens):
+    drafted = gpt_jax.load(run, draft='lookup')
+    assert list_tokens(drafted.generate(PROMPTS, **GREEDY)) == greedy_tokens
+    assert drafted.speculative_stats.proposed >= drafted.speculative_stats.accepted
+    assert drafted.speculative_stats.readings > 0
     with pytest.raises(
         UserError, match='num_beams: beam search cannot be combined with a draft model'
     ):
@@ -217,13 +224,10 @@ def test_unsuitable_drafts_raise(run, tmp_path):
         gpt_jax.load(run, draft=trained.folder(tmp_path / 'short', context=32))
 
 
-def test_run_and_its_export_can_draft_for_each_other(run, model, tmp_path):
+def test_run_and_its_export_can_draft_for_each_other(run, model, greedy_tokens, tmp_path):
     export_weights.export_weights(run, tmp_path / 'exported', default_config(), 'float32', print)
-    expected = model.generate('ab', max_length=20)
     drafted = gpt_jax.load(run, draft=tmp_path / 'exported')
-    assert [text.tokens for text in drafted.generate('ab', max_length=20)] == [
-        text.tokens for text in expected
-    ]
+    assert list_tokens(drafted.generate(PROMPTS, **GREEDY)) == greedy_tokens
     assert drafted.speculative_stats.accepted == drafted.speculative_stats.proposed > 0
     assert (
         gpt_jax.load(tmp_path / 'exported', draft=run).tokenizer.fingerprint
@@ -234,26 +238,28 @@ def test_run_and_its_export_can_draft_for_each_other(run, model, tmp_path):
 @pytest.mark.parametrize(
     ('data', 'fsdp', 'tensor'),
     [
-        (8, 1, 1),
         (2, 2, 2),
         *(
             pytest.param(*axes, marks=pytest.mark.slow)
-            for axes in ((1, 8, 1), (2, 4, 1), (1, 1, 4))
+            for axes in ((8, 1, 1), (1, 8, 1), (2, 4, 1), (1, 1, 4))
         ),
     ],
 )
-def test_texts_do_not_depend_on_the_number_of_devices(run, model, data, fsdp, tensor):
+def test_texts_do_not_depend_on_the_number_of_devices(
+    run, model, greedy_tokens, data, fsdp, tensor
+):
     sharded = gpt_jax.load(run, data=data, fsdp=fsdp, tensor=tensor)
-    prompts = ['a', 'The weather', 'of', 'many devices']
-    for given in ({'max_length': 40}, {'max_length': 40, 'temperature': 0.8, 'top_p': 0.9}):
-        one, many = model.generate(prompts, **given), sharded.generate(prompts, **given)
-        assert [text.tokens for text in one] == [text.tokens for text in many]
+    sampled = {'max_length': 40, 'temperature': 0.8, 'top_p': 0.9, 'num_return_sequences': 2}
+    one, many = (lm.generate('The weather', **sampled) for lm in (model, sharded))
+    assert list_tokens(one) == list_tokens(many)
     if data == 2:
-        one, many = (lm.generate(prompts, max_length=40, num_beams=3) for lm in (model, sharded))
-        assert [text.tokens for text in one] == [text.tokens for text in many]
+        one, many = (lm.generate(PROMPTS, max_length=40, num_beams=3) for lm in (model, sharded))
+        assert list_tokens(one) == list_tokens(many)
         np.testing.assert_allclose(
             sharded.logits('The weather'), model.logits('The weather'), atol=1e-4
         )
+    else:
+        assert list_tokens(sharded.generate(PROMPTS, **GREEDY)) == greedy_tokens
 
 
 def test_more_devices_than_available_raise(run):

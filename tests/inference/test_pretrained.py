@@ -76,21 +76,31 @@ def test_missing_source(source, tmp_path, monkeypatch):
         find(source)
 
 
-@pytest.mark.parametrize('name', ['gpt2', 'openai-community/gpt2', 'gpt2@e7da7f2'])
-def test_name_on_the_hub(published, tmp_path, monkeypatch, name):
+@pytest.fixture
+def downloads(exported, tmp_path, monkeypatch):
+    """A hub that has every name; collects the names and revisions."""
     monkeypatch.chdir(tmp_path)
     downloads = []
 
     def snapshot_download(name, **given):
         downloads.append((name, given['revision']))
-        return str(published)
+        return str(exported)
 
     monkeypatch.setitem(
         sys.modules, 'huggingface_hub', types.SimpleNamespace(snapshot_download=snapshot_download)
     )
-    model = gpt_jax.load(name, draft=name)
-    assert downloads == [(name.partition('@')[0], name.partition('@')[2] or None)] * 2
-    assert len(model.generate('The weather today is', max_length=25)[0].tokens) == 5
+    return downloads
+
+
+@pytest.mark.parametrize('name', ['gpt2', 'openai-community/gpt2', 'gpt2@e7da7f2'])
+def test_name_on_the_hub(downloads, name):
+    assert find(name).model_config.width == 32
+    assert downloads == [(name.partition('@')[0], name.partition('@')[2] or None)]
+
+
+def test_names_on_the_hub_of_a_model_and_its_draft(downloads):
+    gpt_jax.load('gpt2', draft='openai-community/gpt2')
+    assert downloads == [('gpt2', None), ('openai-community/gpt2', None)]
 
 
 @pytest.mark.parametrize('source', ['x' * 300, '~nobody_of_that_name/run'])
@@ -152,9 +162,11 @@ def test_damaged_run(run, tmp_path, content):
         find(tmp_path / 'run')
 
 
-def test_tokenizer_is_in_the_run_folder_or_in_the_cache(tmp_path, source):
+def test_tokenizer_is_in_the_run_folder_or_in_the_cache(tmp_path):
+    documents = [{'text': f'{n} words and more words' * 9} for n in range(200)]
+    (tmp_path / 'corpus.jsonl').write_text('\n'.join(map(json.dumps, documents)))
     data = default_config()['data'] | {
-        'source': source,
+        'source': f'files:{tmp_path / "corpus.jsonl"}',
         'tokenizer': 'bpe:300',
         'cache': str(tmp_path / 'cache'),
     }
@@ -180,9 +192,8 @@ def set_data_section(folder, data):
     )
 
 
-def test_hugging_face_folder(run, tmp_path):
-    out = tmp_path / 'exported'
-    export_weights.export_weights(run, out, default_config(), 'float32', print)
+def test_hugging_face_folder(run, published):
+    out = published
     original, exported = find(run), find(out)
     text = 'naïve text'
     expected_ids = original.tokenizer.encode(text).tolist()
@@ -216,10 +227,17 @@ def test_invalid_eos_token_id(published, name, value):
         import_weights.import_weights(str(published), default_config(), published / 'run', print)
 
 
+@pytest.fixture(scope='module')
+def exported(run, tmp_path_factory):
+    """The exported run, which no test changes."""
+    folder = tmp_path_factory.mktemp('exported') / 'model'
+    export_weights.export_weights(run, folder, default_config(), 'float32', print)
+    return folder
+
+
 @pytest.fixture
-def published(run, tmp_path):
-    export_weights.export_weights(run, tmp_path / 'published', default_config(), 'float32', print)
-    return tmp_path / 'published'
+def published(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / 'published')
 
 
 def test_prefix_ids():

@@ -204,13 +204,15 @@ def test_samples_fit_the_exact_distribution(given):
 
 
 def test_stream_depends_only_on_seed_and_step():
-    logits_BV = jnp.zeros((4, 1000))
-    keys_B = make_step_keys(jnp.array([7, 7, 8, 7], jnp.uint32), jnp.array([0, 1, 0, 0]))
-    ids = select_tokens(logits_BV, keys_B, True)
+
+    @jax.jit
+    def select(seed_B, step_B):
+        return select_tokens(jnp.zeros((len(seed_B), 1000)), make_step_keys(seed_B, step_B), True)
+
+    ids = select(np.array([7, 7, 8, 7], np.uint32), np.array([0, 1, 0, 0])).tolist()
     assert ids[0] == ids[3]
-    assert len({int(id_) for id_ in ids[:3]}) == 3
-    single_key = make_step_keys(jnp.array([8], jnp.uint32), jnp.array([0]))
-    assert select_tokens(logits_BV[:1], single_key, True)[0] == ids[2]
+    assert len(set(ids[:3])) == 3
+    assert select(np.array([8], np.uint32), np.array([0])).tolist() == [ids[2]]
 
 
 def test_every_sequence_has_its_own_seed():
@@ -226,13 +228,18 @@ def test_every_sequence_has_its_own_seed():
 
 
 def test_probabilities_of_selected_tokens():
-    logits_BV = jnp.array([[1.0, 3.0, 2.0]])
-    assert compute_probabilities(logits_BV, False).tolist() == [[0, 1, 0]]
-    np.testing.assert_allclose(
-        compute_probabilities(logits_BV, True), jax.nn.softmax(logits_BV), rtol=1e-6
-    )
-    np.testing.assert_allclose(
-        compute_log_probability(logits_BV, jnp.array([2])),
-        jax.nn.log_softmax(logits_BV)[:, 2],
-        rtol=1e-6,
-    )
+    logits_BV = np.array([[1.0, 3.0, 2.0]], np.float32)
+
+    @jax.jit
+    def compute(logits_BV, ids_B):
+        return (
+            compute_probabilities(logits_BV, False),
+            compute_probabilities(logits_BV, True),
+            compute_log_probability(logits_BV, ids_B),
+        )
+
+    greedy, sampled, log_p = compute(logits_BV, np.array([2]))
+    expected = reference.softmax(np.float64(logits_BV[0]))
+    assert greedy.tolist() == [[0, 1, 0]]
+    np.testing.assert_allclose(sampled, [expected], rtol=1e-6)
+    np.testing.assert_allclose(log_p, np.log(expected[2:]), rtol=1e-6)

@@ -108,6 +108,10 @@ def make_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return value.astype(np.float32)
 
 
+# Examples whose backward passes differ most.
+GRADIENT_EXAMPLES = ('gpt2', 'openai-gpt', 'llama3', 'mixtral')
+
+
 def direction(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """A random direction; any mistake in a gradient changes its component along it. Float64."""
     return np.random.RandomState(zlib.crc32(f'direction of {name}'.encode())).randn(*shape)
@@ -154,11 +158,17 @@ def make_model_config(source: huggingface.HuggingFaceFolder, **fields: Any) -> M
 def import_model(folder: Path, **fields: Any) -> ImportedModel:
     source = huggingface.read_folder(str(folder))
     model = make_model_config(source, **fields)
-    letters = pretrained.weight_letters(model)
+    letters, structure = _declare(model)
     read_weight = huggingface.make_weight_reader(source, letters, model.dims)
-    structure = jax.tree.structure(weights.unbox(build.declare_params(model)))
     params = jax.tree.unflatten(structure, [read_weight(path) for path in letters])
     return ImportedModel(source, model, letters, params)
+
+
+@functools.cache
+def _declare(model: ModelConfig) -> tuple[dict[str, str], Any]:
+    """Return (letters of the weights, by path; structure of the params)."""
+    structure = jax.tree.structure(weights.unbox(build.declare_params(model)))
+    return pretrained.weight_letters(model), structure
 
 
 def by_path(params: Any) -> dict[str, np.ndarray]:
@@ -171,16 +181,22 @@ def compute_gradients(
     model: ImportedModel, tokens_BL: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return logits, float32 [B, L, V], and the gradients of the mean loss by tensor name."""
-
-    def loss(params: Any) -> tuple[jax.Array, jax.Array]:
-        z_BLV = apply_model(model.config, params, tokens_BL)
-        return mean_loss(z_BLV, tokens_BL), z_BLV
-
-    (_, z_BLV), gradients = _run(jax.value_and_grad(loss, has_aux=True), model.params)
+    (_, z_BLV), gradients = gradient_function(model.config)(model.params, tokens_BL)
     return np.asarray(z_BLV), export_tensors(model, gradients)
 
 
-def mean_loss(z_BLV: jax.Array, tokens_BL: np.ndarray) -> jax.Array:
+@functools.cache
+def gradient_function(config: ModelConfig) -> Any:
+    """The jitted (params, tokens) -> ((mean loss, logits), gradients)."""
+
+    def loss(params: Any, tokens_BL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z_BLV = apply_model(config, params, tokens_BL)
+        return mean_loss(z_BLV, tokens_BL), z_BLV
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
+def mean_loss(z_BLV: jax.Array, tokens_BL: Any) -> jax.Array:
     """The mean cross-entropy of the tokens after the first."""
     log_p_BLV = jax.nn.log_softmax(z_BLV[:, :-1])
     return -jnp.mean(jnp.take_along_axis(log_p_BLV, jnp.asarray(tokens_BL)[:, 1:, None], axis=-1))
@@ -188,16 +204,16 @@ def mean_loss(z_BLV: jax.Array, tokens_BL: np.ndarray) -> jax.Array:
 
 def compute_logits(model: ImportedModel, tokens_BL: np.ndarray) -> np.ndarray:
     """Return logits, float32 [B, L, V]."""
-    apply = lambda params: apply_model(model.config, params, tokens_BL)
-    return np.asarray(_run(apply, model.params))
+    return np.asarray(logits_function(model.config)(model.params, tokens_BL))
 
 
-def _run(function: Any, params: Any) -> Any:
-    """Run without optimization, since nearly all the time is compilation."""
-    return jax.jit(function).lower(params).compile({'xla_backend_optimization_level': 0})(params)
+@functools.cache
+def logits_function(config: ModelConfig) -> Any:
+    """The jitted (params, tokens) -> logits."""
+    return jax.jit(functools.partial(apply_model, config))
 
 
-def apply_model(config: ModelConfig, params: Any, tokens_BL: np.ndarray) -> jax.Array:
+def apply_model(config: ModelConfig, params: Any, tokens_BL: Any) -> jax.Array:
     output: Any = GPT(config, sharding.UNSHARDED, train=False).apply(
         {'params': unstack_layers(params, config.layers)}, tokens_BL
     )

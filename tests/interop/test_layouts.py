@@ -5,12 +5,9 @@ import pytest
 
 from gpt_jax.interop import huggingface, layouts, safetensors_files
 from tests.interop import golden, small_models
-from tests.interop.small_models import EXAMPLES
+from tests.interop.small_models import EXAMPLES, GRADIENT_EXAMPLES
 
 TOLERANCE = 2e-5  # in float32, of logits up to 15; the errors are 6e-7 to 9e-6
-
-# Examples whose backward passes differ; test_transformers.py compares all gradients.
-GRADIENT_EXAMPLES = ('gpt2', 'openai-gpt', 'llama3', 'mixtral', 'qwen2', 'qwen3')
 
 
 @pytest.fixture(scope='module', params=EXAMPLES)

@@ -28,11 +28,11 @@ def import_base(name, path):
 def make_adapters(ours, names, scale=0.5, seed=0):
     """Random adapters of the named weights."""
     targets = lora.select_targets(ours.letters, names, ours.config.layers)
-    pairs = lora.init_adapters(ours.params, ours.letters, targets, RANK, jax.random.key(seed))
-    keys = iter(jax.random.split(jax.random.key(seed + 1), 100))
-    trained = jax.tree.map(
-        lambda a: np.array(a + 0.2 * jax.random.normal(next(keys), a.shape)), pairs
+    pairs = jax.eval_shape(
+        lambda: lora.init_adapters(ours.params, ours.letters, targets, RANK, jax.random.key(0))
     )
+    rng = np.random.default_rng(seed)
+    trained = jax.tree.map(lambda a: np.float32(0.2 * rng.standard_normal(a.shape)), pairs)
     scales = {
         path: np.full(ours.config.layers if path.startswith('blocks') else (), scale, np.float32)
         for path in trained

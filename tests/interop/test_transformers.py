@@ -12,7 +12,7 @@ import pytest
 from gpt_jax.data import tokenizer
 from gpt_jax.interop import huggingface, safetensors_files, tokenizer_files
 from tests.interop import golden, small_models
-from tests.interop.small_models import EXAMPLES
+from tests.interop.small_models import EXAMPLES, GRADIENT_EXAMPLES
 
 torch = pytest.importorskip('torch', reason='compares with PyTorch')
 transformers = pytest.importorskip('transformers', reason='compares with transformers')
@@ -24,29 +24,46 @@ TOLERANCE = 2e-5  # otherwise; relative to the largest value above 1
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
-def test_float32_errors_and_gradients(name, tmp_path):
-    theirs = golden.make_example(name, tmp_path / 'theirs')
-    ours = small_models.import_model(tmp_path / 'theirs')
-    logits, gradients = small_models.compute_gradients(ours, small_models.make_tokens())
+def test_float32_errors_and_golden_results(name, tmp_path):
+    theirs = golden.make_example(name, tmp_path)
+    ours = small_models.import_model(tmp_path)
+    logits = compute_logits(name, ours)
     single, double = golden.compute_logits(theirs), golden.compute_logits(theirs.double())
     largest = np.abs(double).max()
     error, their_error = (np.abs(z - double).max() / largest for z in (logits, single))
     print(f'\n{name}: largest logit {largest:.1f}; error {error:.1e}, theirs {their_error:.1e}')
     assert error <= RELATIVE_TOLERANCE
     assert error <= 5 * their_error
+    expected = golden.read_golden(name)
+    assert np.abs(double - expected['logits']).max() <= 1e-6
+    shapes = {name: list(shape) for name, shape in golden.list_shapes(tmp_path).items()}
+    assert shapes == expected['shapes']
+
+
+def compute_logits(name, ours):
+    """Compute our logits of an example with a program that other tests need as well."""
+    tokens = small_models.make_tokens()
+    if name in GRADIENT_EXAMPLES:
+        return small_models.compute_gradients(ours, tokens)[0]
+    return small_models.compute_logits(ours, tokens)
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        name if name in GRADIENT_EXAMPLES else pytest.param(name, marks=pytest.mark.slow)
+        for name in EXAMPLES
+    ],
+)
+def test_gradients(name, tmp_path):
+    theirs = golden.make_example(name, tmp_path / 'theirs').double()
+    ours = small_models.import_model(tmp_path / 'theirs')
+    _, gradients = small_models.compute_gradients(ours, small_models.make_tokens())
     expected = golden.compute_gradients(theirs, tmp_path / 'gradients')
     assert gradients.keys() == expected.keys()
     for tensor, gradient in gradients.items():
         scale = max(1, np.abs(expected[tensor]).max())
         assert np.abs(gradient - expected[tensor]).max() <= TOLERANCE * scale, tensor
-
-
-@pytest.mark.parametrize('name', EXAMPLES)
-def test_golden_results_are_those_of_transformers(name, tmp_path):
-    expected, theirs = golden.read_golden(name), golden.make_example(name, tmp_path)
-    assert np.abs(golden.compute_logits(theirs.double()) - expected['logits']).max() <= 1e-6
-    shapes = {name: list(shape) for name, shape in golden.list_shapes(tmp_path).items()}
-    assert shapes == expected['shapes']
 
 
 @pytest.mark.parametrize('name', EXAMPLES)
@@ -80,7 +97,7 @@ def test_transformers_loads_exported_models(name, tmp_path):
     ]
 
 
-@pytest.mark.parametrize('name', ['gpt2', 'qwen3', 'mixtral'])
+@pytest.mark.parametrize('name', ['gpt2', pytest.param('qwen3', marks=pytest.mark.slow), 'mixtral'])
 def test_bfloat16_is_imported_exactly_and_computes_within_its_rounding(name, tmp_path):
     golden.make_example(name, tmp_path / 'single').to(torch.bfloat16).save_pretrained(
         tmp_path / 'half'
@@ -90,7 +107,7 @@ def test_bfloat16_is_imported_exactly_and_computes_within_its_rounding(name, tmp
         for dtype in ('float64', 'bfloat16')
     )
     ours = small_models.import_model(tmp_path / 'half')
-    logits = small_models.compute_logits(ours, small_models.make_tokens())
+    logits = compute_logits(name, ours)
     assert np.abs(logits - exact).max() <= TOLERANCE  # the same weights, computed in float32
     low = small_models.import_model(
         tmp_path / 'half', activation_dtype='bfloat16', matmul_dtype='bfloat16'

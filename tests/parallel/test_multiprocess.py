@@ -52,6 +52,7 @@ def test_collectives_along_several_axes_have_enough_threads(source, tmp_path):
     fields |= {
         'config__data__source': source,
         'config__model__layers': 4,
+        'config__model__bias': False,
         'config__optimizer__name': 'sgd',
         'config__train__steps': 2,
         'config__train__eval_every': 0,

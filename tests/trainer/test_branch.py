@@ -43,8 +43,7 @@ def sweep(tmp_path_factory, source):
     fields |= {'config.train.eval_every': 0, 'config.train.log_every': 2}
     arguments = in_process.command(folder / 'run', **fields)
     # A branch and a whole run are two programs, which differ in the constants of their schedules.
-    # They round alike at XLA's default optimization level, which users have, but not at that of the
-    # tests (conftest.py).
+    # They round alike by default and with either of the two flags of conftest.py, not with both.
     options = {'xla_backend_optimization_level': 3}
     with mock.patch.object(build, 'get_compiler_options', return_value=options):
         for name in ('a-trunk', 'a-5.12e3', 'a-1.024e4', 'whole'):

@@ -22,7 +22,7 @@ from gpt_jax.scaling import rows
 from gpt_jax.train import build, checkpoint, manifest
 from gpt_jax.trainer import evaluate, export_weights, import_weights, init_from, summary, trainer
 from gpt_jax.trainer.init_from import load_pretrained_state
-from tests import program
+from tests import in_process, program
 from tests.interop import golden, small_models
 
 DEFAULTS = to_raw(base_config())
@@ -62,7 +62,7 @@ def imported(tmp_path_factory):
     there = write_folder(tmp_path_factory.mktemp('there') / 'small', 'qwen2')
     workdir = tmp_path_factory.mktemp('runs') / 'small'
     command = [sys.executable, '-m', 'gpt_jax', 'import', str(there), f'--workdir={workdir}']
-    _, err = program.run(command)
+    _, err = in_process.run(command)
     assert f'{workdir}: imported' in err
     return there, workdir
 
@@ -114,7 +114,7 @@ def test_peft_base_of_an_import_is_its_source(imported):
 def test_export_restores_the_imported_folder(imported, tmp_path):
     there, workdir = imported
     command = ['-m', 'gpt_jax', 'export', str(workdir), str(tmp_path / 'out')]
-    out, _ = program.run([sys.executable, *command])
+    out, _ = in_process.run([sys.executable, *command])
     assert json.loads(out)['model_type'] == 'qwen2'
     before, after = (
         safetensors_files.index_folder(there),
@@ -365,7 +365,8 @@ def test_padding_of_the_vocabulary_is_not_exported(tmp_path):
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message):
-    _, err = program.run([sys.executable, '-m', 'gpt_jax', *arguments], code=2)
+    runner = program if arguments[0] == 'import' else in_process  # one of them in its own process
+    _, err = runner.run([sys.executable, '-m', 'gpt_jax', *arguments], code=2)
     assert err.startswith(f'gpt-jax {arguments[0]}: {message}')
     assert err.count('\n') == 1
 

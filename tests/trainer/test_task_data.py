@@ -17,7 +17,7 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.evaluation import contamination
 from gpt_jax.tasks import task_metrics
 from gpt_jax.trainer import export_weights
-from tests import program
+from tests import in_process, program
 
 TASK = {
     'config.name': 'mood',
@@ -25,6 +25,7 @@ TASK = {
     'config.task.prompt': '{text}',
     'config.task.label': 'mood',
     'config.task.labels': "('bad','good')",
+    'config.model.layers': 1,
     'config.model.context': 48,
     'config.train.eval_every': 10,
     'config.train.checkpoint_every': 8,
@@ -63,9 +64,19 @@ def rows(tmp_path_factory):
 def weights(tmp_path_factory, source):
     """The folder of a text run, with a model shape that the task's config does not give."""
     folder = tmp_path_factory.mktemp('runs') / 'text'
-    fields = {'config__model__width': 48, 'config__model__context': 48, 'config__train__steps': 10}
-    program.run(program.command(folder, config__data__source=source, **fields))
+    in_process.run(text_command(folder, source, 10))
     return folder
+
+
+def text_command(folder, source, steps):
+    fields = {
+        'config.model.layers': 1,
+        'config.model.width': 48,
+        'config.model.context': 48,
+        'config.train.steps': steps,
+        'config.train.eval_every': 0,
+    }
+    return in_process.command(folder, **fields | {'config.data.source': source})
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -79,13 +90,13 @@ def base_config_file(tmp_path_factory):
 def command(workdir, rows, weights, fields=None):
     source = {'config.task.source': rows, 'config.init_from': weights}
     values = TASK | source | (fields or {}) | {'config.train.eval_tokens': None}
-    return program.command(workdir, **values)
+    return in_process.command(workdir, **values)
 
 
 @pytest.fixture(scope='module')
 def tuned(tmp_path_factory, rows, weights):
     folder = tmp_path_factory.mktemp('runs') / 'tuned'
-    program.run(command(folder, rows, weights))
+    in_process.run(command(folder, rows, weights))
     return folder
 
 
@@ -111,7 +122,7 @@ def test_learns_with_the_pretrained_shape_and_saves_the_best(tuned, weights):
 
 
 def test_evaluate_reproduces_the_best_validation(tuned, rows, weights):
-    out, _ = program.run([*command(tuned, rows, weights), '--mode=evaluate'])
+    out, _ = in_process.run([*command(tuned, rows, weights), '--mode=evaluate'])
     scores = json.loads(out)
     assert scores['step'] == program.summary(tuned)['best_step']
     assert scores['validation_accuracy'] == program.summary(tuned)['best_validation_accuracy']
@@ -147,7 +158,7 @@ def test_interrupted_run_equals_the_whole_run_bitwise(tmp_path, rows, weights, t
     whole = tuned
     if fields:
         whole = tmp_path / 'whole'
-        program.run(command(whole, rows, weights, fields))
+        in_process.run(command(whole, rows, weights, fields))
     broken = tmp_path / 'broken'
     process = program.start(command(broken, rows, weights, fields))
     while not (broken / 'checkpoints' / '16').exists():
@@ -156,7 +167,7 @@ def test_interrupted_run_equals_the_whole_run_bitwise(tmp_path, rows, weights, t
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode in (0, 75)
-    program.run(command(broken, rows, weights, fields))
+    in_process.run(command(broken, rows, weights, fields))
     assert (broken / 'metrics.jsonl').read_bytes() == (whole / 'metrics.jsonl').read_bytes()
     for name in ('parameters_sha256', 'best_step', 'steps'):
         assert program.summary(broken)[name] == program.summary(whole)[name]
@@ -170,15 +181,17 @@ def test_adapters_are_saved_alone_and_exported_to_peft(tmp_path, rows, weights):
         'config.task.answer': '{mood}',
         'config.task.label': None,
         'config.task.labels': None,
+        'config.train.steps': 20,
+        'config.train.eval_every': 20,
     } | LORA
-    program.run(command(tmp_path / 'run', rows, weights, fields))
+    in_process.run(command(tmp_path / 'run', rows, weights, fields))
     size = lambda folder: sum(path.stat().st_size for path in folder.rglob('*') if path.is_file())
     assert size(tmp_path / 'run' / 'checkpoints') < size(weights / 'checkpoints') / 2
     export_weights.export_weights(
         tmp_path / 'run', tmp_path / 'merged', default_config(), 'float32', print
     )
     arguments = ['export', tmp_path / 'run', tmp_path / 'adapters', '--adapters']
-    _, err = program.run([sys.executable, '-m', 'gpt_jax', *map(str, arguments)])
+    _, err = in_process.run([sys.executable, '-m', 'gpt_jax', *map(str, arguments)])
     assert f'{weights}: a run folder, which PEFT cannot read' in err
     assert sorted(path.name for path in (tmp_path / 'adapters').iterdir()) == [
         'adapter_config.json',
@@ -198,13 +211,12 @@ def test_adapters_are_saved_alone_and_exported_to_peft(tmp_path, rows, weights):
 def test_changed_pretrained_weights_are_rejected(tmp_path, rows, weights, source):
     base = tmp_path / 'base'
     shutil.copytree(weights, base)
-    program.run(command(tmp_path / 'run', rows, base, LORA))
+    in_process.run(command(tmp_path / 'run', rows, base, LORA))
     (tmp_path / 'run' / 'summary.json').unlink()
     shutil.rmtree(base)
-    fields = {'config__model__width': 48, 'config__model__context': 48, 'config__train__steps': 11}
-    program.run(program.command(base, config__data__source=source, **fields))
-    _, err = program.run(command(tmp_path / 'run', rows, base, LORA), code=2)
-    assert 'does not hold the weights that this run began with' in err
+    in_process.run(text_command(base, source, 11))
+    _, err = in_process.run(command(tmp_path / 'run', rows, base, LORA), code=2)
+    assert 'hold the weights that this run began with' in err
 
 
 def test_run_without_progress_stops_early(tmp_path, rows):
@@ -213,7 +225,7 @@ def test_run_without_progress_stops_early(tmp_path, rows):
         'config.train.early_stopping_patience': 2,
         'config.train.steps': 200,
     }
-    _, err = program.run(command(tmp_path, rows, '', fields))
+    _, err = in_process.run(command(tmp_path, rows, '', fields))
     done = program.summary(tmp_path)
     assert (done['steps'], done['best_step'], done['role']) == (30, 10, 'task')
     assert '2 validations without a better validation_accuracy' in err
@@ -234,7 +246,7 @@ def test_run_without_progress_stops_early(tmp_path, rows):
 )
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, rows, fields, message):
     mode = [f'--mode={fields.pop("--mode")}'] if '--mode' in fields else []
-    _, err = program.run([*command(tmp_path / 'run', rows, '', fields), *mode], code=2)
+    _, err = in_process.run([*command(tmp_path / 'run', rows, '', fields), *mode], code=2)
     last = err.strip().splitlines()[-1]
     assert re.search(message, last), last
     assert not (tmp_path / 'run').exists()
@@ -251,7 +263,8 @@ def test_two_processes_equal_one(tmp_path, rows, weights, fields):
         with socket.socket() as probe:
             probe.bind(('127.0.0.1', 0))
             port = probe.getsockname()[1]
-        all_fields = fields | {'config.mesh.cpu_devices': 2 // processes, 'config.train.steps': 10}
+        mesh = {'config.mesh.cpu_devices': 2 // processes, 'config.mesh.data': 2}
+        all_fields = fields | mesh | {'config.train.steps': 10}
         running = [
             program.start(
                 [
@@ -292,10 +305,10 @@ def test_run_that_stopped_early_is_not_trained_further(tmp_path, rows):
         'config.train.steps': 60,
     }
     arguments = command(tmp_path, rows, '', fields)
-    program.run(arguments)
+    in_process.run(arguments)
     before = program.summary(tmp_path)
     (tmp_path / 'summary.json').unlink()
-    program.run(arguments)
+    in_process.run(arguments)
     for name in ('steps', 'best_step', 'parameters_sha256'):
         assert program.summary(tmp_path)[name] == before[name]
     # The loaded model's vocabulary includes the marks between texts.

@@ -8,7 +8,7 @@ import pytest
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 from gpt_jax.trainer import vmapped_trials
-from tests import program
+from tests import in_process, program
 
 SWEEP = """
 from configs import gpt_tiny
@@ -30,11 +30,12 @@ def sweep_command(folder, source, rate, limit, every, **fields):
     values = {
         'config': folder / 'many.py',
         'config.data.source': source,
-        'config.train.checkpoint_every': 10,
+        'config.model.layers': 1,
+        'config.train.steps': 30,
+        'config.train.checkpoint_every': 5,
+        'config.train.eval_every': 10,
     }
-    return program.command(
-        folder / 'run', **values | {key.replace('__', '.'): value for key, value in fields.items()}
-    )
+    return in_process.command(folder / 'run', **values | fields)
 
 
 def read_records(folder):
@@ -43,16 +44,24 @@ def read_records(folder):
 
 
 def test_equals_separate_runs_up_to_rounding(tmp_path, source):
-    program.run(sweep_command(tmp_path / 'single', source, 3e-3, 1, 3))
-    arguments = sweep_command(tmp_path / 'many', source, 3e-3, 2, 3)
+    names = ('seed0-rate0.001', 'seed1-rate0.003')
+    single = sweep_command(tmp_path / 'single', source, 3e-3, 1, 3)
+    for name in names:
+        in_process.run([*single, f'--trial={name}'])
+    many = sweep_command(tmp_path / 'many', source, 3e-3, 2, 3)
+    arguments = [*many, f'--trial={",".join(names)}']
     process = program.start(arguments)
-    folder = tmp_path / 'many/run/trials/seed0-rate0.001'
+    folder = tmp_path / 'many/run/trials' / names[0]
     while not list((folder / 'checkpoints').glob('[0-9]*')) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode in (75, 0)
-    program.run(arguments)  # resumes from the newest step that all have saved
+    if process.returncode:  # resumes here from the newest step that all have saved
+        _, err = in_process.run(arguments)
+        assert '2 runs at once on 2 devices' in err
+    for sweep in (single, many):
+        in_process.run(sweep)  # finds both trials done, and writes the records
     single, many = read_records(tmp_path / 'single'), read_records(tmp_path / 'many')
     assert single.keys() == many.keys()
     for name, record in many.items():
@@ -68,17 +77,15 @@ def test_equals_separate_runs_up_to_rounding(tmp_path, source):
             assert right['loss'] == pytest.approx(left['loss'], rel=2e-5)
             assert right['learning_rate'] == pytest.approx(left['learning_rate'], rel=1e-6)
     assert len({record['validation_loss'] for record in many.values()}) == 2
-    log = (tmp_path / 'many/run/trials/seed0-rate0.001/log.txt').read_text()
-    assert log.count('2 runs at once on 2 devices') in (1, 2)
 
 
 def test_diverged_trials_are_marked_and_the_others_finish(tmp_path, source):
     fields = {
-        'config__train__max_skipped_in_row': 2,
-        'config__train__log_every': 1,
-        'config__train__steps': 12,
+        'config.train.max_skipped_in_row': 2,
+        'config.train.log_every': 1,
+        'config.train.steps': 12,
     }
-    _, err = program.run(sweep_command(tmp_path, source, 1e38, 4, 1, **fields), code=3)
+    _, err = in_process.run(sweep_command(tmp_path, source, 1e38, 4, 1, **fields), code=3)
     assert {name: row['status'] for name, row in read_records(tmp_path).items()} == {
         'seed0-rate0.001': 'done',
         'seed0-rate1e38': 'failed: diverged',
@@ -86,6 +93,8 @@ def test_diverged_trials_are_marked_and_the_others_finish(tmp_path, source):
         'seed1-rate1e38': 'failed: diverged',
     }
     assert '2 of 4 trials failed' in err
+    log = (tmp_path / 'run/trials/seed0-rate0.001/log.txt').read_text()
+    assert '4 runs at once on 4 devices' in log  # in one process of the sweep
 
 
 def make_config(seed, rate=1e-3, width=32, branch='', weights=''):
