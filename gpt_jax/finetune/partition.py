@@ -90,7 +90,7 @@ def plan_partition(
     """Apply the config to a model. A weight with an adapter is not trained itself.
 
     Args:
-      config: names parameters as in parameter_names.py.
+      config: names parameters as in parameter_names.py; its defaults are in core/config.py.
       logical_axes: logical axes of all parameters, by path ('blocks/attention/query': 'NDHK').
       layers: number of layers of the model.
 

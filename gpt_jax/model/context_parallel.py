@@ -3,7 +3,8 @@
 The field mesh.context_parallel chooses the scheme, used if mesh.context is more than 1:
 
 - ring: keys and values travel around the devices; each device merges its queries' partial results
-  by their logsumexp (Liu et al. 2023). Works for any number of heads, with its own kernel.
+  by their logsumexp (Liu et al. 2023). Works for any number of heads, and is a kernel itself:
+  model.attention_kernel must be chunked.
 - all_to_all: exchanges heads for length, so that each device has the whole length of some heads,
   which any kernel can process (Ulysses; Jacobs et al. 2023).
 

@@ -89,7 +89,8 @@ def update_cache(slot: SlotInfo, k_BMGK: jax.Array, v_BMGK: jax.Array) -> LayerK
     stored = (offsets < slot.count_B[:, None]) & (offsets >= slot.count_B[:, None] - slots)
     slots_BM = jnp.where(stored, (slot.start_B[:, None] + offsets) % slots, slots)
     if slots_BM.size == 1:
-        # XLA's CPU compiler turns a single index into an update that it computes twice, in copies.
+        # For a single index, XLA's CPU compiler copies the cache and writes it twice. A second
+        # index, which is dropped, avoids that.
         slots_BM = jnp.pad(slots_BM, ((0, 0), (0, 1)), constant_values=slots)
         k_BMGK, v_BMGK = (jnp.pad(a, ((0, 0), (0, 1), (0, 0), (0, 0))) for a in (k_BMGK, v_BMGK))
 

@@ -1,8 +1,9 @@
 """Fit of a law over parameters and tokens to runs (approach 3 of Hoffmann et al. 2022).
 
-The forms of the laws are in law_forms.py and the search in robust_fit.py. Laws over one variable
-(power_law.py) share that search but have another result class, because they are evaluated in the
-units of their variable instead of in logarithms, which rounds differently.
+The forms of the laws are in law_forms.py and the search in robust_fit.py. The Huber loss's delta is
+HUBER_DELTA there, or the noise between seeds if that is larger (outliers.py). Laws over one
+variable (power_law.py) share that search but have another result class, because they are evaluated
+in the units of their variable instead of in logarithms, which rounds differently.
 """
 
 import dataclasses

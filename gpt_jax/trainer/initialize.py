@@ -1,4 +1,8 @@
-"""The initial state of a run: its own last checkpoint, a trunk's, pretrained weights, or new."""
+"""The initial state of a run: its own last checkpoint, a trunk's, pretrained weights, or new.
+
+How a checkpoint is read is in train/checkpoint.py, and what happens to a damaged one in
+train/manifest.py.
+"""
 
 import time
 from collections.abc import Callable
