@@ -8,7 +8,7 @@ import pytest
 import gpt_jax
 from gpt_jax.cli import generate
 from gpt_jax.core.errors import UserError
-from tests import program, trained
+from tests import in_process, program, trained
 
 
 @pytest.fixture(scope='module')
@@ -43,7 +43,7 @@ def test_records_are_written_in_order(run, tmp_path):
         '--num_return_sequences=2',
         '--draft=lookup',
     ]
-    out, err = program.run(command(run, *flags))
+    out, err = in_process.run(command(run, *flags))
     assert out == ''
     assert 'tokens proposed' in err
     records = [json.loads(line) for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
@@ -81,7 +81,7 @@ def test_records_are_written_in_order(run, tmp_path):
     ids=str,
 )
 def test_bad_arguments_are_one_line(flags, message):
-    out, err = program.run(command('nowhere', *flags), code=2)
+    out, err = in_process.run(command('nowhere', *flags), code=2)
     assert out == ''
     assert err.startswith('gpt-jax generate: ')
     assert message in err
@@ -89,12 +89,12 @@ def test_bad_arguments_are_one_line(flags, message):
 
 
 def test_control_characters_in_a_name_are_escaped():
-    _, err = program.run(command('a\n\x1b[2J', '--prompt=x'), code=2)
+    _, err = in_process.run(command('a\n\x1b[2J', '--prompt=x'), code=2)
     assert r'a\n\x1b[2J: ' in err
 
 
 def test_dashes_and_underscores_are_the_same(run, model):
-    out, _ = program.run(command(run, '--prompt=Once', '--max-new-tokens=5'))
+    out, _ = in_process.run(command(run, '--prompt=Once', '--max-new-tokens=5'))
     assert out == model.generate('Once', max_new_tokens=5)[0].text + '\n'
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import program
+from tests import in_process, program
 
 PAGE = Path(__file__).parents[2] / 'docs' / 'howto' / 'extend.md'
 
@@ -36,6 +36,7 @@ def environment(my_lab, monkeypatch):
 @pytest.mark.usefixtures('environment')
 def test_norm_optimizer_and_source_train(tmp_path):
     fields = {
+        'config.model.layers': 1,
         'config.model.norm': 'my_lab.norms:power_norm',
         'config.optimizer.name': 'my_lab.optimizers:make_lion',
         'config.optimizer.learning_rate': 1e-3,
@@ -43,7 +44,7 @@ def test_norm_optimizer_and_source_train(tmp_path):
         'config.data.cache': tmp_path / 'cache',
         'config.train.steps': 20,
     }
-    program.run(program.command(tmp_path / 'run', **fields))
+    in_process.run(in_process.command(tmp_path / 'run', **fields))
     assert program.summary(tmp_path / 'run')['validation_loss'] < 5.3  # log 257 is 5.55
 
 
@@ -66,7 +67,7 @@ def test_law_is_fitted(tmp_path, capsys):
 @pytest.mark.usefixtures('environment')
 def test_launcher_is_rendered(tmp_path):
     command = [*program.command(tmp_path / 'run'), '--launch=my_lab.launchers:FARM', '--dry_run']
-    out, _ = program.run([*command, '--launch_option=queue=night'])
+    out, _ = in_process.run([*command, '--launch_option=queue=night'])
     assert 'farm-submit --queue night' in out
     assert 'run.py' in out
 
@@ -85,6 +86,6 @@ def test_task_is_parsed(my_lab):
 
 def test_a_path_that_cannot_be_imported_is_one_line(tmp_path):
     fields = {'config.model.norm': 'my_lab.nowhere:norm'}
-    _, err = program.run(program.command(tmp_path / 'run', **fields), code=2)
+    _, err = in_process.run(in_process.command(tmp_path / 'run', **fields), code=2)
     assert "config.model.norm: cannot import 'my_lab.nowhere:norm'" in err
     assert err.splitlines()[-1].startswith('run.py: config.model.norm')

@@ -13,7 +13,7 @@ from gpt_jax.evaluation.suite_tasks import EvalQuestion, EvalRequest
 from gpt_jax.inference.scoring import ContinuationScore
 from gpt_jax.tasks.examples import CompletionExample, MultipleChoiceExample
 from gpt_jax.trainer.summary import mean_downstream_error
-from tests import program
+from tests import in_process, program
 
 MOOD_TASK = """from gpt_jax import base_config
 
@@ -67,13 +67,15 @@ def run(tmp_path_factory, tasks_folder, source):
         'config__suite__tasks': f"('{tasks_folder}/mood.py','{tasks_folder}/said.py')",
         'config__suite__every': 10,
         'config__suite__max_examples': 5,
+        'config__model__layers': 1,
     }
-    program.run(program.command(folder, config__data__source=source, **fields))
+    in_process.run(in_process.command(folder, config__data__source=source, **fields))
     return folder
 
 
 def run_eval(model, *arguments, code=0):
-    return program.run([sys.executable, '-m', 'gpt_jax', 'eval', str(model), *arguments], code=code)
+    command = [sys.executable, '-m', 'gpt_jax', 'eval', str(model), *arguments]
+    return in_process.run(command, code=code)
 
 
 def test_a_run_is_evaluated_every_few_steps(run):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests import program
+from tests import in_process, program
 
 
 def kill_and_finish(arguments: list[str], workdir, kills: int, generator: random.Random) -> int:
@@ -30,7 +30,7 @@ def kill_and_finish(arguments: list[str], workdir, kills: int, generator: random
         process.communicate()
         # A run that finished before the kill repeats its end.
         (workdir / 'summary.json').unlink(missing_ok=True)
-    program.run(arguments)
+    in_process.run(arguments)
     return interrupted
 
 
@@ -38,15 +38,16 @@ def check_runs(source, tmp_path, runs: int, kills: int, steps: int) -> int:
     """Compare killed runs with an uninterrupted one; return how many kills hit a live process."""
     fields = {
         'config__data__source': source,
+        'config__model__layers': 1,
         'config__train__steps': steps,
         'config__train__checkpoint_every': 5,
     }
     complete = tmp_path / 'complete'
-    program.run(program.command(complete, **fields))
+    in_process.run(in_process.command(complete, **fields))
     interrupted, generator = 0, random.Random(0)
     for index in range(runs):
         workdir = tmp_path / f'killed_{index}'
-        command = program.command(workdir, **fields)
+        command = in_process.command(workdir, **fields)
         interrupted += kill_and_finish(command, workdir, kills, generator)
         checksum, expected = (
             program.summary(folder)['parameters_sha256'] for folder in (workdir, complete)

@@ -1,6 +1,7 @@
 """Cooldown branches: equal, bit for bit, to whole runs; unsuitable trunks are rejected."""
 
 import json
+import os
 from unittest import mock
 
 import pytest
@@ -44,7 +45,8 @@ def sweep(tmp_path_factory, source):
     arguments = in_process.command(folder / 'run', **fields)
     # A branch and a whole run are two programs, which differ in the constants of their schedules.
     # They round alike by default and with either of the two flags of conftest.py, not with both.
-    options = {'xla_backend_optimization_level': 3}
+    has_flag = 'xla_cpu_use_fusion_emitters' in os.environ['XLA_FLAGS']
+    options = {'xla_cpu_use_fusion_emitters': True} if has_flag else {}
     with mock.patch.object(build, 'get_compiler_options', return_value=options):
         for name in ('a-trunk', 'a-5.12e3', 'a-1.024e4', 'whole'):
             in_process.run([*arguments, f'--trial={name}'])
