@@ -48,7 +48,7 @@ MODE_FLAGS = {
 }
 
 _CONFIG = config_cli.define_config_flag('config', 'Path of a config file in configs/.')
-flags.declare_key_flag('config')  # defined in another module, but listed first in --help
+flags.declare_key_flag('config')  # defined in another module, but belongs to this one in --help
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run; runs/NAME by default.')
 _MODE = flags.DEFINE_enum('mode', 'train', MODES, 'What to do; a config with trials is a sweep.')
 _TRIAL = flags.DEFINE_string(
@@ -99,6 +99,8 @@ def main(_: list[str]) -> None:
     config = to_raw(_CONFIG.value)
     trials = config_cli.expand_trials(config)
     config_cli.check_overrides(sys.argv, config)
+    if _WORKDIR.value == '':
+        raise UserError('--workdir=: must not be empty; leave it out for runs/NAME')
     workdir = Path(_WORKDIR.value or Path('runs') / str(config['name'])).resolve()
     is_launched = launch.check_flags()
     _check_folders(config, workdir, is_launched)
@@ -238,9 +240,10 @@ def _check_trial_flags(trials: dict[str, RawConfig]) -> None:
         not trials or _MODE.value != 'train' or _TRIAL.value is not None
     ):
         raise UserError('--trials: must be used with a sweep, --mode=train and no --trial')
-    for names in (_TRIAL.value, _TRIALS.value):
+    for flag in ('trial', 'trials'):
+        names = flags.FLAGS[flag].value
         for name in names.split(',') if names is not None else ():
-            config_cli.find_trial(trials, name)
+            config_cli.find_trial(trials, name, f'--{flag}')
 
 
 if __name__ == '__main__':

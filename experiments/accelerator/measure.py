@@ -1,4 +1,4 @@
-"""Training speed of gpt_jax on this accelerator, its find_fastest variant, and PyTorch's speed.
+"""Training speed of gpt_jax on this accelerator, its fastest variant, and PyTorch's speed.
 
 Trains the shapes of gpt_125m, 350m, 760m and 1_3b on one device with the real step: context 1,024,
 bfloat16 operations on float32 parameters, 50,257 tokens padded to 50,304 (as in nanoGPT), random

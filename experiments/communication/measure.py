@@ -7,12 +7,12 @@ The devices are simulated on a CPU: the bytes are those of real devices, times a
 """
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
 from pathlib import Path
 
+from gpt_jax.core import files
 from gpt_jax.core.config import parse_config, to_raw
 
 FOLDER = Path(__file__).parent
@@ -112,8 +112,8 @@ def main() -> None:
         for number, (name, devices) in enumerate(cases, 1):
             print(f'{number}/{len(cases)}: {name}, {devices} devices', file=sys.stderr)
             records.append(measure_strategy(name, devices))
-        path.write_text(''.join(json.dumps(record) + '\n' for record in records))
-    print(format_table([json.loads(line) for line in path.read_text().splitlines()]))
+        files.write_jsonl(path, records)
+    print(format_table(files.read_jsonl(path)))
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@
 Each line gives the quantity and the milliseconds of each form (the best of 50, alternating).
 """
 
+import argparse
 import time
 
 from gpt_jax.core import jax_setup
@@ -46,6 +47,9 @@ def make_forms() -> dict[str, tuple[tuple[jax.Array, ...], dict[str, object]]]:
 
 
 def main() -> None:
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     for quantity, (arguments, forms) in make_forms().items():
         compiled = {name: jax.jit(form).lower(*arguments).compile() for name, form in forms.items()}
         best = dict.fromkeys(compiled, float('inf'))

@@ -6,6 +6,7 @@ Draws results.jsonl of this folder, which measure.py writes before it calls this
 and .svg, and prints the tables of the page.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -185,5 +186,8 @@ def _average(records: Sequence[Record], shown: str, shots: int, value: Any) -> f
 
 
 if __name__ == '__main__':
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     for path in main():
         print(f'  {path}')

@@ -6,8 +6,8 @@ Writes best_standard.jsonl, best_mup.jsonl (the best run of each width), transfe
 and .svg in this folder.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import matplotlib
@@ -155,4 +155,13 @@ def _draw_figure(result: dict) -> list[Path]:
 
 
 if __name__ == '__main__':
-    main(sys.argv[1] if len(sys.argv) > 1 else 'runs/lr_transfer_cpu/records.jsonl')
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        'records',
+        nargs='?',
+        default='runs/lr_transfer_cpu/records.jsonl',
+        help="the sweep's records (default: %(default)s)",
+    )
+    main(parser.parse_args().records)

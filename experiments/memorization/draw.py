@@ -6,6 +6,7 @@ Draws results.jsonl of this folder, which measure.py writes before it calls this
 memorization.png and .svg, and prints the tables of the page.
 """
 
+import argparse
 import math
 import sys
 from pathlib import Path
@@ -127,5 +128,8 @@ def _print_tables(by_size: dict[str, list[Record]], records: list[Record]) -> No
 
 
 if __name__ == '__main__':
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     for path in main():
         print(f'  {path}')

@@ -8,12 +8,17 @@
 A run takes half a minute to a few minutes. It replaces the row of the same name.
 """
 
+import argparse
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from gpt_jax.core import files
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -107,13 +112,11 @@ def run_preflight(name: str, config: str, machine: str, flags: list[str]) -> dic
 
 def save_row(row: dict[str, Any]) -> None:
     rows = [other for other in read_rows() if other['step'] != row['step']] + [row]
-    RESULTS.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    files.write_jsonl(RESULTS, rows)
 
 
 def read_rows() -> list[dict[str, Any]]:
-    return (
-        [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    )
+    return files.read_jsonl(RESULTS) if RESULTS.exists() else []
 
 
 def print_tables() -> None:
@@ -142,10 +145,16 @@ def print_tables() -> None:
 
 
 if __name__ == '__main__':
-    if sys.argv[1] == 'show':
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('group', choices=('path', 'table', 'show'), help='steps to run, or show')
+    parser.add_argument('start', nargs='?', default='', help='only the rows that start with this')
+    flags = parser.parse_args()
+    if flags.group == 'show':
         print_tables()
     else:
-        for step, words in list_steps(sys.argv[1]).items():
-            if all(step.removeprefix('path: ').startswith(start) for start in sys.argv[2:]):
+        for step, words in list_steps(flags.group).items():
+            if step.removeprefix('path: ').startswith(flags.start):
                 print(step, file=sys.stderr)
                 save_row(run_preflight(step, *words))

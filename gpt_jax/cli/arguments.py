@@ -9,7 +9,7 @@ from gpt_jax.core.config_fields import nearest
 from gpt_jax.core.errors import EXIT_BAD_INPUT, UserError
 
 LAWS = ('chinchilla', 'tied', 'kaplan', 'repeated', 'power')
-WEIGHT_DTYPES = ('float32', 'bfloat16', 'int8', 'int4')
+MIN_DRAWS = 10  # of a bootstrap; fewer have no interval
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -29,6 +29,8 @@ class CommandParser(argparse.ArgumentParser):
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, --weight_dtype and --devices."""
+    from gpt_jax.core.config import WEIGHT_DTYPES  # slow to import, and other commands need it not
+
     parser.add_argument(
         'model',
         metavar='MODEL',
@@ -56,8 +58,8 @@ def parse_devices(text: str) -> dict[str, int]:
     return dict(zip(('data', 'fsdp', 'tensor'), map(int, text.split('x')), strict=False))
 
 
-def add_table_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments for reading a table of runs: columns and conventions."""
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --columns and --count, the columns of a table of runs."""
     parser.add_argument(
         '--columns',
         type=parse_pairs,
@@ -69,20 +71,26 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         '--count',
         default='',
         metavar='CONVENTION',
-        help='parameters counted as N: total, non_embedding, without_positions, active',
+        help='parameters counted as N, the column params_CONVENTION: total, non_embedding, '
+        'without_positions or active (default: the column params, or the total)',
     )
+
+
+def add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for reading a table of runs: columns and conventions."""
+    add_column_arguments(parser)
     parser.add_argument(
         '--flops',
         default='',
         choices=['', '6ND', 'with_attention', 'causal', 'column'],
-        help='convention of the compute C',
+        help='convention of the compute C (default: the column flops, or 6ND)',
     )
     parser.add_argument(
         '--drop_highest',
         type=parse_natural,
         default=0,
         metavar='K',
-        help='leave out the K highest losses',
+        help='leave out the K highest losses (default: %(default)s)',
     )
 
 
@@ -118,11 +126,11 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
     )
     parser.add_argument(
         '--draws',
-        type=parse_natural,
+        type=parse_draws,
         default=1000,
         help='bootstrap resamples of the law; 0: none (default: %(default)s)',
     )
-    parser.add_argument('--seed', type=parse_natural, default=0, help='seed of the bootstrap')
+    add_seed_argument(parser)
     parser.add_argument(
         '--holdout',
         default='',
@@ -134,17 +142,25 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
         '--base',
         type=parse_constants,
         default=None,
-        metavar='E=..,A=..,B=..,alpha=..,beta=..',
-        help='base law that --law=repeated holds fixed',
+        metavar='E=...,A=...,B=...,alpha=...,beta=...',
+        help='base law that --law=repeated holds fixed (default: it is fitted too)',
     )
 
 
-def parse_pairs(text: str) -> dict[str, str]:
+def add_seed_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--seed', type=parse_natural, default=0, help='seed of the bootstrap (default: %(default)s)'
+    )
+
+
+RENAMED = "THEIRS=OURS,..., such as 'N=params,val=loss'"
+
+
+def parse_pairs(text: str, form: str = RENAMED) -> dict[str, str]:
+    """Parse 'a=b,c=d'; `form` is what an error message says the text must be."""
     pairs = [pair.partition('=') for pair in text.split(',') if pair]
     if not all(equals and old and new for old, equals, new in pairs):
-        raise argparse.ArgumentTypeError(
-            f"must be THEIRS=OURS,..., such as 'N=params,val=loss', got {text!r}"
-        )
+        raise argparse.ArgumentTypeError(f'must be {form}, got {text!r}')
     return {old.strip(): new.strip() for old, _, new in pairs}
 
 
@@ -156,9 +172,10 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 
 
 def parse_constants(text: str) -> dict[str, float]:
-    constants = {name: parse_positive(value) for name, value in parse_pairs(text).items()}
+    form = 'E=...,A=...,B=...,alpha=...,beta=...'
+    constants = {name: parse_positive(value) for name, value in parse_pairs(text, form).items()}
     if set(constants) != {'E', 'A', 'B', 'alpha', 'beta'}:
-        raise argparse.ArgumentTypeError(f'must give E, A, B, alpha and beta, got {text!r}')
+        raise argparse.ArgumentTypeError(f'must be {form}, got {text!r}')
     return constants
 
 
@@ -175,6 +192,22 @@ def parse_positive(text: str) -> float:
 def parse_natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f'must be an integer of 0 or more, got {text!r}')
+    return int(text)
+
+
+def parse_draws(text: str) -> int:
+    """Parse a number of bootstrap resamples."""
+    if 0 < parse_natural(text) < MIN_DRAWS:
+        raise argparse.ArgumentTypeError(
+            f'must be at least {MIN_DRAWS}, or 0 for no interval, got {text}'
+        )
+    return int(text)
+
+
+def parse_required_draws(text: str) -> int:
+    """Parse a number of bootstrap resamples, without which there is no result."""
+    if parse_natural(text) < MIN_DRAWS:
+        raise argparse.ArgumentTypeError(f'must be at least {MIN_DRAWS}, got {text}')
     return int(text)
 
 
@@ -207,11 +240,7 @@ def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> No
     Raises:
       UserError: an argument does not suit the law; names the argument.
     """
-    if arguments.law not in LAWS and ':' not in arguments.law:
-        hint = nearest(arguments.law, LAWS)
-        raise UserError(
-            f'--law: must be one of {", ".join(LAWS)} or a dotted path, got {arguments.law!r}{hint}'
-        )
+    check_law(arguments.law, LAWS)
     custom = ('holdout', 'starts') if ':' in arguments.law else ()  # arguments of a user's own law
     for name, (laws, reason) in LAW_ARGUMENTS.items():
         if getattr(arguments, name) and arguments.law not in laws and name not in custom:
@@ -224,6 +253,15 @@ def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> No
         )
     arguments.approach = arguments.approach or approach
     arguments.over = arguments.over or 'N'
+
+
+def check_law(law: str, known: Sequence[str]) -> None:
+    """Raise UserError if a law is neither known nor a dotted path."""
+    if law not in known and ':' not in law:
+        raise UserError(
+            f'--law: must be one of {", ".join(known)} or a dotted path, got '
+            f'{law!r}{nearest(law, known)}'
+        )
 
 
 def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:

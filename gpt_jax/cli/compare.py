@@ -15,13 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_table_arguments(parser)
     parser.add_argument(
         '--draws',
-        type=shared.parse_count,
+        type=shared.parse_required_draws,
         default=500,
         help='bootstrap resamples (default: %(default)s)',
     )
-    parser.add_argument(
-        '--seed', type=shared.parse_natural, default=0, help='seed of the bootstrap'
-    )
+    shared.add_seed_argument(parser)
     parser.add_argument('--json', metavar='PATH', help='write all numbers as JSON')
     parser.add_argument('--plots', metavar='FOLDER', help='write the figure as PNG and SVG')
 

@@ -10,6 +10,7 @@ examples:
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -29,6 +30,7 @@ DEFAULT_TASKS = (
     'degeneration',
 )
 REPORTS = (*REPORTS_ON_TEXT, 'bias')
+SUITE_FIELDS = {field.name: field.metadata for field in dataclasses.fields(SuiteConfig)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,19 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f'tasks and reports (default: {",".join(DEFAULT_TASKS)})',
     )
     parser.add_argument('--output', metavar='FILE', help='write all numbers as JSON')
-    parser.add_argument(
-        '--num_fewshot',
-        type=parse_natural,
-        default=0,
-        help='training examples with answers shown before each question (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--max_examples',
-        type=parse_natural,
-        default=200,
-        help='examples per task, always the same ones; 0: all (default: %(default)s)',
-    )
-    parser.add_argument('--seed', type=parse_natural, default=0, help='seed of few-shot examples')
+    for name in ('num_fewshot', 'max_examples', 'seed', 'contamination_ngram'):
+        default, doc = SUITE_FIELDS[name]['default'], SUITE_FIELDS[name]['doc']
+        text = f'{doc[0].lower()}{doc[1:].removesuffix(".")} (default: %(default)s)'
+        parser.add_argument(f'--{name}', type=parse_natural, default=default, help=text)
     parser.add_argument(
         '--stride',
         type=parse_natural,
@@ -63,12 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default='',
         metavar='SOURCE',
         help="the model's training text, files:GLOB or tfds:NAME, if no run folder names it",
-    )
-    parser.add_argument(
-        '--contamination_ngram',
-        type=parse_natural,
-        default=13,
-        help='n-gram length for contamination checks; 0 disables (default: %(default)s)',
     )
     parser.add_argument(
         '--run_code',

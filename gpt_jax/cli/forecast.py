@@ -10,6 +10,9 @@ import argparse
 from gpt_jax.cli import arguments as shared
 from gpt_jax.core.errors import UserError
 
+# 'repeated' is missing: a planned run would also need its unique tokens.
+FORECAST_LAWS = ('chinchilla', 'tied', 'kaplan', 'power')
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('data', metavar='DATA', help='the runs to forecast from')
@@ -28,18 +31,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--law',
         default='chinchilla',
-        choices=['chinchilla', 'tied', 'kaplan', 'power'],
-        help='form of the law; power is over N alone, for a ladder at one token count',
+        help=f'form of the law: {", ".join(FORECAST_LAWS)}, or a dotted path; power is over N '
+        'alone, for a ladder at one token count (default: %(default)s)',
     )
     parser.add_argument(
         '--draws',
-        type=shared.parse_count,
+        type=shared.parse_required_draws,
         default=500,
         help='bootstrap resamples (default: %(default)s)',
     )
-    parser.add_argument(
-        '--seed', type=shared.parse_natural, default=0, help='seed of the bootstrap'
-    )
+    shared.add_seed_argument(parser)
     parser.add_argument(
         '--ledger',
         default='forecasts.jsonl',
@@ -50,8 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     sizes = [size for size in (arguments.params, arguments.tokens) if size is not None]
-    if len(sizes) != (0 if arguments.config else 2):
-        raise UserError('give the run: --config=PATH, or --params=N and --tokens=D')
+    if arguments.config and sizes:
+        raise UserError('--config: not with --params or --tokens, which it determines')
+    if not arguments.config and len(sizes) < 2:
+        raise UserError('the run is missing: give --config=PATH, or --params=N and --tokens=D')
+    shared.check_law(arguments.law, FORECAST_LAWS)
     if arguments.trial and not arguments.config:
         raise UserError('--trial: needs --config, the sweep that the trial is part of')
     from gpt_jax.scaling import forecast_ledger

@@ -31,11 +31,20 @@ COMMANDS = {
     'report': ('report', 'write one HTML file with the law, the figures and every run'),
 }
 
+# What run.py does, by the words that are tried here.
+RUN_COMMANDS = {
+    'train': '',
+    'evaluate': '--mode=evaluate',
+    'benchmark': '--mode=benchmark',
+    'coord_check': '--mode=coord_check',
+    'preflight': '--mode=preflight',
+    'launch': '--launch=LAUNCHER',
+}
 SCALING_COMMANDS = ('fit', 'plan', 'forecast', 'verify', 'compare', 'report')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; errors become one line and an exit code (core/errors.py)."""
+    """Run one command; errors become one line and an exit code (core/command.py)."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ('-h', '--help', 'help'):
         print(describe_commands())
@@ -46,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = words[0]
     if name not in COMMANDS:
         hint = config_fields.nearest(name, COMMANDS)
+        if name in RUN_COMMANDS:
+            hint = f'; use python run.py --config=FILE {RUN_COMMANDS[name]}'
         command.log(f'gpt-jax: {name!r}: no such command{hint}; gpt-jax --help lists them')
         sys.exit(errors.EXIT_BAD_INPUT)
     if name in SCALING_COMMANDS:

@@ -16,11 +16,13 @@ import argparse
 
 from gpt_jax.cli.arguments import (
     parse_count,
-    parse_natural,
+    parse_draws,
     parse_numbers,
     parse_pairs,
     parse_positive,
 )
+from gpt_jax.core.hardware import CHIPS
+from gpt_jax.scaling.plan import DEFAULT_CONTEXT, DEFAULT_SIZES, DEFAULT_SPAN, DEFAULT_VOCAB
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,20 +72,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--draws',
-        type=parse_natural,
+        type=parse_draws,
         default=300,
         help='bootstrap resamples for the intervals (default: %(default)s)',
     )
     parser.add_argument(
-        '--context', type=parse_count, help="context length (default: the runs' own, or 2048)"
+        '--context',
+        type=parse_count,
+        help=f"context length (default: the runs' own, or {DEFAULT_CONTEXT})",
     )
     parser.add_argument(
-        '--vocab', type=parse_count, help="vocabulary size (default: the runs' own, or 50257)"
+        '--vocab',
+        type=parse_count,
+        help=f"vocabulary size (default: the runs' own, or {DEFAULT_VOCAB})",
     )
     parser.add_argument(
-        '--device',
-        default='h100',
-        help='h100, h200, a100, v4, v5e, v5p, v6e (default: %(default)s)',
+        '--device', default='h100', help=f'{", ".join(CHIPS)} (default: %(default)s)'
     )
     parser.add_argument(
         '--peak', type=parse_positive, default=None, help='peak FLOP/s of another device'
@@ -112,10 +116,13 @@ def _add_sweep_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--sizes',
         type=parse_count,
-        help='--isoflop: sizes per budget; an odd number puts one at N* (default: 5)',
+        help='--isoflop: sizes per budget; an odd number puts one at N* '
+        f'(default: {DEFAULT_SIZES})',
     )
     group.add_argument(
-        '--span', type=parse_positive, help='--isoflop: largest size over N* (default: 3)'
+        '--span',
+        type=parse_positive,
+        help=f'--isoflop: largest size over N* (default: {DEFAULT_SPAN:g})',
     )
     group.add_argument(
         '--head_dim',

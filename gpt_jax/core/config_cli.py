@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     if path and not Path(path.partition(':')[0]).exists():
         known = sorted(str(file) for file in Path('configs').rglob('*.py') if file.stem[0] != '_')
         raise UserError(f'--config={path}: no such file{config_fields.nearest(path, known)}')
+    if ':' in path:
+        read_config_file(path)  # its message for an unknown variant is clearer than absl's
     try:
         rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
@@ -98,19 +101,34 @@ def check_overrides(argv: list[str], config: RawConfig) -> None:
             )
 
 
-def read_config_file(path: Path) -> RawConfig:
+def read_config_file(path: str) -> RawConfig:
     """Run a config file and return the result of its `get_config()` as nested dicts.
 
+    Args:
+      path: 'FILE.py', or 'FILE.py:VARIANT' for `get_config(VARIANT)`.
+
     Raises:
-      UserError: the file is missing, or running it fails.
+      UserError: the file is missing, running it fails, or there is no such variant; names the
+        nearest key of the file's SIZES.
     """
-    spec = importlib.util.spec_from_file_location(f'gpt_jax_config_{path.stem}', path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise UserError(f'{path}: no such config file')
+    name, colon, variant = path.partition(':')
+    spec = importlib.util.spec_from_file_location(f'gpt_jax_config_{Path(name).stem}', name)
+    if not Path(name).is_file():
+        raise UserError(f'{name}: no such config file')
+    if spec is None or spec.loader is None:
+        raise UserError(f"{name}: a config file's name must end in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        raw_config: RawConfig = to_raw(module.get_config())
+        sizes = getattr(module, 'SIZES', None)
+        if colon and sizes is not None and variant not in sizes:
+            hint = config_fields.nearest(variant, sizes)
+            raise UserError(f'{path}: must be one of {", ".join(sizes)}, got {variant!r}{hint}')
+        if colon and not inspect.signature(module.get_config).parameters:
+            raise UserError(f'{path}: {name} has no variants; leave out {colon + variant!r}')
+        raw_config: RawConfig = to_raw(module.get_config(*([variant] if colon else [])))
+    except UserError:
+        raise
     except Exception as error:  # a user's file may raise anything
         reason = ' '.join(str(error).split())
         raise UserError(f'{path}: not a config ({type(error).__name__}: {reason})') from None
@@ -151,13 +169,20 @@ def _apply_trial(config: RawConfig, trial: dict[str, Any], field: str) -> RawCon
     return config
 
 
-def find_trial(trials: dict[str, Any], name: str) -> tuple[int, int]:
+def find_trial(trials: dict[str, Any], name: str, flag: str = '--trial') -> tuple[int, int]:
     """Return (k, n): the trial of this name is number k, from 1, of n.
+
+    Args:
+      trials: the trials by name.
+      name: the trial; '' if the flag was not given.
+      flag: the flag that names the trial, for the error message.
 
     Raises:
       UserError: there is no such trial.
     """
+    if not name and trials:
+        raise UserError(f'this config is a sweep; add {flag}={next(iter(trials))}')
     if name not in trials:
         known = ', '.join(trials) or 'none (this config is not a sweep)'
-        raise UserError(f'--trial={name}: no such trial; known trials: {known}')
+        raise UserError(f'{flag}={name}: no such trial; known trials: {known}')
     return list(trials).index(name) + 1, len(trials)

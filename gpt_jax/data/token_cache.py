@@ -125,22 +125,6 @@ def find_fault(folder: Path) -> str:
     return ''
 
 
-def verify_checksums(folder: Path) -> None:
-    """Read every file of a cache and compare its SHA-256.
-
-    Raises:
-      UserError: a file is missing or has changed since it was written; names it.
-    """
-    fault = find_fault(folder)
-    if not fault:
-        for name, identity in files.read_json(folder / META_FILE)['files'].items():
-            if files.sha256_file(folder / name) != identity['sha256']:
-                fault = f'{name} is damaged (SHA-256 differs)'
-                break
-    if fault:
-        raise UserError(f'{folder}: {fault}; delete the folder and run again')
-
-
 def read_split(folder: Path, split: str, meta: dict[str, Any]) -> TokenSplit:
     """Memory-map one of the splits listed in `meta`, the content of meta.json."""
     ids = np.memmap(folder / f'{split}.ids', np.dtype(meta['dtype']), 'r')

@@ -284,7 +284,7 @@ def compute_metric(name: str, answers: Sequence[GeneratedAnswer], *, allowed: bo
     if not PASS_AT.fullmatch(name):
         greedy = [answer.texts[0] for answer in answers]
         references = [list(answer.example.references) for answer in answers]
-        return COMPLETION_METRICS[name].function(greedy, references)
+        return COMPLETION_METRICS[name](greedy, references)
     tested = [answer for answer in answers if answer.example.program]
     if not tested:
         raise UserError(f'config.task.metrics: {name}: the examples have no tests')

@@ -1,4 +1,4 @@
-"""Statistics of scores: Wilson intervals, reliability bins, calibration error, Brier score."""
+"""Statistics of scores: Wilson intervals, reliability bins, calibration error."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,11 @@ DEFAULT_BINS = 15  # as in Guo et al. 2017
 
 
 class Proportion(NamedTuple):
-    """A proportion of `cases` with its 95% interval."""
+    """A proportion with its 95% interval."""
 
     share: float
     low: float
     high: float
-    cases: int
 
 
 def wilson_interval(hits: int, count: int) -> Proportion:
@@ -24,10 +23,10 @@ def wilson_interval(hits: int, count: int) -> Proportion:
     import scipy.stats
 
     if count == 0:
-        return Proportion(0.5, 0.0, 1.0, 0)
+        return Proportion(0.5, 0.0, 1.0)
     test = scipy.stats.binomtest(hits, count)
     interval = test.proportion_ci(confidence_level=0.95, method='wilson')
-    return Proportion(hits / count, float(interval.low), float(interval.high), count)
+    return Proportion(hits / count, float(interval.low), float(interval.high))
 
 
 class ReliabilityBins(NamedTuple):
@@ -82,22 +81,3 @@ def expected_calibration_error(bins: ReliabilityBins) -> float:
     filled = bins.answers > 0
     distance = np.abs(bins.confidence[filled] - bins.accuracy[filled])
     return float(np.average(distance, weights=bins.answers[filled]))
-
-
-def brier_score(probabilities_QY: np.ndarray, answers_Q: np.ndarray) -> float:
-    """Return the mean squared distance between the probabilities and the truth (Brier 1950).
-
-    It is between 0 (best) and 2.
-
-    Args:
-      probabilities_QY: [Q, Y], rows that sum to 1; 0 for a candidate that a question lacks.
-      answers_Q: int [Q], index of the right candidate.
-
-    Raises:
-      ValueError: a row does not sum to 1.
-    """
-    p_QY = np.asarray(probabilities_QY, np.float64)
-    if not np.allclose(p_QY.sum(axis=1), 1, atol=1e-4):
-        raise ValueError('probabilities: the rows must sum to 1')
-    truth_QY = np.arange(p_QY.shape[1]) == np.asarray(answers_Q)[:, None]
-    return float(np.mean(np.sum((p_QY - truth_QY) ** 2, axis=1)))

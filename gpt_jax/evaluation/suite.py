@@ -104,7 +104,7 @@ def run_suite(
         'checkpoint': checkpoint,
         'step': _read_step(folder),
         'weights': mode.weight_dtype,
-        'shots': suite_config.num_fewshot,
+        'num_fewshot': suite_config.num_fewshot,
         'seed': suite_config.seed,
         'examples': suite_config.max_examples,
         'tasks': results,

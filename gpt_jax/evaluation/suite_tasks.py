@@ -192,7 +192,7 @@ def find_task(name: str) -> TaskConfig:
         path = Path(name)
         if not path.is_file():
             raise UserError(f'config.suite.tasks: {name}: no such file')
-        raw_config = config_cli.read_config_file(path)
+        raw_config = config_cli.read_config_file(str(path))
     else:
         try:
             raw_config = {'task': catalog.task_section(name)}

@@ -22,6 +22,7 @@ import numpy as np
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import Progress
+from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.inference import scoring
 from gpt_jax.inference.placement import InferencePlacement
 from gpt_jax.inference.pretrained import Pretrained
@@ -50,6 +51,23 @@ def check_text(value: Any, prefix: str) -> str:
             f'{prefix}: must be valid text; character {error.start} is half a surrogate pair'
         ) from None
     return value
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """Encoder of texts with and without the ids that a model expects before a text."""
+
+    tokenizer: Tokenizer
+    prefix_ids: tuple[int, ...]
+
+    def encode_plain(self, texts: list[str]) -> list[np.ndarray]:
+        """Encode texts without the prefix."""
+        return [np.asarray(ids, np.int32) for ids in self.tokenizer.encode_batch(texts)]
+
+    def encode_whole(self, texts: list[str]) -> list[np.ndarray]:
+        """Encode texts with the prefix."""
+        prefix_ids = np.array(self.prefix_ids, np.int32)
+        return [np.concatenate([prefix_ids, ids]) for ids in self.encode_plain(texts)]
 
 
 def make_continuation_requests(
@@ -136,11 +154,6 @@ class Perplexity:
         return math.exp(self.nats / self.words)
 
     @property
-    def byte_perplexity(self) -> float:
-        """exp(nats / bytes)."""
-        return math.exp(self.nats / self.bytes)
-
-    @property
     def bits_per_byte(self) -> float:
         """The loss per byte, in bits; comparable across tokenizers."""
         return self.nats / math.log(2) / self.bytes
@@ -205,7 +218,7 @@ class Scorer:
     """
 
     def __init__(self, pretrained: Pretrained, placement: InferencePlacement, params: Any):
-        self._tokenizer, self._prefix_ids = pretrained.tokenizer, pretrained.prefix_ids
+        self._encoder = TextEncoder(pretrained.tokenizer, pretrained.prefix_ids)
         self._context = pretrained.model_config.context
         self._placement, self._params = placement, params
         self._score = jax.jit(
@@ -273,7 +286,8 @@ class Scorer:
           context: maximum number of input tokens per window; None: the model's context.
         """
         context = self._context if context is None else context
-        ids = self._encode_plain([check_text(text, 'text')])[0] if isinstance(text, str) else text
+        encode = self._encoder.encode_plain
+        ids = encode([check_text(text, 'text')])[0] if isinstance(text, str) else text
         prefix = [] if self.prefix_id is None else [self.prefix_id]
         all_ids = np.array([*prefix, *ids], np.int32)
         if len(all_ids) < 2:
@@ -281,7 +295,7 @@ class Scorer:
         windows = make_rolling_requests(all_ids, context, context if stride is None else stride)
         scores = self.score(windows, batch_size, context)
         is_whole = isinstance(text, str) and prefix
-        scored_text = text if is_whole else self._tokenizer.decode(all_ids[1:])
+        scored_text = text if is_whole else self._encoder.tokenizer.decode(all_ids[1:])
         nats = -math.fsum(score.log_p for score in scores)
         return measure_perplexity(nats, len(all_ids) - 1, str(scored_text))
 
@@ -296,19 +310,10 @@ class Scorer:
                 check_text(part, f'pair {number}')
         encoded = iter(
             make_continuation_requests(
-                texts, self._encode_whole, self._encode_plain, self.prefix_id
+                texts, self._encoder.encode_whole, self._encoder.encode_plain, self.prefix_id
             )
         )
         return [pair if isinstance(pair, ScoringRequest) else next(encoded) for pair in pairs]
-
-    def _encode_whole(self, texts: list[str]) -> list[np.ndarray]:
-        prefix_ids = np.array(self._prefix_ids, np.int32)
-        return [np.concatenate([prefix_ids, ids]) for ids in self._encode_plain(texts)]
-
-    def _encode_plain(self, texts: list[str]) -> list[np.ndarray]:
-        if not texts:
-            return []
-        return [np.asarray(ids, np.int32) for ids in self._tokenizer.encode_batch(texts)]
 
     def _score_batch(self, batch: ScoringBatch) -> tuple[jax.Array, jax.Array]:
         return self._score(self._params, jax.device_put(batch, self._placement.row_sharding))

@@ -380,10 +380,3 @@ def unstack_layers(params: Any, layers: int) -> Any:
     return rest | {
         f'block_{n}': jax.tree.map(lambda a, n=n: a[n], params['blocks']) for n in range(layers)
     }
-
-
-def stack_layers(params: Any, layers: int) -> Any:
-    """Invert `unstack_layers`."""
-    blocks = [params[f'block_{n}'] for n in range(layers)]
-    rest = {name: subtree for name, subtree in params.items() if not name.startswith('block_')}
-    return rest | {'blocks': jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}

@@ -157,10 +157,3 @@ def split_einsum(terms: str) -> tuple[str, str]:
     a, b = ADAPTER_LETTERS[right]
     middle = left[: len(left) - len(a) + 1] + RANK_LETTER
     return f'{left},{a}->{middle}', f'{middle},{b}->{output}'
-
-
-def remove_adapters(params: Any) -> Any:
-    """Return the params without their adapters: the model before fine-tuning."""
-    is_adapted = lambda node: isinstance(node, AdaptedWeight)
-    remove = lambda node: node.w if is_adapted(node) else node
-    return jax.tree.map(remove, params, is_leaf=is_adapted)

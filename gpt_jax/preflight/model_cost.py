@@ -1,4 +1,4 @@
-"""Expected FLOPs of the compiled step, by reason; bytes of KV cache and saved activations."""
+"""Expected FLOPs of the compiled step, by reason, and the bytes of saved activations."""
 
 import math
 from typing import Any
@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from gpt_jax.core import model_counts
 from gpt_jax.core.config import ModelConfig
-from gpt_jax.model import kv_cache, weights
 from gpt_jax.model import loss as losses
+from gpt_jax.model import weights
 from gpt_jax.model.gpt import GPT, unstack_layers
 from gpt_jax.model.splash_attention import splash_block_size
 from gpt_jax.parallel.sharding import UNSHARDED
@@ -93,24 +93,6 @@ def _count_product_weights(model_config: ModelConfig) -> tuple[int, int]:
         return attention + 3 * matrix * active + router, 0
     matrices = 2 if model_config.feedforward == 'mlp' else 3
     return attention + matrices * matrix, matrix
-
-
-def count_cache_bytes(model_config: ModelConfig, batch: int, capacity: int, chunk: int) -> int:
-    """Count the bytes of an empty KV cache (model/kv_cache.py).
-
-    The cache holds keys and values in `matmul_dtype`, and an int32 per sequence.
-
-    Args:
-      capacity: maximum tokens of a sequence.
-      chunk: maximum tokens that one call adds; the ring buffer of a window layer is longer by this.
-    """
-    slots = sum(
-        kv_cache.count_slots(model_config, kind, capacity, chunk)
-        for kind in model_config.layer_kinds
-    )
-    itemsize = jnp.dtype(model_config.matmul_dtype).itemsize
-    slot_bytes = model_config.kv_heads * model_config.head_dim * itemsize
-    return batch * (2 * slots * slot_bytes + 4)
 
 
 def count_activation_bytes(model_config: ModelConfig, batch: int) -> int:

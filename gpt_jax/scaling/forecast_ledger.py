@@ -7,6 +7,7 @@ any line is detected.
 """
 
 import datetime
+import functools
 import hashlib
 import json
 import math
@@ -18,7 +19,8 @@ import numpy as np
 
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling.runs import Runs, is_same_run
+from gpt_jax.scaling import rows
+from gpt_jax.scaling.runs import Runs, is_same_run, read_runs
 
 FIRST_HASH = '0' * 64  # `previous` of the first line
 SCORED_FIELDS = {'name': str, 'date': str} | dict.fromkeys(
@@ -108,6 +110,34 @@ def check_ledger(path: str, lines: list[bytes]) -> None:
         if forecast.get('sha256', _hash_content(forecast)) != _hash_content(forecast):
             raise UserError(f'{path}:{number}: this line was changed after it was written')
         previous = _hash_line(line)
+
+
+def verify_ledger(
+    ledger_path: str, runs_path: str, *, columns: dict[str, str] | None = None, count: str = ''
+) -> dict[str, Any]:
+    """Score the forecasts of a ledger against the finished runs of a file.
+
+    Args:
+      ledger_path: path of the ledger.
+      runs_path: a file that read_runs can read.
+      columns: as in read_runs.
+      count: as in read_runs, for forecasts whose own convention the file does not have.
+
+    Returns:
+      As verify_forecasts, and 'left_out'.
+
+    Raises:
+      UserError: the ledger was changed, or the file cannot be read as runs.
+    """
+    ledger = read_ledger(ledger_path)
+    counts = rows.list_param_counts(runs_path, columns)
+
+    @functools.cache
+    def read_finished(count: str) -> Runs:
+        return read_runs(runs_path, columns=columns, count=count, for_fitting=False)
+
+    result = verify_forecasts(ledger, lambda own: read_finished(own if own in counts else count))
+    return result | {'left_out': read_finished(count).left_out}
 
 
 def verify_forecasts(

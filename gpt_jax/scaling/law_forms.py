@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize
 
+from gpt_jax.core.errors import UserError
 from gpt_jax.core.registry import resolve
 
 MIN_LOG = -30.0  # a term whose E, A or B has a logarithm below this is negligible
@@ -321,9 +322,12 @@ def find_law_form(law: str) -> LawForm:
       law: a key of LAW_FORMS, or a dotted path to a LawForm, 'my_lab.laws:POWER_PRODUCT'.
 
     Raises:
-      UserError: the law is unknown or cannot be imported.
+      UserError: the law is unknown, cannot be imported or is not a LawForm.
     """
-    return resolve(law, LAW_FORMS, '--law')
+    form = resolve(law, LAW_FORMS, '--law')
+    if not isinstance(form, LawForm):
+        raise UserError(f'--law: {law!r} must be a LawForm, got {type(form).__name__}')
+    return form
 
 
 def has_optimal_split(constants: Mapping[str, float]) -> bool:

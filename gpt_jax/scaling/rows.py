@@ -30,7 +30,7 @@ REQUIRED_COLUMNS = ('params', 'tokens', 'loss')
 ALIASES = {'loss': ('validation_loss',), 'error': ('downstream_error',)}
 EXCLUDED_ROLES = {  # finished runs that follow no law of their parameters and tokens, by role
     'trunk': 'the trunk of cooldown branches: its learning rate never decayed',
-    'tuned': "started from another run's weights: part of its training is not its own",
+    'finetuned': "started from another run's weights: part of its training is not its own",
     'task': 'its loss is that of a task, and laws are for text',
 }
 MISSING_WORDS = ('', 'none', 'null', 'na', 'n/a')
@@ -75,6 +75,11 @@ def parse_rows(
     has_totals = any('params_total' in row for row in table)
     if not count and has_totals and not any('params' in row for row in table):
         count = 'total'
+    if count and not any(f'params_{count}' in row for row in table):
+        raise UserError(
+            f"{path}: --count={count}: no column 'params_{count}'; the columns are: "
+            f'{_join_columns(table)}'
+        )
     table = [_apply_conventions(row, count, flops) for row in table]
     for name in REQUIRED_COLUMNS:
         if not any(name in row for row in table):
@@ -85,8 +90,9 @@ def parse_rows(
     return table, count
 
 
-def list_param_counts(path: str, columns: dict[str, str]) -> set[str]:
+def list_param_counts(path: str, columns: dict[str, str] | None = None) -> set[str]:
     """List the parameter counts that all rows have: 'total', 'non_embedding', ..."""
+    columns = columns or {}
     names = [
         {columns.get(name, name) for name in row} for row in _iterate_rows(path, read_content(path))
     ]

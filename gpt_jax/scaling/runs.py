@@ -12,8 +12,8 @@ Rows that are left out are listed with the reason. The columns that laws and plo
     planned_tokens          tokens at which the run was to end; a run that stopped short is left out
     seed, status, name      seed; 'done' or what went wrong; the run's name
     role                    'trunk' for a run at a constant learning rate, from which others cool
-                            down; 'tuned' for one that started from another run's weights; 'task'
-                            for one that was trained on a task: all of these are left out
+                            down; 'finetuned' for one that started from another run's weights;
+                            'task' for one that was trained on a task: all of these are left out
     error                   downstream error in (0, 1), for error = eps - k exp(-gamma loss)
     curve                   [[tokens, loss], ...] during training, in JSON and JSONL only; drawn,
                             never fitted

@@ -10,10 +10,8 @@ An event carries the number of the claim under which the trial ran (claims.py), 
 of a trial's events does not depend on the machines' clocks. A file is read again when it changes.
 """
 
-import contextlib
 import datetime
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,11 +35,6 @@ class Ledger:
         self._folder, self._merged = workdir / LEDGER_FOLDER, workdir / MERGED_FILE
         name = f'{process["host"]}-{process["pid"]}-{process["began"] or "0"}.jsonl'
         self._own = self._folder / name
-        if not self._folder.exists() and self._merged.exists():
-            # An older version had a single writer, and wrote ledger.jsonl only.
-            self._folder.mkdir(exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.link(self._merged, self._folder / 'before.jsonl')
         self._folder.mkdir(parents=True, exist_ok=True)
         # By file: (size, mtime) when it was last read, and its events.
         self._cache: dict[Path, tuple[tuple[int, int], list[Event]]] = {}

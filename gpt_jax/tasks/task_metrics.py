@@ -1,4 +1,7 @@
-"""Task metrics as papers report them, by name, each with its unit.
+"""Task metrics as papers report them, by name; higher is better.
+
+BLEU and chrF are from 0 to 100, correlations (Matthews, Pearson, Spearman) from -1 to 1, and all
+others from 0 to 1.
 
 Libraries compute them, except for SQuAD's two, whose library downloads code. Every value is
 computed over a whole split; it is not a mean over batches.
@@ -10,13 +13,13 @@ import itertools
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from gpt_jax.core.config_fields import nearest
 from gpt_jax.core.errors import UserError
 
+# (predictions, right answers) -> value, both in the order of the examples.
 Scorer = Callable[[Sequence[Any], Sequence[Any]], float]
-UNIT_INTERVAL, PERCENT, CORRELATION = '0..1', '0..100', '-1..1'
 
 # Libraries by metric; all 'rouge...' use rouge_score.
 LIBRARIES = {
@@ -32,18 +35,6 @@ ROUGE_LIBRARY = 'rouge_score.rouge_scorer'
 PASS_AT = re.compile(r'pass@[1-9][0-9]*')
 _PUNCTUATION = frozenset(string.punctuation)
 _TAG_WITH_PREFIX = re.compile(r'[BIES]-.')
-
-
-class Metric(NamedTuple):
-    """A metric; higher is better.
-
-    Attributes:
-      function: (predictions, right answers) -> value, both in the order of the examples.
-      unit: range of the value.
-    """
-
-    function: Scorer
-    unit: str
 
 
 def check_metrics(names: Sequence[str], kind: str) -> None:
@@ -232,33 +223,33 @@ def _check_lengths(predicted: Sequence[Any], right: Sequence[Any]) -> None:
 
 
 # Metrics of (generated texts, all right texts for each).
-COMPLETION_METRICS: dict[str, Metric] = {
-    'exact_match': Metric(_mean_best_reference(_exact_match), UNIT_INTERVAL),
-    'f1': Metric(_mean_best_reference(_word_f1), UNIT_INTERVAL),
-    'accuracy': Metric(_mean_best_reference(_stripped_match), UNIT_INTERVAL),
-    'bleu': Metric(_sacrebleu('corpus_bleu'), PERCENT),
-    'chrf': Metric(_sacrebleu('corpus_chrf'), PERCENT),
-    'rouge1': Metric(_rouge('rouge1'), UNIT_INTERVAL),
-    'rouge2': Metric(_rouge('rouge2'), UNIT_INTERVAL),
-    'rougeL': Metric(_rouge('rougeL'), UNIT_INTERVAL),
-    'rougeLsum': Metric(_rouge('rougeLsum'), UNIT_INTERVAL),
+COMPLETION_METRICS: dict[str, Scorer] = {
+    'exact_match': _mean_best_reference(_exact_match),
+    'f1': _mean_best_reference(_word_f1),
+    'accuracy': _mean_best_reference(_stripped_match),
+    'bleu': _sacrebleu('corpus_bleu'),
+    'chrf': _sacrebleu('corpus_chrf'),
+    'rouge1': _rouge('rouge1'),
+    'rouge2': _rouge('rouge2'),
+    'rougeL': _rouge('rougeL'),
+    'rougeLsum': _rouge('rougeLsum'),
 }
 # Metrics of (indices of the predicted classes, indices of the right ones).
-CLASSIFICATION_METRICS: dict[str, Metric] = {
-    'accuracy': Metric(_accuracy, UNIT_INTERVAL),
-    'macro_f1': Metric(_macro_f1, UNIT_INTERVAL),
-    'matthews': Metric(_matthews, CORRELATION),
-    'pearson': Metric(_correlation('pearsonr'), CORRELATION),
-    'spearman': Metric(_correlation('spearmanr'), CORRELATION),
+CLASSIFICATION_METRICS: dict[str, Scorer] = {
+    'accuracy': _accuracy,
+    'macro_f1': _macro_f1,
+    'matthews': _matthews,
+    'pearson': _correlation('pearsonr'),
+    'spearman': _correlation('spearmanr'),
 }
 # Metrics of (predicted tags of each sentence, right tags), as strings.
-TOKEN_CLASSIFICATION_METRICS: dict[str, Metric] = {
-    'entity_f1': Metric(_entity_f1, UNIT_INTERVAL),
-    'accuracy': Metric(_over_tokens(_accuracy), UNIT_INTERVAL),
-    'macro_f1': Metric(_over_tokens(_macro_f1), UNIT_INTERVAL),
+TOKEN_CLASSIFICATION_METRICS: dict[str, Scorer] = {
+    'entity_f1': _entity_f1,
+    'accuracy': _over_tokens(_accuracy),
+    'macro_f1': _over_tokens(_macro_f1),
 }
 # By task.kind.
-METRICS_BY_KIND: dict[str, Mapping[str, Metric]] = {
+METRICS_BY_KIND: dict[str, Mapping[str, Scorer]] = {
     'completion': COMPLETION_METRICS,
     'classification': CLASSIFICATION_METRICS,
     'multiple_choice': CLASSIFICATION_METRICS,

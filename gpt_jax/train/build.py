@@ -1,8 +1,7 @@
 """Assembly of a run: from a checked config to the jitted functions that train and evaluate.
 
-This is the only module that knows both the config and the functions that depend on it. It connects
-objective.py (loss), optim/ (optimizer), finetune/ (trainable parameters), mesh_layout.py (devices)
-and step.py.
+It connects objective.py (loss), optim/ (optimizer), finetune/ (trainable parameters),
+mesh_layout.py (devices) and step.py, none of which takes the whole config.
 """
 
 import functools

@@ -123,16 +123,6 @@ def find_newest_valid(directory: Path, on_damage: Callable[[int, DamageError], N
     return None
 
 
-def read_verified_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Read the meta of the newest intact checkpoint; None if none was ever completed.
-
-    Raises:
-      UserError: checkpoints were completed here, but none is intact.
-    """
-    step = find_newest_valid(Path(directory), lambda *_: None)
-    return None if step is None else read_manifest(Path(directory) / str(step))['meta']
-
-
 def read_newest_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
     """Read the meta of the newest checkpoint with an intact manifest; checks no other file.
 

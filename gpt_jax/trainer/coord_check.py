@@ -44,7 +44,7 @@ TOLERANCE = 0.25
 
 
 def run_coord_check(raw_config: RawConfig, workdir: Path, log: LogFn) -> None:
-    """Write coordinates.json and coordinates.png, .svg into `workdir`; print the table.
+    """Write coord_check.json and coord_check.png, .svg into `workdir`; print the table.
 
     The widths are 1, 2, 4 and 8 times model.base_width (or model.width), and the number of heads
     grows with them. The depths are 1, 2 and 4 times model.base_layers (or model.layers). muP makes
@@ -66,9 +66,9 @@ def run_coord_check(raw_config: RawConfig, workdir: Path, log: LogFn) -> None:
         judged = (name, dimension) != ('mup', 'layers')
         results.append(check_slopes(sizes, movements, dimension, judged=judged))
     print('\n'.join(line for result in results for line in format_check(result, name)))
-    path = workdir / 'coordinates.json'
+    path = workdir / 'coord_check.json'
     files.write_json(path, {'parametrization': name, 'steps': STEPS, 'checks': results})
-    figures = plot_checks(results, name, workdir / 'coordinates.png')
+    figures = plot_checks(results, name, workdir / 'coord_check.png')
     for written in (path, *figures):
         print(f'  {written}')
     failed = [

@@ -16,7 +16,7 @@ from gpt_jax.evaluation import contamination, suite_tasks
 from gpt_jax.evaluation.suite_tasks import EvalRequest
 from gpt_jax.inference import scoring
 from gpt_jax.inference.scoring import ContinuationScore, ScoringBatch, ScoringRequest
-from gpt_jax.inference.text_scoring import make_continuation_requests
+from gpt_jax.inference.text_scoring import TextEncoder, make_continuation_requests
 from gpt_jax.train.build import TrainerParts
 from gpt_jax.trainer.dataset import Dataset
 from gpt_jax.trainer.summary import SUITE_PREFIX
@@ -30,9 +30,9 @@ class SuiteHook:
     """
 
     def __init__(self, config: Config, parts: TrainerParts, dataset: Dataset, log: LogFn):
-        self._config, self._parts, self._tokenizer = config, parts, dataset.tokenizer
-        prefix = tokenizers.find_prefix_ids(self._tokenizer) if config.task.kind != 'none' else ()
-        self._prefix_ids = np.array(prefix, np.int32)
+        self._config, self._parts, tokenizer = config, parts, dataset.tokenizer
+        prefix_ids = tokenizers.find_prefix_ids(tokenizer) if config.task.kind != 'none' else ()
+        self._encoder = TextEncoder(tokenizer, prefix_ids)
         self._tasks = self._load_tasks(log)
 
     def _load_tasks(self, log: LogFn) -> list[EvalRequest]:
@@ -41,7 +41,7 @@ class SuiteHook:
         tasks = []
         for name in config.suite.tasks:
             task = suite_tasks.load_task(name, config.suite, config.data.cache, log)
-            encode = self._tokenizer.encode_batch
+            encode = self._encoder.tokenizer.encode_batch
             tasks.append(suite_tasks.fit_context(task, encode, config.model.context, log))
         training = contamination.find_training_data(config.task.kind, config.data, config.init_from)
         progress = Progress(sys.stderr, trial=None, name=config.name, steps=config.steps)
@@ -66,8 +66,11 @@ class SuiteHook:
 
     def _score_task(self, task: EvalRequest, params: Any, progress: Progress) -> dict[str, float]:
         def score(pairs: Sequence[tuple[str, str]]) -> list[ContinuationScore]:
-            first = self._tokenizer.end_of_document
-            requests = make_continuation_requests(pairs, self._encode_begin, self._encode, first)
+            encoder = self._encoder
+            first = encoder.tokenizer.end_of_document
+            requests = make_continuation_requests(
+                pairs, encoder.encode_whole, encoder.encode_plain, first
+            )
             note = lambda done, total: progress.note(
                 f'scoring {task.name}, batch {done + 1}/{total}'
             )
@@ -82,16 +85,6 @@ class SuiteHook:
                 clean_results = list(itertools.compress(results, clean))
                 scores['error_clean'] = suite_tasks.summarize_scores(clean_results)['error']
         return scores
-
-    def _encode(self, texts: list[str]) -> list[np.ndarray]:
-        """Encode texts, without the tokenizer's prefix."""
-        if not texts:
-            return []
-        return [np.asarray(ids, np.int32) for ids in self._tokenizer.encode_batch(texts)]
-
-    def _encode_begin(self, texts: list[str]) -> list[np.ndarray]:
-        """Encode texts, with the tokenizer's prefix."""
-        return [np.concatenate([self._prefix_ids, ids]) for ids in self._encode(texts)]
 
 
 def score_continuations(

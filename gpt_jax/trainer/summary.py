@@ -110,7 +110,7 @@ def _find_role(config: Config) -> str:
     """Return the kind of run; scaling laws are fitted to runs and branches only."""
     train = config.train
     if config.init_from:
-        return 'tuned'
+        return 'finetuned'
     if config.task.kind != 'none':
         return 'task'
     return 'trunk' if train.keep_steps else 'branch' if train.branch_from else 'run'

@@ -23,7 +23,7 @@ SIZE_COLUMN = 'params_non_embedding'  # the x axis of a ladder's scaling curve
 LOSS_COLUMN = 'validation_loss'
 # The parameter count that train.flops uses, and with it the budgets of an isoFLOP sweep.
 COUNT_CONVENTION = 'without_positions'
-REPORT_STATE_FILE = 'reading.json'  # the lines of the last report, with hashes of its inputs
+REPORT_STATE_FILE = 'sweep_report.json'  # the lines of the last report, with hashes of its inputs
 FORECASTS_FILE = 'forecasts.jsonl'  # a forecast ledger in the sweep's folder, scored in its report
 
 
@@ -60,7 +60,7 @@ def _write_report_files(records: list[dict[str, Any]], workdir: Path) -> list[st
         lines += ladder_lines
         paths += ladder_paths
     paths += task_figures.draw_task_gains(fittable, SIZE_COLUMN, LOSS_COLUMN, workdir / 'tasks.png')
-    paths += task_figures.draw_finetuning_gains(records, SIZE_COLUMN, workdir / 'tuned.png')
+    paths += task_figures.draw_finetuning_gains(records, SIZE_COLUMN, workdir / 'finetuned.png')
     return [*lines, *(f'  {path}' for path in paths), *_write_html_report(workdir)]
 
 

@@ -37,9 +37,10 @@ def load_task_data(raw_config: RawConfig, log: LogFn) -> 'TaskData':
     """Read, encode and pack the examples of the config's task.
 
     Raises:
-      UserError: bad input, or the library of a metric is not installed.
+      UserError: bad input, an unknown metric, or one whose library is not installed.
     """
     task, data = parse_section(raw_config, 'task'), parse_section(raw_config, 'data')
+    task_metrics.check_metrics(task.metrics, task.kind)
     task_metrics.require_libraries(task.metrics, task.kind)
     template = chat_template.load_chat_template(tokenizers.tokenizer_folder(data.tokenizer))
     source = task_dataset.load_examples(task, data.cache, template, log)

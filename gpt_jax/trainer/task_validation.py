@@ -72,13 +72,13 @@ def _compute_metric(
 ) -> float:
     if task.kind != 'token_classification':
         metric = task_metrics.CLASSIFICATION_METRICS[name]
-        return metric.function(predicted.tolist(), predictions.answers.tolist())
+        return metric(predicted.tolist(), predictions.answers.tolist())
     ends = np.nonzero(np.diff(predictions.example))[0] + 1  # ends of all sentences but the last
     tags = [
         [[task.labels[index] for index in sentence] for sentence in np.split(labels, ends)]
         for labels in (predicted, predictions.answers)
     ]
-    return task_metrics.TOKEN_CLASSIFICATION_METRICS[name].function(*tags)
+    return task_metrics.TOKEN_CLASSIFICATION_METRICS[name](*tags)
 
 
 def predict(

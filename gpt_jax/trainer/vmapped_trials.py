@@ -278,7 +278,7 @@ class _TrialRun:
         summary = make_summary(
             run.raw_config, run.config, run.parts, state, self.recorder.last, seconds, extra
         )
-        write_summary(summary | {'together': self._count}, run.workdir)
+        write_summary(summary | {'trials_per_process': self._count}, run.workdir)
 
 
 class _TrialGroup:

@@ -86,7 +86,7 @@ def test_dry_run_prints_everything_and_does_nothing(tmp_path):
         (['--launch=slurm', '--nodes=a,b'], '--nodes: must be a number'),
         (['--launch=slurm', '--job=status'], 'no job was started from here'),
         (['--launch=local', '--nodes=2'], '--launch=ssh'),
-        (['--launch=gke', '--workdir='], 'needs --workdir=FOLDER'),
+        (['--launch=gke', '--workdir='], '--workdir=: must not be empty'),
         (['--launch=slurm', '--config.model.heads=3'], 'config.model.'),
         (['--launch=slurm', '--trial=nope'], '--trial=nope: no such trial'),
         (

@@ -83,7 +83,7 @@ def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
         ),
         (['plan', '--flops=1e20', f'--config={tmp_path}'], f'{tmp_path}: Is a directory'),
         (
-            ['compare', data, data, '--draws=2', f'--plots={tmp_path}/file'],
+            ['compare', data, data, '--draws=10', f'--plots={tmp_path}/file'],
             'is a file, not a folder',
         ),
     ):
@@ -184,8 +184,26 @@ BAD = [
     (['plan', '--flops=1e40'], 'the largest shape with a vocabulary'),
     (
         ['forecast', 'x.csv', '--config=configs/cpu.py', '--params=1e6'],
-        'give the run: --config=PATH',
+        '--config: not with --params or --tokens',
     ),
+    (['forecast', 'x.csv', '--params=1e6'], 'the run is missing: give --config=PATH'),
+    (['forecast', 'x.csv', '--config=configs/ladder_cpu.py'], 'is a sweep; add --trial='),
+    (
+        ['forecast', 'x.csv', '--config=configs/gpt3.py:350x'],
+        'configs/gpt3.py:350x: must be one of 125m, 350m,',
+    ),
+    (['forecast', 'x.csv', '--config=configs/cpu.py:x'], 'has no variants'),
+    (['forecast', 'x.csv', '--config=README.md'], "a config file's name must end in .py"),
+    (
+        ['forecast', 'x.csv', '--law=chincilla', '--params=1', '--tokens=1'],
+        "the nearest is 'chinchilla'",
+    ),
+    (['fit', 'experiments/isoflop/records.jsonl', '--law=json:dumps'], 'must be a LawForm'),
+    (['fit', 'x.csv', '--law=repeated', '--base=x.json'], 'must be E=...,A=...,B=...'),
+    (['fit', 'x.csv', '--draws=1'], 'must be at least 10, or 0 for no interval'),
+    (['compare', 'x.csv', 'x.csv', '--draws=1'], 'must be at least 10, got 1'),
+    (['forecast', 'x.csv', '--draws=0'], 'must be at least 10, got 0'),
+    (['launch'], 'use python run.py --config=FILE --launch=LAUNCHER'),
     (['forecast', 'x.csv', '--params=1e6', '--tokens=1e8', '--trial=a'], '--trial: needs --config'),
     (['plan', '--isoflop=,'], 'must be numbers separated by commas'),
     (['plan', '--isoflop=1e18,many'], "must be a number, got 'many'"),
@@ -227,7 +245,7 @@ def test_a_condition_that_is_none(data, capsys):
 def test_two_files_are_compared_that_name_their_columns_otherwise(data, tmp_path, capsys):
     rows = [{'N': n, 'D': d, 'L': loss} for n, d, loss in zip(*synthetic_columns(), strict=True)]
     theirs = synthetic.write_csv(tmp_path / 'theirs.csv', rows)
-    cli.main(['compare', data, theirs, '--draws=4', '--columns=N=params,D=tokens,L=loss'])
+    cli.main(['compare', data, theirs, '--draws=10', '--columns=N=params,D=tokens,L=loss'])
     assert 'times (from' in capsys.readouterr().out
     refused(
         ['compare', data, theirs, '--columns=N=params,D=tokens,X=loss'], "no column 'X'", capsys

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -10,9 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from gpt_jax.core import jax_setup
+
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / 'README.md', *(ROOT / 'docs').glob('**/*.md')])
 CONFIGS = sorted((ROOT / 'configs').glob('**/*.py'))
+EXPERIMENT_SCRIPTS = sorted(
+    {
+        script
+        for page in (ROOT / 'experiments').glob('*/README.md')
+        for script in re.findall(r'python (experiments/[\w/]+\.py)', page.read_text())
+    }
+)
 
 
 def find_commands(text: str, *, inline: bool = False) -> list[list[str]]:
@@ -62,6 +72,23 @@ def test_every_command_parses():
     outcomes = [json.loads(line) for line in result.stdout.splitlines()]
     assert len(outcomes) == len(checked)
     assert not [(shlex.join(words), error) for words, error in outcomes if error]
+
+
+@pytest.mark.parametrize('script', EXPERIMENT_SCRIPTS)
+def test_experiment_scripts_have_help(script, monkeypatch, capsys):
+    """Each script imports what it needs with the path of a script, and starts no work."""
+    path = ROOT / script
+    monkeypatch.setattr(sys, 'argv', [script, '--help'])
+    others = [folder for folder in sys.path if Path(folder).resolve() != ROOT]
+    monkeypatch.setattr(sys, 'path', [str(path.parent), *others])
+    for name in list(sys.modules):
+        if name.partition('.')[0] in ('configs', 'experiments'):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(jax_setup, 'start_jax', lambda *_, **__: None)  # the tests have started it
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(path), run_name='__main__')
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.startswith('usage:')
 
 
 def test_reference_pages_are_current():

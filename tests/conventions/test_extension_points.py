@@ -58,7 +58,7 @@ def test_law_is_fitted(tmp_path, capsys):
         for n in (1e7, 3e7, 1e8, 3e8, 1e9):
             for d in (1e9, 3e9, 1e10, 3e10):
                 writer.writerow([n, d, 60 * n**-0.08 * d**-0.06])
-    main.main(['fit', str(tmp_path / 'runs.csv'), '--law=my_lab.laws:POWER_PRODUCT', '--draws=4'])
+    main.main(['fit', str(tmp_path / 'runs.csv'), '--law=my_lab.laws:POWER_PRODUCT', '--draws=10'])
     out = capsys.readouterr().out
     assert re.search(r'\ba\D+0\.08', out)
     assert re.search(r'\bb\D+0\.06', out)
@@ -74,8 +74,8 @@ def test_launcher_is_rendered(tmp_path):
 
 def test_task_is_parsed(my_lab):
     code = (
-        'from pathlib import Path; from gpt_jax.core import config, config_cli; '
-        f'raw = config_cli.read_config_file(Path({str(my_lab / "my_lab" / "reviews.py")!r})); '
+        'from gpt_jax.core import config, config_cli; '
+        f'raw = config_cli.read_config_file({str(my_lab / "my_lab" / "reviews.py")!r}); '
         'print(config.parse_config(raw, 256).task.labels)'
     )
     result = subprocess.run(

@@ -46,7 +46,6 @@ def test_round_trip(tmp_path, monkeypatch):
         )
         assert (folder / 'tokenizer.json').read_bytes() == BYTES.content
         assert token_cache.find_fault(folder) == ''
-        token_cache.verify_checksums(folder)
 
 
 def test_fingerprint_depends_on_the_content_only(tmp_path):
@@ -115,9 +114,7 @@ def test_damage_is_detected(tmp_path):
     (folder / 'train.ids').write_bytes(ids[:-2])
     assert token_cache.find_fault(folder) == 'train.ids has 12 bytes instead of 14'
     (folder / 'train.ids').write_bytes(bytes([ids[0] ^ 1]) + ids[1:])
-    assert token_cache.find_fault(folder) == ''
-    with pytest.raises(UserError, match=r'a: train\.ids is damaged'):
-        token_cache.verify_checksums(folder)
+    assert token_cache.find_fault(folder) == ''  # only sizes are compared
     (folder / 'train.ids').unlink()
     assert token_cache.find_fault(folder) == 'train.ids is missing'
     for content in ('', '[]', '{}', '{"files": {}}', 'null'):

@@ -132,8 +132,6 @@ def test_a_run_without_good_checkpoints_is_rejected_repeatedly(pristine, tmp_pat
     shutil.copytree(pristine, tmp_path, dirs_exist_ok=True)
     (tmp_path / '10' / manifest.MANIFEST_FILE).unlink()
     flip_bit(tmp_path / '20' / 'state' / '_METADATA', random.Random(2))
-    with pytest.raises(UserError, match='no good checkpoint is left'):
-        manifest.read_verified_meta(tmp_path)
     for _ in range(2):
         with (
             CheckpointManager(tmp_path, max_to_keep=2, log=lambda _: None) as checkpoints,

@@ -15,7 +15,7 @@ from gpt_jax.finetune import lora, partition
 from gpt_jax.finetune.partition import LayerSubset, PartitionedParams, make_layer_multipliers
 from gpt_jax.inference import pretrained
 from gpt_jax.model.gpt import unstack_layers
-from gpt_jax.model.low_rank import Adapter, BaseWeight, remove_adapters
+from gpt_jax.model.low_rank import AdaptedWeight, Adapter, BaseWeight
 from gpt_jax.parallel.sharding import UNSHARDED
 from gpt_jax.preflight import estimate, hlo
 from gpt_jax.train import build
@@ -70,6 +70,13 @@ def assert_trees_equal(actual, expected):
     assert trees.name_leaves(actual) == trees.name_leaves(expected)
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def remove_adapters(params):
+    """Return the params without their adapters: the model before fine-tuning."""
+    is_adapted = lambda node: isinstance(node, AdaptedWeight)
+    remove = lambda node: node.w if is_adapted(node) else node
+    return jax.tree.map(remove, params, is_leaf=is_adapted)
 
 
 @pytest.mark.parametrize('case', CASES)

@@ -123,17 +123,14 @@ def test_change_of_the_last_line_is_detected(tmp_path):
 
 
 def test_forecast_is_scored_under_its_own_count(tmp_path):
+    """Also where the runs are fitted under another count, as a sweep's report does."""
     forecast, path = make_forecast(tmp_path)
     forecast_ledger.append_forecast(path, forecast | {'data': {'count': 'non_embedding'}})
     n, d = TARGET
-    counts = []
-
-    def runs_of(count):
-        counts.append(count)
-        return synthetic.runs([n, 1e6], [d, 1e9], [2.0, 5.0])
-
-    assert (
-        forecast_ledger.verify_forecasts(forecast_ledger.read_ledger(path), runs_of)['verified']
-        == 1
-    )
-    assert counts == ['non_embedding']
+    row = {'params_total': 2 * n, 'params_non_embedding': n, 'tokens': d, 'validation_loss': 2.0}
+    runs = str(tmp_path / 'runs.jsonl')
+    Path(runs).write_text(json.dumps(row) + '\n')
+    for count in ('', 'total', 'non_embedding'):
+        assert forecast_ledger.verify_ledger(path, runs, count=count)['verified'] == 1
+    Path(runs).write_text(json.dumps(row | {'params_non_embedding': 3 * n}) + '\n')
+    assert forecast_ledger.verify_ledger(path, runs)['verified'] == 0

@@ -111,7 +111,11 @@ BAD = [
         {'columns': {'zzz': 'loss'}},
         "no column 'zzz'; the columns are: params, tokens, loss",
     ),
-    ([ONE, ONE | {'loss': 2}], {'count': 'total'}, "no column 'params'"),
+    (
+        [ONE, ONE | {'loss': 2}],
+        {'count': 'total'},
+        "--count=total: no column 'params_total'; the columns are: params",
+    ),
     ([ONE, ONE | {'loss': 2}], {'columns': {'X': 'loss2'}}, "no column 'X'"),
 ]
 

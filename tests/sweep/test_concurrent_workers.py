@@ -211,27 +211,6 @@ def test_worker_runs_only_the_selected_trials(tmp_path):
     assert [line['name'] for line in files.read_jsonl(tmp_path / 'records.jsonl')] == names
 
 
-def test_ledger_of_an_older_version_counts(tmp_path):
-    old = {
-        'time': '2025-01-01T00:00:00.000+00:00',
-        'event': 'ended',
-        'trial': 'a',
-        'hash': 'h',
-        'status': 'failed: x',
-        'seconds': 3600.0,
-    }
-    files.append_jsonl(tmp_path / 'ledger.jsonl', old)
-    ledger = Ledger(tmp_path)
-    ledger.add_event('b', 'h', 'begun', 1)
-    assert [line['trial'] for line in files.read_jsonl(tmp_path / 'ledger.jsonl')] == ['a', 'b']
-    limits = SweepLimits(math.inf, 1.0, math.inf, 60.0)
-    display = Dashboard(io.StringIO(), 'x', {'good-1': 1.0})
-    records = worker.run_trials(
-        [[Trial('good-1', 'h', 1.0, '')]], ['false'], tmp_path, limits, display
-    )
-    assert records[0]['status'] == 'no budget: the 1 hours of sweep.hours are spent'
-
-
 def test_trial_that_keeps_stopping_is_started_a_few_times_only(tmp_path, monkeypatch):
     monkeypatch.setattr(process, 'POLL_SECONDS', 0.02)
     limits = SweepLimits(math.inf, math.inf, math.inf, 60.0)

@@ -18,7 +18,7 @@ from gpt_jax.tasks.task_metrics import (
 
 
 def score(name, answers, references):
-    return COMPLETION_METRICS[name].function(answers, references)
+    return COMPLETION_METRICS[name](answers, references)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_classification_metrics():
     }
     assert set(expected) == set(CLASSIFICATION_METRICS)
     for name, value in expected.items():
-        assert CLASSIFICATION_METRICS[name].function(PREDICTED, RIGHT) == pytest.approx(value), name
+        assert CLASSIFICATION_METRICS[name](PREDICTED, RIGHT) == pytest.approx(value), name
 
 
 def compute_ranks(values):
@@ -180,17 +180,17 @@ def compute_ranks(values):
 
 
 def test_constant_predictions():
-    assert CLASSIFICATION_METRICS['macro_f1'].function([0, 0, 0, 0], [0, 0, 0, 1]) == pytest.approx(
+    assert CLASSIFICATION_METRICS['macro_f1']([0, 0, 0, 0], [0, 0, 0, 1]) == pytest.approx(
         (6 / 7 + 0) / 2
     )
     for name in ('matthews', 'pearson', 'spearman'):
-        assert CLASSIFICATION_METRICS[name].function([0, 0, 0], [0, 1, 2]) == 0
+        assert CLASSIFICATION_METRICS[name]([0, 0, 0], [0, 1, 2]) == 0
 
 
 def test_entity_f1():
     right = [['B-PER', 'I-PER', 'O', 'B-LOC'], ['O', 'B-ORG']]
     predicted = [['B-PER', 'I-PER', 'O', 'B-ORG'], ['B-ORG', 'B-ORG']]
-    f1 = TOKEN_CLASSIFICATION_METRICS['entity_f1'].function
+    f1 = TOKEN_CLASSIFICATION_METRICS['entity_f1']
     # Two of four predicted spans are right, and there are three.
     assert f1(predicted, right) == pytest.approx(2 * 2 / (4 + 3))
     assert f1(right, right) == 1
@@ -203,31 +203,29 @@ def test_entity_f1():
 def test_roles_with_hyphens():
     right = [['B-ARGM-TMP', 'I-ARGM-TMP', 'B-ARGM-LOC']]
     predicted = [['B-ARGM-TMP', 'I-ARGM-TMP', 'B-ARGM-TMP']]
-    assert TOKEN_CLASSIFICATION_METRICS['entity_f1'].function(predicted, right) == 0.5
+    assert TOKEN_CLASSIFICATION_METRICS['entity_f1'](predicted, right) == 0.5
 
 
 def test_tags_without_iob_prefixes():
     converted = task_metrics.to_iob2(['V', 'ARG0', 'ARG0', 'O', 'ARG0'])
     assert converted == ['B-V', 'B-ARG0', 'I-ARG0', 'O', 'B-ARG0']
     right, predicted = [['V', 'ARG0', 'ARG0', 'O']], [['V', 'ARG0', 'O', 'O']]
-    assert TOKEN_CLASSIFICATION_METRICS['entity_f1'].function(predicted, right) == 0.5
-    assert TOKEN_CLASSIFICATION_METRICS['accuracy'].function(predicted, right) == 0.75
+    assert TOKEN_CLASSIFICATION_METRICS['entity_f1'](predicted, right) == 0.5
+    assert TOKEN_CLASSIFICATION_METRICS['accuracy'](predicted, right) == 0.75
     f1 = [1, 2 * 1 / (2 + 1), 2 * 1 / (1 + 2)]  # of V, ARG0 and O
-    assert TOKEN_CLASSIFICATION_METRICS['macro_f1'].function(predicted, right) == pytest.approx(
-        np.mean(f1)
-    )
+    assert TOKEN_CLASSIFICATION_METRICS['macro_f1'](predicted, right) == pytest.approx(np.mean(f1))
 
 
 def test_unequal_lengths_are_rejected():
     for metrics in (COMPLETION_METRICS, CLASSIFICATION_METRICS, TOKEN_CLASSIFICATION_METRICS):
         for metric in metrics.values():
             with pytest.raises(ValueError, match='at least one, got 0 and 0'):
-                metric.function([], [])
+                metric([], [])
             with pytest.raises(ValueError, match='got 1 and 2'):
-                metric.function(['x'], ['x', 'y'])
+                metric(['x'], ['x', 'y'])
     for name in TOKEN_CLASSIFICATION_METRICS:
         with pytest.raises(ValueError, match='1'):
-            TOKEN_CLASSIFICATION_METRICS[name].function([['O']], [['O', 'O']])
+            TOKEN_CLASSIFICATION_METRICS[name]([['O']], [['O', 'O']])
 
 
 def test_metric_names():

@@ -67,7 +67,7 @@ def test_round_trip_is_bitwise(tmp_path, lines):
     )
     assert_bitwise_equal(restored.state, make_state(7))
     assert lines == []
-    assert manifest.read_verified_meta(tmp_path) == restored.meta
+    assert manifest.read_newest_meta(tmp_path) == restored.meta
 
 
 def test_save_copies_state_and_meta_at_once(tmp_path):
@@ -110,12 +110,12 @@ def test_a_saved_step_is_not_saved_again_unless_it_is_damaged(tmp_path, lines):
         checkpoints.save(1, make_state(1), {'try': 2})
     with CheckpointManager(tmp_path, max_to_keep=2, log=lines.append) as checkpoints:
         checkpoints.save(1, make_state(1), {'try': 3})
-    assert manifest.read_verified_meta(tmp_path) == {'try': 1}
+    assert manifest.read_newest_meta(tmp_path) == {'try': 1}
     (tmp_path / '1' / 'state' / '_METADATA').unlink()
     with CheckpointManager(tmp_path, max_to_keep=2, log=lines.append) as checkpoints:
         checkpoints.save(1, make_state(1), {'try': 4})
         checkpoints.wait()
-        assert manifest.read_verified_meta(tmp_path) == {'try': 4}
+        assert manifest.read_newest_meta(tmp_path) == {'try': 4}
     assert len(lines) == 1
     assert 'state/_METADATA is missing' in lines[0]
 
@@ -166,7 +166,7 @@ def test_an_unfinished_save_is_removed(tmp_path, lines):
         assert checkpoints.restore(ABSTRACT) is None
     assert list(tmp_path.iterdir()) == []
     assert lines == [f'{tmp_path / "tmp-4"}: unfinished, removed']
-    assert manifest.read_verified_meta(tmp_path) is None
+    assert manifest.read_newest_meta(tmp_path) is None
 
 
 def test_load_reads_a_part_and_moves_nothing(tmp_path, lines):
@@ -226,7 +226,7 @@ def test_an_error_at_exit_does_not_hide_an_earlier_one(tmp_path, monkeypatch):
 
 def test_reading_meta_imports_no_jax_and_a_new_run_no_orbax(tmp_path):
     code = """import sys; from gpt_jax.train import checkpoint, manifest
-manifest.read_verified_meta(sys.argv[1]); print('jax' in sys.modules)
+manifest.read_newest_meta(sys.argv[1]); print('jax' in sys.modules)
 with checkpoint.CheckpointManager(sys.argv[1], max_to_keep=1) as c: c.restore({})
 print('orbax.checkpoint' in sys.modules)"""
     environment = {

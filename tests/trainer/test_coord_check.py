@@ -33,14 +33,14 @@ def test_mup_passes_and_standard_fails(tmp_path, source, monkeypatch, parametriz
     fields['config.model.parametrization'] = parametrization
     command = in_process.command(tmp_path / 'c', **fields)
     out, err = in_process.run(command, code=0 if all(passed.values()) else 3)
-    report = json.loads((tmp_path / 'c/coordinates.json').read_text())
+    report = json.loads((tmp_path / 'c/coord_check.json').read_text())
     checks = {check['over']: check for check in report['checks']}
     assert {dimension: checks[dimension]['passed'] for dimension in passed} == passed
     assert checks['width']['sizes'] == [16, 32, 64, 128]
     names = {'attention', 'feedforward', 'residual', 'norm', 'logits'}
     assert set(checks['width']['slopes']) == names
     assert json.loads(out.splitlines()[-1])['passed'] is all(passed.values())
-    assert (tmp_path / 'c/coordinates.png').stat().st_size > 10_000
+    assert (tmp_path / 'c/coord_check.png').stat().st_size > 10_000
     if parametrization == 'standard':
         assert checks['width']['slopes']['residual'] > 1
         assert 'the movement of activations depends on width' in err

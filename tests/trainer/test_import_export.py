@@ -140,7 +140,7 @@ def test_import_is_evaluated_and_trained_on_from(imported, tmp_path):
     lines = []
     done = trainer.train(config, tmp_path / 'tuned', log=lines.append, trial=None)
     assert any(f'begins with the weights of {workdir} at step 0' in line for line in lines)
-    assert (done['role'], done['init_from'], done['steps']) == ('tuned', str(workdir), 3)
+    assert (done['role'], done['init_from'], done['steps']) == ('finetuned', str(workdir), 3)
     assert done['validation_loss'] < score['validation_loss']
     before, after = load_weights(workdir), load_weights(tmp_path / 'tuned')
     moved = [np.abs(after[path] - before[path]).max() for path in before]
@@ -276,9 +276,9 @@ def test_finetuned_runs_are_excluded_from_fits(settings):
     tuned = settings(
         {'init_from': 'runs/other', 'train.branch_from': 'a/trunk', 'train.branch_step': 3}
     )
-    assert summary._find_role(tuned) == 'tuned'
+    assert summary._find_role(tuned) == 'finetuned'
     fittable, left_out = rows.split_fittable(
-        [{'name': 'a', 'status': 'done', 'role': 'tuned', 'x': 1}], ['x']
+        [{'name': 'a', 'status': 'done', 'role': 'finetuned', 'x': 1}], ['x']
     )
     assert (fittable, len(left_out)) == ([], 1)
     assert "another run's weights" in left_out[0]['reason']

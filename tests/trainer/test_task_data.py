@@ -102,7 +102,7 @@ def tuned(tmp_path_factory, rows, weights):
 
 def test_learns_with_the_pretrained_shape_and_saves_the_best(tuned, weights):
     done = program.summary(tuned)
-    assert (done['width'], done['context'], done['role']) == (48, 48, 'tuned')
+    assert (done['width'], done['context'], done['role']) == (48, 48, 'finetuned')
     assert done['task'] == 'classification'
     assert done['vocab_size'] == 259  # bytes and three marks
     assert done['best_validation_accuracy'] > 0.9
@@ -236,6 +236,7 @@ def test_run_without_progress_stops_early(tmp_path, rows):
     [
         ({'config.task.prompt': '{txt}'}, "'txt'.*'text'"),
         ({'config.task.labels': "('bad','fine')"}, 'good'),
+        ({'config.task.metrics': "('acuracy',)"}, "task.metrics: .*nearest is 'accuracy'"),
         ({'config.init_from': '/gone'}, '/gone: holds no checkpoint'),
         ({'--mode': 'benchmark'}, '--mode=benchmark: task.kind must be none'),
         (

@@ -65,7 +65,7 @@ def test_equals_separate_runs_up_to_rounding(tmp_path, source):
     single, many = read_records(tmp_path / 'single'), read_records(tmp_path / 'many')
     assert single.keys() == many.keys()
     for name, record in many.items():
-        assert record['together'] == 2
+        assert record['trials_per_process'] == 2
         assert record['config_hash'] == single[name]['config_hash']
         assert record['validation_loss'] == pytest.approx(single[name]['validation_loss'], rel=2e-5)
         rows = [

@@ -13,15 +13,23 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.core.hardware import CHIPS, find_peak_flops
 from gpt_jax.scaling import analysis, bootstrap, compute_optimal, outliers, parametric_fit
 from gpt_jax.scaling.compute_optimal import ComputeCost
-from gpt_jax.scaling.plan import cooldown_plan, isoflop_plan, planner, trial_rows, write_config
+from gpt_jax.scaling.plan import (
+    DEFAULT_CONTEXT,
+    DEFAULT_SIZES,
+    DEFAULT_SPAN,
+    DEFAULT_VOCAB,
+    cooldown_plan,
+    isoflop_plan,
+    planner,
+    trial_rows,
+    write_config,
+)
 from gpt_jax.scaling.plan.shapes import ACTIVE_COUNTS, BYTE_VOCAB, GPT2, Architecture, ShapeFamily
 from gpt_jax.scaling.plan.trial_rows import PreviousRuns
 from gpt_jax.scaling.report import terminal
 from gpt_jax.scaling.runs import read_runs
 
 HOURS_ITERATIONS = 6
-CONTEXT, VOCAB = 2048, 50257  # defaults without flags, runs or a base
-SIZES, SPAN = 5, 3.0  # of an isoFLOP sweep; isoflop_plan.py explains them
 SWEEP_FLAGS = {  # the kinds of plan that use each flag
     'sizes': ('isoflop',),
     'span': ('isoflop',),
@@ -71,7 +79,7 @@ def _plan_run(arguments: argparse.Namespace, architecture: Architecture, vocab: 
             cost=cost,
             drawn=drawn,
             count=arguments.count or 'total',
-            context=arguments.context or CONTEXT,
+            context=arguments.context or DEFAULT_CONTEXT,
             vocab=arguments.vocab or vocab,
             price=arguments.price,
             architecture=architecture,
@@ -116,7 +124,8 @@ def _plan_isoflop(arguments: argparse.Namespace, architecture: Architecture, voc
         head_dim = trial_rows.find_head_dim(previous)
     family = ShapeFamily(
         counted=arguments.count or 'without_positions',  # what train.flops counts
-        context=_flag_or_shared(arguments.context, previous, 'context', 'context') or CONTEXT,
+        context=_flag_or_shared(arguments.context, previous, 'context', 'context')
+        or DEFAULT_CONTEXT,
         vocab=_flag_or_shared(arguments.vocab, previous, 'vocab', 'vocab_size') or vocab,
         head_dim=arguments.head_dim or head_dim,
         layers=arguments.layers or shared_layers,
@@ -125,8 +134,8 @@ def _plan_isoflop(arguments: argparse.Namespace, architecture: Architecture, voc
     batch = arguments.batch or shared_batch
     result = isoflop_plan.plan_isoflop(
         arguments.isoflop,
-        sizes=arguments.sizes or SIZES,
-        span=arguments.span or SPAN,
+        sizes=arguments.sizes or DEFAULT_SIZES,
+        span=arguments.span or DEFAULT_SPAN,
         family=family,
         rules=trial_rows.TrialRules(arguments.learning_rate, batch, previous),
         hardware=_find_hardware(arguments),
@@ -149,7 +158,7 @@ def _plan_cooldowns(arguments: argparse.Namespace, architecture: Architecture, v
         arguments.heads,
         arguments.params,
         count=arguments.count or 'total',
-        context=arguments.context or CONTEXT,
+        context=arguments.context or DEFAULT_CONTEXT,
         vocab=arguments.vocab or vocab,
         architecture=architecture,
     )
@@ -187,11 +196,13 @@ def _read_base(base: str | None) -> tuple[Architecture, int]:
     If the vocabulary of the base is unknown, the general default is kept.
     """
     if not base:
-        return GPT2, VOCAB
+        return GPT2, DEFAULT_VOCAB
     if not base.isidentifier():
         raise UserError(f'--base: must name a module of configs/, such as cpu, got {base}')
-    raw_config = read_config_file(Path('configs', f'{base}.py'))  # run.py will import this file
-    vocab = BYTE_VOCAB if raw_config['data']['tokenizer'] == 'bytes' else VOCAB
+    raw_config = read_config_file(
+        str(Path('configs', f'{base}.py'))
+    )  # run.py will import this file
+    vocab = BYTE_VOCAB if raw_config['data']['tokenizer'] == 'bytes' else DEFAULT_VOCAB
     return Architecture(raw_config['model']), raw_config['model']['vocab_size'] or vocab
 
 

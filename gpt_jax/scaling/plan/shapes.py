@@ -6,7 +6,6 @@ All counts come from core/model_counts.py, so that a plan counts as its runs wil
 import functools
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt_jax.core import config_fields, model_counts
@@ -290,7 +289,7 @@ def read_planned_run(path: str, *, count: str, trial: str = '') -> PlannedRun:
       UserError: there is no such file, trial or convention; the config is invalid; its vocabulary
         is only known after tokenization; or it has a custom layer of unknown size.
     """
-    raw_config = read_config_file(Path(path))
+    raw_config = read_config_file(path)
     trials = expand_trials(raw_config)
     if trials or trial:
         find_trial(trials, trial)

@@ -50,15 +50,13 @@ def write_records_report(
     Raises:
       UserError: the file cannot be read as runs, or the ledger was changed.
     """
-    source: dict[str, Any] = {'columns': columns, 'count': count, 'flops': flops}
-    runs = read_runs(records_path, **source, drop_highest=drop_highest)
+    source: dict[str, Any] = {'columns': columns, 'count': count}
+    runs = read_runs(records_path, **source, flops=flops, drop_highest=drop_highest)
     scores = None
     if ledger_path:
-        finished = read_runs(records_path, **source, for_fitting=False)
-        ledger = forecast_ledger.read_ledger(ledger_path)
-        scores = forecast_ledger.verify_forecasts(ledger, lambda _: finished)
+        scores = forecast_ledger.verify_ledger(ledger_path, records_path, **source)
     result, why = fit_for_report(runs, **fit_options)
-    records = read_rows(records_path, **source)
+    records = read_rows(records_path, **source, flops=flops)
     write_report(html_path, result, records=records, scores=scores, why=why)
     dropped = len(result['left_out'])
     lines = [f'{records_path}: {result["data"]["runs"]} runs, {dropped} rows left out']

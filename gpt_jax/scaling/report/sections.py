@@ -37,7 +37,6 @@ LAW_EQUATIONS = {
     'repeated': "L = E + A / N'^alpha + B / D'^beta, with N' and D' reduced by repetition "
     '(Muennighoff et al. 2023)',
 }
-APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric'}
 COUNTS = {
     'as given': "the file's column params; for our own records params_total, embeddings included",
     'total': 'all parameters, embeddings included',
@@ -101,7 +100,7 @@ def _list_findings(result: Result, scores: Result | None) -> list[str]:
     for number, split in result.get('approaches', {}).items():
         if not split['note']:
             exponents = f'N* ~ C^{split["a"]:.3f}, D* ~ C^{split["b"]:.3f}'
-            lines.append(f'Approach {APPROACH_TITLES[number]}: {exponents}.')
+            lines.append(f'Approach {terminal.APPROACH_TITLES[number]}: {exponents}.')
     if scores and scores['verified']:
         lines.append(
             f'{scores["inside"]} of {scores["verified"]} verified forecasts were inside their '
@@ -211,7 +210,7 @@ def make_split_section(result: Result) -> Section | None:
     budgets = [
         [
             format_flops(optimum['flops']),
-            APPROACH_TITLES[number],
+            terminal.APPROACH_TITLES[number],
             format_count(optimum['params']),
             _format_params_interval(optimum),
             format_count(optimum['tokens']),
@@ -240,7 +239,7 @@ def make_split_section(result: Result) -> Section | None:
 def _make_exponents_table(approaches: Result) -> Table:
     rows = [
         [
-            APPROACH_TITLES[number],
+            terminal.APPROACH_TITLES[number],
             '' if split['note'] else f'{split["a"]:.3f}',
             _format_interval(split.get('a_interval'), '.3f'),
             '' if split['note'] else f'{split["b"]:.3f}',

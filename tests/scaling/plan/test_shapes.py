@@ -132,7 +132,7 @@ def test_counts_equal_those_of_the_run(path, trial, count):
 )
 def test_every_architecture_is_counted(tmp_path, text):
     path = write_config(tmp_path, text)
-    raw_config = config_cli.read_config_file(path)
+    raw_config = config_cli.read_config_file(str(path))
     counts = model_counts.parameters(parse_config(raw_config, vocab_size=256).model)
     for count in ('total', 'non_embedding', 'active'):
         assert shapes.read_planned_run(str(path), count=count).params == counts[count]

@@ -1,7 +1,5 @@
 """Config files of planned sweeps can be loaded, and train what was planned."""
 
-from pathlib import Path
-
 import pytest
 
 from gpt_jax.core import config_cli, model_counts
@@ -75,7 +73,7 @@ def test_cooldown_config_has_the_trunk_and_its_branches():
 
 
 def test_run_config_scales_the_architecture_of_a_named_base():
-    architecture = Architecture(config_cli.read_config_file(Path('configs/llama_1b.py'))['model'])
+    architecture = Architecture(config_cli.read_config_file('configs/llama_1b.py')['model'])
     flags = test_planner.FLAGS | {'vocab': 128_256, 'context': 2048}
     result = planner.plan_run(synthetic.TRUTH, flops=3e21, architecture=architecture, **flags)
     text = write_config.render_run_config(result, 'planned', 'llama_1b', architecture)

@@ -1,15 +1,20 @@
 """Speed of several small runs in one process (sweep.trials_per_process), relative to single runs.
 
-    python experiments/cpu_speed/together.py [--runs=8] [--steps=40]
+    python experiments/cpu_speed/trials_per_process.py [--runs=8] [--steps=40]
 
-A single run uses all devices, each for a part of its batch; together, each device has whole runs.
+A single run uses all devices, each for a part of its batch; of several runs at once, each device
+has whole ones.
 The speeds are medians over `steps` alternating steps; the input is in memory. Start-up and
 compilation, paid once instead of once per run, are not counted.
 """
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from gpt_jax.core import jax_setup
 
@@ -34,7 +39,7 @@ def make_config(layers: int, width: int, heads: int) -> Config:
 
 
 def measure_speeds(config: Config, runs: int, steps: int) -> tuple[float, float]:
-    """Return tokens/s of single runs and of all runs together."""
+    """Return tokens/s of single runs and of all runs at once."""
     random = np.random.default_rng(0)
     shape = (runs, config.train.batch_size, config.model.context)
     batches = {
@@ -55,8 +60,8 @@ def measure_speeds(config: Config, runs: int, steps: int) -> tuple[float, float]
         times['single'].append(middle - start)
         times['vmapped'].append(time.perf_counter() - middle)
     tokens = config.tokens_per_step
-    single, together = (statistics.median(times[name][3:]) for name in ('single', 'vmapped'))
-    return tokens / single, runs * tokens / together
+    single, at_once = (statistics.median(times[name][3:]) for name in ('single', 'vmapped'))
+    return tokens / single, runs * tokens / at_once
 
 
 def main() -> None:
@@ -68,11 +73,11 @@ def main() -> None:
     arguments = parser.parse_args()
     print(f'{arguments.runs} runs at once on {jax.device_count()} devices, tokens/s')
     for layers, width, heads in SHAPES:
-        single, together = measure_speeds(
+        single, at_once = measure_speeds(
             make_config(layers, width, heads), arguments.runs, arguments.steps
         )
-        ratio = f'{together / single:.2f} times'
-        print(f'{layers}x{width}: single {single:,.0f}, together {together:,.0f}: {ratio}')
+        ratio = f'{at_once / single:.2f} times'
+        print(f'{layers}x{width}: single {single:,.0f}, at once {at_once:,.0f}: {ratio}')
 
 
 if __name__ == '__main__':
