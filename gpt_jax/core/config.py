@@ -31,6 +31,7 @@ from gpt_jax.core.config_fields import (
     require,
 )
 from gpt_jax.core.errors import UserError
+from gpt_jax.core.files import expand_home
 
 RawConfig = dict[str, Any]  # nested dicts of JSON's types, not yet checked
 
@@ -111,6 +112,16 @@ class ModelConfig(ConfigSection):
     )
     rotary_original_context: int = field(
         0, 'Context length before stretching; 0: context.', allowed=POSITIVE
+    )
+    rotary_rotations: tuple[float, ...] = field(
+        (),
+        'llama3 and yarn: rotations over the original context above which a pair of dimensions is '
+        'unchanged and below which it is stretched; empty: (4, 1) for llama3, (32, 1) for yarn.',
+    )
+    rotary_magnitude: float = field(
+        0.0,
+        "yarn: factor on queries and keys; 0: 0.1 ln(rotary_factor) + 1, as in yarn's paper.",
+        allowed=NON_NEGATIVE,
     )
     attention: str = field(
         'multi_head', 'Attention layer.', choices=('multi_head',), extensible=True
@@ -240,6 +251,12 @@ class ModelConfig(ConfigSection):
             f'must be above 1 for rotary_scaling yarn, got {self.rotary_base}',
         )
         require(
+            not self.rotary_rotations
+            or (len(self.rotary_rotations) == 2 and min(self.rotary_rotations) > 0),
+            'model.rotary_rotations',
+            f'must be two positive numbers or empty, got {self.rotary_rotations}',
+        )
+        require(
             scaling != 'ntk' or rotated > 2,
             'model.rotary_scaling',
             f'ntk must have more than 2 rotated dimensions, got {rotated}; use linear',
@@ -361,8 +378,9 @@ class DataConfig(ConfigSection):
 
     source: str = field(
         'tfds:python_stdlib',
-        'Training text: tfds:NAME[/CONFIG], files:GLOB[,GLOB] (.txt .jsonl .jsonl.gz .parquet), or '
-        "a dotted path 'package.module:function' to a function that yields documents.",
+        'Training text: tfds:NAME[/CONFIG], files:GLOB[,GLOB] (plain text, or rows in .jsonl .json '
+        ".csv .tsv .parquet; also .gz .bz2 .xz .zst), or a dotted path 'package.module:function' "
+        'to a function that yields documents.',
     )
     validation_source: str = field(
         '', "Validation text, like source; empty: the source's own split, or text held out from it."
@@ -375,11 +393,19 @@ class DataConfig(ConfigSection):
         'What is held out: documents (chosen by a hash) or tail (the end of the text).',
         choices=('documents', 'tail'),
     )
-    text_field: str = field('text', 'Column that holds the text, in JSONL, Parquet or TFDS.')
+    text_field: str = field(
+        'text', 'Column that holds the text, in JSON, CSV, TSV, Parquet or TFDS.'
+    )
+    separator: str = field(
+        '',
+        "What separates the documents of plain text, such as '<|endoftext|>' or '\\n\\n' (\\n and "
+        '\\t may be written so in a flag); empty: a file is one document.',
+    )
     tokenizer: str = field(
         'bytes',
         'bytes, bpe:SIZE (trained on the source), the path of a tokenizer.json, or a folder with '
         'vocab.json and merges.txt.',
+        path=True,
     )
     packing: str = field(
         'concatenate',
@@ -387,7 +413,7 @@ class DataConfig(ConfigSection):
         'document).',
         choices=('concatenate', 'isolate'),
     )
-    cache: str = field('', "Folder of tokenized text; empty: the user's cache folder.")
+    cache: str = field('', "Folder of tokenized text; empty: the user's cache folder.", path=True)
 
     def check(self) -> None:
         for name in ('source', 'validation_source'):
@@ -405,6 +431,11 @@ class DataConfig(ConfigSection):
             "must name the column that holds the text, such as 'text'; got ''",
         )
         require(
+            not self.separator or self.source.startswith('files:'),
+            'data.separator',
+            f"must be '' unless data.source is 'files:GLOB', got {self.separator!r}",
+        )
+        require(
             bool(self.tokenizer), 'data.tokenizer', "must be 'bytes', 'bpe:SIZE' or a path, got ''"
         )
         if self.tokenizer.startswith('bpe:'):
@@ -420,7 +451,7 @@ class DataConfig(ConfigSection):
 def cache_folder(cache: str) -> str:
     """Return the absolute path of `data.cache`; '' is gpt_jax/data in the user's cache folder."""
     if cache:
-        return os.path.abspath(os.path.expanduser(cache))
+        return os.path.abspath(cache)
     home = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
     return os.path.join(home, 'gpt_jax', 'data')
 
@@ -488,7 +519,7 @@ class TaskConfig(ConfigSection):
     source: str = field(
         '',
         'Examples: tfds:NAME[/CONFIG], synthetic:NAME (gpt_jax/tasks/synthetic/) or '
-        'files:GLOB[,GLOB] (.jsonl .jsonl.gz .csv).',
+        'files:GLOB[,GLOB] (.jsonl .json .csv .tsv .parquet; also .gz .bz2 .xz .zst).',
     )
     validation_source: str = field(
         '',
@@ -667,6 +698,7 @@ class SuiteConfig(ConfigSection):
         (),
         'Tasks: names from the catalog (gpt_jax/tasks/catalog.py), or paths of config files.',
         items=str,
+        path=True,
     )
     every: int = field(0, 'Steps between evaluations; 0: only at the end.', allowed=NON_NEGATIVE)
     max_examples: int = field(
@@ -800,7 +832,9 @@ class TrainConfig(ConfigSection):
         (), 'Steps whose checkpoints are always retained, for branches to start from.', items=int
     )
     branch_from: str = field(
-        '', "A run's folder, or another trial's name: start from its checkpoint at branch_step."
+        '',
+        "A run's folder, or another trial's name: start from its checkpoint at branch_step.",
+        path=True,
     )
     branch_step: int = field(0, "Step of branch_from's checkpoint.")
     max_skipped_in_row: int = field(
@@ -1086,7 +1120,8 @@ def parse_config(config: Mapping[str, Any], vocab_size: int) -> Config:
     sections: dict[str, Any] = {
         key: from_dict(section, values[key], key) for key, section in SECTIONS.items()
     }
-    return Config(name=config['name'], seed=seed, init_from=config['init_from'], **sections)
+    init_from = expand_home(config['init_from'], 'config.init_from')
+    return Config(name=config['name'], seed=seed, init_from=init_from, **sections)
 
 
 def parse_section(config: Mapping[str, Any], name: str) -> Any:

@@ -248,6 +248,7 @@ def weight_letters(model_config: ModelConfig) -> dict[str, str]:
 
 def _open_published(source: str, argument: str, log: LogFn) -> Pretrained:
     published = huggingface.read_folder(source, argument)
+    published.log_unknown_fields(log)
     folder = published.folder
     contents = tokenizer_files.read_files(folder)
     if not tokenizer_files.has_tokenizer(contents):

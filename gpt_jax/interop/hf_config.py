@@ -1,6 +1,8 @@
 """Mapping between Hugging Face's config.json and the model section of a config.
 
-Every field is either used or rejected: `ConfigReader` raises for fields that were not read.
+Every field that transformers' class of the model type has is read, is in IGNORED_FIELDS or is
+rejected (transformers 5.24; a test compares the fields). A field that the class does not have
+cannot change what it computes: `ConfigReader` collects these in `unknown`, for a line to the user.
 `ConfigFormat.fixed` lists the fields that a layout fixes: on import, the model section gets these
 values; on export, the model must have them.
 """
@@ -10,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt_jax.core import config_fields
 from gpt_jax.core.config import ModelConfig
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.parametrization import forward_multipliers
@@ -36,7 +37,7 @@ IGNORED_FIELDS = frozenset(
     repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
     num_return_sequences output_scores return_dict_in_generate remove_invalid_values
     exponential_decay_length_penalty router_aux_loss_coef output_router_logits
-    router_jitter_noise pretraining_tp predict_special_tokens n_ctx output_past
+    router_jitter_noise pretraining_tp predict_special_tokens n_ctx output_past auto_map
     """.split()  # noqa: SIM905 - a literal would take one line per field
 )
 
@@ -52,21 +53,24 @@ FIXED_FIELDS: Mapping[str, tuple[Any, ...]] = {
     'quantization_config': (None,),
     'per_layer_config': (None,),
     'tie_last_hidden_states': (None,),
-    'auto_map': (None,),
 }
+# Fields that transformers' KV cache reads of any model, with the values that change nothing.
+CACHE_FIELDS = ('sliding_window', 'attention_chunk_size', 'layer_types')
 
 
 class ConfigReader:
-    """Reads a config.json field by field; `check_unread` rejects the fields that were not read.
+    """Reads a config.json field by field.
 
     Attributes:
       path: the file, for error messages.
       read_keys: the fields that were read.
+      unknown: names of fields that change nothing; complete after `collect_unknown`.
     """
 
     def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
         self.path, self._values = path, dict(values)
         self.read_keys: set[str] = set()
+        self.unknown: list[str] = []
 
     def make_error(self, key: str, message: str) -> UserError:
         """Return the error for a field."""
@@ -125,13 +129,28 @@ class ConfigReader:
             supported = ' or '.join(map(repr, allowed))
             raise self.make_error(key, f'{value!r} is not supported; only {supported} is')
 
-    def check_unread(self) -> None:
-        """Raise UserError for the first field that was neither read nor is in IGNORED_FIELDS."""
+    def require_alias(self, alias: str, key: str) -> None:
+        """Check that another name of a field that was read is absent or has the same value."""
+        value = self._values.get(key)
+        if self.get(alias, value) != value:
+            raise self.make_error(alias, f'{self._values[alias]!r} contradicts {key} {value!r}')
+
+    def collect_unknown(self) -> None:
+        """Add the fields that were not read to `unknown`.
+
+        Raises:
+          UserError: a field that any class has or that any cache reads has an unsupported value.
+        """
         for key, allowed in FIXED_FIELDS.items():
             self.require(key, *allowed)
-        for key in sorted(self._values.keys() - self.read_keys - IGNORED_FIELDS):
-            nearest = config_fields.nearest(key, sorted(self.read_keys | IGNORED_FIELDS))
-            raise self.make_error(key, f'no such field is known for this kind of model{nearest}')
+        for key in CACHE_FIELDS:
+            if key not in self.read_keys:
+                kinds = self._values.get(key)
+                is_full = isinstance(kinds, list) and all(
+                    kind == 'full_attention' for kind in kinds
+                )
+                self.require(key, None, *([kinds] if is_full else []))
+        self.unknown += sorted(self._values.keys() - self.read_keys - IGNORED_FIELDS)
 
 
 def check_positive(value: Any, make_error: Callable[[str], UserError]) -> float:
@@ -168,6 +187,8 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
     'rotary_scaling': 'none',
     'rotary_factor': 1.0,
     'rotary_original_context': 0,
+    'rotary_rotations': [],
+    'rotary_magnitude': 0.0,
     'attention': 'multi_head',
     'attention_pattern': ['full'],
     'window': 0,
@@ -218,11 +239,11 @@ class ConfigFormat(NamedTuple):
         """Read the model section of a config, except for how the model is computed and trained.
 
         Raises:
-          UserError: a field is missing, unknown, or has a value that the model cannot compute.
+          UserError: a field is missing, or has a value that the model cannot compute.
         """
         fixed = {field: allowed[0] for field, allowed in self.fixed.items()}
         section = {**MODEL_DEFAULTS, **fixed, **self.read(reader)}
-        reader.check_unread()
+        reader.collect_unknown()
         return section
 
 

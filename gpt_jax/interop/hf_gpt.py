@@ -18,10 +18,21 @@ from gpt_jax.interop.hf_config import (
 OPENAI_ACTIVATIONS = {'gelu': 'gelu', 'relu': 'relu', 'silu': 'silu', 'swish': 'silu'}
 
 
+# Other names of fields, which transformers accepts too.
+ALIASES = {
+    'hidden_size': 'n_embd',
+    'num_attention_heads': 'n_head',
+    'num_hidden_layers': 'n_layer',
+    'max_position_embeddings': 'n_positions',
+}
+
+
 def _read_gpt(reader: ConfigReader) -> ConfigValues:
     width, heads = reader.get_int('n_embd'), reader.get_int('n_head')
     if width % heads:
         raise reader.make_error('n_head', f'must divide the width {width}, got {heads}')
+    for alias, key in ALIASES.items():
+        reader.require_alias(alias, key)
     return {
         'layers': reader.get_int('n_layer'),
         'width': width,
@@ -49,7 +60,6 @@ def _read_gpt2(reader: ConfigReader) -> ConfigValues:
 
 
 def _read_openai(reader: ConfigReader) -> ConfigValues:
-    reader.require('n_special', 0)
     return _read_gpt(reader) | {'activation': reader.get_choice('afn', OPENAI_ACTIVATIONS, 'gelu')}
 
 

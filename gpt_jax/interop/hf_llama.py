@@ -57,7 +57,6 @@ def _read_common(
         'head_dim': head_dim,
         'mlp_width': reader.get_int('intermediate_size'),
         'vocab_size': reader.get_int('vocab_size'),
-        'context': context,
         'norm_epsilon': reader.get_positive('rms_norm_eps', epsilon),
         'activation': reader.get_choice('hidden_act', ACTIVATIONS, 'silu'),
         'tied_head': reader.get_bool('tie_word_embeddings', False),
@@ -122,7 +121,6 @@ def _read_experts(
 
 
 def _read_qwen2(reader: ConfigReader) -> ConfigValues:
-    reader.require('use_mrope', False)
     return _read_common(reader) | _read_layer_types(reader)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from gpt_jax.core.config import ModelConfig
 from gpt_jax.core.errors import UserError
 from gpt_jax.interop.hf_config import MAX_SIZE, ConfigReader, ConfigValues, check_positive, hf_name
+from gpt_jax.model.position import LLAMA3_ROTATIONS, YARN_ROTATIONS, yarn_magnitude
 
 # Our scaling by their rope_type.
 ROPE_TYPES: dict[str, str] = {
@@ -23,22 +24,36 @@ ROPE_TYPES: dict[str, str] = {
 FIXED_ROPE_FIELDS: dict[str, dict[str, tuple[Any, ...]]] = {
     'default': {},
     'linear': {},
-    'llama3': {'low_freq_factor': (1,), 'high_freq_factor': (4,)},
-    'yarn': {
-        'beta_fast': (None, 32),
-        'beta_slow': (None, 1),
-        'mscale': (None,),
-        'mscale_all_dim': (None,),
-        'truncate': (None, True),
-    },
+    'llama3': {},
+    'yarn': {'truncate': (None, True)},
 }
+# By rope_type, further fields that are read.
+ROPE_FIELDS: dict[str, tuple[str, ...]] = {
+    'default': (),
+    'linear': ('factor',),
+    'llama3': ('factor', 'original_max_position_embeddings', 'low_freq_factor', 'high_freq_factor'),
+    'yarn': (
+        'factor',
+        'original_max_position_embeddings',
+        'beta_fast',
+        'beta_slow',
+        'attention_factor',
+        'mscale',
+        'mscale_all_dim',
+    ),
+}
+# The default rotations of position.py, as (fast, slow).
+DEFAULT_ROTATIONS = {'llama3': LLAMA3_ROTATIONS, 'yarn': YARN_ROTATIONS}
 PER_LAYER_ROPE = ('full_attention', 'sliding_attention')  # keys of settings per kind of layer
 
 RopeError = Callable[[str, str], UserError]  # (field, message) -> the error
 
 
 def read_rope(reader: ConfigReader, context: int, default_base: float) -> ConfigValues:
-    """Read the rotary_* fields of the model section.
+    """Read the rotary_* fields of the model section, and its context.
+
+    The context is that of the file, or the stretched one of YaRN if that is longer: the recipe of
+    Qwen's model cards adds YaRN without changing max_position_embeddings.
 
     Args:
       reader: the reader of the config.json.
@@ -71,6 +86,9 @@ def read_rope(reader: ConfigReader, context: int, default_base: float) -> Config
             'rope_type', f'{kind!r} is not supported; supported are {", ".join(ROPE_TYPES)}'
         )
     _check_rope_fields(rope, kind, make_error)
+    known = {'rope_type', 'type', 'rope_theta', 'partial_rotary_factor', *ROPE_FIELDS[kind]}
+    unknown = rope.keys() - known - FIXED_ROPE_FIELDS[kind].keys()
+    reader.unknown += [f'{key}.{name}' for name in sorted(unknown)]
 
     def make_base_error(message: str) -> UserError:
         if 'rope_theta' in rope:
@@ -79,14 +97,12 @@ def read_rope(reader: ConfigReader, context: int, default_base: float) -> Config
 
     if check_positive(base, make_base_error) <= 1 and kind == 'yarn':
         raise make_base_error(f'must be above 1 for yarn, got {base!r}')
-    return {
-        'rotary_base': float(base),
-        'rotary_fraction': 1.0,
-        'rotary_scaling': 'none',
-        'rotary_factor': 1.0,
-        'rotary_original_context': 0,
-        **_read_scaling(rope, kind, context, make_error),
-    }
+    section: ConfigValues = {'rotary_base': float(base), 'context': context}
+    section |= _read_scaling(rope, kind, context, make_error)
+    if kind == 'yarn' and 'original_max_position_embeddings' in rope:
+        stretched = int(section['rotary_factor'] * section['rotary_original_context'])
+        section['context'] = max(context, stretched)
+    return section
 
 
 def _get_object(reader: ConfigReader, key: str) -> dict[str, Any]:
@@ -113,19 +129,10 @@ def _select_scaling(rope: dict[str, Any]) -> dict[str, Any]:
 
 def _check_rope_fields(rope: Mapping[str, Any], kind: str, make_error: RopeError) -> None:
     fixed = FIXED_ROPE_FIELDS[kind]
-    known = {'rope_type', 'type', 'rope_theta', 'partial_rotary_factor', *fixed}
-    known |= {'factor'} if kind != 'default' else set()
-    known |= {'original_max_position_embeddings'} if kind in ('llama3', 'yarn') else set()
-    known |= {'attention_factor'} if kind == 'yarn' else set()
-    for name in rope:
-        if name not in known:
-            raise make_error(name, f'no such field is known for rope_type {kind!r}')
     for name, allowed in {'partial_rotary_factor': (1, None), **fixed}.items():
         if rope.get(name, allowed[0]) not in allowed:
             supported = ' or '.join(map(str, allowed))
             raise make_error(name, f'{rope[name]!r} is not supported; only {supported} is')
-        if kind == 'llama3' and name in fixed and name not in rope:
-            raise make_error(name, 'missing')
 
 
 def _read_scaling(
@@ -133,9 +140,13 @@ def _read_scaling(
 ) -> ConfigValues:
     if kind == 'default':
         return {}
-    if 'factor' not in rope:
-        raise make_error('factor', 'missing')
-    factor = check_positive(rope['factor'], lambda why: make_error('factor', why))
+
+    def read_positive(name: str) -> float:
+        if rope.get(name) is None:
+            raise make_error(name, 'missing')
+        return check_positive(rope[name], lambda why: make_error(name, why))
+
+    factor = read_positive('factor')
     if factor < 1:
         raise make_error('factor', f'must be at least 1, got {factor!r}')
     scaling: ConfigValues = {'rotary_scaling': ROPE_TYPES[kind], 'rotary_factor': factor}
@@ -146,15 +157,38 @@ def _read_scaling(
         if not is_integer or not 1 <= original <= MAX_SIZE:
             raise make_error(name, f'must be an integer in [1, {MAX_SIZE}], got {original!r}')
         scaling['rotary_original_context'] = original
-    if rope.get('attention_factor') is not None:
-        attention = check_positive(
-            rope['attention_factor'], lambda why: make_error('attention_factor', why)
+    if kind == 'llama3':
+        rotations = read_positive('high_freq_factor'), read_positive('low_freq_factor')
+    elif kind == 'yarn':
+        # As in transformers, 0 and null mean the default.
+        rotations = (
+            read_positive('beta_fast') if rope.get('beta_fast') else YARN_ROTATIONS[0],
+            read_positive('beta_slow') if rope.get('beta_slow') else YARN_ROTATIONS[1],
         )
-        if not math.isclose(attention, 0.1 * math.log(max(factor, 1)) + 1, rel_tol=1e-6):
-            raise make_error(
-                'attention_factor', f'{attention!r} is not supported; only 0.1 ln(factor) + 1 is'
-            )
+        scaling['rotary_magnitude'] = _read_magnitude(rope, factor, read_positive)
+    else:
+        return scaling
+    if rotations[0] <= rotations[1]:
+        raise make_error(kind, f'must stretch slow pairs, got rotations {rotations}')
+    if rotations != DEFAULT_ROTATIONS[kind]:
+        scaling['rotary_rotations'] = list(map(float, rotations))
     return scaling
+
+
+def _read_magnitude(
+    rope: Mapping[str, Any], factor: float, read_positive: Callable[[str], float]
+) -> float:
+    """Return YaRN's factor on queries and keys; 0.0 if it is that of the paper."""
+
+    def magnitude(scale: float) -> float:
+        return 0.1 * scale * math.log(factor) + 1
+
+    value = magnitude(1)
+    if rope.get('attention_factor') is not None:
+        value = read_positive('attention_factor')
+    elif rope.get('mscale') and rope.get('mscale_all_dim'):
+        value = magnitude(read_positive('mscale')) / magnitude(read_positive('mscale_all_dim'))
+    return 0.0 if math.isclose(value, magnitude(1), rel_tol=1e-12) else value
 
 
 def write_rope(model_config: ModelConfig) -> ConfigValues:
@@ -164,8 +198,13 @@ def write_rope(model_config: ModelConfig) -> ConfigValues:
         scaling = {'rope_type': hf_name(ROPE_TYPES, kind), 'factor': model_config.rotary_factor}
     if kind in ('llama3', 'yarn'):
         scaling['original_max_position_embeddings'] = model_config.rotary_original_context
+    fast, slow = model_config.rotary_rotations or DEFAULT_ROTATIONS.get(kind, (0, 0))
     if kind == 'llama3':
-        scaling |= {'low_freq_factor': 1.0, 'high_freq_factor': 4.0}
+        scaling |= {'low_freq_factor': float(slow), 'high_freq_factor': float(fast)}
+    if kind == 'yarn' and model_config.rotary_rotations:
+        scaling |= {'beta_fast': fast, 'beta_slow': slow}
+    if kind == 'yarn' and model_config.rotary_magnitude:
+        scaling |= {'attention_factor': yarn_magnitude(model_config)}
     base = model_config.rotary_base
     return {
         'rope_theta': base,

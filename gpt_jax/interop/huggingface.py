@@ -13,9 +13,12 @@ import numpy as np
 from gpt_jax.core import config_fields, files
 from gpt_jax.core.config import ModelConfig
 from gpt_jax.core.errors import UserError
+from gpt_jax.core.progress import LogFn
 from gpt_jax.interop import safetensors_files, tokenizer_files
 from gpt_jax.interop.hf_config import ConfigReader, list_mismatches
 from gpt_jax.interop.layouts import (
+    BUFFERS,
+    FUSED_EXPERTS,
     HEAD_TENSOR,
     LAYOUTS,
     ExternalTensor,
@@ -112,6 +115,7 @@ class HuggingFaceFolder(NamedTuple):
       generation_fields: special token ids ('eos_token_id': 50256) and generation options in
         config.json, which newer folders have in generation_config.json.
       tensors: the tensors by full name.
+      unknown_fields: fields of config.json that this kind of model does not have.
     """
 
     folder: Path
@@ -119,6 +123,13 @@ class HuggingFaceFolder(NamedTuple):
     model_section: dict[str, Any]
     generation_fields: dict[str, Any]
     tensors: TensorIndex
+    unknown_fields: tuple[str, ...]
+
+    def log_unknown_fields(self, log: LogFn) -> None:
+        """Name the fields of config.json that change nothing, in one line."""
+        if self.unknown_fields:
+            fields = ', '.join(self.unknown_fields)
+            log(f'{self.folder / CONFIG_FILE}: ignored, since {self.model_type} has no {fields}')
 
 
 def read_folder(source: str, argument: str = 'SOURCE') -> HuggingFaceFolder:
@@ -136,13 +147,14 @@ def read_folder(source: str, argument: str = 'SOURCE') -> HuggingFaceFolder:
         raise UserError(f'{folder}: holds no {CONFIG_FILE}')
     values = safetensors_files.read_json(folder, CONFIG_FILE)
     reader = ConfigReader(folder / CONFIG_FILE, values)
-    model_type = reader.get('model_type')
+    model_type = _find_model_type(reader)
     if not isinstance(model_type, str) or model_type not in LAYOUTS:
         raise reader.make_error(
             'model_type', f'{model_type!r} is not supported; supported are {", ".join(LAYOUTS)}'
         )
     layout = LAYOUTS[model_type]
-    reader.require('architectures', None, [layout.architecture], [layout.headless_architecture])
+    architectures = [layout.architecture], [layout.headless_architecture]
+    reader.require('architectures', None, [], *architectures)
     model_section = layout.config_format.read_model_section(reader)
     tensors = _complete_names(safetensors_files.index_folder(folder), layout)
     if model_section['layers'] > len(tensors.entries):
@@ -152,7 +164,21 @@ def read_folder(source: str, argument: str = 'SOURCE') -> HuggingFaceFolder:
         )
     fields = tokenizer_files.GENERATION_FIELDS
     generation_fields = {key: values[key] for key in fields if values.get(key) is not None}
-    return HuggingFaceFolder(folder, model_type, model_section, generation_fields, tensors)
+    return HuggingFaceFolder(
+        folder, model_type, model_section, generation_fields, tensors, tuple(reader.unknown)
+    )
+
+
+def _find_model_type(reader: ConfigReader) -> Any:
+    """Return the model type, which a missing one takes from the class in `architectures`."""
+    model_type, classes = reader.get('model_type'), reader.get('architectures')
+    for name, layout in LAYOUTS.items():
+        if model_type is None and classes in (
+            [layout.architecture],
+            [layout.headless_architecture],
+        ):
+            return name
+    return model_type
 
 
 def _complete_names(tensors: TensorIndex, layout: WeightLayout) -> TensorIndex:
@@ -162,9 +188,8 @@ def _complete_names(tensors: TensorIndex, layout: WeightLayout) -> TensorIndex:
         name if has_prefix or name == HEAD_TENSOR else f'{layout.prefix}{name}': entry
         for name, entry in tensors.entries.items()
     }
-    buffer = re.compile(f'{re.escape(layout.prefix)}({layout.ignored_buffers})')
     return TensorIndex(
-        {name: entry for name, entry in entries.items() if not buffer.fullmatch(name)}
+        {name: entry for name, entry in entries.items() if not BUFFERS.fullmatch(name)}
     )
 
 
@@ -186,6 +211,8 @@ def make_weight_reader(
         be tied to the embedding but differs. When a weight is read: NaN or infinite values.
     """
     layout, tensors = LAYOUTS[source.model_type], source.tensors
+    if any(name.endswith(FUSED_EXPERTS) for name in tensors.entries):
+        layout = layout._replace(mappings=layout.fused_mappings or layout.mappings)
     expected = {tensor.name: tensor for tensor in list_tensors(layout, letters, dims)}
     for name, tensor in expected.items():
         if name not in tensors.entries:

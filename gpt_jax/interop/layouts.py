@@ -9,10 +9,11 @@ To add an architecture: write its `ConfigFormat` (which fields of config.json ar
 they must be) in a file hf_NAME.py after the pattern of hf_llama.py, its WeightMappings here, and
 one row of LAYOUTS under its model_type. huggingface.py needs no change: it finds the row by
 model_type, and refuses a folder with a field that is not read or a tensor that is not mapped,
-except the row's ignored_buffers and a head that equals the embedding it is tied to.
+except BUFFERS and a head that equals the embedding it is tied to.
 """
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,20 +23,27 @@ from gpt_jax.interop import hf_gpt, hf_llama
 from gpt_jax.interop.hf_config import ConfigFormat
 
 HEAD_TENSOR = 'lm_head.weight'
+FUSED_EXPERTS = 'experts.gate_up_proj'
+# Ends of the names of buffers in old files: constants that the model computes itself.
+BUFFERS = re.compile(
+    r'(.*\.)?(attn\.(masked_)?bias|position_ids|rotary_emb\.(inv_freq|(cos|sin)_cached))'
+)
 
 
 class WeightMapping(NamedTuple):
     """A kind of Hugging Face tensor, and our weights in it.
 
     Attributes:
-      paths: paths of our weights; several are concatenated along the tensor's last dim.
+      paths: paths of our weights; several are concatenated.
       name: the tensor's name, with {n} and {e}.
       letters: letters of each of our weights in the tensor.
+      axis: the dim along which several weights are concatenated.
     """
 
     paths: tuple[str, ...]
     name: str
     letters: tuple[str, ...]
+    axis: int = -1
 
 
 class WeightLayout(NamedTuple):
@@ -46,16 +54,16 @@ class WeightLayout(NamedTuple):
       architecture: the class in its `architectures`.
       headless_architecture: the class without the language model head.
       prefix: prefix of all tensor names but the head's, if they were saved with the head.
-      ignored_buffers: pattern of the names, without the prefix, of unused tensors in old files.
       mappings: mappings of its tensors.
+      fused_mappings: mappings of a folder whose experts are in one tensor; () without experts.
     """
 
     config_format: ConfigFormat
     architecture: str
     headless_architecture: str
     prefix: str
-    ignored_buffers: str
     mappings: tuple[WeightMapping, ...]
+    fused_mappings: tuple[WeightMapping, ...] = ()
 
 
 class ExternalTensor(NamedTuple):
@@ -66,12 +74,14 @@ class ExternalTensor(NamedTuple):
       paths: paths of our weights that are concatenated in it.
       element: indices into each of our weights: (layer,), (layer, expert), or () for all of it.
       letters: letters of each part in the tensor.
+      axis: the dim along which the parts are concatenated.
     """
 
     name: str
     paths: tuple[str, ...]
     element: tuple[int, ...]
     letters: tuple[str, ...]
+    axis: int = -1
 
 
 def _map(path: str, name: str, letters: str) -> WeightMapping:
@@ -157,22 +167,35 @@ _MIXTRAL = _map_llama(
 _QWEN_MOE = _map_llama(
     _map_router('mlp.gate'), *_map_gated('mlp.experts.{e}', 'gate_proj', 'up_proj', 'down_proj')
 )
-_GPT_BUFFERS = r'h\.\d+\.attn\.(masked_)?bias|position_ids'
-_LLAMA_BUFFERS = r'layers\.\d+\.self_attn\.rotary_emb\.inv_freq|rotary_emb\.inv_freq'
+# transformers 5 holds gate and up, [E, 2F, D], and down of all experts in one tensor each. It saves
+# them apart; other programs save what is in memory.
+_FUSED_MOE = _map_llama(
+    _map_router('mlp.gate'),
+    WeightMapping(
+        ('blocks/feedforward/gate', 'blocks/feedforward/up'),
+        f'model.layers.{{n}}.mlp.{FUSED_EXPERTS}',
+        ('E F D', 'E F D'),
+        axis=1,
+    ),
+    _map('blocks/feedforward/down', 'model.layers.{n}.mlp.experts.down_proj', 'E D F'),
+)
 
 
 def _gpt_layout(
     config_format: ConfigFormat, name: str, mappings: tuple[WeightMapping, ...]
 ) -> WeightLayout:
     classes = f'{name}LMHeadModel', f'{name}Model'
-    return WeightLayout(config_format, *classes, 'transformer.', _GPT_BUFFERS, mappings)
+    return WeightLayout(config_format, *classes, 'transformer.', mappings)
 
 
 def _llama_layout(
-    config_format: ConfigFormat, name: str, mappings: tuple[WeightMapping, ...]
+    config_format: ConfigFormat,
+    name: str,
+    mappings: tuple[WeightMapping, ...],
+    fused_mappings: tuple[WeightMapping, ...] = (),
 ) -> WeightLayout:
     classes = f'{name}ForCausalLM', f'{name}Model'
-    return WeightLayout(config_format, *classes, 'model.', _LLAMA_BUFFERS, mappings)
+    return WeightLayout(config_format, *classes, 'model.', mappings, fused_mappings)
 
 
 # By `model_type`. A model that fits several is exported as the first of them.
@@ -183,10 +206,10 @@ LAYOUTS: Mapping[str, WeightLayout] = {
     ),
     'llama': _llama_layout(hf_llama.LLAMA, 'Llama', _DENSE),
     'mistral': _llama_layout(hf_llama.MISTRAL, 'Mistral', _DENSE),
-    'mixtral': _llama_layout(hf_llama.MIXTRAL, 'Mixtral', _MIXTRAL),
+    'mixtral': _llama_layout(hf_llama.MIXTRAL, 'Mixtral', _MIXTRAL, _FUSED_MOE),
     'qwen2': _llama_layout(hf_llama.QWEN2, 'Qwen2', _DENSE),
     'qwen3': _llama_layout(hf_llama.QWEN3, 'Qwen3', _DENSE),
-    'qwen3_moe': _llama_layout(hf_llama.QWEN3_MOE, 'Qwen3Moe', _QWEN_MOE),
+    'qwen3_moe': _llama_layout(hf_llama.QWEN3_MOE, 'Qwen3Moe', _QWEN_MOE, _FUSED_MOE),
 }
 
 
@@ -206,12 +229,13 @@ def list_tensors(
     mappings = [mapping for mapping in layout.mappings if mapping.paths[0] in letters]
     for path in letters.keys() - {path for mapping in mappings for path in mapping.paths}:
         raise KeyError(path)
-    for paths, name, their_letters in mappings:
+    for paths, name, their_letters, axis in mappings:
         has_layers, has_experts = '{n}' in name, '{e}' in name
         for layer in range(dims['N']) if has_layers else (0,):
             for expert in range(dims['E']) if has_experts else (0,):
                 element = (layer,) * has_layers + (expert,) * has_experts
-                yield ExternalTensor(name.format(n=layer, e=expert), paths, element, their_letters)
+                their_name = name.format(n=layer, e=expert)
+                yield ExternalTensor(their_name, paths, element, their_letters, axis)
 
 
 def _group_sizes(letters: str, dims: Mapping[str, int]) -> tuple[int, ...]:
@@ -222,7 +246,9 @@ def _group_sizes(letters: str, dims: Mapping[str, int]) -> tuple[int, ...]:
 def tensor_shape(tensor: ExternalTensor, dims: Mapping[str, int]) -> tuple[int, ...]:
     """Return the shape of a Hugging Face tensor."""
     parts = [_group_sizes(letters, dims) for letters in tensor.letters]
-    return (*parts[0][:-1], sum(sizes[-1] for sizes in parts))
+    shape = list(parts[0])
+    shape[tensor.axis] = sum(sizes[tensor.axis] for sizes in parts)
+    return tuple(shape)
 
 
 def import_weight(
@@ -238,8 +264,8 @@ def import_weight(
       dims: sizes by letter.
     """
     position = tensor.paths.index(path)
-    ends = np.cumsum([_group_sizes(letters, dims)[-1] for letters in tensor.letters])
-    part = np.split(value, ends[:-1], axis=-1)[position]
+    ends = np.cumsum([_group_sizes(letters, dims)[tensor.axis] for letters in tensor.letters])
+    part = np.split(value, ends[:-1], axis=tensor.axis)[position]
     theirs = tensor.letters[position].replace(' ', '')
     unflattened = part.reshape([dims[letter] for letter in theirs])
     return unflattened.transpose([theirs.index(letter) for letter in ours])
@@ -263,4 +289,4 @@ def export_weight(
     for part, our_letters, their_letters in zip(parts, ours, tensor.letters, strict=True):
         order = [our_letters.index(letter) for letter in their_letters.replace(' ', '')]
         flattened.append(part.transpose(order).reshape(_group_sizes(their_letters, dims)))
-    return np.concatenate(flattened, axis=-1)
+    return np.concatenate(flattened, axis=tensor.axis)

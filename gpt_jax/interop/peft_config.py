@@ -1,4 +1,8 @@
-"""Reading and writing of PEFT's adapter_config.json; every field is either used or rejected."""
+"""Reading and writing of PEFT's adapter_config.json.
+
+Every field of PEFT 0.21 is used, ignored or rejected. A field of a later version is ignored if
+it is empty, and rejected if not, since it may change what the adapters compute.
+"""
 
 import math
 import re
@@ -7,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gpt_jax.core import config_fields
 from gpt_jax.core.errors import UserError
 from gpt_jax.interop.hf_config import ConfigReader
 
@@ -116,7 +121,11 @@ def read_adapter_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
         dropout=_read_probability(reader, 'lora_dropout'),
         tied=reader.get_bool('ensure_weight_tying', False),
     )
-    reader.check_unread()
+    reader.collect_unknown()
+    for key in reader.unknown:
+        if values[key]:
+            nearest = config_fields.nearest(key, sorted(reader.read_keys))
+            raise reader.make_error(key, f'{values[key]!r}: no such field is known{nearest}')
     return config
 
 

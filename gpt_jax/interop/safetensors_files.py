@@ -302,15 +302,17 @@ def index_folder(folder: Path) -> TensorIndex:
         the tensor.
     """
     has_file, has_index = (folder / WEIGHTS_FILE).exists(), (folder / INDEX_FILE).exists()
-    if has_file and has_index:
-        raise UserError(
-            f'{folder}: holds both {WEIGHTS_FILE} and {INDEX_FILE}; remove the wrong one'
-        )
+    if has_index:
+        files = set(_read_weight_map(folder).values())
+        if has_file and files != {WEIGHTS_FILE}:
+            raise UserError(
+                f'{folder}: holds {WEIGHTS_FILE}, but {INDEX_FILE} names other files; remove the '
+                'wrong one'
+            )
+        return _index_shards(folder)
     if has_file:
         path = resolve_file(folder, WEIGHTS_FILE)
         return TensorIndex({name: (path, entry) for name, entry in read_header(path).items()})
-    if has_index:
-        return _index_shards(folder)
     pickles = sorted(path.name for pattern in PICKLE_PATTERNS for path in folder.glob(pattern))
     if pickles:
         raise UserError(
@@ -319,12 +321,17 @@ def index_folder(folder: Path) -> TensorIndex:
     raise UserError(f'{folder}: holds neither {WEIGHTS_FILE} nor {INDEX_FILE}')
 
 
-def _index_shards(folder: Path) -> TensorIndex:
+def _read_weight_map(folder: Path) -> dict[str, str]:
     weight_map = read_json(folder, INDEX_FILE).get('weight_map')
     if not isinstance(weight_map, dict) or not all(
         isinstance(file, str) for file in weight_map.values()
     ):
         raise UserError(f'{folder / INDEX_FILE}: must have a weight_map of files by tensor name')
+    return weight_map
+
+
+def _index_shards(folder: Path) -> TensorIndex:
+    weight_map = _read_weight_map(folder)
     entries: dict[str, tuple[Path, TensorEntry]] = {}
     paths = {file: resolve_file(folder, file) for file in sorted(set(weight_map.values()))}
     for file, path in paths.items():

@@ -17,10 +17,10 @@ from gpt_jax.core.registry import resolve
 from gpt_jax.model.weights import ParamFn
 from gpt_jax.parallel.sharding import ShardingPolicy
 
-# Rotations over the original context: pairs of dims with more than FAST are unchanged, those with
-# fewer than SLOW are stretched. YaRN: Peng et al. 2023; Llama 3.1: Grattafiori et al. 2024.
-YARN_FAST, YARN_SLOW = 32, 1
-LLAMA3_FAST, LLAMA3_SLOW = 4, 1
+# Rotations over the original context: pairs of dims with more than the first number are unchanged,
+# those with fewer than the second are stretched. YaRN: Peng et al. 2023; Llama 3.1: Grattafiori et
+# al. 2024.
+YARN_ROTATIONS, LLAMA3_ROTATIONS = (32, 1), (4, 1)
 
 
 class PositionScheme(NamedTuple):
@@ -95,7 +95,7 @@ def rotary_frequencies(config: ModelConfig) -> tuple[np.ndarray, float]:
     frequencies = base ** -(np.arange(0, dims, 2, dtype=np.float64) / dims)
     scaling = resolve(config.rotary_scaling, ROTARY_SCALINGS, 'model.rotary_scaling')
     scaled = scaling.frequencies(frequencies, config)
-    return scaled.astype(np.float32), scaling.magnitude(config.rotary_factor)
+    return scaled.astype(np.float32), scaling.magnitude(config)
 
 
 def linear_frequencies(frequencies: np.ndarray, config: ModelConfig) -> np.ndarray:
@@ -106,45 +106,47 @@ def linear_frequencies(frequencies: np.ndarray, config: ModelConfig) -> np.ndarr
 def llama3_frequencies(frequencies: np.ndarray, config: ModelConfig) -> np.ndarray:
     """Stretch slow pairs, keep fast ones and interpolate between them, as in Llama 3.1."""
     rotations = config.rotary_original_context * frequencies / (2 * math.pi)
-    kept_share = np.clip((rotations - LLAMA3_SLOW) / (LLAMA3_FAST - LLAMA3_SLOW), 0, 1)
+    fast, slow = config.rotary_rotations or LLAMA3_ROTATIONS
+    kept_share = np.clip((rotations - slow) / (fast - slow), 0, 1)
     return frequencies * (kept_share + (1 - kept_share) / config.rotary_factor)
 
 
 def yarn_frequencies(frequencies: np.ndarray, config: ModelConfig) -> np.ndarray:
     """Scale as for Llama 3.1, but with a ramp over pairs (YaRN; Peng et al. 2023, section 3.2)."""
 
-    def pair_index(rotations: int) -> float:
+    def pair_index(rotations: float) -> float:
         ratio = config.rotary_original_context / (rotations * 2 * math.pi)
         return config.rotary_dims * math.log(ratio) / (2 * math.log(config.rotary_base))
 
-    first = max(math.floor(pair_index(YARN_FAST)), 0)
-    last = min(math.ceil(pair_index(YARN_SLOW)), config.rotary_dims - 1)
+    fast, slow = config.rotary_rotations or YARN_ROTATIONS
+    first = max(math.floor(pair_index(fast)), 0)
+    last = min(math.ceil(pair_index(slow)), config.rotary_dims - 1)
     ramp = (np.arange(len(frequencies)) - first) / max(last - first, 0.001)
     stretched_share = np.clip(ramp, 0, 1)
     return frequencies * (1 - stretched_share + stretched_share / config.rotary_factor)
 
 
-def yarn_magnitude(factor: float) -> float:
+def yarn_magnitude(config: ModelConfig) -> float:
     """Return the factor on queries and keys (YaRN, equation 22); scores grow by its square."""
-    return 0.1 * math.log(factor) + 1
+    return config.rotary_magnitude or 0.1 * math.log(config.rotary_factor) + 1
 
 
 class RotaryScaling(NamedTuple):
     """How rotary positions extend to a longer context.
 
     frequencies: (radians per position of each pair, config) -> the same, scaled.
-    magnitude: rotary_factor -> the factor on queries and keys.
+    magnitude: config -> the factor on queries and keys.
     """
 
     frequencies: Callable[[np.ndarray, ModelConfig], np.ndarray]
-    magnitude: Callable[[float], float]
+    magnitude: Callable[[ModelConfig], float]
 
 
 def _unchanged(frequencies: np.ndarray, _: ModelConfig) -> np.ndarray:
     return frequencies
 
 
-def _unit_magnitude(_: float) -> float:
+def _unit_magnitude(_: ModelConfig) -> float:
     return 1.0
 
 

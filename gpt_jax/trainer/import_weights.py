@@ -125,6 +125,7 @@ def import_weights(source: str, defaults: RawConfig, workdir: Path, log: LogFn) 
             f'--workdir={workdir}: holds a run already; choose another one, or delete it'
         )
     model_folder = huggingface.read_folder(source)
+    model_folder.log_unknown_fields(log)
     tokenizer_content = tokenizer_files.read_files(model_folder.folder)
     raw_config = _make_config(model_folder, defaults, workdir)
     config = parse_config(raw_config, vocab_size=1)

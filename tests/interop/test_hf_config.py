@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpt_jax import base_config
@@ -69,13 +70,8 @@ UNSUPPORTED = [
     ('gpt2', 'is_encoder_decoder', True),
     ('gpt2', 'pruned_heads', {'0': [1]}),
     ('gpt2', 'quantization_config', {'quant_method': 'gptq'}),
-    ('gpt2', 'auto_map', {'AutoConfig': 'evil.Config'}),
-    ('gpt2', 'hidden_size', 24),
-    ('gpt2', 'brand_new', None),
-    ('gpt2', 'n_lyaer', 3),
+    ('gpt2', 'hidden_size', 25),
     ('openai-gpt', 'afn', 'gelu_new'),
-    ('openai-gpt', 'n_special', 3),
-    ('openai-gpt', 'n_inner', 40),
     ('llama', 'hidden_act', 'swiglu'),
     ('llama', 'attention_bias', 'yes'),
     ('llama', 'mlp_bias', True),
@@ -87,23 +83,18 @@ UNSUPPORTED = [
     ('llama', 'num_attention_heads', 8),
     ('mixtral', 'num_experts_per_tok', 1),
     ('mixtral', 'num_experts_per_tok', 5),
-    ('llama', 'num_experts', 4),
     ('llama', 'rope_theta', 10.0),
     ('llama', 'rope_theta', -1),
     ('llama', 'head_dim', 0),
     ('llama', 'rope_scaling', 'linear'),
-    ('llama', 'rope_interleaved', False),
     ('llama', 'num_attention_heads', 7),
     ('llama', 'per_layer_config', {'0': {'head_dim': 4}}),
     ('llama', 'max_position_embeddings', None),
-    ('mistral', 'layer_types', ['full_attention'] * 2),
     ('mistral', 'sliding_window', 0),
-    ('mistral', 'attention_bias', True),
     ('mixtral', 'num_experts', 3),
     ('mixtral', 'num_experts_per_tok', 'two'),
     ('qwen2', 'layer_types', ['full_attention']),
     ('qwen2', 'layer_types', ['full_attention', 'chunked_attention']),
-    ('qwen2', 'use_mrope', True),
     ('qwen2', 'use_sliding_window', 'no'),
     ('qwen3', 'attention_bias', True),
     ('qwen3', 'head_dim', None),
@@ -111,7 +102,6 @@ UNSUPPORTED = [
     ('qwen3_moe', 'decoder_sparse_step', 2),
     ('qwen3_moe', 'mlp_only_layers', [0]),
     ('qwen3_moe', 'norm_topk_prob', 'yes'),
-    ('qwen3_moe', 'shared_expert_intermediate_size', 64),
 ]
 
 
@@ -136,18 +126,12 @@ UNSUPPORTED_ROPE = [
         r'rope_theta: must be above 1 for yarn, got 1\.0',
     ),
     ({'rope_type': 'linear', 'factor': 2.0, 'type': 'yarn'}, "type: 'yarn' contradicts"),
-    ({'rope_type': 'linear', 'factor': 2.0, 'mscale': 1.0}, 'mscale: no such field is known'),
-    (
-        {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 2.0, 'high_freq_factor': 4.0},
-        'low_freq_factor: 2.0',
-    ),
     ({'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0}, 'high_freq_factor: missing'),
-    ({'rope_type': 'yarn', 'factor': 4.0, 'beta_fast': 64}, 'beta_fast: 64 is not supported'),
-    ({'rope_type': 'yarn', 'factor': 4.0, 'mscale': 0.7}, 'mscale: 0.7 is not supported'),
     (
-        {'rope_type': 'yarn', 'factor': 4.0, 'attention_factor': 1.0},
-        'attention_factor: 1.0 is not supported',
+        {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 4.0, 'high_freq_factor': 4.0},
+        'llama3: must stretch slow pairs',
     ),
+    ({'rope_type': 'yarn', 'factor': 4.0, 'beta_fast': 'x'}, 'beta_fast: must be a number'),
     ({'rope_type': 'yarn', 'factor': 4.0, 'truncate': False}, 'truncate: False is not supported'),
     (
         {'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 1.5},
@@ -259,3 +243,91 @@ def test_any_value_is_rejected_or_gives_a_valid_model(name):
             if section is not None:  # the config accepts what the reader accepted
                 model_values = resolve_model(MODEL | section, 1)
                 rotary_frequencies(from_dict(ModelConfig, model_values, 'model'))
+
+
+UNKNOWN = [
+    ('gpt2', {'_num_labels': 1, 'hidden_size': 24}, ['_num_labels']),  # distilgpt2
+    ('gpt2', {'n_lyaer': 3, 'brand_new': None}, ['brand_new', 'n_lyaer']),
+    ('llama', {'is_llama_config': True, 'rope_interleaved': False}, None),  # SmolLM2
+    ('llama', {'unsloth_fixed': True, '_attn_implementation_autoset': True}, None),
+    ('llama', {'max_sequence_length': 512, 'num_experts': 4}, None),
+    ('llama', {'sliding_window': None, 'layer_types': ['full_attention'] * 2}, []),
+    ('mistral', {'attention_bias': True}, None),
+    ('openai-gpt', {'n_inner': 40, 'n_special': 0}, None),
+    ('qwen2', {'use_mrope': False}, None),
+    ('llama', {'rope_scaling': {'rope_type': 'linear', 'factor': 2.0, 'beta_fast': 1}}, ['x']),
+]
+
+
+@pytest.mark.parametrize(('model_type', 'fields', 'expected'), UNKNOWN)
+def test_fields_that_the_class_does_not_have_are_named(model_type, fields, expected):
+    values = golden.read_golden(model_type)['config']
+    known = make_reader(values)
+    reader = make_reader({k: v for k, v in values.items() if k != 'rope_parameters'} | fields)
+    section = read_with(reader, model_type)
+    if 'rope_scaling' in fields:
+        assert reader.unknown == ['rope_scaling.beta_fast']
+        return
+    assert section | {'rotary_base': 0} == read_with(known, model_type) | {'rotary_base': 0}
+    assert known.unknown == []
+    assert reader.unknown == (sorted(fields) if expected is None else expected)
+
+
+@pytest.mark.parametrize('model_type', LAYOUTS)
+def test_every_field_of_the_class_of_transformers_is_known(model_type):
+    """A field that the class has is read, ignored as harmless or rejected, but never 'unknown'."""
+    transformers = pytest.importorskip('transformers')
+    hf_config = transformers.CONFIG_MAPPING[model_type]()
+    fields = {*hf_config.to_dict(), *hf_config.attribute_map}
+    reader = make_reader(golden.read_golden(model_type)['config'])
+    read_with(reader, model_type)
+    internal = {name for name in fields if name.startswith('_')}
+    assert fields - internal - reader.read_keys - IGNORED_FIELDS - FIXED_FIELDS.keys() == set()
+
+
+YARN = {'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 64}
+
+
+@pytest.mark.parametrize(
+    'rope',
+    [
+        YARN,
+        YARN | {'attention_factor': 1.25},
+        YARN | {'mscale': 1.0, 'mscale_all_dim': 1.0},
+        YARN | {'mscale': 0.707, 'mscale_all_dim': 1.0},
+        YARN | {'mscale': 0.707},
+        YARN | {'beta_fast': 16, 'beta_slow': 2},
+        YARN | {'beta_fast': 0, 'beta_slow': None},
+        {
+            'rope_type': 'llama3',
+            'factor': 8.0,
+            'low_freq_factor': 2.0,
+            'high_freq_factor': 5.0,
+            'original_max_position_embeddings': 64,
+        },
+    ],
+    ids=str,
+)
+def test_frequencies_and_magnitude_are_those_of_transformers(rope):
+    transformers = pytest.importorskip('transformers')
+    rope_utils = pytest.importorskip('transformers.modeling_rope_utils')
+    values = golden.read_golden('llama')['config'] | {'hidden_size': 128, 'head_dim': 32}
+    values |= {'rope_parameters': rope | {'rope_theta': 500.0}, 'max_position_embeddings': 256}
+    section = read_section('llama', values)
+    model = from_dict(ModelConfig, resolve_model(MODEL | section, 1), 'model')
+    hf_config = transformers.LlamaConfig(**values)
+    theirs, magnitude = rope_utils.ROPE_INIT_FUNCTIONS[rope['rope_type']](hf_config, 'cpu')
+    ours, our_magnitude = rotary_frequencies(model)
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6)
+    assert our_magnitude == pytest.approx(magnitude, rel=1e-12)
+    written = LAYOUTS['llama'].config_format.write(model)
+    assert read_section('llama', written) == section
+
+
+def test_yarn_of_a_model_card_makes_the_longer_context_usable():
+    """Qwen's recipe adds rope_scaling to config.json and leaves max_position_embeddings."""
+    values = golden.read_golden('qwen2')['config'] | {'max_position_embeddings': 64}
+    values.pop('rope_parameters', None)
+    recipe = {'type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 64}
+    assert read_section('qwen2', values)['context'] == 64
+    assert read_section('qwen2', values | {'rope_scaling': recipe})['context'] == 256

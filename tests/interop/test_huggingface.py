@@ -108,6 +108,44 @@ def test_tied_head_with_an_impossible_shape(tmp_path):
         small_models.import_model(tmp_path)
 
 
+@pytest.mark.parametrize('name', ['mixtral', 'qwen3_moe'])
+def test_experts_in_one_tensor_are_read(tmp_path, name):
+    """The tensors have the names and shapes that transformers 5 has in memory."""
+    apart = small_models.import_model(write_folder(tmp_path / 'apart', name))
+    index = safetensors_files.index_folder(tmp_path / 'apart')
+    tensors = {key: np.array(index.map(key)) for key in index.entries}
+    gate, up, down = (
+        ('w1', 'w3', 'w2') if name == 'mixtral' else ('gate_proj', 'up_proj', 'down_proj')
+    )
+    moe = 'block_sparse_moe' if name == 'mixtral' else 'mlp'
+    changed, experts = {}, apart.config.experts
+    for layer in range(2):
+        block = f'model.layers.{layer}'
+        expert = lambda n, part, block=block: tensors[f'{block}.{moe}.experts.{n}.{part}.weight']
+        changed[f'{block}.mlp.experts.gate_up_proj'] = np.stack(
+            [np.concatenate([expert(n, gate), expert(n, up)]) for n in range(experts)]
+        )
+        changed[f'{block}.mlp.experts.down_proj'] = np.stack(
+            [expert(n, down) for n in range(experts)]
+        )
+        router = tensors[f'{block}.{moe}.gate.weight']
+        changed |= {key: None for key in tensors if key.startswith(f'{block}.{moe}.')}
+        changed[f'{block}.mlp.gate.weight'] = router
+    fused = small_models.import_model(write_folder(tmp_path / 'fused', name, **changed))
+    assert fused.letters == apart.letters
+    for path in apart.letters:
+        assert fused.read_weight(path).tobytes() == apart.read_weight(path).tobytes(), path
+
+
+def test_the_class_stands_in_for_a_missing_model_type(tmp_path):
+    fields = {'model_type': None, 'architectures': ['GPT2LMHeadModel'], 'unsloth_fixed': True}
+    folder = huggingface.read_folder(str(write_folder(tmp_path, config=fields)))
+    assert (folder.model_type, folder.unknown_fields) == ('gpt2', ('unsloth_fixed',))
+    lines = []
+    folder.log_unknown_fields(lines.append)
+    assert lines == [f'{tmp_path}/config.json: ignored, since gpt2 has no unsloth_fixed']
+
+
 def test_tied_head_may_be_stored_too(tmp_path):
     ours = small_models.import_model(write_folder(tmp_path, **{HEAD: make_table()}))
     assert ours.read_weight('embedding/table_VD').tobytes() == make_table().tobytes()
@@ -168,7 +206,10 @@ def test_half_precision_is_imported_and_exported_exactly(tmp_path, dtype):
             {'model_type': 'gpt_neox'},
             "model_type: 'gpt_neox' is not supported; supported are gpt2, openai-gpt, llama",
         ),
-        ({'model_type': None}, 'model_type: None is not supported'),
+        (
+            {'model_type': None, 'architectures': ['GPTForCausalLM']},
+            'model_type: None is not supported',
+        ),
         (
             {'architectures': ['GPT2ForSequenceClassification']},
             'architectures: .* is not supported',

@@ -223,11 +223,20 @@ def test_pickles_are_not_read(tmp_path):
         safetensors_files.index_folder(tmp_path)
 
 
-def test_single_file_and_index_together_are_rejected(tmp_path):
+def test_single_file_and_index_of_others_are_rejected(tmp_path):
     write_folder(tmp_path / 'x', shard_bytes=20)
     write_folder(tmp_path / 'x')
-    with pytest.raises(UserError, match='holds both'):
+    with pytest.raises(UserError, match=r'but model\.safetensors\.index\.json names other files'):
         safetensors_files.index_folder(tmp_path / 'x')
+
+
+def test_an_index_of_the_single_file_is_read(tmp_path):
+    folder = write_folder(tmp_path / 'x') or tmp_path / 'x'
+    names = safetensors_files.index_folder(folder).entries
+    weight_map = dict.fromkeys(names, 'model.safetensors')
+    index = folder / 'model.safetensors.index.json'
+    index.write_text(json.dumps({'weight_map': weight_map}))
+    assert safetensors_files.index_folder(folder).entries == names
 
 
 @pytest.mark.parametrize(
