@@ -281,6 +281,17 @@ def _open_published(source: str, argument: str, log: LogFn) -> Pretrained:
     )
 
 
+def replace_weights(params: Any, weights: Mapping[str, np.ndarray]) -> Any:
+    """Return the params with other values for some weights, by path, on the same devices."""
+
+    def replace(path: str, leaf: jax.Array) -> jax.Array:
+        value = weights.get(path)
+        return leaf if value is None else jax.device_put(value.astype(leaf.dtype), leaf.sharding)
+
+    leaves = map(replace, trees.name_leaves(params), jax.tree.leaves(params))
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
 def _open_adapters(folder: Path, log: LogFn) -> Pretrained:
     """Open a PEFT folder: the base model that it names, with the adapters merged into it."""
     path = folder / ADAPTER_CONFIG_FILE
@@ -303,6 +314,7 @@ def _open_adapters(folder: Path, log: LogFn) -> Pretrained:
         adapters = peft.read_adapters(
             folder, base.model_config, weight_letters(base.model_config), read_weight
         )
+        params = replace_weights(params, adapters.saved)
         merge = jax.jit(lora.merge_adapters, out_shardings=shardings, donate_argnums=0)
         return merge(params, dict(adapters.pairs), dict(adapters.scales))
 

@@ -19,6 +19,7 @@ import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -32,7 +33,9 @@ from gpt_jax.interop.layouts import (
     LAYOUTS,
     ExternalTensor,
     export_weight,
+    import_weight,
     list_tensors,
+    tensor_shape,
 )
 from gpt_jax.interop.peft_config import ADAPTER_CONFIG_FILE, PeftConfig
 from gpt_jax.interop.safetensors_files import READABLE_DTYPES, LazyTensor, TensorIndex
@@ -98,12 +101,14 @@ class PeftAdapters(NamedTuple):
       scales: scales by path, one number or one per layer.
       base: name of the base model.
       dropout: dropout rate during training.
+      saved: whole weights in place of the base model's (PEFT's modules_to_save), float32, by path.
     """
 
     pairs: Mapping[str, Adapter]
     scales: Mapping[str, np.ndarray]
     base: str
     dropout: float
+    saved: Mapping[str, np.ndarray] = MappingProxyType({})
 
 
 def list_modules(
@@ -174,8 +179,8 @@ def read_adapters(
       folder: PEFT's folder.
       model_config: the base model's config.
       letters: letters of all the model's weights, by path ('blocks/attention/query': 'NDHK').
-      read_weight: path -> the model's weight, float32; an embedding that PEFT saved with the
-        adapters must be equal to it.
+      read_weight: path -> the model's weight, float32; an embedding that PEFT saved with its
+        adapter must be equal to it.
 
     Raises:
       UserError: a field or a tensor is not supported, or does not belong to this model; names it.
@@ -188,7 +193,8 @@ def read_adapters(
     tensors = TensorIndex({name: (path, entry) for name, entry in header.items()})
     dims = {**model_config.dims, 'V': model_config.vocab_size}
     modules = list(list_modules(model_config, letters, dims))
-    _check_names(path, tensors, modules)
+    replaced = list_saved_tensors(model_config, letters, dims) if config.saves_modules else {}
+    _check_names(path, tensors, modules, replaced)
     by_weight: dict[str, dict[tuple[int, ...], FlatAdapter]] = {}
     for module in modules:
         if module.base_tensor in tensors.entries:
@@ -204,7 +210,8 @@ def read_adapters(
                     f'{path}: the adapters of embedding and head must be equal, since they are one '
                     'weight in this model'
                 )
-    if not by_weight:
+    saved_weights = _read_saved_weights(path, tensors, replaced, read_weight, letters, dims)
+    if not by_weight and not saved_weights:
         raise UserError(f'{path}: holds no adapter')
     if EMBEDDING_PATH in by_weight and model_config.tied_head and not config.tied:
         _check_both_tied_modules(path, tensors, modules)
@@ -213,7 +220,7 @@ def read_adapters(
         pairs[weight_path], scales[weight_path] = _stack_layers(
             elements, letters[weight_path], model_config, config
         )
-    return PeftAdapters(pairs, scales, config.base, config.dropout)
+    return PeftAdapters(pairs, scales, config.base, config.dropout, saved_weights)
 
 
 def _are_equal(adapter: FlatAdapter, other: FlatAdapter) -> bool:
@@ -221,8 +228,71 @@ def _are_equal(adapter: FlatAdapter, other: FlatAdapter) -> bool:
     return same_factors and adapter.scale == other.scale
 
 
-def _check_names(path: Path, tensors: TensorIndex, modules: list[AdapterModule]) -> None:
+def list_saved_tensors(
+    model_config: ModelConfig, letters: Mapping[str, str], dims: Mapping[str, int]
+) -> dict[str, ExternalTensor]:
+    """Return the tensors that modules_to_save may name, by PEFT's name of the tensor."""
+    layout = LAYOUTS[huggingface.select_layout(model_config)]
+    tensors = {
+        f'{TENSOR_PREFIX}{tensor.name}': tensor for tensor in list_tensors(layout, letters, dims)
+    }
+    if model_config.tied_head:
+        (embedding,) = (tensor for tensor in tensors.values() if tensor.paths == (EMBEDDING_PATH,))
+        tensors[f'{TENSOR_PREFIX}{HEAD_TENSOR}'] = embedding
+    return tensors
+
+
+def _read_saved_weights(
+    path: Path,
+    tensors: TensorIndex,
+    replaced: Mapping[str, ExternalTensor],
+    read_weight: Callable[[str], np.ndarray],
+    letters: Mapping[str, str],
+    dims: Mapping[str, int],
+) -> dict[str, np.ndarray]:
+    """Return the weights of which the folder holds tensors; their other parts are the model's."""
+    saved: dict[str, np.ndarray] = {}
+    present = {name: tensor for name, tensor in replaced.items() if name in tensors.entries}
+    for name, tensor in present.items():
+        _check_tensor(path, name, tensors, tensor_shape(tensor, dims))
+        value = tensors.read_weight(name)
+        twins = [other for other, same in replaced.items() if same == tensor and other != name]
+        for twin in twins:  # embedding and tied head
+            if twin not in present or not np.array_equal(tensors.read_weight(twin), value):
+                raise UserError(
+                    f'{path}: {name!r} differs from {twin!r}, but they are one weight in this '
+                    'model; use a base model with an untied head'
+                )
+        for weight_path in tensor.paths:
+            if weight_path not in saved:
+                saved[weight_path] = np.array(read_weight(weight_path))
+            ours = letters[weight_path][len(tensor.element) :]
+            part = import_weight(value, tensor, weight_path, ours, dims)
+            # An embedding may have padding rows after those of the folder.
+            saved[weight_path][tensor.element][: len(part)] = part
+    return saved
+
+
+def _check_tensor(path: Path, name: str, tensors: TensorIndex, shape: tuple[int, ...]) -> None:
+    entry = tensors.entries[name][1]
+    if entry.dtype not in READABLE_DTYPES:
+        raise UserError(
+            f'{path}: {name!r} must be one of {", ".join(READABLE_DTYPES)}, got {entry.dtype}'
+        )
+    if entry.shape != shape:
+        raise UserError(
+            f'{path}: {name!r} must have the shape {list(shape)}, got {list(entry.shape)}'
+        )
+
+
+def _check_names(
+    path: Path,
+    tensors: TensorIndex,
+    modules: list[AdapterModule],
+    replaced: Mapping[str, ExternalTensor],
+) -> None:
     known = {name for module in modules for name in (*module.tensors, module.base_tensor)}
+    known |= replaced.keys()
     for name in tensors.entries:
         if name not in known:
             nearest = config_fields.nearest(name, known)
@@ -281,15 +351,7 @@ def _read_module(
     if module.is_transposed:
         inputs, outputs = outputs, inputs
     for name, shape in zip(module.tensors, ((rank, inputs), (outputs, rank)), strict=True):
-        entry = tensors.entries[name][1]
-        if entry.dtype not in READABLE_DTYPES:
-            raise UserError(
-                f'{path}: {name!r} must be one of {", ".join(READABLE_DTYPES)}, got {entry.dtype}'
-            )
-        if entry.shape != shape:
-            raise UserError(
-                f'{path}: {name!r} must have the shape {list(shape)}, got {list(entry.shape)}'
-            )
+        _check_tensor(path, name, tensors, shape)
     their_a, their_b = (tensors.read_weight(name) for name in module.tensors)
     a, b = (their_b, their_a) if module.is_transposed else (their_a.T, their_b.T)
     return {

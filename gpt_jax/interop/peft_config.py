@@ -41,7 +41,6 @@ FIXED_FIELDS: Mapping[str, tuple[Any, ...]] = {
     'lora_bias': (False,),
     'use_qalora': (False,),
     'init_lora_weights': (True, False, 'gaussian', 'orthogonal'),
-    'modules_to_save': (None, []),
     'trainable_token_indices': (None,),
     'target_parameters': (None, []),
     'layer_replication': (None,),
@@ -69,6 +68,7 @@ class PeftConfig(NamedTuple):
       rank_stabilized: whether the scale is alpha / sqrt(rank) instead of alpha / rank (rsLoRA).
       dropout: dropout rate during training.
       tied: whether a tied embedding and head share one adapter.
+      saves_modules: whether the folder holds whole weights in place of the base model's.
     """
 
     base: str
@@ -79,6 +79,7 @@ class PeftConfig(NamedTuple):
     rank_stabilized: bool
     dropout: float
     tied: bool
+    saves_modules: bool
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
         """Return the rank of a module's adapter and the factor of its product."""
@@ -120,6 +121,7 @@ def read_adapter_config(path: Path, values: Mapping[str, Any]) -> PeftConfig:
         rank_stabilized=reader.get_bool('use_rslora', False),
         dropout=_read_probability(reader, 'lora_dropout'),
         tied=reader.get_bool('ensure_weight_tying', False),
+        saves_modules=bool(reader.get('modules_to_save')),
     )
     reader.collect_unknown()
     for key in reader.unknown:

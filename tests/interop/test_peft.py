@@ -231,7 +231,6 @@ Q = 'base_model.model.model.layers.0.self_attn.q_proj'
     ('fields', 'message'),
     [
         ({'use_dora': True}, 'use_dora: True is not supported; only False is'),
-        ({'modules_to_save': ['lm_head']}, r"modules_to_save: \['lm_head'\] is not supported"),
         ({'peft_type': 'IA3'}, "peft_type: 'IA3' is not supported; only 'LORA' is"),
         ({'task_type': 'SEQ_CLS'}, "task_type: 'SEQ_CLS' is not supported"),
         ({'bias': 'all'}, "bias: 'all' is not supported"),

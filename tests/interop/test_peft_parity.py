@@ -10,7 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from gpt_jax.core.errors import UserError
 from gpt_jax.finetune import lora
+from gpt_jax.inference import pretrained
 from gpt_jax.interop import huggingface
 from gpt_jax.interop import peft as peft_module
 from tests.interop import golden, small_models
@@ -87,6 +89,45 @@ def make_peft_model(name, path):
             if 'lora_' in parameter:
                 value += 0.2 * torch.randn(value.shape)
     return model.eval(), logits
+
+
+@pytest.mark.filterwarnings('ignore:Model has `tie_word_embeddings=True`')
+@pytest.mark.parametrize(
+    ('example', 'saved', 'message'),
+    [
+        ('llama', ['lm_head', 'norm'], ''),
+        ('llama', ['embed_tokens', 'down_proj'], ''),
+        ('gpt2', ['ln_f', 'c_attn'], ''),
+        ('gpt2', ['lm_head'], 'they are one weight in this model'),
+    ],
+)
+def test_whole_modules_of_a_folder_replace_those_of_the_model(example, saved, message, tmp_path):
+    torch.manual_seed(0)
+    model = golden.make_example(example, tmp_path / 'base')
+    config = peft.LoraConfig(
+        r=RANK,
+        task_type='CAUSAL_LM',
+        target_modules=['c_fc'] if example == 'gpt2' else ['q_proj'],
+        fan_in_fan_out=example == 'gpt2',
+        modules_to_save=saved,
+    )
+    model = peft.get_peft_model(model, config)
+    with torch.no_grad():
+        for parameter, value in model.named_parameters():
+            if 'lora_' in parameter or 'modules_to_save' in parameter:
+                value += 0.2 * torch.randn(value.shape)
+    model.save_pretrained(tmp_path / 'theirs')
+    ours = small_models.import_model(tmp_path / 'base')
+    if message:
+        with pytest.raises(UserError, match=message):
+            read_adapters(tmp_path / 'theirs', ours)
+        return
+    adapters = read_adapters(tmp_path / 'theirs', ours)
+    params = jax.tree.map(jax.numpy.asarray, ours.params)
+    params = pretrained.replace_weights(params, adapters.saved)
+    logits = compute_logits(ours, lora.attach_adapters(params, adapters.pairs, adapters.scales))
+    expected = golden.compute_logits(model.eval().double())
+    assert np.abs(logits - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
 def compute_logits(ours, params):
