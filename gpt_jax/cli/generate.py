@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from gpt_jax.cli.arguments import add_model_arguments
-from gpt_jax.core import command, files
+from gpt_jax.core import command
 from gpt_jax.core.errors import UserError
+from gpt_jax.data import readers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         '--prompts',
         metavar='FILE',
-        help='.txt with one prompt per line, or .jsonl with the field "prompt"',
+        help='text with one prompt per line, or rows (.jsonl, .csv, ...) with the column "prompt"',
     )
     source.add_argument('--interactive', action='store_true', help='read prompts from the terminal')
     parser.add_argument(
@@ -124,30 +125,27 @@ def log_draft_statistics(model: Any) -> None:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Return the prompts of a file; blank lines are skipped.
+    """Return the prompts of a file: the lines of a text, or the column "prompt" of rows.
+
+    Blank lines are skipped.
 
     Raises:
       UserError: the file cannot be read or holds no prompt.
     """
-    if path.suffix == '.jsonl':
-        prompts = []
-        for number, record in enumerate(files.read_jsonl(path), 1):
-            if not isinstance(record.get('prompt'), str):
-                raise UserError(f'{path}: record {number} has no string "prompt"')
-            prompts.append(record['prompt'])
-    elif path.suffix == '.txt':
-        try:
-            # Not splitlines(): a prompt may contain other separators such as U+2028.
-            lines = path.read_bytes().decode('utf-8').split('\n')
-        except OSError as error:
-            raise UserError(f'{path}: {error.strerror or error}') from None
-        except UnicodeDecodeError as error:
-            raise UserError(f'{path}: byte {error.start} is not UTF-8') from None
-        prompts = [line.removesuffix('\r') for line in lines if line.strip()]
+    try:
+        file_format = readers.find_format(path)
+    except UserError as error:
+        raise UserError(f'--prompts={error}') from None
+    if file_format.is_text:
+        text = ''.join(chunk.text for chunk in readers.read_chunks(path, ''))
+        # Not splitlines(): a prompt may contain other separators such as U+2028.
+        prompts = [line.removesuffix('\r') for line in text.split('\n') if line.strip()]
     else:
-        raise UserError(
-            f'--prompts={path}: must be .txt (a prompt per line) or .jsonl (records with "prompt")'
-        )
+        prompts = []
+        for location, row in readers.read_rows(path):
+            if not isinstance(row.get('prompt'), str):
+                raise UserError(f'{location}: must have text in the column "prompt"')
+            prompts.append(row['prompt'])
     if not prompts:
         raise UserError(f'{path}: contains no prompt')
     return prompts

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from gpt_jax.core.errors import UserError
+from gpt_jax.core.files import expand_home
 
 T = TypeVar('T')
 
@@ -28,6 +29,13 @@ FREE_FIELDS = (
     'train.stall_minutes',
     'suite.contamination_ngram',
 )
+# Fields that older runs lack, with the defaults that do what those runs did. At these values they
+# are left out of the run's fields, so that the hash is the same, and an older run can be resumed.
+LATER_FIELDS: dict[str, Any] = {
+    'data.separator': '',
+    'model.rotary_rotations': [],
+    'model.rotary_magnitude': 0.0,
+}
 
 
 def require(condition: bool, field: str, message: str) -> None:
@@ -105,11 +113,15 @@ def flatten_config(config: Mapping[str, Any], prefix: str = '') -> Iterator[tupl
 
 
 def select_run_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that determine the run's results, by dotted name."""
+    """Return the fields that determine the run's results, by dotted name.
+
+    Paths are as the user wrote them, '~' included.
+    """
     return {
         key: value
         for key, value in flatten_config(config)
         if not any(key == free or key.startswith(f'{free}.') for free in FREE_FIELDS)
+        and not (key in LATER_FIELDS and value == LATER_FIELDS[key])
     }
 
 
@@ -166,6 +178,7 @@ def field(
     extensible: bool = False,
     allowed: Range | None = None,
     items: type | None = None,
+    path: bool = False,
 ) -> Any:
     """Declare one config field.
 
@@ -176,6 +189,7 @@ def field(
       extensible: whether a dotted path 'package.module:name' is accepted in addition to `choices`.
       allowed: the interval of allowed numbers.
       items: the type of a tuple's elements.
+      path: whether it is a path, or may be one; a leading ~ is then expanded.
     """
     about = {
         'default': default,
@@ -184,19 +198,31 @@ def field(
         'extensible': extensible,
         'allowed': allowed,
         'items': items,
+        'path': path,
     }
     return dataclasses.field(metadata=about)
 
 
 class ConfigSection:
-    """Base of the sections: checks each field against its declaration."""
+    """Base of the sections: checks each field against its declaration, and expands paths."""
 
     section: str  # its name in the config, set by each subclass
 
     def __post_init__(self) -> None:
         for declared in dataclasses.fields(self):  # type: ignore[arg-type]
             self._check_field(declared)
+            if declared.metadata['path']:
+                self._expand_path(declared.name)
         self.check()
+
+    def _expand_path(self, name: str) -> None:
+        value, field_name = getattr(self, name), f'config.{self.section}.{name}'
+        expanded = (
+            tuple(expand_home(item, field_name) for item in value)
+            if isinstance(value, tuple)
+            else expand_home(value, field_name)
+        )
+        object.__setattr__(self, name, expanded)  # the sections are frozen
 
     def _check_field(self, declared: dataclasses.Field[Any]) -> None:
         value, about = getattr(self, declared.name), declared.metadata

@@ -64,6 +64,26 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise UserError(f'{path}: not JSON ({error})') from None
 
 
+def expand_home(text: str, flag: str) -> str:
+    """Return a path with a leading ~ or ~USER replaced by the home folder.
+
+    Args:
+      text: the path as the user wrote it.
+      flag: the flag or field that holds it, for the error message.
+
+    Raises:
+      UserError: there is no such user.
+    """
+    expanded = os.path.expanduser(text)
+    if expanded.startswith('~'):
+        user = text.partition('/')[0]
+        raise UserError(
+            f'{flag}={text}: must start with an existing user, got {user}; write ./{user} for a '
+            'folder of this name'
+        )
+    return expanded
+
+
 def check_path(text: str, flag: str) -> Path:
     """Return the path that `text` names, with ~ expanded; it need not exist.
 
@@ -74,11 +94,11 @@ def check_path(text: str, flag: str) -> Path:
     Raises:
       UserError: the path cannot be looked up: its name is too long, or a folder is not readable.
     """
+    path = Path(expand_home(text, flag))
     try:
-        path = Path(text).expanduser()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(path / 'any_file')
-    except (OSError, ValueError, RuntimeError) as error:  # a null byte, or ~ of an unknown user
+    except (OSError, ValueError) as error:  # ValueError: a null byte
         reason = error.strerror if isinstance(error, OSError) else error
         short = text if len(text) <= 80 else f'{text[:80]}...'
         raise UserError(f'{flag}={short}: {reason}') from None

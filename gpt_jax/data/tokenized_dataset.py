@@ -100,6 +100,8 @@ def _describe_config(config: DataConfig) -> dict[str, Any]:
         'text_field': config.text_field,
         'tokenizer': tokenizer.identify_tokenizer(config.tokenizer),
     }
+    if config.separator:
+        description['separator'] = config.separator
     if config.validation_source:
         validation = sources.describe_source('validation_source', config.validation_source)
         return description | {'validation_source': validation}

@@ -241,7 +241,7 @@ def _remove_markup(line: str) -> str:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text('utf-8')
+        return path.read_text('utf-8-sig')
     except UnicodeDecodeError as error:
         raise UserError(f'{path}: not UTF-8 at byte {error.start}') from None
     except OSError as error:

@@ -1,15 +1,13 @@
 """Row sources of tasks (tfds:NAME, files:GLOBS, synthetic:NAME), opened as splits of rows."""
 
-import csv
 import functools
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.data import sources
-from gpt_jax.data.readers import LocatedRows, parse_json, read_json_lines, read_parquet_rows
+from gpt_jax.data.readers import read_rows
 from gpt_jax.tasks import synthetic
 
 SPLITS = ('train', 'validation', 'test')
@@ -83,12 +81,12 @@ def _open_tfds(field: str, name: str, cache: Path) -> RowSource:
 
 def _open_files(field: str, globs: str, cache: Path) -> RowSource:
     del cache
-    paths = sources.match_files(field, globs)
+    paths = sources.match_files(field, globs, with_text=False)
 
     def read() -> Iterator[Row]:
         for path in paths:
             for location, columns in read_rows(path):
-                yield Row(location, columns)
+                yield Row(location, _to_json_columns(location, columns))
 
     return RowSource({'train': read}, {})
 
@@ -113,93 +111,11 @@ SOURCE_KINDS: dict[str, Callable[[str, str, Path], RowSource]] = {
 }
 
 
-def read_rows(path: Path) -> LocatedRows:
-    """Iterate over the rows of one file: JSON Lines, a JSON list, CSV, TSV or Parquet.
-
-    CSV and TSV have a header, and their values are text. CSV fields may be in double quotes
-    (RFC 4180); in TSV a quote is an ordinary character.
-
-    Returns:
-      (location, columns): 'PATH:LINE' or 'PATH: row NUMBER' (from 0), and the values by name.
-
-    Raises (while iterating):
-      UserError: the file is unreadable, has an unknown suffix, is not UTF-8, or is malformed (the
-        message names the line or row).
-    """
-    reader = next((READERS[suffix] for suffix in READERS if path.name.endswith(suffix)), None)
-    if reader is None:
-        raise UserError(f'{path}: file name must end in one of {", ".join(READERS)}')
+def _to_json_columns(location: str, columns: dict[str, Any]) -> dict[str, Any]:
     try:
-        yield from reader(path)
-    except OSError as error:
-        raise UserError(f'{path}: cannot be read ({error.strerror or error})') from None
-
-
-def _read_json(path: Path) -> LocatedRows:
-    rows = parse_json(str(path), path.read_bytes())
-    if not isinstance(rows, list):
-        raise UserError(
-            f'{path}: must be a list of objects, got {type(rows).__name__}; for one object per '
-            'line, name it .jsonl'
-        )
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict):
-            raise UserError(
-                f'{path}: row {number}: must be an object with columns, got {type(row).__name__}'
-            )
-        yield f'{path}: row {number}', row
-
-
-def _read_csv(path: Path) -> LocatedRows:
-    return _read_table(path, csv.reader(_read_lines(path), strict=True))
-
-
-def _read_tsv(path: Path) -> LocatedRows:
-    lines = _read_lines(path)
-    return _read_table(path, csv.reader(lines, delimiter='\t', quoting=csv.QUOTE_NONE, strict=True))
-
-
-def _read_table(path: Path, reader: Any) -> LocatedRows:
-    csv.field_size_limit(sys.maxsize)  # an article may exceed the module's limit of 128 KiB
-    line = 1
-    try:
-        header: list[str] = next(reader, [])
-        if not header or len(set(header)) < len(header) or '' in header:
-            raise UserError(f'{path}:1: must be a header of distinct column names, got {header}')
-        line = reader.line_num + 1
-        for fields in reader:
-            if fields and len(fields) != len(header):
-                raise UserError(
-                    f'{path}:{line}: must have {len(header)} fields, like the header, got '
-                    f'{len(fields)}'
-                )
-            if fields:
-                yield f'{path}:{line}', dict(zip(header, fields, strict=True))
-            # Where the next row starts: a quoted field may contain line breaks.
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(f'{path}:{line}: not a row of a table ({error})') from None
-
-
-def _read_lines(path: Path) -> Iterator[str]:
-    with open(path, 'rb') as file:
-        offset = 0
-        for number, line in enumerate(file, 1):
-            try:
-                yield line.decode('utf-8-sig' if number == 1 else 'utf-8')
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f'{path}:{number}: not UTF-8 at byte {offset + error.start} of the file'
-                ) from None
-            offset += len(line)
-
-
-def _read_parquet(path: Path) -> LocatedRows:
-    for location, row in read_parquet_rows(path):
-        try:
-            yield location, _to_json_types(row)
-        except UnicodeDecodeError as error:
-            raise UserError(f'{location}: bytes are not UTF-8 ({error.reason})') from None
+        return {name: _to_json_types(value) for name, value in columns.items()}
+    except UnicodeDecodeError as error:
+        raise UserError(f'{location}: bytes are not UTF-8 ({error.reason})') from None
 
 
 def _to_json_types(value: Any) -> Any:
@@ -211,13 +127,3 @@ def _to_json_types(value: Any) -> Any:
     if isinstance(value, bytes):
         return value.decode('utf-8')
     return value if value is None or isinstance(value, str | int | float) else str(value)
-
-
-READERS: dict[str, Callable[[Path], LocatedRows]] = {
-    '.jsonl': read_json_lines,
-    '.jsonl.gz': read_json_lines,
-    '.json': _read_json,
-    '.csv': _read_csv,
-    '.tsv': _read_tsv,
-    '.parquet': _read_parquet,
-}

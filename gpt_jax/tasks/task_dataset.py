@@ -237,13 +237,13 @@ def _check_disjoint(task: TaskConfig) -> None:
     """Raise UserError if a file is both training and validation data."""
     if task.source.startswith('files:') and task.validation_source.startswith('files:'):
         train, validation = (
-            set(sources.match_files(f'task.{field}', getattr(task, field).removeprefix('files:')))
+            sources.match_files(f'task.{field}', getattr(task, field).removeprefix('files:'))
             for field in ('source', 'validation_source')
         )
-        if shared := train & validation:
+        if shared := sources.find_shared_file(train, validation):
             raise UserError(
                 f'config.task.validation_source: must not share files with task.source, got '
-                f'{min(shared)} in both'
+                f'{shared} in both'
             )
 
 

@@ -68,8 +68,8 @@ def test_records_are_written_in_order(run, tmp_path):
         ([], 'one of the arguments --prompt --prompts --interactive is required'),
         (['--prompt=x', '--interactive'], 'not allowed with argument --prompt'),
         (['--interactive', '--output=x.jsonl'], '--output: not with --interactive'),
-        (['--prompts=x.csv'], '--prompts=x.csv: must be .txt'),
-        (['--prompts=missing.txt'], 'missing.txt: No such file or directory'),
+        (['--prompts=x.dat'], '--prompts=x.dat: name must end in .txt, .md, '),
+        (['--prompts=missing.txt'], 'missing.txt: cannot be read (No such file or directory)'),
         (['--prompt=x', '--devices=3x'], 'must be DATA[xFSDP[xTENSOR]], such as 2x4'),
         (['--prompt=x', '--output=no/such/folder.jsonl'], '--output=no/such/folder.jsonl: no such'),
         (['--prompt=x', '--draft=lookup', '--num_beams=2'], 'num_beams: '),
@@ -101,10 +101,10 @@ def test_dashes_and_underscores_are_the_same(run, model):
 @pytest.mark.parametrize(
     ('name', 'content', 'message'),
     [
-        ('a.jsonl', '{"text": "x"}\n', 'record 1 has no string "prompt"'),
-        ('a.jsonl', 'x\n{}\n', r'a.jsonl:1: not a JSON object'),
+        ('a.jsonl', '{"text": "x"}\n', 'a.jsonl:1: must have text in the column "prompt"'),
+        ('a.jsonl', 'x\n{}\n', r'a.jsonl:1: not JSON'),
         ('a.txt', '\n \n', 'contains no prompt'),
-        ('a.txt', b'\xff', 'byte 0 is not UTF-8'),
+        ('a.txt', b'\xff', 'not UTF-8 at byte 0'),
     ],
 )
 def test_a_bad_file_of_prompts_is_one_line(tmp_path, name, content, message):
@@ -122,3 +122,7 @@ def test_prompts_are_read_from_files(tmp_path):
         ' five ',
         '\x85six',
     ]
+    (tmp_path / 'b.txt').write_text('one\ntwo', 'utf-8-sig')
+    assert generate.read_prompts(tmp_path / 'b.txt') == ['one', 'two']
+    (tmp_path / 'a.csv').write_text('number,prompt\n1,"a\nb"\n', 'utf-16')
+    assert generate.read_prompts(tmp_path / 'a.csv') == ['a\nb']

@@ -122,3 +122,32 @@ def test_the_hash_ignores_fields_that_may_change():
     assert config_hash(config) != config_hash(other)
     changes = diff_configs(select_run_fields(config), select_run_fields(other))
     assert changes == ['model.width: 128 -> 64']
+
+
+def test_fields_that_older_runs_lack_do_not_change_the_hash_at_their_defaults():
+    config = default_config()
+    assert config_hash(config) == 'fee45acbe936e5bd'  # of the first version's defaults
+    older = {name: dict(section) for name, section in config.items() if isinstance(section, dict)}
+    del older['data']['separator'], older['model']['rotary_magnitude']
+    newer = {name: config[name] for name in older}
+    assert diff_configs(select_run_fields(older), select_run_fields(newer)) == []
+    config['data']['separator'] = '|'
+    assert config_hash(config) != 'fee45acbe936e5bd'
+
+
+def test_paths_are_expanded_and_hashed_as_written(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/ada')
+    config = default_config()
+    config['init_from'] = '~/runs/a b'
+    config['data'] |= {'tokenizer': '~/words', 'cache': '~', 'source': 'files:~/x/*.txt'}
+    config['train'] |= {'branch_from': '~/trunk', 'branch_step': 3}
+    config['suite']['tasks'] = ['pairs', '~/task.py']
+    checked = parse_config(config, vocab_size=1)
+    assert checked.init_from == '/home/ada/runs/a b'
+    assert (checked.data.tokenizer, checked.data.cache) == ('/home/ada/words', '/home/ada')
+    assert checked.train.branch_from == '/home/ada/trunk'
+    assert checked.suite.tasks == ('pairs', '/home/ada/task.py')
+    assert select_run_fields(config)['init_from'] == '~/runs/a b'
+    config['init_from'] = '~nobody_of_this_name/x'
+    with pytest.raises(UserError, match=r'^config\.init_from=~nobody.*existing user, got ~no'):
+        parse_config(config, vocab_size=1)

@@ -31,7 +31,8 @@ def test_paths_need_not_exist(tmp_path, monkeypatch):
         ('a\0b', r'--checkpoint=a\x00b: embedded null byte'),
         (
             '~nobody_of_that_name/run',
-            '--checkpoint=~nobody_of_that_name/run: Could not determine home directory.',
+            '--checkpoint=~nobody_of_that_name/run: must start with an existing user, got '
+            '~nobody_of_that_name; write ./~nobody_of_that_name for a folder of this name',
         ),
     ],
 )

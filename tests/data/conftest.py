@@ -22,6 +22,7 @@ def config(tmp_path: Path) -> MakeConfig:
             'validation_fraction': 0.1,
             'holdout': 'tail',
             'text_field': 'text',
+            'separator': '',
             'tokenizer': 'bytes',
             'packing': 'concatenate',
             'cache': str(tmp_path / 'cache'),

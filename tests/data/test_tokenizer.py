@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.data import readers, tokenizer
+from gpt_jax.data import readers, text_files, tokenizer
 
 TEXT = [
     "The cat sat on the mat, and the other cat didn't.\n",
@@ -122,7 +122,7 @@ def test_pretrained_vocabulary_and_merges(bpe, tmp_path):
 
 
 def test_chunks_of_a_large_file_give_the_tokens_of_the_whole(bpe, tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, 'CHUNK_BYTES', 40)
+    monkeypatch.setattr(text_files, 'CHUNK_BYTES', 40)
     text = ''.join(TEXT)
     (tmp_path / 'a.txt').write_text(text)
     chunks = [chunk.text for chunk in readers.read_chunks(tmp_path / 'a.txt', '')]
