@@ -230,7 +230,7 @@ def _find_end_ids(
     """
     if ignored := tokenizer_files.list_ignored_options(contents):
         log(f'{source}: {", ".join(ignored)}: ignored; use generation options instead')
-    end_ids = tokenizer_files.read_end_ids(contents, source, model_config.vocab_size)
+    end_ids = tokenizer_files.read_end_ids(contents, source, model_config.vocab_size, log)
     if end_ids is not None:
         return end_ids
     return () if tokenizer.end_of_document is None else (tokenizer.end_of_document,)

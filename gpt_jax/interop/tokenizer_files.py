@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
+from gpt_jax.core.progress import LogFn
 from gpt_jax.data.tokenizer import BYTES_CONTENT, END_OF_DOCUMENT, Tokenizer
 from gpt_jax.interop import safetensors_files
 
@@ -116,29 +117,31 @@ def special_token_ids(contents: dict[str, bytes]) -> dict[str, Any]:
 
 
 def read_end_ids(
-    contents: dict[str, bytes], source: Path, vocab_size: int
+    contents: dict[str, bytes], source: Path, vocab_size: int, log: LogFn
 ) -> tuple[int, ...] | None:
     """Return the ids that end a text according to the files; None if they name none.
 
     Args:
       contents: contents of the files, by name.
-      source: the file that names the ids, for error messages.
-      vocab_size: the model's vocabulary size.
+      source: the file that names the ids, for messages.
+      vocab_size: the model's vocabulary size. A larger id cannot be generated, so it is left out.
+      log: receives a line that names the ids left out.
 
     Raises:
-      UserError: `eos_token_id` is neither an id of the vocabulary nor a list of them.
+      UserError: `eos_token_id` is neither an id nor a list of ids.
     """
     value = special_token_ids(contents).get('eos_token_id')
     if value is None:
         return None
     ids = value if isinstance(value, list) else [value]
     for id_ in ids:
-        if not isinstance(id_, int) or isinstance(id_, bool) or not 0 <= id_ < vocab_size:
-            raise UserError(
-                f'{source}: eos_token_id: must be ids in [0, {vocab_size - 1}], '
-                f'got {repr(id_)[:80]}'
-            )
-    return tuple(ids)
+        if not isinstance(id_, int) or isinstance(id_, bool) or id_ < 0:
+            raise UserError(f'{source}: eos_token_id: must be ids of 0 or more, got {id_!r:.80}')
+    reachable = tuple(id_ for id_ in ids if id_ < vocab_size)
+    if len(reachable) < len(ids):
+        beyond = ', '.join(str(id_) for id_ in ids if id_ >= vocab_size)
+        log(f'{source}: eos_token_id {beyond}: ignored, since the vocabulary has {vocab_size} ids')
+    return reachable or None
 
 
 def list_ignored_options(contents: dict[str, bytes]) -> list[str]:

@@ -135,7 +135,7 @@ def import_weights(source: str, defaults: RawConfig, workdir: Path, log: LogFn) 
         tokenizer_content, model_folder.generation_fields
     )
     tokenizer_files.read_end_ids(  # raises UserError for bad ids
-        content, model_folder.folder / generation_source, config.model.vocab_size
+        content, model_folder.folder / generation_source, config.model.vocab_size, log
     )
     state = _make_state(model_folder, config, log)
     with files.hold_lock(workdir / 'lock', wait=False):

@@ -215,16 +215,25 @@ def test_hugging_face_folder(run, published):
 
 
 @pytest.mark.parametrize('name', ['config.json', 'generation_config.json'])
-@pytest.mark.parametrize('value', ['x', {}, [['1']], [1, -1], -1, 256, 1.5, 1e6, True, [None]])
+@pytest.mark.parametrize('value', ['x', {}, [['1']], [1, -1], -1, 1.5, 1e6, True, [None]])
 def test_invalid_eos_token_id(published, name, value):
     (published / 'generation_config.json').unlink(missing_ok=True)
     content = json.loads((published / name).read_text()) if name == 'config.json' else {}
     (published / name).write_text(json.dumps(content | {'eos_token_id': value}))
-    message = rf'{name}: eos_token_id: must be ids in \[0, 255\], got [^\n]+$'
+    message = rf'{name}: eos_token_id: must be ids of 0 or more, got [^\n]+$'
     with pytest.raises(UserError, match=message):
         find(published)
     with pytest.raises(UserError, match=message):
         import_weights.import_weights(str(published), default_config(), published / 'run', print)
+
+
+@pytest.mark.parametrize(('value', 'expected'), [(256, (255,)), ([256, 7], (7,)), ([9**9], (255,))])
+def test_end_ids_beyond_the_vocabulary_are_ignored(published, value, expected):
+    (published / 'generation_config.json').write_text(json.dumps({'eos_token_id': value}))
+    lines = []
+    found = pretrained.find_pretrained(str(published), log=lines.append)
+    assert found.end_ids == expected  # of the file, or else of the tokenizer
+    assert 'ignored, since the vocabulary has 256 ids' in lines[-1]
 
 
 @pytest.fixture(scope='module')

@@ -68,8 +68,8 @@ def test_ids_of_special_tokens():
     assert tokenizer_files.special_token_ids({}) == {}
     without_ids = {'generation_config.json': b'{"pad_token_id": null, "top_p": 0.9}'}
     assert tokenizer_files.special_token_ids(without_ids) == {}
-    assert tokenizer_files.read_end_ids(contents, Path('x'), 4) == (2, 3)
-    assert tokenizer_files.read_end_ids({}, Path('x'), 4) is None
+    assert tokenizer_files.read_end_ids(contents, Path('x'), 4, print) == (2, 3)
+    assert tokenizer_files.read_end_ids({}, Path('x'), 4, print) is None
 
 
 def test_vocabulary_does_not_depend_on_the_file_format():
