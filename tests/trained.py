@@ -36,5 +36,5 @@ def folder(
             step, state, {'config': config, 'fingerprint': 'f', 'next_batch': step, 'seconds': 0.0}
         )
     (path / 'config.json').write_text(json.dumps(config))
-    tokenizer.save_tokenizer(words, path / 'tokenizer.json')
+    tokenizer.save_tokenizer(words, path)
     return path

@@ -14,11 +14,10 @@ from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 from gpt_jax.data.readers import TextChunk
 from gpt_jax.data.sources import SplitChunks
-from gpt_jax.data.tokenizer import END_OF_DOCUMENT_TOKENS, Tokenizer
+from gpt_jax.data.tokenizer import END_OF_DOCUMENT_TOKENS, Tokenizer, save_tokenizer
 
 FORMAT_VERSION = 1  # of the files below; changing it rebuilds every cache
 META_FILE = 'meta.json'
-TOKENIZER_FILE = 'tokenizer.json'
 # Limits on the text encoded at once: BPE takes about 100 bytes of memory per character.
 MAX_BATCH_CHARACTERS = 1 << 20
 MAX_BATCH_CHUNKS = 1024
@@ -89,7 +88,7 @@ def write_cache(
         finally:
             for writer in writers.values():
                 writer.close()
-    files.write_bytes(folder / TOKENIZER_FILE, tokenizer.content)
+    save_tokenizer(tokenizer, folder)
     checksums = {name: _file_identity(folder / name) for name in sorted(os.listdir(folder))}
     # The order of batches depends on the fingerprint: changing it changes every run.
     fingerprint = hashlib.sha256(json.dumps([FORMAT_VERSION, checksums], sort_keys=True).encode())

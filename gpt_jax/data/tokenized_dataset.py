@@ -44,7 +44,7 @@ class TokenizedDataset:
 
     def load_tokenizer(self) -> Tokenizer:
         """Load the tokenizer that produced the ids."""
-        return tokenizer.load_tokenizer(self.path / token_cache.TOKENIZER_FILE)
+        return tokenizer.load_tokenizer(self.path / tokenizer.TOKENIZER_FILE)
 
 
 def prepare_dataset(config: DataConfig, log: LogFn = print) -> TokenizedDataset:
@@ -84,7 +84,7 @@ def load_cached_tokenizer(config: DataConfig) -> Tokenizer | None:
     folder = _cache_folder(config, _describe_config(config))
     if token_cache.find_fault(folder):
         return None
-    return tokenizer.load_tokenizer(folder / token_cache.TOKENIZER_FILE)
+    return tokenizer.load_tokenizer(folder / tokenizer.TOKENIZER_FILE)
 
 
 def _cache_folder(config: DataConfig, description: dict[str, Any]) -> Path:

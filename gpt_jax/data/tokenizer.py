@@ -1,11 +1,20 @@
-"""Tokenizers: bytes, byte-level BPE trained on the data, or a pretrained tokenizer's files."""
+"""Tokenizers: bytes, byte-level BPE trained on the data, or a pretrained tokenizer's files.
+
+Beside tokenizer.json, or vocab.json and merges.txt, a folder may have files that change what they
+mean. They are read as transformers 5 reads them (5.24; earlier versions differ):
+
+tokenizer_config.json    eos_token ends a document; add_prefix_space and add_bos_token count for
+                         GPT-2's class only, and the latter only without a tokenizer.json
+special_tokens_map.json  eos_token, if tokenizer_config.json has none
+added_tokens.json        tokens that are missing in tokenizer.json get the next free ids
+"""
 
 import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,7 +22,8 @@ from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 
 END_OF_DOCUMENT = '<|endoftext|>'
-# Names of the end-of-document token in published tokenizers, the most specific first.
+# Names of the end-of-document token in published tokenizers, the most specific first; used if no
+# file names it.
 END_OF_DOCUMENT_TOKENS = (
     END_OF_DOCUMENT,
     '<|end_of_text|>',
@@ -33,6 +43,10 @@ MAX_TRAINING_CHARACTERS = 200_000_000
 NO_ID_TOKEN = '<gpt_jax: no id>'  # longer than a character, so no character is encoded as it
 CONTEXT_CHARACTERS = 20  # shown in a message before and after a character without an id
 
+TOKENIZER_FILE, VOCABULARY_FILE, MERGES_FILE = 'tokenizer.json', 'vocab.json', 'merges.txt'
+CONFIG_FILE = 'tokenizer_config.json'
+SIDE_FILES = (CONFIG_FILE, 'special_tokens_map.json', 'added_tokens.json')
+
 TokenIds = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -41,14 +55,15 @@ class Tokenizer:
     """Encodes text as ids and decodes ids.
 
     Attributes:
-      content: what `save_tokenizer` writes and `load_tokenizer` reads.
-      fingerprint: SHA-256 of `content`, 64 hex digits.
+      content: content of tokenizer.json.
+      fingerprint: SHA-256 of `files`, 64 hex digits.
       vocab_size: exclusive upper bound of all ids.
       end_of_document: the id that ends a document, which encoding never produces; None if there is
         no such token.
       encode_batch: texts to ids, one array each, without `end_of_document`. Raises UserError for a
         character without an id, and names it.
       decode: ids to text, without `end_of_document`; invalid UTF-8 becomes U+FFFD.
+      end_name: name of the end-of-document token, if END_OF_DOCUMENT_TOKENS would give another.
     """
 
     content: bytes
@@ -57,6 +72,13 @@ class Tokenizer:
     end_of_document: int | None
     encode_batch: Callable[[list[str]], list[TokenIds]]
     decode: Callable[[Sequence[int] | TokenIds], str]
+    end_name: str = ''
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """The files that `load_tokenizer` reads, by name."""
+        config = {CONFIG_FILE: _render_config(self.end_name)} if self.end_name else {}
+        return {TOKENIZER_FILE: self.content, **config}
 
     def encode(self, text: str) -> TokenIds:
         return self.encode_batch([text])[0]
@@ -76,7 +98,7 @@ def make_tokenizer(spec: str, texts: Callable[[], Iterable[str]]) -> Tokenizer:
         return _make_byte_tokenizer()
     if spec.startswith('bpe:'):
         return train_bpe(texts(), int(spec.removeprefix('bpe:')))
-    return _load_pretrained(files.check_path(spec, 'config.data.tokenizer'))
+    return _load_pretrained(_find_path(spec))
 
 
 def identify_tokenizer(spec: str) -> list[str]:
@@ -87,24 +109,31 @@ def identify_tokenizer(spec: str) -> list[str]:
     """
     if spec == 'bytes' or spec.startswith('bpe:'):
         return [spec]
-    paths = _tokenizer_files(files.check_path(spec, 'config.data.tokenizer'))
-    return ['given', *map(files.sha256_file, paths)]
+    paths = _tokenizer_files(_find_path(spec))
+    beside = [paths[0].with_name(name) for name in SIDE_FILES]
+    return ['given', *map(files.sha256_file, [*paths, *filter(Path.is_file, beside)])]
 
 
 def tokenizer_folder(spec: str) -> Path | None:
     """Return the folder that holds a pretrained tokenizer's files; None for other specs."""
     if spec == 'bytes' or spec.startswith('bpe:'):
         return None
-    path = files.check_path(spec, 'config.data.tokenizer')
+    path = _find_path(spec)
     return path if path.is_dir() else path.parent
 
 
-def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    files.write_bytes(path, tokenizer.content)
+def _find_path(spec: str) -> Path:
+    field = 'config.data.tokenizer'
+    return files.find_snapshot(files.check_path(spec, field), field)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    for name, content in tokenizer.files.items():
+        files.write_bytes(folder / name, content)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a file written by `save_tokenizer`, or any tokenizer.json.
+    """Load a tokenizer.json, with the files beside it.
 
     Raises:
       UserError: no such file, or not a tokenizer.
@@ -115,7 +144,87 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f'data.tokenizer: {path} cannot be read ({error.strerror})') from None
     if content == BYTES_CONTENT:
         return _make_byte_tokenizer()
-    return parse_tokenizer_json(content, str(path))
+    side = _read_side_files(path.parent)
+    if not side.changes_json:
+        return parse_tokenizer_json(content, str(path), end_name=side.end_name)
+    inner = _parse(content, str(path))
+    _apply_side_files(inner, side)
+    return parse_tokenizer_json(inner.to_str().encode(), str(path), end_name=side.end_name)
+
+
+class SideFiles(NamedTuple):
+    """What the files beside a vocabulary say; see the module docstring.
+
+    Attributes:
+      end_name: the eos token; '' if no file names it.
+      added: names of added tokens, by increasing id.
+      prefix_space: whether a text begins with a space; None if GPT-2's class does not decide it.
+      start_name: token that begins every text, for a vocabulary without a tokenizer.json.
+    """
+
+    end_name: str
+    added: tuple[str, ...]
+    prefix_space: bool | None
+    start_name: str
+
+    @property
+    def changes_json(self) -> bool:
+        """Whether a tokenizer.json beside these files has to be changed."""
+        return bool(self.added) or self.prefix_space is not None
+
+
+def _read_side_files(folder: Path) -> SideFiles:
+    config, special, added = (
+        _read_object(folder / name) if (folder / name).is_file() else {} for name in SIDE_FILES
+    )
+    has_json = (folder / TOKENIZER_FILE).is_file()
+    is_gpt2 = str(config.get('tokenizer_class', '' if has_json else 'GPT2')).startswith('GPT2')
+    has_start = not has_json and config.get('add_bos_token') is True
+    prefix_space = config.get('add_prefix_space')
+    return SideFiles(
+        end_name=_token_name(config.get('eos_token')) or _token_name(special.get('eos_token')),
+        added=tuple(sorted(added, key=lambda name: added[name])),
+        prefix_space=prefix_space if is_gpt2 and isinstance(prefix_space, bool) else None,
+        start_name=_token_name(config.get('bos_token', END_OF_DOCUMENT)) if has_start else '',
+    )
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f'data.tokenizer: {path} cannot be read ({error})') from None
+    return value if isinstance(value, dict) else {}
+
+
+def _token_name(value: Any) -> str:
+    """Return the name of a token in these files: a string, or an object with its content."""
+    content = value.get('content') if isinstance(value, dict) else value
+    return content if isinstance(content, str) else ''
+
+
+def _apply_side_files(inner: Any, side: SideFiles) -> None:
+    """Change a `tokenizers.Tokenizer` as the files beside it say."""
+    import tokenizers
+
+    missing = [name for name in side.added if inner.token_to_id(name) is None]
+    inner.add_tokens(missing)
+    if side.prefix_space is not None and inner.pre_tokenizer is not None:
+        state = json.loads(inner.to_str())
+        for part in (state['pre_tokenizer'], *state['pre_tokenizer'].get('pretokenizers', ())):
+            if part['type'] == 'ByteLevel' and part['add_prefix_space'] != side.prefix_space:
+                part['add_prefix_space'] = side.prefix_space
+                new = tokenizers.Tokenizer.from_str(json.dumps(state))
+                inner.pre_tokenizer = new.pre_tokenizer
+    if side.start_name and inner.token_to_id(side.start_name) is not None:
+        inner.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f'{side.start_name} $A',
+            special_tokens=[(side.start_name, inner.token_to_id(side.start_name))],
+        )
+
+
+def _render_config(end_name: str) -> bytes:
+    return (json.dumps({'eos_token': end_name}, ensure_ascii=False) + '\n').encode()
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -146,7 +255,9 @@ def encode_special_tokens(tokenizer: Tokenizer) -> Tokenizer:
     """
     if tokenizer.content == BYTES_CONTENT:
         return tokenizer
-    return parse_tokenizer_json(tokenizer.content, 'the tokenizer', special_tokens=True)
+    return parse_tokenizer_json(
+        tokenizer.content, 'the tokenizer', special_tokens=True, end_name=tokenizer.end_name
+    )
 
 
 def find_prefix_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -176,24 +287,21 @@ def find_prefix_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     return ()
 
 
-def parse_tokenizer_json(content: bytes, where: str, special_tokens: bool = False) -> Tokenizer:
+def parse_tokenizer_json(
+    content: bytes, where: str, special_tokens: bool = False, end_name: str = ''
+) -> Tokenizer:
     """Make a tokenizer from the content of a tokenizer.json.
 
     Args:
       content: JSON.
       where: names the content in error messages.
       special_tokens: whether text that contains a special token is encoded as that token.
+      end_name: name of the token that ends a document; '': the first of END_OF_DOCUMENT_TOKENS.
 
     Raises:
-      UserError: not a tokenizer, or an empty vocabulary.
+      UserError: not a tokenizer, an empty vocabulary, or no such token.
     """
-    import tokenizers
-
-    try:
-        inner = tokenizers.Tokenizer.from_str(content.decode('utf-8'))
-    except Exception as error:  # the tokenizers library raises plain Exception
-        message = _error_line(error)
-        raise UserError(f'data.tokenizer: {where} is not a tokenizer.json ({message})') from None
+    inner = _parse(content, where)
     inner.no_truncation()
     inner.no_padding()
     inner.encode_special_tokens = not special_tokens  # True: a special token in text stays text
@@ -201,7 +309,12 @@ def parse_tokenizer_json(content: bytes, where: str, special_tokens: bool = Fals
     vocabulary = inner.get_vocab(with_added_tokens=True)
     if not vocabulary:
         raise UserError(f'data.tokenizer: {where} must have tokens in its vocabulary, got none')
-    end = next((vocabulary[name] for name in END_OF_DOCUMENT_TOKENS if name in vocabulary), None)
+    usual = next((name for name in END_OF_DOCUMENT_TOKENS if name in vocabulary), '')
+    if end_name not in ('', usual):
+        if end_name not in vocabulary:
+            raise UserError(f'data.tokenizer: {where}: eos_token {end_name!r} has no id')
+        inner.add_special_tokens([end_name])  # it has an id, but may not be marked as special
+    end = vocabulary.get(end_name or usual)
 
     def encode(texts: list[str]) -> list[TokenIds]:
         try:
@@ -218,8 +331,20 @@ def parse_tokenizer_json(content: bytes, where: str, special_tokens: bool = Fals
 
     # Ids may have gaps, so the upper bound is not the number of tokens.
     vocab_size = max(vocabulary.values()) + 1
-    fingerprint = hashlib.sha256(content).hexdigest()
-    return Tokenizer(content, fingerprint, vocab_size, end, encode, decode)
+    own_end_name = '' if end_name == usual else end_name
+    config = _render_config(own_end_name) if own_end_name else b''
+    fingerprint = hashlib.sha256(content + config).hexdigest()
+    return Tokenizer(content, fingerprint, vocab_size, end, encode, decode, own_end_name)
+
+
+def _parse(content: bytes, where: str) -> Any:
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_str(content.decode('utf-8'))
+    except Exception as error:  # the tokenizers library raises plain Exception
+        message = _error_line(error)
+        raise UserError(f'data.tokenizer: {where} is not a tokenizer.json ({message})') from None
 
 
 def require_full_coverage(inner: Any) -> None:
@@ -307,7 +432,7 @@ def _make_byte_tokenizer() -> Tokenizer:
 
 def _tokenizer_files(path: Path) -> list[Path]:
     if path.is_dir():
-        for names in (['tokenizer.json'], ['vocab.json', 'merges.txt']):
+        for names in ([TOKENIZER_FILE], [VOCABULARY_FILE, MERGES_FILE]):
             if all((path / name).is_file() for name in names):
                 return [path / name for name in names]
         raise UserError(
@@ -341,7 +466,9 @@ def _load_pretrained(path: Path) -> Tokenizer:
         raise UserError(
             f'data.tokenizer: {path} is not a BPE tokenizer ({_error_line(error)})'
         ) from None
-    return parse_tokenizer_json(bpe.to_str().encode('utf-8'), str(path))
+    side = _read_side_files(path)
+    _apply_side_files(bpe, side)
+    return parse_tokenizer_json(bpe.to_str().encode('utf-8'), str(path), end_name=side.end_name)
 
 
 def _gpt2_bpe(vocabulary: str, merges: str) -> Any:

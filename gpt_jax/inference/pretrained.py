@@ -18,10 +18,10 @@ from gpt_jax.core import files, trees
 from gpt_jax.core.config import ModelConfig, default_config, parse_section
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn
-from gpt_jax.data.token_cache import TOKENIZER_FILE
 from gpt_jax.data.tokenized_dataset import load_cached_tokenizer
 from gpt_jax.data.tokenizer import (
     BYTES_CONTENT,
+    TOKENIZER_FILE,
     Tokenizer,
     find_prefix_ids,
     load_tokenizer,
@@ -77,7 +77,7 @@ def find_pretrained(
     Raises:
       UserError: there is no such model, it is damaged, or its files are not supported.
     """
-    folder = files.check_path(source, argument)
+    folder = files.find_snapshot(files.check_path(source, argument), argument)
     if (folder / 'checkpoints').is_dir():
         return _open_run(folder, step, log)
     if (folder / ADAPTER_CONFIG_FILE).is_file():
@@ -293,7 +293,10 @@ def replace_weights(params: Any, weights: Mapping[str, np.ndarray]) -> Any:
 
 
 def _open_adapters(folder: Path, log: LogFn) -> Pretrained:
-    """Open a PEFT folder: the base model that it names, with the adapters merged into it."""
+    """Open a PEFT folder: the base model that it names, with the adapters merged into it.
+
+    Its tokenizer is the one in the folder, if it has one, or else the base model's.
+    """
     path = folder / ADAPTER_CONFIG_FILE
     adapter_config = read_adapter_config(
         path, safetensors_files.read_json(folder, ADAPTER_CONFIG_FILE)
@@ -318,4 +321,28 @@ def _open_adapters(folder: Path, log: LogFn) -> Pretrained:
         merge = jax.jit(lora.merge_adapters, out_shardings=shardings, donate_argnums=0)
         return merge(params, dict(adapters.pairs), dict(adapters.scales))
 
-    return base._replace(load_params=load_params, finetuned_run=None)
+    model = base._replace(load_params=load_params, finetuned_run=None)
+    return _use_tokenizer_of(folder, model, log)
+
+
+def _use_tokenizer_of(folder: Path, model: Pretrained, log: LogFn) -> Pretrained:
+    """Return the model with the tokenizer of a folder, if the folder has one."""
+    contents = tokenizer_files.read_files(folder)
+    if not tokenizer_files.has_tokenizer(contents):
+        return model
+    tokenizer = make_tokenizer(str(folder), lambda: ())
+    if tokenizer.vocab_size > model.model_config.vocab_size:
+        raise UserError(
+            f'{folder}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, but the base model '
+            f'has only {model.model_config.vocab_size}; a resized embedding is not supported'
+        )
+    end_ids = model.end_ids
+    if tokenizer.fingerprint != model.tokenizer.fingerprint:
+        generation_file = folder / tokenizer_files.generation_source(contents)
+        end_ids = _find_end_ids(tokenizer, contents, generation_file, model.model_config, log)
+    return model._replace(
+        tokenizer=tokenizer,
+        end_ids=end_ids,
+        prefix_ids=find_prefix_ids(tokenizer),
+        tokenizer_spec=str(folder),
+    )

@@ -8,19 +8,24 @@ from typing import Any
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn
-from gpt_jax.data.tokenizer import BYTES_CONTENT, END_OF_DOCUMENT, Tokenizer
+from gpt_jax.data.tokenizer import (
+    BYTES_CONTENT,
+    CONFIG_FILE,
+    END_OF_DOCUMENT,
+    MERGES_FILE,
+    SIDE_FILES,
+    TOKENIZER_FILE,
+    VOCABULARY_FILE,
+    Tokenizer,
+)
 from gpt_jax.interop import safetensors_files
 
-TOKENIZER_FILE, VOCABULARY_FILE, MERGES_FILE = 'tokenizer.json', 'vocab.json', 'merges.txt'
-TOKENIZER_CONFIG_FILE = 'tokenizer_config.json'
 GENERATION_CONFIG_FILE = 'generation_config.json'
 CARRIED_FILES = (
     TOKENIZER_FILE,
     VOCABULARY_FILE,
     MERGES_FILE,
-    TOKENIZER_CONFIG_FILE,
-    'special_tokens_map.json',
-    'added_tokens.json',
+    *SIDE_FILES,
     'chat_template.jinja',
     GENERATION_CONFIG_FILE,
 )
@@ -196,7 +201,7 @@ def make_files(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
         generation = {'bos_token_id': end_id, 'eos_token_id': end_id}
     return {
         TOKENIZER_FILE: content,
-        TOKENIZER_CONFIG_FILE: _encode_json(tokenizer_config),
+        CONFIG_FILE: _encode_json(tokenizer_config),
         GENERATION_CONFIG_FILE: _encode_json(generation),
     }
 

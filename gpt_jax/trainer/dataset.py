@@ -14,7 +14,6 @@ from gpt_jax.core.config import Config, RawConfig, parse_section
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn, Progress
 from gpt_jax.data.loader import count_epochs, iterate_batches
-from gpt_jax.data.token_cache import TOKENIZER_FILE
 from gpt_jax.data.tokenized_dataset import TokenizedDataset, prepare_dataset
 from gpt_jax.data.tokenizer import Tokenizer, tokenizer_folder
 from gpt_jax.train.build import TrainerParts
@@ -72,8 +71,8 @@ class Dataset(abc.ABC):
         """The held-out splits: 'validation' and, where the source has one, 'test'."""
 
     @abc.abstractmethod
-    def serialize_tokenizer(self) -> bytes:
-        """Return the content of the tokenizer's file."""
+    def list_tokenizer_files(self) -> dict[str, bytes]:
+        """Return the contents of the tokenizer's files, by name."""
 
     @abc.abstractmethod
     def describe_source(self, config: Config) -> str:
@@ -116,7 +115,8 @@ class Dataset(abc.ABC):
 
     def save_tokenizer(self, config: Config, folder: Path) -> None:
         """Write the tokenizer and its chat template, so that the folder is self-contained."""
-        files.write_bytes(folder / TOKENIZER_FILE, self.serialize_tokenizer())
+        for name, content in self.list_tokenizer_files().items():
+            files.write_bytes(folder / name, content)
         source = tokenizer_folder(config.data.tokenizer)
         if source is None:
             return
@@ -182,8 +182,8 @@ class TextData(Dataset):
     def eval_splits(self) -> list[str]:
         return ['validation'] if self.tokens.test is None else ['validation', 'test']
 
-    def serialize_tokenizer(self) -> bytes:
-        return (self.tokens.path / TOKENIZER_FILE).read_bytes()
+    def list_tokenizer_files(self) -> dict[str, bytes]:
+        return self.tokenizer.files
 
     def describe_source(self, config: Config) -> str:
         return f'data.source: {config.data.source}'

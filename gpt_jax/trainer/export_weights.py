@@ -12,9 +12,8 @@ from gpt_jax.core.config import Config, ModelConfig, RawConfig, parse_config, pa
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn
 from gpt_jax.data import tokenizer as tokenizers
-from gpt_jax.data.token_cache import TOKENIZER_FILE
 from gpt_jax.data.tokenized_dataset import prepare_dataset
-from gpt_jax.data.tokenizer import Tokenizer
+from gpt_jax.data.tokenizer import TOKENIZER_FILE, Tokenizer
 from gpt_jax.finetune import heads
 from gpt_jax.inference.pretrained import (
     IMPORTED_TOKENIZER,
@@ -116,7 +115,8 @@ def _find_tokenizer(
     """
     spec, own_path = str(raw_config['data']['tokenizer']), run / TOKENIZER_FILE
     content: dict[str, bytes] = {}
-    for folder in (run / IMPORTED_TOKENIZER, Path(spec).expanduser()):
+    spec_path = files.check_path(spec, 'config.data.tokenizer')
+    for folder in (run / IMPORTED_TOKENIZER, spec_path):
         if not folder.is_dir():
             continue
         content = content or tokenizer_files.read_files(folder)
@@ -128,7 +128,7 @@ def _find_tokenizer(
                 return content, tokenizer
     if own_path.is_file():
         tokenizer = tokenizers.load_tokenizer(own_path)
-    elif spec == 'bytes' or Path(spec).expanduser().is_file():
+    elif spec == 'bytes' or spec_path.is_file():
         tokenizer = tokenizers.make_tokenizer(spec, lambda: ())
     elif spec.startswith('bpe:'):
         tokenizer = prepare_dataset(parse_section(raw_config, 'data'), log).load_tokenizer()
@@ -202,7 +202,8 @@ def export_adapters(run: Path, output: Path, dtype: str, log: LogFn) -> dict[str
 
 def peft_base_name(init_from: str, log: LogFn) -> str:
     """Return the base model's name for PEFT; for an imported run, the source of the import."""
-    folder = manifest.select_checkpoint_folder(Path(init_from), None) / 'checkpoints'
+    path = files.check_path(init_from, 'config.init_from')
+    folder = manifest.select_checkpoint_folder(path, None) / 'checkpoints'
     meta = manifest.read_newest_meta(folder) if folder.is_dir() else None
     if meta is None:
         return init_from

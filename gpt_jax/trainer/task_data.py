@@ -73,8 +73,8 @@ class TaskData(Dataset):
     def eval_splits(self) -> list[str]:
         return [split for split in ('validation', 'test') if split in self.examples.splits]
 
-    def serialize_tokenizer(self) -> bytes:
-        return self.examples.tokenizer.content
+    def list_tokenizer_files(self) -> dict[str, bytes]:
+        return self.examples.tokenizer.files
 
     def describe_source(self, config: Config) -> str:
         return f'task.source: {config.task.source}'

@@ -81,7 +81,7 @@ def test_bpe_training_reads_a_limited_text(monkeypatch):
 
 def test_save_and_load(bpe, tmp_path):
     for encoder in (bpe, tokenizer.make_tokenizer('bytes', list)):
-        tokenizer.save_tokenizer(encoder, tmp_path / 'tokenizer.json')
+        tokenizer.save_tokenizer(encoder, tmp_path)
         again = tokenizer.load_tokenizer(tmp_path / 'tokenizer.json')
         assert (again.fingerprint, again.vocab_size, again.end_of_document) == (
             encoder.fingerprint,

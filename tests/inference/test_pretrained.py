@@ -1,5 +1,6 @@
 """Pretrained models from runs, Hugging Face folders and the hub, with their tokenizers."""
 
+import functools
 import json
 import shutil
 import sys
@@ -16,8 +17,11 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.data import tokenized_dataset, tokenizer
 from gpt_jax.inference import pretrained
 from gpt_jax.inference.placement import make_placement
+from gpt_jax.interop import safetensors_files
+from gpt_jax.interop.safetensors_files import LazyTensor
+from gpt_jax.tasks.chat_template import load_chat_template
 from gpt_jax.train import manifest
-from gpt_jax.trainer import export_weights, import_weights
+from gpt_jax.trainer import export_weights, import_weights, init_from
 from tests import trained
 
 
@@ -192,6 +196,33 @@ def set_data_section(folder, data):
     )
 
 
+def test_cache_of_the_hub(exported, tmp_path):
+    repository, snapshots = tmp_path / 'models--org--name', []
+    for revision in ('abc', 'def'):
+        snapshots.append(repository / 'snapshots' / revision)
+        snapshots[-1].mkdir(parents=True)
+    (repository / 'blobs').mkdir()
+    for number, file in enumerate(exported.iterdir()):
+        shutil.copy(file, repository / 'blobs' / f'{number}f00')
+        (snapshots[1] / file.name).symlink_to(f'../../blobs/{number}f00')
+    with pytest.raises(UserError, match='models--org--name: must have one snapshot, got abc, def;'):
+        find(repository)
+    (repository / 'refs').mkdir()
+    (repository / 'refs/main').write_text('def')
+    expected = load_weights(find(exported))
+    for folder in (repository, snapshots[1]):
+        jax.tree.map(np.testing.assert_array_equal, load_weights(find(folder)), expected)
+        assert gpt_jax.load(folder).generate('One', max_new_tokens=2)
+        identity = tokenizer.identify_tokenizer(str(folder))
+        assert identity == tokenizer.identify_tokenizer(str(exported))
+        words = tokenizer.make_tokenizer(str(folder), list)
+        assert words.fingerprint == find(exported).tokenizer.fingerprint
+        config = default_config() | {'init_from': str(folder)}
+        config['task'] = config['task'] | {'kind': 'completion'}
+        model = init_from.config_from_pretrained(config, print)['model']
+        assert model['width'] == find(exported).model_config.width
+
+
 def test_hugging_face_folder(run, published):
     out = published
     original, exported = find(run), find(out)
@@ -274,3 +305,31 @@ def test_prefix_ids():
     made = tokenizer.parse_tokenizer_json(json.dumps(content).encode(), 'here')
     assert tokenizer.find_prefix_ids(made) == (0,)
     assert made.encode('words')[0] != 0
+
+
+def test_an_adapters_folder_brings_its_tokenizer_template_and_whole_modules(exported, tmp_path):
+    index = safetensors_files.index_folder(exported)
+    tensors = []
+    for name in ('transformer.ln_f.weight', 'transformer.ln_f.bias'):
+        value = 2 * np.array(index.map(name))
+        compute = functools.partial(np.asarray, value)
+        tensors.append(LazyTensor(f'base_model.model.{name}', 'F32', value.shape, compute))
+    safetensors_files.write_tensors(tmp_path / 'adapter_model.safetensors', tensors)
+    config = {'peft_type': 'LORA', 'modules_to_save': ['ln_f'], 'use_new_thing': None}
+    config['base_model_name_or_path'] = str(exported)
+    (tmp_path / 'adapter_config.json').write_text(json.dumps(config))
+    base, tuned = (gpt_jax.load(folder, log=print) for folder in (exported, tmp_path))
+    assert tuned.tokenizer.fingerprint == base.tokenizer.fingerprint
+    # Logits are linear in the scale and the bias of the norm before the head.
+    np.testing.assert_allclose(tuned.logits('x'), 2 * base.logits('x'), rtol=1e-5, atol=1e-5)
+    # The tokenizer of the folder: the same bytes, but another one of them ends a text.
+    content = json.loads((exported / 'tokenizer.json').read_text())
+    content['added_tokens'].append(content['added_tokens'][0] | {'id': 0x21, 'content': '!'})
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(content))
+    (tmp_path / 'tokenizer_config.json').write_text(json.dumps({'eos_token': '!'}))
+    (tmp_path / 'chat_template.jinja').write_text(
+        '{% for m in messages %}[{{ m.content }}]{% endfor %}'
+    )
+    tuned = gpt_jax.load(tmp_path, log=print)
+    assert tuned.pretrained.end_ids == (0x21,)
+    assert load_chat_template(Path(tuned.pretrained.tokenizer_spec)) is not None
