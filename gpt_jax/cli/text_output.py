@@ -1,5 +1,6 @@
 """Output of generated texts: streamed to standard output, or as JSON records in a file."""
 
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -8,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gpt_jax.core.errors import UserError
 
@@ -110,3 +111,24 @@ def order_texts(
         while turn in waiting:
             yield waiting.pop(turn)
             turn += 1
+
+
+def write_rows(rows: Iterable[dict[str, Any]], total: int, path: str | None) -> None:
+    """Write one JSON object per row as soon as it is made, to a file or to standard output.
+
+    Shows a progress bar on standard error if that is a terminal and the rows go to a file.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    import tqdm
+
+    try:
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(open(path, 'w', encoding='utf-8')) if path else sys.stdout
+            hidden = None if path else True
+            for row in tqdm.tqdm(rows, 'answering', total, unit='dialogue', disable=hidden):
+                file.write(json.dumps(row, ensure_ascii=False) + '\n')
+                file.flush()
+    except OSError as error:
+        raise UserError(f'--output={path}: {error.strerror or error}') from None

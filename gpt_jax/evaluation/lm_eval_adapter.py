@@ -330,19 +330,16 @@ class LmEvalModel(LM):
             to be continued.
         """
         template, turns = self._find_chat_template(), [dict(turn) for turn in chat_history]
+
+        def render(turns: list[dict[str, str]]) -> str:
+            if add_generation_prompt:
+                return template.render(turns, True)
+            return chat_template_module.render_open_turn(template, turns)
+
         try:
-            text = template.render(turns, add_generation_prompt)
+            return render(turns)
         except UserError:
-            turns = [turn for turn in turns if turn['role'] != 'system']
-            text = template.render(turns, add_generation_prompt)
-        if add_generation_prompt:
-            return text
-        content = turns[-1]['content']
-        start = text.rindex(content.strip())
-        # Trailing white space stays where the template keeps it.
-        untrimmed = text[start:].startswith(content.lstrip())
-        last = content.lstrip() if untrimmed else content.strip()
-        return text[: start + len(last)]
+            return render([turn for turn in turns if turn['role'] != 'system'])
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         """Return the template itself, for lm_eval's records."""

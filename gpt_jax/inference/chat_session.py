@@ -1,6 +1,6 @@
 """Multi-turn dialogues with a model, in the format that it was trained on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from gpt_jax.train import manifest
 from gpt_jax.train.manifest import select_checkpoint_folder
 
 USER_ROLE = 'user'
-PROBE = 'x'  # placeholder for an answer, used to find the template's text after it
 
 
 class Dialogue:
@@ -39,7 +38,7 @@ class Dialogue:
             self._stop = f'\n{USER_ROLE.capitalize()}:'
         else:
             self._tokenizer = encode_special_tokens(model.tokenizer)
-            self._stop = _find_end_of_answer(template)
+            self._stop = chat_template.find_end_of_answer(template)
 
     def answer(self, line: str, option_values: Mapping[str, Any]) -> None:
         """Print the model's answer to a user turn, and add both turns to the dialogue.
@@ -54,28 +53,56 @@ class Dialogue:
           UserError: the turn and an answer do not fit into the context, or an option is invalid;
             the dialogue is unchanged.
         """
-        default_room = min(DEFAULT_NEW_TOKENS, self._model.config.context // 2)
-        room = int(option_values.get('max_new_tokens') or default_room)
-        stop = (self._stop,) if self._stop else ()
-        options = make_options({'max_new_tokens': room, 'stop': stop} | dict(option_values))
-        turns, prompt = self._make_prompt([*self.turns, {'role': USER_ROLE, 'content': line}], room)
+        user_turn = {'role': USER_ROLE, 'content': line}
+        turns, texts = self._start_answer([*self.turns, user_turn], option_values)
         answer = ''
         try:
-            for chunk in self._model.stream_chunks([prompt], options, block=STREAM_STEPS):
-                print((answer + chunk.text).lstrip()[len(answer.lstrip()) :], end='', flush=True)
-                answer += chunk.text
+            for text in texts:
+                print((answer + text).lstrip()[len(answer.lstrip()) :], end='', flush=True)
+                answer += text
         finally:
             if answer:
                 print(end='' if answer.endswith('\n') else '\n', flush=True)
                 self.turns = [*turns, {'role': ASSISTANT, 'content': answer.strip()}]
 
+    def complete_row(self, row: dict[str, Any], option_values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a row with the model's answer at the end of its `messages`.
+
+        Args:
+          row: its messages are turns, the last of them the user's.
+          option_values: generation options by name.
+
+        Raises:
+          UserError: as for `answer`.
+        """
+        _, texts = self._start_answer(row['messages'], option_values)
+        answer = ''.join(texts).strip()
+        return row | {'messages': [*row['messages'], {'role': ASSISTANT, 'content': answer}]}
+
+    def _start_answer(
+        self, turns: list[Turn], option_values: Mapping[str, Any]
+    ) -> tuple[list[Turn], Iterator[str]]:
+        """Return the turns that fit into the context, and the parts of their answer."""
+        default_room = min(DEFAULT_NEW_TOKENS, self._model.config.context // 2)
+        room = int(option_values.get('max_new_tokens') or default_room)
+        stop = (self._stop,) if self._stop else ()
+        options = make_options({'max_new_tokens': room, 'stop': stop} | dict(option_values))
+        turns, prompt = self._make_prompt(turns, room)
+        chunks = self._model.stream_chunks([prompt], options, block=STREAM_STEPS)
+        return turns, (chunk.text for chunk in chunks)
+
     def _make_prompt(self, turns: list[Turn], room: int) -> tuple[list[Turn], TokenizedPrompt]:
-        """Return the latest turns that leave room for an answer, and their prompt."""
+        """Return the latest turns that leave room for an answer, and their prompt.
+
+        A system turn at the beginning always stays.
+        """
+        system = [turn for turn in turns[:1] if turn['role'] == 'system']
         for first in range(len(turns)):
             if turns[first]['role'] == USER_ROLE:
-                prompt = self._encode(turns[first:])
+                latest = [*system, *turns[first:]]
+                prompt = self._encode(latest)
                 if len(prompt.ids) + room <= self._model.config.context:
-                    return turns[first:], prompt
+                    return latest, prompt
         raise UserError(
             f"the turn's {len(prompt.ids)} tokens and an answer of {room} must fit into the "
             f"model's context of {self._model.config.context}; shorten the turn or lower "
@@ -104,13 +131,3 @@ def load_dialogue(checkpoint: str, model: LanguageModel) -> Dialogue:
     meta = manifest.read_newest_meta(checkpoints) if checkpoints.is_dir() else None
     task = {} if meta is None else meta['config'].get('task', {})
     return Dialogue(model, None if task.get('messages') and not task.get('chat') else template)
-
-
-def _find_end_of_answer(template: ChatTemplate) -> str:
-    """Return the template's text after an answer, for example '<|im_end|>'."""
-    turns: list[Turn] = [
-        {'role': USER_ROLE, 'content': PROBE},
-        {'role': ASSISTANT, 'content': PROBE},
-    ]
-    text = template.render(turns, False)
-    return text[text.rindex(PROBE) + len(PROBE) :].strip()

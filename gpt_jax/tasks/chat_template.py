@@ -24,6 +24,10 @@ SPECIAL_TOKEN_KEYS = tuple(
     f'{name}_token' for name in ('bos', 'eos', 'unk', 'sep', 'pad', 'cls', 'mask')
 )
 
+# Stands for a text whose place in a rendered template is looked for. Its characters are private
+# ones, which neither a template nor a text has, and which no template's filter changes.
+PROBE = '\ue0f0\ue0f1'
+
 Turn = dict[str, Any]  # {'role': ..., 'content': ...}
 DialogueParts = tuple[tuple[str, bool], ...]  # (text, whether it is the assistant's)
 
@@ -72,6 +76,32 @@ def read_template_files(folder: Path | None) -> dict[str, bytes]:
         return {}
     paths = [folder / name for name in TEMPLATE_FILES]
     return {path.name: path.read_bytes() for path in paths if path.is_file()}
+
+
+def find_end_of_answer(template: ChatTemplate) -> str:
+    """Return the template's text after an answer, for example '<|im_end|>', without white space.
+
+    If the text ends with the answer, this is what the template writes before the user's next turn.
+    """
+    user, answer = {'role': 'user', 'content': PROBE}, {'role': ASSISTANT, 'content': PROBE}
+    end = template.render([user, answer], False).split(PROBE)[-1].strip()
+    return end or template.render([user, answer, user], False).split(PROBE)[-2].strip()
+
+
+def render_open_turn(template: ChatTemplate, turns: list[Turn]) -> str:
+    """Render turns without the end of the last one, which is to be continued.
+
+    As in transformers, white space at the end of the last turn stays unless the template trims it.
+
+    Raises:
+      UserError: the template rejects the turns, or does not show the content of the last one.
+    """
+    last = turns[-1] | {'content': turns[-1]['content'] + PROBE}
+    before, probe, _ = template.render([*turns[:-1], last], False).rpartition(PROBE)
+    if not probe:
+        raise UserError('the chat template does not show the last turn, so it cannot be continued')
+    plain = template.render(turns, False)
+    return before if plain.startswith(before) else before.rstrip()
 
 
 def load_chat_template(folder: Path | None) -> ChatTemplate | None:

@@ -1,6 +1,7 @@
 """The interactive session of `gpt-jax generate --interactive` and `gpt-jax chat`."""
 
 import argparse
+import json
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from gpt_jax.cli import generate, terminal_session
 from gpt_jax.core.errors import UserError
 from gpt_jax.inference.options import OPTIONS
-from tests import program, trained
+from tests import in_process, program, trained
 
 
 @pytest.fixture(scope='module')
@@ -65,6 +66,36 @@ def test_new_starts_another_dialogue(run):
     assert found.returncode == 0, found.stderr
     assert 'temprature: no such option' in found.stderr
     assert len(found.stdout) > 2
+
+
+def test_dialogues_of_a_file_are_answered(run, tmp_path):
+    turns = [{'role': 'user', 'content': 'hello'}]
+    rows = [{'id': 1, 'messages': turns}, {'messages': [*turns, *turns]}]
+    (tmp_path / 'in.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+    flags = [f'--prompts={tmp_path}/in.jsonl', '--max_new_tokens=8']
+    out, _ = in_process.run(command('chat', run, *flags))
+    answered = [json.loads(line) for line in out.splitlines()]
+    assert [row['messages'][:-1] for row in answered] == [row['messages'] for row in rows]
+    assert all(row['messages'][-1]['role'] == 'assistant' for row in answered)
+    assert answered[0]['id'] == 1
+    in_process.run(command('chat', run, *flags, f'--output={tmp_path}/out.jsonl'))
+    assert (tmp_path / 'out.jsonl').read_text() == out
+
+
+@pytest.mark.parametrize(
+    ('row', 'message'),
+    [
+        ({'messages': 'hello'}, 'in.jsonl:1: messages: must be a list'),
+        ({'messages': []}, 'in.jsonl:1: messages: must be a list'),
+        ({'messages': [{'role': 'assistant', 'content': 'x'}]}, 'ends with a user turn'),
+        ({'prompt': 'x'}, 'in.jsonl:1: messages: must be a list'),
+    ],
+)
+def test_bad_dialogues_are_one_line(tmp_path, row, message):
+    (tmp_path / 'in.jsonl').write_text(json.dumps(row) + '\n')
+    _, err = in_process.run(command('chat', 'nowhere', f'--prompts={tmp_path}/in.jsonl'), code=2)
+    assert message in err
+    assert err.count('\n') == 1
 
 
 def test_stop_strings_are_unescaped_in_arguments_and_in_the_session():
