@@ -101,7 +101,8 @@ def main(_: list[str]) -> None:
     config_cli.check_overrides(sys.argv, config)
     if _WORKDIR.value == '':
         raise UserError('--workdir=: must not be empty; leave it out for runs/NAME')
-    workdir = Path(_WORKDIR.value or Path('runs') / str(config['name'])).resolve()
+    folder = _WORKDIR.value or f'runs/{config["name"]}'
+    workdir = files.check_path(folder, '--workdir').resolve()
     is_launched = launch.check_flags()
     _check_folders(config, workdir, is_launched)
     _check_trial_flags(trials)
@@ -225,7 +226,6 @@ def _check_mode_flags() -> None:
 
 def _check_folders(config: RawConfig, workdir: Path, is_launched: bool) -> None:
     """Raise UserError for a folder that cannot be written to."""
-    files.check_path(str(workdir), '--workdir')
     if is_launched:
         files.check_writable(launch.find_job_home(config, workdir), '--workdir')
     elif _MODE.value in ('train', 'coord_check'):

@@ -3,8 +3,10 @@
 import argparse
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from gpt_jax.core import files
 from gpt_jax.core.config_fields import nearest
 from gpt_jax.core.errors import EXIT_BAD_INPUT, UserError
 
@@ -33,6 +35,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument(
         'model',
+        type=parse_path,
         metavar='MODEL',
         help='a run folder, a Hugging Face folder, or NAME[@REVISION] on its hub',
     )
@@ -49,6 +52,26 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='DATA[xFSDP[xTENSOR]]',
         help='devices that split the texts, the weights and the heads, such as 2x4 (default: 1)',
     )
+
+
+def parse_path(text: str) -> str:
+    """Parse a path, or a name that may be one: a leading ~ becomes the home folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("must be a path, got ''")
+    try:
+        return files.expand_home(text, 'path')
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def check_output(path: str | None) -> None:
+    """Raise UserError if --output is given and cannot be a file to write."""
+    if path is None:
+        return
+    if not Path(path).resolve().parent.is_dir():
+        raise UserError(f'--output={path}: no such folder')
+    if Path(path).is_dir():
+        raise UserError(f'--output={path}: must be a file, got a folder')
 
 
 def parse_devices(text: str) -> dict[str, int]:

@@ -10,8 +10,8 @@ from gpt_jax.cli import arguments as shared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('a', metavar='A', help='runs of the first recipe')
-    parser.add_argument('b', metavar='B', help='runs of the second recipe')
+    parser.add_argument('a', type=shared.parse_path, metavar='A', help='runs of the first recipe')
+    parser.add_argument('b', type=shared.parse_path, metavar='B', help='runs of the second recipe')
     shared.add_table_arguments(parser)
     parser.add_argument(
         '--draws',
@@ -20,8 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='bootstrap resamples (default: %(default)s)',
     )
     shared.add_seed_argument(parser)
-    parser.add_argument('--json', metavar='PATH', help='write all numbers as JSON')
-    parser.add_argument('--plots', metavar='FOLDER', help='write the figure as PNG and SVG')
+    parser.add_argument(
+        '--json', type=shared.parse_path, metavar='PATH', help='write all numbers as JSON'
+    )
+    parser.add_argument(
+        '--plots', type=shared.parse_path, metavar='FOLDER', help='write the figure as PNG and SVG'
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

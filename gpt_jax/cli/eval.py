@@ -14,10 +14,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from gpt_jax.cli.arguments import add_model_arguments, parse_natural
+from gpt_jax.cli.arguments import add_model_arguments, check_output, parse_natural, parse_path
 from gpt_jax.core import command
 from gpt_jax.core.config import REPORTS_ON_TEXT, SuiteConfig
-from gpt_jax.core.errors import UserError
 
 DEFAULT_TASKS = (
     'sentiment',
@@ -40,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='NAME,...',
         help=f'tasks and reports (default: {",".join(DEFAULT_TASKS)})',
     )
-    parser.add_argument('--output', metavar='FILE', help='write all numbers as JSON')
+    parser.add_argument(
+        '--output', type=parse_path, metavar='FILE', help='write all numbers as JSON'
+    )
     for name in ('num_fewshot', 'max_examples', 'seed', 'contamination_ngram'):
         default, doc = SUITE_FIELDS[name]['default'], SUITE_FIELDS[name]['doc']
         text = f'{doc[0].lower()}{doc[1:].removesuffix(".")} (default: %(default)s)'
@@ -65,8 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.output is not None and not Path(arguments.output).resolve().parent.is_dir():
-        raise UserError(f'--output={arguments.output}: no such folder')
+    check_output(arguments.output)
     suite_config = SuiteConfig(
         tasks=tuple(split_tasks(arguments.tasks or ','.join(DEFAULT_TASKS))),
         every=0,

@@ -10,13 +10,16 @@ import json
 import os
 from pathlib import Path
 
+from gpt_jax.cli.arguments import parse_path
 from gpt_jax.core import command, files
 from gpt_jax.core.config import default_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('run', metavar='RUN', help='the run folder')
-    parser.add_argument('output', metavar='OUTPUT', help='folder to write; must be new or empty')
+    parser.add_argument('run', type=parse_path, metavar='RUN', help='the run folder')
+    parser.add_argument(
+        'output', type=parse_path, metavar='OUTPUT', help='folder to write; must be new or empty'
+    )
     parser.add_argument(
         '--dtype',
         default='float32',

@@ -14,11 +14,17 @@ from gpt_jax.core.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('data', metavar='DATA', help='runs: .csv, .jsonl or .json')
+    parser.add_argument(
+        'data', type=shared.parse_path, metavar='DATA', help='runs: .csv, .jsonl or .json'
+    )
     shared.add_table_arguments(parser)
     shared.add_law_arguments(parser, approach='3')
-    parser.add_argument('--json', metavar='PATH', help='write all numbers as JSON')
-    parser.add_argument('--plots', metavar='FOLDER', help='write the figures as PNG and SVG')
+    parser.add_argument(
+        '--json', type=shared.parse_path, metavar='PATH', help='write all numbers as JSON'
+    )
+    parser.add_argument(
+        '--plots', type=shared.parse_path, metavar='FOLDER', help='write the figures as PNG and SVG'
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

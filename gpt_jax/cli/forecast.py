@@ -15,10 +15,15 @@ FORECAST_LAWS = ('chinchilla', 'tied', 'kaplan', 'power')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('data', metavar='DATA', help='the runs to forecast from')
+    parser.add_argument(
+        'data', type=shared.parse_path, metavar='DATA', help='the runs to forecast from'
+    )
     shared.add_table_arguments(parser)
     parser.add_argument(
-        '--config', metavar='PATH', help='config file of the run; or give --params and --tokens'
+        '--config',
+        type=shared.parse_path,
+        metavar='PATH',
+        help='config file of the run; or give --params and --tokens',
     )
     parser.add_argument(
         '--params', type=shared.parse_positive, help='parameters of the run, counted as in DATA'
@@ -43,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shared.add_seed_argument(parser)
     parser.add_argument(
         '--ledger',
+        type=shared.parse_path,
         default='forecasts.jsonl',
         metavar='PATH',
         help='file to append to (default: %(default)s)',

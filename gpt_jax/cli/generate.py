@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gpt_jax.cli.arguments import add_model_arguments
+from gpt_jax.cli.arguments import add_model_arguments, check_output, parse_path
 from gpt_jax.core import command
 from gpt_jax.core.errors import UserError
 from gpt_jax.data import readers
@@ -28,12 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument(
         '--prompts',
+        type=parse_path,
         metavar='FILE',
         help='text with one prompt per line, or rows (.jsonl, .csv, ...) with the column "prompt"',
     )
     source.add_argument('--interactive', action='store_true', help='read prompts from the terminal')
     parser.add_argument(
-        '--output', metavar='FILE', help='write JSON Lines, one record per text, instead of text'
+        '--output',
+        type=parse_path,
+        metavar='FILE',
+        help='write JSON Lines, one record per text, instead of text',
     )
     add_generation_arguments(parser)
 
@@ -42,6 +46,7 @@ def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     """Add --draft and one argument per generation option; their default None means not given."""
     parser.add_argument(
         '--draft',
+        type=parse_path,
         metavar='MODEL',
         help="speculative decoding: a smaller model with the same tokenizer, or 'lookup' to "
         'propose tokens from the text so far',
@@ -83,8 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.output is not None and arguments.interactive:
         raise UserError('--output: not with --interactive; give --prompt or --prompts')
-    if arguments.output is not None and not Path(arguments.output).resolve().parent.is_dir():
-        raise UserError(f'--output={arguments.output}: no such folder')
+    check_output(arguments.output)
     option_values = parse_generation_arguments(arguments)
     options = make_options(option_values)
     if arguments.draft is not None:

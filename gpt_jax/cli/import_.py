@@ -11,15 +11,21 @@ import argparse
 import os
 from pathlib import Path
 
+from gpt_jax.cli.arguments import parse_path
 from gpt_jax.core import command, files
 from gpt_jax.core.config import default_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        'source', metavar='SOURCE', help='a Hugging Face folder, or NAME[@REVISION] on its hub'
+        'source',
+        type=parse_path,
+        metavar='SOURCE',
+        help='a Hugging Face folder, or NAME[@REVISION] on its hub',
     )
-    parser.add_argument('--workdir', metavar='FOLDER', help='run folder (default: runs/NAME)')
+    parser.add_argument(
+        '--workdir', type=parse_path, metavar='FOLDER', help='run folder (default: runs/NAME)'
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from gpt_jax.cli.arguments import (
     parse_draws,
     parse_numbers,
     parse_pairs,
+    parse_path,
     parse_positive,
 )
 from gpt_jax.core.hardware import CHIPS
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--runs',
+        type=parse_path,
         metavar='DATA',
         help='fit the law to these runs (default: the law of Besiroglu et al. 2024)',
     )
@@ -101,14 +103,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--measured',
+        type=parse_path,
         metavar='PATH',
         help='peak and utilization from run.py --mode=benchmark --benchmark_output=PATH',
     )
     parser.add_argument(
         '--price', type=parse_positive, default=None, help='US dollars per device-hour'
     )
-    parser.add_argument('--config', metavar='PATH', help='write a config file of the plan')
-    parser.add_argument('--json', metavar='PATH', help='write all numbers as JSON')
+    parser.add_argument(
+        '--config', type=parse_path, metavar='PATH', help='write a config file of the plan'
+    )
+    parser.add_argument('--json', type=parse_path, metavar='PATH', help='write all numbers as JSON')
     _add_sweep_arguments(parser.add_argument_group('for --isoflop or --cooldowns'))
 
 

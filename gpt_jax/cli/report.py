@@ -12,14 +12,23 @@ from gpt_jax.cli import arguments as shared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('data', metavar='DATA', help='runs: .csv, .jsonl or .json')
+    parser.add_argument(
+        'data', type=shared.parse_path, metavar='DATA', help='runs: .csv, .jsonl or .json'
+    )
     shared.add_table_arguments(parser)
     shared.add_law_arguments(parser, approach='all')
     parser.add_argument(
-        '--html', default='report.html', metavar='PATH', help='file to write (default: %(default)s)'
+        '--html',
+        type=shared.parse_path,
+        default='report.html',
+        metavar='PATH',
+        help='file to write (default: %(default)s)',
     )
     parser.add_argument(
-        '--ledger', metavar='PATH', help='ledger of gpt-jax forecast, to score on DATA'
+        '--ledger',
+        type=shared.parse_path,
+        metavar='PATH',
+        help='ledger of gpt-jax forecast, to score on DATA',
     )
 
 

@@ -10,10 +10,19 @@ from gpt_jax.cli import arguments as shared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('ledger', metavar='LEDGER', help='ledger written by gpt-jax forecast')
-    parser.add_argument('--runs', required=True, metavar='DATA', help='the finished runs')
+    parser.add_argument(
+        'ledger',
+        type=shared.parse_path,
+        metavar='LEDGER',
+        help='ledger written by gpt-jax forecast',
+    )
+    parser.add_argument(
+        '--runs', type=shared.parse_path, required=True, metavar='DATA', help='the finished runs'
+    )
     shared.add_column_arguments(parser)
-    parser.add_argument('--json', metavar='PATH', help='write all numbers as JSON')
+    parser.add_argument(
+        '--json', type=shared.parse_path, metavar='PATH', help='write all numbers as JSON'
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -15,6 +15,11 @@ from gpt_jax.core import config_fields
 from gpt_jax.core.config import RawConfig, default_config, to_raw
 from gpt_jax.core.config_fields import flatten_config
 from gpt_jax.core.errors import UserError
+from gpt_jax.core.files import expand_home
+
+# Flags of run.py whose value is a path. --workdir is not among them: a launcher passes it on, and ~
+# then is the home folder on the other machine.
+PATH_FLAGS = ('config', 'benchmark_output')
 
 
 def define_config_flag(name: str, text: str) -> Any:
@@ -32,6 +37,7 @@ def parse_flags(argv: list[str]) -> list[str]:
     if any(flag in ('--help', '-help', '-h') for flag in argv):
         app.usage(writeto_stdout=True)
         sys.exit(0)
+    argv = _expand_paths(argv)
     path = _find_value(argv, 'config')
     if not path and not any(flag.startswith(('--help', '-help')) for flag in argv):
         raise UserError('--config: missing; for example --config=configs/gpt_tiny.py; see --help')
@@ -57,6 +63,21 @@ def parse_flags(argv: list[str]) -> list[str]:
     if len(rest) > 1:
         raise UserError(f'{rest[1]!r}: not a flag; write --FLAG=VALUE')
     return rest
+
+
+def _expand_paths(argv: list[str]) -> list[str]:
+    """Expand ~ in the values of PATH_FLAGS, written with '=' or with a space."""
+    expanded, is_path = [], False
+    for argument in argv:
+        name, equals, value = argument.partition('=')
+        flag = name.removeprefix('-').removeprefix('-')
+        if name.startswith('-') and equals and flag in PATH_FLAGS:
+            argument = f'{name}={expand_home(value, f"--{flag}")}'
+        elif is_path:
+            argument = expand_home(argument, 'path')
+        is_path = name.startswith('-') and not equals and flag in PATH_FLAGS
+        expanded.append(argument)
+    return expanded
 
 
 def _find_value(argv: list[str], flag: str) -> str:

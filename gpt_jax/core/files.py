@@ -105,6 +105,30 @@ def check_path(text: str, flag: str) -> Path:
     return path
 
 
+def find_snapshot(folder: Path, flag: str) -> Path:
+    """Return the snapshot in a folder of the Hugging Face hub's cache, models--ORG--NAME.
+
+    It is the one of refs/main, or else the only one. Any other folder is returned as it is.
+
+    Args:
+      folder: a folder, which need not exist.
+      flag: the flag or field that names it, for the error message.
+
+    Raises:
+      UserError: there are several snapshots, or none.
+    """
+    snapshots = folder / 'snapshots'
+    if '--' not in folder.name or not snapshots.is_dir():
+        return folder
+    names = sorted(path.name for path in snapshots.iterdir())
+    main = folder / 'refs' / 'main'
+    revision = main.read_text('utf-8').strip() if main.is_file() else ''
+    if revision not in names and len(names) != 1:
+        listed = ', '.join(names) or 'none'
+        raise UserError(f'{flag}={folder}: must have one snapshot, got {listed}; name one of them')
+    return snapshots / (revision if revision in names else names[0])
+
+
 def check_writable(folder: Path, flag: str) -> None:
     """Raise UserError unless `folder` exists or can be made, and can be written to.
 

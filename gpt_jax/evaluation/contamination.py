@@ -153,7 +153,8 @@ def find_training_data(kind: str, data: DataConfig, init_from: str) -> list[Data
     texts = [data] if kind == 'none' else []
     if not init_from:
         return texts
-    return texts + read_training_data(select_checkpoint_folder(Path(init_from), None))
+    path = files.check_path(init_from, 'config.init_from')
+    return texts + read_training_data(select_checkpoint_folder(path, None))
 
 
 def read_training_data(folder: Path) -> list[DataConfig]:

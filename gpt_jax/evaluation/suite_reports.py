@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpt_jax.core import files
 from gpt_jax.core.config import DataConfig
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn, Progress
@@ -105,7 +106,8 @@ def _report_bias(context: EvalContext, source: str) -> dict[str, Any]:
             f'--tasks: must be bias:{"|".join(BIAS_READERS)}:FILE, got bias:{source}; '
             'winobias takes two files, PRO,ANTI'
         )
-    pairs = BIAS_READERS[reader](*path.split(',')) if source else bias.make_occupation_pairs()
+    paths = [files.expand_home(part, '--tasks') for part in path.split(',')]
+    pairs = BIAS_READERS[reader](*paths) if source else bias.make_occupation_pairs()
     texts = [text for pair in pairs for text in (pair.stereotype, pair.anti_stereotype)]
     fits = [len(model.encode(text)) < model.config.context for text in texts]
     short = [('', text) for text, fit in zip(texts, fits, strict=True) if fit]

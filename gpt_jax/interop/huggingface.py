@@ -77,7 +77,7 @@ def resolve_folder(source: str, argument: str = 'SOURCE') -> Path:
     """
     path = files.check_path(source, argument)
     if source and path.is_dir():
-        return path
+        return files.find_snapshot(path, argument)
     if source and path.exists():
         raise UserError(f'{argument}={source}: is a file; give its folder')
     if not HUB_NAME.fullmatch(source):

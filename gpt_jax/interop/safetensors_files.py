@@ -260,8 +260,9 @@ def resolve_file(folder: Path, name: str) -> Path:
         raise UserError(f'{folder}: {name!r} is not the name of a file in this folder')
     path = folder / name
     target, roots = path.resolve(), [folder.resolve()]
-    if folder.resolve().parent.name == 'snapshots':
-        roots.append(folder.resolve().parents[1] / 'blobs')
+    for parent in folder.resolve().parents:
+        if parent.name == 'snapshots':
+            roots.append(parent.parent / 'blobs')
     if not any(target.parent == root for root in roots):
         raise UserError(f'{path}: is a link out of the folder, to {target}')
     if not target.is_file():

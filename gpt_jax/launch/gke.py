@@ -57,6 +57,12 @@ class GkeLauncher(Launcher):
                 f'--processes: must be 1 with --launch=gke, got {job.processes_per_node}; '
                 "one process uses all of a machine's chips"
             )
+        for key in ('folder', 'python'):
+            if job.get_option(key).startswith('~'):
+                raise UserError(
+                    f'--launch_option={key}: must be a path without ~ with --launch=gke, got '
+                    f'{job.options[key]}; the container has no shell that expands it'
+                )
         via = job.get_option('via', 'jobset')
         if via not in ('jobset', 'xpk'):
             raise UserError(f'--launch_option=via: must be jobset or xpk, got {via}')

@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gpt_jax.core.errors import UserError
@@ -34,6 +34,27 @@ def join_words(argv: Iterable[str]) -> str:
       UserError: an argument contains NUL or is not valid Unicode.
     """
     return shlex.join([check_argument(word) for word in argv])
+
+
+def join_remote_command(argv: Sequence[str]) -> str:
+    """Join a command for a shell on another machine, where ~ of the program is the home folder.
+
+    Raises:
+      UserError: an argument contains NUL or is not valid Unicode.
+    """
+    return f'{quote_remote_path(argv[0])} {join_words(argv[1:])}'
+
+
+def quote_remote_path(path: str) -> str:
+    """Quote a path on another machine, except for a leading ~ or ~USER, which its shell expands.
+
+    Raises:
+      UserError: the path contains NUL or is not valid Unicode.
+    """
+    home = re.match(r'~[A-Za-z0-9_.-]*(/|$)', check_argument(path))
+    start = home[0] if home else ''
+    rest = path.removeprefix(start)
+    return start + (shlex.quote(rest) if rest else '')
 
 
 def check_argument(word: str) -> str:

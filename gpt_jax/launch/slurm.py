@@ -9,6 +9,7 @@ process; Slurm itself requeues the job of a dead node.
 
 import shlex
 
+from gpt_jax.core import files
 from gpt_jax.core.errors import EXIT_RESUMABLE, UserError
 from gpt_jax.launch import quoting
 from gpt_jax.launch.job import Job, Launcher
@@ -54,7 +55,8 @@ class SlurmLauncher(Launcher):
             )
         setup = quoting.export_lines(job.env)
         if job.get_option('setup'):
-            setup.append(f'. {shlex.quote(job.get_option("setup"))} || exit 2')
+            path = files.expand_home(job.options['setup'], '--launch_option=setup')
+            setup.append(f'. {shlex.quote(path)} || exit 2')
         script = quoting.render_script(
             'slurm_job.sh',
             sbatch_options=_sbatch_options(job),

@@ -1,7 +1,6 @@
 """Launcher for machines that are reached by ssh, with one connection per process."""
 
-import shlex
-
+from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 from gpt_jax.launch import quoting
 from gpt_jax.launch.job import Job
@@ -41,7 +40,8 @@ class SshLauncher(ForegroundLauncher):
         return {}
 
     def make_processes(self, job: Job, attempt: int) -> list[ProcessSpec]:
-        config = ['-F', job.options['config']] if job.get_option('config') else []
+        config_file = files.expand_home(job.get_option('config'), '--launch_option=config')
+        config = ['-F', config_file] if config_file else []
         specs = []
         for index in range(job.total_processes):
             host = job.hosts[index // job.processes_per_node]
@@ -63,7 +63,7 @@ def render_remote_script(job: Job, index: int, attempt: int) -> str:
     folder = job.get_option('folder', str(job.cwd))
     return quoting.render_script(
         'ssh_process.sh',
-        folder=shlex.quote(quoting.check_argument(folder)),
+        folder=quoting.quote_remote_path(folder),
         exports=quoting.export_lines(job.env),
-        command=quoting.join_words(command),
+        command=quoting.join_remote_command(command),
     )

@@ -8,6 +8,7 @@ script is tested, but it has never been run on Google Cloud.
 import re
 import shlex
 
+from gpt_jax.core import files
 from gpt_jax.core.errors import EXIT_RESUMABLE, UserError
 from gpt_jax.launch import quoting
 from gpt_jax.launch.job import Job, Launcher
@@ -38,7 +39,7 @@ class TpuLauncher(Launcher):
 
     def render_files(self, job: Job) -> dict[str, str]:
         _check_job(job)
-        setup = quoting.check_argument(job.get_option('setup'))
+        setup = files.expand_home(job.get_option('setup'), '--launch_option=setup')
         script = quoting.render_script(
             'tpu_job.sh',
             name=shlex.quote(_resource_name(job)),
@@ -114,7 +115,7 @@ def _create_options(job: Job) -> list[str]:
 def _render_remote_script(job: Job) -> str:
     return quoting.render_script(
         'tpu_worker.sh',
-        folder=shlex.quote(quoting.check_argument(job.get_option('folder', 'gpt_jax'))),
+        folder=quoting.quote_remote_path(job.get_option('folder', 'gpt_jax')),
         exports=quoting.export_lines(job.env),
-        command=quoting.join_words([*job.command, '--distributed=auto']),
+        command=quoting.join_remote_command([*job.command, '--distributed=auto']),
     )

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def render_config(
     )
     return f'''"""Continues training from {_escape(source)}.
 
-python run.py --config={_escape(_relative(workdir / 'config.py'))} --workdir=runs/{name} \\\\
+python run.py --config={_escape(shlex.quote(_relative(workdir / 'config.py')))} \\\\
+    --workdir=runs/{name} \\\\
     '--config.data.source=files:corpus/*.txt'
 """
 
@@ -99,7 +101,7 @@ def _relative(path: Path) -> str:
 def make_run_name(source: str) -> str:
     """Make a run's name from the last part of a path or of a hub name, without its revision."""
     path = source.partition('@')[0] if huggingface.is_hub_name(source) else source
-    return _clean_name(Path(path).expanduser().name)
+    return _clean_name(files.check_path(path, 'SOURCE').name)
 
 
 def _clean_name(name: str) -> str:

@@ -315,6 +315,9 @@ def test_links_in_the_cache_of_the_hub(tmp_path):
     (blobs / 'model.safetensors').rename(blobs / 'abcd')
     (snapshot / 'model.safetensors').symlink_to('../../blobs/abcd')
     assert list(safetensors_files.index_folder(snapshot).entries) == list(FOLDER_VALUES)
+    (snapshot / 'part').mkdir()
+    (snapshot / 'part/model.safetensors').symlink_to('../../../blobs/abcd')
+    assert list(safetensors_files.index_folder(snapshot / 'part').entries) == list(FOLDER_VALUES)
     (tmp_path / 'other').write_text('{}')
     (snapshot / 'config.json').symlink_to('../../other')
     with pytest.raises(UserError, match='is a link out of the folder'):

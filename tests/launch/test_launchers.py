@@ -263,6 +263,7 @@ INVALID = [
     ('slurm', {'options': {'env.A B': '1'}}, 'not a valid name for an environment variable'),
     ('local', {'nodes': 2}, '--launch=ssh'),
     ('ssh', {}, 'must list machines'),
+    ('gke', {'options': GKE | {'folder': '~/x'}}, 'folder: must be a path without ~'),
     ('ssh', {'hosts': ('-oProxyCommand=id',)}, 'must be names of machines'),
     ('tpu', {}, 'type'),
     ('tpu', {'options': TPU | {'spot': 'maybe'}}, 'must be yes or no, got maybe'),
