@@ -9,6 +9,7 @@ for piece in model.stream('The weather today is', temperature=0.8, seed=1):
 print(model.perplexity('The weather today is fine.').bits_per_byte)
 """
 
+import functools
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from gpt_jax.core import jax_setup
 from gpt_jax.core.config import ModelConfig
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn
-from gpt_jax.data.tokenizer import Tokenizer
+from gpt_jax.data.tokenizer import Tokenizer, encode_special_tokens
 from gpt_jax.inference import scoring, text_stream
 from gpt_jax.inference.batching import TokenizedPrompt, round_up_to_bucket
 from gpt_jax.inference.decode import InferenceModel
@@ -274,7 +275,11 @@ class LanguageModel:
         encoded = [
             item
             if isinstance(item, TokenizedPrompt)
-            else self._encode_prompt(item, f'prompt {number}' if len(items) > 1 else 'prompt')
+            else self._encode_prompt(
+                item,
+                f'prompt {number}' if len(items) > 1 else 'prompt',
+                special_tokens=not options.special_tokens_as_text,
+            )
             for number, item in enumerate(items, 1)
         ]
         return text_stream.stream_texts(
@@ -289,13 +294,18 @@ class LanguageModel:
     def encode(self, text: str) -> np.ndarray:
         """Return the model's input ids for a text, prefix ids included. int32 [L].
 
+        The names of special tokens in it are read as text, as in training data and in `score` and
+        `perplexity`.
+
         Raises:
           UserError: `text` is not valid text.
         """
-        return self._encode_prompt(text, 'text').ids
+        return self._encode_prompt(text, 'text', special_tokens=False).ids
 
     def logits(self, text: str) -> np.ndarray:
         """Return the logits of the next token after each token of a text. float32 [L, V].
+
+        The names of special tokens in it are read as these tokens, as in the prompts of `generate`.
 
         Raises:
           UserError: the text is empty or longer than the model's context.
@@ -304,7 +314,7 @@ class LanguageModel:
           >>> logits = model.logits('The weather')
           >>> model.tokenizer.decode([logits[-1].argmax()])  # the most likely next token
         """
-        ids, context = self.encode(text), self.config.context
+        ids, context = self._encode_prompt(text, 'text').ids, self.config.context
         if not len(ids):
             raise UserError('text: must not be empty')
         if len(ids) > context:
@@ -317,7 +327,7 @@ class LanguageModel:
 
     def log_probabilities(self, text: str) -> np.ndarray:
         """Return the log-probability of each token but the first, in nats. float32 [L - 1]."""
-        ids = self.encode(text)
+        ids = self._encode_prompt(text, 'text').ids
         log_p_LV = np.asarray(jax.nn.log_softmax(self.logits(text)))
         return log_p_LV[np.arange(len(ids) - 1), ids[1:]]
 
@@ -362,14 +372,27 @@ class LanguageModel:
         """
         return self.scorer.perplexity(text, stride)
 
-    def _encode_prompt(self, text: Any, name: str) -> TokenizedPrompt:
+    @functools.cached_property
+    def _prompt_tokenizer(self) -> Tokenizer:
+        """The tokenizer that reads the names of special tokens as these tokens."""
+        return encode_special_tokens(self.tokenizer)
+
+    def _encode_prompt(
+        self, text: Any, name: str, *, special_tokens: bool = True
+    ) -> TokenizedPrompt:
         check_text(text, name)
         if not text:
             return TokenizedPrompt(text, np.zeros(0, np.int32))
         try:
-            ids = np.asarray(self.tokenizer.encode(text), np.int32)
+            tokenizer = self._prompt_tokenizer if special_tokens else self.tokenizer
+            ids = np.asarray(tokenizer.encode(text), np.int32)
         except UserError as error:
             raise UserError(f'{name}: {error}') from None
+        if len(ids) and ids.max() >= self.config.vocab_size:
+            raise UserError(
+                f'{name}: has the token {ids.max()}, which the model does not have; its vocabulary '
+                f'has {self.config.vocab_size} ids'
+            )
         prefix_ids = np.array(self.pretrained.prefix_ids, np.int32)
         return TokenizedPrompt(text, np.concatenate([prefix_ids, ids]))
 

@@ -70,6 +70,11 @@ OPTIONS: Mapping[str, Option] = {
     'stop': Option(
         (), r'String that ends a text (excluded from it); repeatable; \n, \r, \t, \\ are escapes.'
     ),
+    'special_tokens_as_text': Option(
+        False,
+        'Read the name of a special token in a prompt, such as <|endoftext|>, as letters; by '
+        'default it is that token, as in transformers.',
+    ),
     'eos_token_id': Option((), "Token ids that end a text; default: the tokenizer's end of text."),
     'stop_token_ids': Option((), 'Additional token ids that end a text.'),
     'seed': Option(0, 'Random seed; every text of every prompt has its own stream.'),
@@ -111,6 +116,7 @@ class GenerationOptions:
     length_penalty: float
     early_stopping: bool | str
     stop: tuple[str, ...]
+    special_tokens_as_text: bool
     eos_token_id: tuple[int, ...]
     stop_token_ids: tuple[int, ...]
     seed: int

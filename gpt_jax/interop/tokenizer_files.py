@@ -179,7 +179,7 @@ def make_files(tokenizer: Tokenizer, context: int) -> dict[str, bytes]:
     """Make the files of one of our tokenizers, for transformers to encode text to the same ids.
 
     One exception: transformers parses the name of the end-of-document token in a text as that
-    token, which we never do.
+    token, which we do in prompts only.
 
     Args:
       tokenizer: our tokenizer.

@@ -188,9 +188,8 @@ def test_invalid_input_raises_one_line(model, call, message):
 
 def test_prompt_without_token_ids_raises(model, monkeypatch):
     letters = tokenizers.Tokenizer(tokenizers.models.BPE({'a': 0, 'b': 1}, []))
-    monkeypatch.setattr(
-        model, 'tokenizer', tokenizer.parse_tokenizer_json(letters.to_str().encode(), '')
-    )
+    words = tokenizer.parse_tokenizer_json(letters.to_str().encode(), '')
+    monkeypatch.setitem(vars(model), '_prompt_tokenizer', words)
     with pytest.raises(
         UserError, match=r"^prompt 2: the tokenizer has no id for 'z', at character 1"
     ):

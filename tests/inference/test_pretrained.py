@@ -16,6 +16,7 @@ from gpt_jax.core.config import DataConfig, default_config
 from gpt_jax.core.errors import UserError
 from gpt_jax.data import tokenized_dataset, tokenizer
 from gpt_jax.inference import pretrained
+from gpt_jax.inference.options import make_options
 from gpt_jax.inference.placement import make_placement
 from gpt_jax.interop import safetensors_files
 from gpt_jax.interop.safetensors_files import LazyTensor
@@ -333,3 +334,20 @@ def test_an_adapters_folder_brings_its_tokenizer_template_and_whole_modules(expo
     tuned = gpt_jax.load(tmp_path, log=print)
     assert tuned.pretrained.end_ids == (0x21,)
     assert load_chat_template(Path(tuned.pretrained.tokenizer_spec)) is not None
+
+
+def test_special_tokens_in_a_prompt_are_read_unless_they_are_text(exported):
+    model = gpt_jax.load(exported, log=print)
+    text = 'a<|endoftext|>b'
+    read, spelled = [0x61, 255, 0x62], list(text.encode())
+    assert len(model.logits(text)) == len(read)
+    for as_text, ids in ((False, read), (True, spelled)):
+        chunks = model.stream_chunks(
+            text, make_options({'max_new_tokens': 1, 'special_tokens_as_text': as_text})
+        )
+        (tokens,) = {len(chunk.result.tokens) for chunk in chunks if chunk.result is not None}
+        assert tokens == 1
+        prompt = model._encode_prompt(text, 'prompt', special_tokens=not as_text)
+        assert prompt.ids.tolist() == ids
+    assert model.encode(text).tolist() == spelled
+    assert model.perplexity(text).tokens == len(spelled)
