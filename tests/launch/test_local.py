@@ -63,7 +63,7 @@ def test_a_signal_is_passed_on_and_ends_the_restarts(tmp_path, stops_on_eof):
     job = make_job(folder=tmp_path)
 
     def send_signal():
-        while not all(path.exists() for path in ready):
+        while not all(path.exists() for path in (*ready, tmp_path / PROCESSES_FILE)):
             time.sleep(0.02)
         record = json.loads((tmp_path / PROCESSES_FILE).read_text())
         assert record['launcher']['pid'] == os.getpid()
