@@ -13,8 +13,8 @@ For checkpoints, records and plans, use the other program: gpt-jax --help.
 
 Every config field is a flag, --config.SECTION.FIELD=VALUE; docs/reference/config.md lists them. If
 the same command is run again, it does only what is not yet done. Exit codes: 0 done; 2 bad input;
-3 a run diverged, or a trial or a check failed; 4 out of memory; 75 interrupted and saved, or a
-budget of the sweep is spent: run it again.
+3 a run diverged, or a trial or a check failed; 4 out of memory; 5 disk full; 75 interrupted and
+saved, or a budget of the sweep is spent: run it again.
 """
 
 import json
@@ -24,6 +24,11 @@ from pathlib import Path
 # The `configs` of this folder takes precedence over any other package of that name, even with
 # `python -P`.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from gpt_jax.core import interruption
+
+if __name__ == '__main__':
+    interruption.install('run.py')  # before the imports, which take seconds on a slow disk
 
 from absl import app, flags, logging
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import gpt_jax
 from gpt_jax.cli.arguments import CommandParser
-from gpt_jax.core import command, config_fields, errors
+from gpt_jax.core import command, config_fields, errors, interruption
 
 # Command: (its module in this folder, what it does in a few words).
 COMMANDS = {
@@ -45,6 +45,8 @@ SCALING_COMMANDS = ('fit', 'plan', 'forecast', 'verify', 'compare', 'report')
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command; errors become one line and an exit code (core/command.py)."""
+    if argv is None:  # this is the process's own command
+        interruption.install('gpt-jax')
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ('-h', '--help', 'help'):
         print(describe_commands())
@@ -88,7 +90,7 @@ def describe_commands() -> str:
             *lines,
             '',
             'gpt-jax COMMAND --help lists its arguments, with examples. Exit codes: 0 done;',
-            '2 bad input; 3 a check failed; 4 out of memory; 75 interrupted, run it again;',
-            '141 the output pipe was closed.',
+            '2 bad input; 3 a check failed; 4 out of memory; 5 disk full; 75 interrupted, run it',
+            'again; 141 the output pipe was closed.',
         ]
     )

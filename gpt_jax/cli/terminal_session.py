@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpt_jax.cli import text_output
+from gpt_jax.core import interruption
 from gpt_jax.core.errors import UserError
 from gpt_jax.inference.chat_session import Dialogue
 from gpt_jax.inference.language_model import LanguageModel
@@ -50,6 +51,7 @@ def run_session(
         except EOFError:
             return
         except KeyboardInterrupt:
+            interruption.acknowledge()
             log('')
             continue
         if line.strip() == '/quit':
@@ -68,6 +70,7 @@ def run_session(
                     text_output.print_texts(model, [line], make_options(seeded))
                 count += 1
         except KeyboardInterrupt:
+            interruption.acknowledge()
             print(flush=True)
         except UserError as error:
             log(str(error))

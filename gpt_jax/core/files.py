@@ -9,8 +9,9 @@ import os
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from io import RawIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from gpt_jax.core.errors import UserError
 
@@ -19,31 +20,38 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write `content` atomically: readers see the old file or the new one, even after a crash."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
+    with name_errors(path):
         handle, temporary = tempfile.mkstemp(
             dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp'
         )
-    except OSError as error:
-        raise _with_path(path, error) from None
+        try:
+            with os.fdopen(handle, 'wb') as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+
+
+@contextlib.contextmanager
+def name_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name this file in every OSError of the block: those of writing to an open file name none."""
     try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        if isinstance(error, OSError):
-            raise _with_path(path, error) from None
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
         raise
 
 
-def _with_path(path: Path, error: OSError) -> OSError:
-    """Return the error with the name of the requested file instead of the temporary one."""
-    error.filename, error.filename2 = str(path), None
-    return error
+def measure_free_bytes(folder: Path) -> int:
+    """Return the free space for this user on the disk of a folder, which need not exist."""
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    stat = os.statvfs(existing)
+    return stat.f_bavail * stat.f_frsize
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:
@@ -168,11 +176,16 @@ def hold_lock(path: str | os.PathLike[str], *, wait: bool) -> Iterator[None]:
             raise UserError(
                 f'{path.parent}: in use by {holder}; give each run its own folder'
             ) from None
+        _write_holder(file)
+        yield
+
+
+def _write_holder(file: TextIO) -> None:
+    """Write who holds a lock, for the messages of others; the lock holds on a full disk too."""
+    with contextlib.suppress(OSError):
         file.seek(0)
         file.truncate()
-        file.write(f'process {os.getpid()} on {socket.gethostname()}')
-        file.flush()
-        yield
+        os.write(file.fileno(), f'process {os.getpid()} on {socket.gethostname()}'.encode())
 
 
 def append_jsonl(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
@@ -180,11 +193,11 @@ def append_jsonl(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
 
     Raises:
       ValueError: the record holds NaN or infinity, which JSON lacks; use None for a missing value.
-      OSError: the disk is full; the file is unchanged.
+      OSError: the disk is full; the file is unchanged. It names the file.
     """
     line = json.dumps(record, allow_nan=False).encode() + b'\n'
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'ab+', buffering=0) as file:
+    with name_errors(path), open(path, 'ab+', buffering=0) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         content = file.read()
@@ -195,10 +208,18 @@ def append_jsonl(path: str | os.PathLike[str], record: dict[str, Any]) -> None:
         elif tail:
             line = b'\n' + line
         end = file.seek(0, os.SEEK_END)
-        if file.write(line) != len(line):
+        try:
+            _write_all(file, line)
+            os.fsync(file.fileno())
+        except OSError:
             file.truncate(end)
-            raise OSError(f'{path}: the record could not be written completely; is the disk full?')
-        os.fsync(file.fileno())
+            raise
+
+
+def _write_all(file: RawIOBase, content: bytes) -> None:
+    """Write to an unbuffered file; after a partial write, the next one tells why."""
+    while content:
+        content = content[file.write(content) or 0 :]
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

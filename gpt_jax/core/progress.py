@@ -1,5 +1,6 @@
 """The progress line of a run: trial, step, loss, speed, time left."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -86,12 +87,14 @@ class Progress:
     def _show(self, text: str, now: float, *, at_once: bool) -> None:
         if self._report is not None and (at_once or now - self._reported >= REPORT_EVERY):
             self._reported = now
-            self._report.write_text(json.dumps({'text': text.split(f'{self._name} · ', 1)[-1]}))
+            with contextlib.suppress(OSError):  # a full disk must not end a run for its display
+                self._report.write_text(json.dumps({'text': text.split(f'{self._name} · ', 1)[-1]}))
         if self._terminal:
             self._rewrite(text)
         elif now - self._printed >= PRINT_EVERY or at_once:
-            self._stream.write(_writable(text, self._stream) + '\n')
-            self._stream.flush()
+            with contextlib.suppress(OSError):
+                self._stream.write(_writable(text, self._stream) + '\n')
+                self._stream.flush()
             self._printed = now
 
     def _rewrite(self, text: str) -> None:

@@ -13,14 +13,17 @@ import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Self
 
-from gpt_jax.core.errors import EXIT_RESUMABLE
+from gpt_jax.core import files
+from gpt_jax.core.clock import ActiveClock
+from gpt_jax.core.errors import EXIT_DISK_FULL, EXIT_RESUMABLE, XLA_ERRORS, make_disk_full
 
 # Multiplies the time allowed until the second beat: compiling and restoring outlast a step.
 STARTUP_GRACE = 10.0
+FULL_DISK_BYTES = 1 << 16  # a disk with less free space than this counts as full
 # Substrings of JAX's errors about lost processes, which come from Gloo, NCCL and JAX's own service.
 LOST_PEER_WORDS = (
     'gloo',
@@ -41,13 +44,15 @@ _handlers: list[Any] = []  # C callbacks in use as signal handlers; must not be 
 class Watchdog:
     """A context manager whose thread ends the process after `seconds` without a beat; 0: never.
 
+    Time in which the machine slept, or this process was frozen, does not count.
     The stacks of all threads go to standard error first. If Python itself is stuck, a C timer dumps
     them and exits with 1.
     """
 
     def __init__(self, seconds: float, who: str):
         self._seconds, self._who = seconds, who
-        self._last, self._allowed, self._beats = time.monotonic(), STARTUP_GRACE * seconds, 0
+        self._clock = ActiveClock()
+        self._last, self._allowed, self._beats = 0.0, STARTUP_GRACE * seconds, 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name='watchdog', daemon=True)
 
@@ -56,7 +61,7 @@ class Watchdog:
         self._beats += 1
         # After the first beat, this process may still wait for others that compile more slowly.
         self._last, self._allowed = (
-            time.monotonic(),
+            self._clock.read(),
             self._seconds * (STARTUP_GRACE if self._beats < 2 else 1.0),
         )
 
@@ -73,7 +78,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stop.wait(min(1.0, self._seconds / 4)):
-            left = self._last + self._allowed - time.monotonic()
+            left = self._last + self._allowed - self._clock.read()
             if left < 0:
                 seconds = f'{self._allowed:g} s'
                 abandon(f'{self._who}: no progress for {seconds}; see the stacks above')
@@ -98,12 +103,32 @@ def catch_abort(who: str) -> None:
     def on_abort(_: int) -> None:
         exit_resumable(f'{who}: lost another process, and XLA aborted (its message is above)')
 
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort)
-    _handlers.append(handler)
-    # A C handler: Python's would only run between bytecodes of the main thread, which is stuck in
-    # XLA.
-    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
+    _set_c_handler(signal.SIGABRT, on_abort)
     faulthandler.enable(sys.stderr)  # prints the stacks, then calls the previous handler
+
+
+def catch_bus_error(folders: list[Path]) -> None:
+    """Make this process exit with code 5 when it dies of SIGBUS because one of these disks is full.
+
+    That is how a write into a memory-mapped file fails. On other bus errors it still dies.
+    """
+
+    def on_bus_error(number: int) -> None:
+        for folder in folders:
+            if files.measure_free_bytes(folder) < FULL_DISK_BYTES:
+                os.write(2, f'run.py: {make_disk_full(str(folder))} (bus error)\n'.encode())
+                os._exit(EXIT_DISK_FULL)
+        ctypes.CDLL(None).signal(number, None)  # the default action
+        os.kill(os.getpid(), number)
+
+    _set_c_handler(signal.SIGBUS, on_bus_error)
+
+
+def _set_c_handler(number: int, function: Callable[[int], None]) -> None:
+    """Handle a signal at once; Python's handlers only run between bytecodes of the main thread."""
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(function)
+    _handlers.append(handler)
+    ctypes.CDLL(None).signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -119,8 +144,6 @@ def translate_lost_peer() -> Iterator[None]:
 
 def _is_lost_peer(error: BaseException) -> bool:
     """Return whether JAX raised the error because another process is lost."""
-    known = any(
-        kind.__name__ in ('JaxRuntimeError', 'XlaRuntimeError') for kind in type(error).__mro__
-    )
+    known = any(kind.__name__ in XLA_ERRORS for kind in type(error).__mro__)
     text = str(error).lower()
     return known and any(word in text for word in LOST_PEER_WORDS)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from gpt_jax.core import files
 from gpt_jax.core.errors import EXIT_RESUMABLE, UserError
+from gpt_jax.core.interruption import SignalCounter
 from gpt_jax.launch.job import Job, Launcher
 from gpt_jax.sweep import claims
-from gpt_jax.sweep.process import SignalCounter
 
 POLL_SECONDS = 0.1
 PROCESSES_FILE = 'processes.json'  # in Job.folder while they run: the process ids

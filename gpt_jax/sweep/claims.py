@@ -2,7 +2,7 @@
 
     claims/NAME.1           first claim on trial NAME, with its process; created atomically, then
                             never changed
-    claims/NAME.1.beat      touched by the holder as long as it lives
+    claims/NAME.1.beat      written by the holder as long as it lives: its seconds on the trial
     claims/NAME.1.released  the holder gave the claim up: the trial ended
     claims/NAME.2           next claim, made once the first is released or its holder is dead
 
@@ -10,8 +10,9 @@ Only the highest number counts. A claim is acquired by creating the file of the 
 the file system grants to one process only; no file is removed or renamed, so two processes can
 never hold the same trial. A holder is dead if its process has ended (on the same machine), or if
 its heartbeat is more than `stale` seconds older than a file touched now: both times are the file
-server's, so the machines' clocks do not matter. A holder that was frozen and wakes up finds the
-higher number and stops (`Claim.is_superseded`).
+server's, so the machines' clocks do not matter. A machine that slept gives the others on it
+`stale` seconds for their next heartbeat. A holder that was frozen and wakes up finds the higher
+number and stops (`Claim.is_superseded`).
 """
 
 import contextlib
@@ -21,6 +22,10 @@ import socket
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from gpt_jax.core import files
+from gpt_jax.core.clock import ActiveClock
+from gpt_jax.core.errors import FULL_DISK_ERRNOS
 
 CLAIMS_FOLDER = 'claims'
 HEARTBEAT_SUFFIX = '.beat'
@@ -75,9 +80,17 @@ class Claim(NamedTuple):
     path: Path
     number: int
 
-    def heartbeat(self) -> None:
-        """Show that the holder is alive; cheap."""
-        _touch(_add_suffix(self.path, HEARTBEAT_SUFFIX))
+    def heartbeat(self, seconds: float) -> None:
+        """Show that the holder is alive; cheap.
+
+        Args:
+          seconds: time that it has spent on the trial.
+        """
+        path = _add_suffix(self.path, HEARTBEAT_SUFFIX)
+        _touch(path)
+        # In place, so that it is never read empty.
+        with files.name_errors(path), open(path, 'r+b', buffering=0) as file:
+            file.write(f'{seconds:20.3f}\n'.encode())
 
     def is_superseded(self) -> bool:
         """Return whether another process took the trial over because this one seemed dead."""
@@ -85,13 +98,14 @@ class Claim(NamedTuple):
         return self.path.with_name(f'{trial}.{self.number + 1}').exists()
 
     def release(self) -> None:
-        self.heartbeat()
         _touch(_add_suffix(self.path, RELEASED_SUFFIX))
 
     def held_seconds(self) -> float:
-        """Return the time from the claim to its last heartbeat, by the file server's clock."""
-        last_beat = _read_mtime(_add_suffix(self.path, HEARTBEAT_SUFFIX))
-        return max(0.0, last_beat - _read_mtime(self.path))
+        """Return the seconds that the holder had spent on the trial at its last heartbeat."""
+        try:
+            return float(_add_suffix(self.path, HEARTBEAT_SUFFIX).read_text())
+        except (OSError, ValueError):  # no heartbeat, or the disk was full
+            return 0.0
 
 
 class Claims:
@@ -100,9 +114,11 @@ class Claims:
     Args:
       workdir: the sweep's folder, on a file system that all machines share.
       stale: seconds without a heartbeat after which a holder counts as dead.
+      clock: knows when this machine last slept; None: one that begins now.
     """
 
-    def __init__(self, workdir: Path, stale: float):
+    def __init__(self, workdir: Path, stale: float, clock: ActiveClock | None = None):
+        self._clock = clock or ActiveClock()
         self._folder, self._stale, self._process = workdir / CLAIMS_FOLDER, stale, this_process()
         self._folder.mkdir(parents=True, exist_ok=True)
 
@@ -112,7 +128,7 @@ class Claims:
         if latest is not None and self.is_held(latest):
             return None
         claim = self._make_claim(name, latest.number + 1 if latest else 1)
-        claim.heartbeat()  # before the claim, so that no claim is ever seen without a heartbeat
+        claim.heartbeat(0.0)  # before the claim, so that no claim is ever seen without a heartbeat
         return claim if self._create(claim.path) else None
 
     def find_latest(self, name: str) -> Claim | None:
@@ -133,7 +149,9 @@ class Claims:
         if known_dead:
             return False
         last_beat = _read_mtime(_add_suffix(claim.path, HEARTBEAT_SUFFIX))
-        return self._read_server_time() - last_beat <= self._stale
+        is_fresh = self._read_server_time() - last_beat <= self._stale
+        # After a pause, the holder may be on this machine too, and about to beat again.
+        return is_fresh or self._clock.seconds_since_pause() <= self._stale
 
     def list_all(self) -> dict[str, list[Claim]]:
         """List every claim that was ever made, by trial."""
@@ -157,13 +175,16 @@ class Claims:
         The content is written to another file and linked, which is atomic on network file systems.
         """
         handle, temporary = tempfile.mkstemp(dir=self._folder, prefix='.')
-        with os.fdopen(handle, 'w') as file:
-            file.write(json.dumps(self._process))
         try:
+            with files.name_errors(path), os.fdopen(handle, 'w') as file:
+                file.write(json.dumps(self._process))
             os.link(temporary, path)
         except FileExistsError:
             return False
-        except OSError:  # no hard links here: O_EXCL decides, and the content is a single write
+        except OSError as error:
+            if error.errno in FULL_DISK_ERRNOS:
+                raise
+            # No hard links here: O_EXCL decides, and the content is a single write
             return self._create_exclusively(path)
         finally:
             os.unlink(temporary)

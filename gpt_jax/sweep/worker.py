@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gpt_jax.core import files
+from gpt_jax.core.clock import ActiveClock
 from gpt_jax.core.errors import Preempted
+from gpt_jax.core.interruption import SignalCounter
 from gpt_jax.sweep import process
 from gpt_jax.sweep.claims import Claim, Claims
 from gpt_jax.sweep.ledger import (
@@ -81,7 +83,7 @@ def run_trials(
         [trial for trial in group if only is None or trial.name in only] for group in groups
     ]
     names = {trial.name for group in selected for trial in group}
-    with process.SignalCounter() as signals:
+    with SignalCounter() as signals:
         worker = Worker(trials, names, command, workdir, limits, display, signals)
         while pending := [group for group in selected if worker.list_pending(group)]:
             if not any(worker.try_run(group) for group in pending):
@@ -105,12 +107,14 @@ class Worker:
         workdir: Path,
         limits: SweepLimits,
         display: TrialDisplay,
-        signals: process.SignalCounter,
+        signals: SignalCounter,
     ):
         self._trials, self._names, self._command = trials, names, command
         self._workdir, self.limits = workdir, limits
         self._display, self._signals = display, signals
-        self._claims, self._ledger = Claims(workdir, limits.stale_seconds), Ledger(workdir)
+        self.clock = ActiveClock()
+        self._claims = Claims(workdir, limits.stale_seconds, self.clock)
+        self._ledger = Ledger(workdir)
         # Trials that failed before this call are tried again; a trial that fails from here on,
         # in any process, is not.
         self._ended_before = {
@@ -177,6 +181,7 @@ class Worker:
         self._display.refresh('')
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
+            self.clock.read()
             if self._signals.count:
                 raise Preempted(f'interrupted while waiting for {names[0]}, which runs elsewhere')
             time.sleep(process.POLL_SECONDS)
@@ -199,17 +204,18 @@ class Worker:
         for trial, claim in zip(trials, claims, strict=True):
             self._ledger.add_event(trial.name, trial.hash, 'begun', claim.number, of=len(trials))
         self._display.start(names)
-        began = time.monotonic()
+        began = self.clock.read()
         watch = _TrialWatch(self, claims, began)
         result = process.run_process(
             [*self._command, f'--trial={",".join(names)}'],
             trial_folder(self._workdir, names[0]),
             self._signals,
+            self.clock,
             hang_seconds=self.limits.hang_seconds,
             watch=watch,
             refresh=self._display.refresh,
         )
-        seconds = time.monotonic() - began
+        seconds = self.clock.read() - began
         if watch.is_superseded:
             for trial, claim in zip(trials, claims, strict=True):
                 self._ledger.add_event(
@@ -298,7 +304,8 @@ class Worker:
     def count_seconds(self) -> float:
         """Count the seconds of all trials so far.
 
-        Running trials, and those whose process died, count to their last heartbeat.
+        Running trials, and those whose process died, count to their last heartbeat. Time in which
+        a machine slept does not count.
         """
         total = 0.0
         ended: set[tuple[str, int]] = set()
@@ -334,7 +341,7 @@ class _TrialWatch:
         self.out_of_time = self.is_superseded = False
 
     def __call__(self) -> str:
-        now = time.monotonic()
+        now = self._worker.clock.read()
         limits = self._worker.limits
         self.is_superseded = self.is_superseded or any(c.is_superseded() for c in self._claims)
         if self.is_superseded:
@@ -342,7 +349,7 @@ class _TrialWatch:
         if now - self._last_beat > min(CHECK_SECONDS, limits.stale_seconds / 4):
             self._last_beat = now
             for claim in self._claims:
-                claim.heartbeat()
+                claim.heartbeat(now - self._began)
         elapsed = now - self._began
         if limits.hours < math.inf and now - self._last_check > CHECK_SECONDS:
             self._last_check = now

@@ -18,6 +18,7 @@ when it is first needed.
 
 import functools
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -25,7 +26,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from gpt_jax.core.errors import UserError
+from gpt_jax.core.errors import UserError, find_full_disk, make_disk_full
 from gpt_jax.core.progress import LogFn
 from gpt_jax.train import manifest
 from gpt_jax.train.manifest import DamageError
@@ -111,6 +112,7 @@ class CheckpointManager:
           meta: JSON values without NaN; copied before this returns.
 
         Raises:
+          DiskFull: there was no space for this save, or for the previous one.
           RuntimeError: this save could not begin, or the previous one could not be completed.
         """
         leaves = _flatten(state)
@@ -133,6 +135,10 @@ class CheckpointManager:
         self._pending = self._thread.submit(
             self._attempt, step, lambda: self._complete(step, meta, specs)
         )
+
+    def count_saved(self) -> int:
+        """Count the completed checkpoints of the folder."""
+        return len(manifest.list_steps(self._directory))
 
     def restore(self, abstract_state: Any) -> RestoredCheckpoint | None:
         """Restore the newest intact checkpoint; None if none was ever completed here.
@@ -162,11 +168,18 @@ class CheckpointManager:
         """Return once the save in progress, if any, is complete.
 
         Raises:
+          DiskFull: there was no space for it.
           RuntimeError: it failed. Its files are removed; older checkpoints are unchanged.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             run_on_all_processes(pending.result)
+
+    def finish_writing(self) -> None:
+        """Return once this process's part of the save in progress is on disk; from any thread."""
+        pending = self._pending
+        if pending is not None:
+            pending.result()
 
     def close(self) -> None:
         """Wait and release the threads, even if the save in progress fails."""
@@ -197,6 +210,12 @@ class CheckpointManager:
         except Exception as error:
             if is_first_process():
                 shutil.rmtree(self._unfinished_path(step), ignore_errors=True)
+            # Orbax's other writers failed as well; each would be logged with a traceback.
+            logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+            if find_full_disk(error) is not None:
+                raise make_disk_full(
+                    f'{self._directory}: saving checkpoint {step} failed'
+                ) from error
             raise RuntimeError(
                 f'{self._directory}: saving checkpoint {step} failed: {error}'
             ) from error

@@ -25,6 +25,7 @@ from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 
 METRICS_FILE, TIMING_FILE, TENSORBOARD_FOLDER = 'metrics.jsonl', 'timing.jsonl', 'tensorboard'
+EVENTS_FLUSH_SECONDS = 30.0  # between flushes of the event files
 
 
 class MetricsWriter:
@@ -49,7 +50,9 @@ class MetricsWriter:
         self._paths = [Path(workdir) / METRICS_FILE, Path(workdir) / TIMING_FILE]
         self._enabled = enabled
         self._tensorboard = tensorboard and enabled
-        self._summary_writer: Any = None
+        # Without tensorboardX's thread, whose queue blocks for ever once a write has failed.
+        self._events: Any = None
+        self._events_flushed = -math.inf
         self._files: list[Any] = []
         self._last_step = -1
         if enabled:
@@ -71,7 +74,8 @@ class MetricsWriter:
             )
         lines = [encode_line(step, values), encode_line(step, timing) if timing else '']
         for file, line in zip(self._files, lines, strict=True):
-            file.write(line.encode())
+            with files.name_errors(file.name):
+                file.write(line.encode())
         self._last_step = step
         if self._tensorboard:
             timing_values = {f'timing/{name}': value for name, value in timing.items()}
@@ -80,8 +84,9 @@ class MetricsWriter:
     def flush(self) -> None:
         """Return once every line is on the disk."""
         for file in self._files:
-            file.flush()
-            os.fsync(file.fileno())
+            with files.name_errors(file.name):
+                file.flush()
+                os.fsync(file.fileno())
 
     def resume(self, step: float) -> None:
         """Drop every line after `step` and a torn last line; the next step may be `step` + 1.
@@ -108,9 +113,10 @@ class MetricsWriter:
         for file in self._files:
             file.close()
         self._files = []
-        if self._summary_writer is not None:
-            self._summary_writer.close()
-            self._summary_writer = None
+        if self._events is not None:
+            with contextlib.suppress(OSError):
+                self._events.close()
+            self._events = None
 
     def __enter__(self) -> Self:
         return self
@@ -121,21 +127,56 @@ class MetricsWriter:
         self.close()
 
     def _write_events(self, step: int, values: dict[str, float]) -> None:
-        if self._summary_writer is None:
+        """Write event files; they are only a view, so that a failure ends these and not the run."""
+        if self._events is None:
             try:
-                from tensorboardX import SummaryWriter
+                from tensorboardX import event_file_writer
             except ImportError:
                 logging.getLogger(__name__).warning(
                     'tensorboardX is not installed: no TensorBoard files are written'
                 )
                 self._tensorboard = False
                 return
-            # purge_step hides the events that an interrupted run wrote from this step on.
-            folder = self._paths[0].parent / TENSORBOARD_FOLDER
-            self._summary_writer = SummaryWriter(str(folder), purge_step=step)
-        for name, value in values.items():
-            if math.isfinite(value):
-                self._summary_writer.add_scalar(name, value, step)
+        folder = self._paths[0].parent / TENSORBOARD_FOLDER
+        try:
+            if self._events is None:
+                folder.mkdir(exist_ok=True)
+                self._events = event_file_writer.EventsWriter(str(folder / 'events'))
+                self._events.write_event(_make_start_event(step))
+            self._events.write_event(_make_event(step, values))
+            if time.monotonic() - self._events_flushed > EVENTS_FLUSH_SECONDS:
+                self._events.flush()
+                self._events_flushed = time.monotonic()
+        except OSError as error:
+            self._stop_events(error)
+
+    def _stop_events(self, error: OSError) -> None:
+        logging.getLogger(__name__).warning(
+            '%s: no more TensorBoard files are written in this start (%s)',
+            self._paths[0].parent / TENSORBOARD_FOLDER,
+            error.strerror or error,
+        )
+        self._tensorboard, self._events = False, None
+
+
+def _make_start_event(step: int) -> Any:
+    """Make the event that hides those of an interrupted run from this step on."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    return Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START))
+
+
+def _make_event(step: int, values: dict[str, float]) -> Any:
+    """Make the event with the finite values of a step."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.summary_pb2 import Summary
+
+    scalars = [
+        Summary.Value(tag=name, simple_value=value)
+        for name, value in values.items()
+        if math.isfinite(value)
+    ]
+    return Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
 
 
 def encode_line(step: int, values: dict[str, float]) -> str:
@@ -165,11 +206,15 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     if not Path(path).exists():
         raise UserError(f'{path}: no such file')
-    rows = (json.loads(line) for _, line in _read_lines(path))
-    return [
-        {name: float(value) if isinstance(value, str) else value for name, value in row.items()}
-        for row in rows
-    ]
+    return [decode_line(line) for _, line in _read_lines(path)]
+
+
+def decode_line(line: str | bytes) -> dict[str, Any]:
+    """Invert `encode_line`; the step is the value of 'step'."""
+    return {
+        name: float(value) if isinstance(value, str) else value
+        for name, value in json.loads(line).items()
+    }
 
 
 def _read_lines(path: str | os.PathLike[str]) -> list[tuple[int, bytes]]:

@@ -1,16 +1,18 @@
 """Agreement among the processes of a run, and preemption by signals."""
 
+import contextlib
 import functools
 import signal
-import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 from gpt_jax.core.errors import UserError
+from gpt_jax.core.interruption import SignalCounter
 
 # Values that `run_on_all_processes` reserves; no function may return them.
 _NO_RESULT, _FAILED = -1, -(2**31)
+AGREE_SECONDS = 10.0  # for processes to stop together, where each could end by itself
 
 
 def is_first_process() -> bool:
@@ -74,41 +76,38 @@ def run_on_first_process(function: Callable[[], int | None]) -> int | None:
     return None if result == _NO_RESULT else result
 
 
-class Preemption:
+class Preemption(SignalCounter):
     """A context manager in which SIGTERM and SIGINT set a flag instead of ending the process.
 
     The training loop reads the flag between steps. A second SIGINT raises KeyboardInterrupt at
-    once. The previous handlers are restored at exit. A signal that the process was started to
-    ignore, as shells do with SIGINT for background jobs, stays ignored. Outside the main thread,
-    where Python allows no handlers, this does nothing. Enter it after jax.distributed.initialize,
-    which also handles SIGTERM.
+    once. Enter it after jax.distributed.initialize, which also handles SIGTERM.
     """
 
-    signal_name: str | None = None  # of the first signal: 'SIGTERM' or 'SIGINT'
+    _votes: Any = None
 
-    def __enter__(self) -> Self:
-        self._previous_handlers: dict[int, Any] = {}
-        self._votes: Any = None
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._previous_handlers[number] = signal.signal(number, self._on_signal)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous_handlers.items():
-            # None is a handler that was not installed from Python, which cannot be restored.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self.signal_name = self.signal_name or signal.Signals(number).name
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        super()._on_signal(number, frame)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def nothing_unsaved(
+        self, before_end: Callable[[], None] = lambda: None
+    ) -> contextlib.AbstractContextManager[None]:
+        """In this block, there is nothing to save, so that a signal ends the process in seconds.
+
+        With several processes, these first have time to agree (`requested_on_any_process`).
+
+        Args:
+          before_end: waits for this process's part of a save in progress.
+        """
+        if is_multiprocess():
+            return self.interruptible(before_end, raises=False, seconds=AGREE_SECONDS)
+        return self.interruptible(before_end)
 
     @property
     def requested(self) -> bool:
         """Whether this process was asked to stop."""
-        return self.signal_name is not None
+        return self.count > 0
 
     def requested_on_any_process(self) -> bool:
         """Return whether any process was asked to stop; the same answer on all of them.

@@ -36,6 +36,7 @@ ERRORS: Mapping[int, type[Exception]] = {
     errors.EXIT_BAD_INPUT: errors.UserError,
     errors.EXIT_FAILED: errors.CheckFailed,
     errors.EXIT_OUT_OF_MEMORY: errors.OutOfMemory,
+    errors.EXIT_DISK_FULL: errors.DiskFull,
     errors.EXIT_RESUMABLE: errors.Preempted,
 }
 ERROR_PREFIX = 'run.py: '  # of the child's error line for such an exit code

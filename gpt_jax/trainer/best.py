@@ -6,6 +6,7 @@ run ends at the same step as an uninterrupted one.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,9 +26,18 @@ class BestCheckpoint:
 
     Args:
       start: number of updates in the initial state.
+      unfinished_row: values of the step `start` that are not in the metrics file yet.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, workdir: Path, start: int, log: LogFn):
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        workdir: Path,
+        start: int,
+        unfinished_row: Mapping[str, float],
+        log: LogFn,
+    ):
         self._config, self._log = config, log
         self._metric = dataset.best_metric(config)
         self._score: float | None = None
@@ -43,7 +53,8 @@ class BestCheckpoint:
             if jax.process_index() == 0:
                 dataset.save_tokenizer(config, folder)
         path = workdir / metrics.METRICS_FILE
-        for row in metrics.read_metrics(path) if path.exists() else []:
+        rows = metrics.read_metrics(path) if path.exists() else []
+        for row in [*rows, {'step': start, **unfinished_row}]:
             if self._metric.name in row and row['step'] <= start:
                 self._update(int(row['step']), float(row[self._metric.name]))
 
@@ -60,6 +71,20 @@ class BestCheckpoint:
         """Record a validation; save the state if it is the best so far."""
         if self._update(step, scores[self._metric.name]) and self._checkpoints is not None:
             self._checkpoints.save(step, state, meta)
+
+    def count_saved(self) -> int:
+        """Count the checkpoints in the folder of the best one."""
+        return self._checkpoints.count_saved() if self._checkpoints is not None else 0
+
+    def wait(self) -> None:
+        """Return once the save in progress, if any, is complete."""
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
+
+    def save_again(self, start: int, state: State, meta: dict[str, Any]) -> None:
+        """Save the initial state if it is the best and a kill ended its first save."""
+        if self._checkpoints is not None and 0 < start == self._step:
+            self._checkpoints.save(start, state, meta)  # does nothing if it is there
 
     def should_finish(self) -> bool:
         """Return whether the last `train.early_stopping_patience` validations were not better."""

@@ -22,6 +22,7 @@ from gpt_jax.trainer.validation import compute_bits_per_byte, evaluate_text
 # Up to this many epochs, repeated text is worth almost as much as new text (Muennighoff et al.
 # 2023, section 5).
 MAX_USEFUL_EPOCHS = 4
+VALIDATION_PREFIX = 'validation_'  # of the metrics of the validation split
 
 
 class Epochs(NamedTuple):
@@ -111,7 +112,7 @@ class Dataset(abc.ABC):
     ) -> dict[str, float]:
         """Evaluate the validation split; the names begin with 'validation_'."""
         metrics = self.evaluate(config, parts, 'validation', params, progress)
-        return {f'validation_{name}': value for name, value in metrics.items()}
+        return {f'{VALIDATION_PREFIX}{name}': value for name, value in metrics.items()}
 
     def save_tokenizer(self, config: Config, folder: Path) -> None:
         """Write the tokenizer and its chat template, so that the folder is self-contained."""

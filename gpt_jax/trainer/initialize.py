@@ -19,7 +19,7 @@ from gpt_jax.train import finetune_checkpoint
 from gpt_jax.train.build import TrainerParts
 from gpt_jax.train.checkpoint import CheckpointManager, RestoredCheckpoint, load_checkpoint
 from gpt_jax.train.step import State
-from gpt_jax.trainer.hooks import RunContext
+from gpt_jax.trainer.hooks import UNFINISHED_ROW, RunContext
 
 # The fields in which a branch may differ from its trunk: length, end of the schedule, logging.
 BRANCH_FIELDS = (
@@ -49,12 +49,15 @@ class InitializedRun(NamedTuple):
       step: the compiled training step.
       start: number of updates in the state.
       seconds: wall-clock seconds that they took.
+      unfinished_row: the metrics of the last one so far, if its checkpoint was saved before it was
+        evaluated (hooks.py); else None.
     """
 
     step: Callable[..., Any]
     state: State
     start: int
     seconds: float
+    unfinished_row: dict[str, str] | None
 
 
 def initialize_or_restore(run: RunContext, checkpoints: CheckpointManager) -> InitializedRun:
@@ -66,16 +69,18 @@ def initialize_or_restore(run: RunContext, checkpoints: CheckpointManager) -> In
     with ThreadPoolExecutor(max_workers=1) as executor:
         initial = executor.submit(_make_state, run, checkpoints)
         step, compile_seconds = _compile_step(run)
-        state, start, seconds = initial.result()
+        state, start, seconds, unfinished_row = initial.result()
     name = run.config.name
     if run.parts.mesh_reason:
         run.log(f'{name}: {run.parts.mesh_reason}')
     run.log(f'{name}: {_describe(run)}; compiled in {compile_seconds:.1f} s')
-    return InitializedRun(step, state, start, seconds)
+    return InitializedRun(step, state, start, seconds, unfinished_row)
 
 
-def _make_state(run: RunContext, checkpoints: CheckpointManager) -> tuple[State, int, float]:
-    """Return the initial state, its number of updates, and the seconds the run has taken."""
+def _make_state(
+    run: RunContext, checkpoints: CheckpointManager
+) -> tuple[State, int, float, dict[str, str] | None]:
+    """Return the initial state and the other fields of InitializedRun."""
     config, parts = run.config, run.parts
     saved = finetune_checkpoint.drop_unsaved(parts.abstract_state, config.init_from)
     restored = checkpoints.restore(saved)
@@ -83,16 +88,17 @@ def _make_state(run: RunContext, checkpoints: CheckpointManager) -> tuple[State,
         _check_fingerprint(run, restored.meta['fingerprint'])
         run.log(f'{config.name}: resuming from the checkpoint of step {restored.step}')
         state = _add_frozen(config, parts, restored, run.log)
-        return state, restored.meta['next_batch'], restored.meta['seconds']
+        meta = restored.meta
+        return state, meta['next_batch'], meta['seconds'], meta.get(UNFINISHED_ROW)
     if config.train.branch_from:
         fingerprint = run.dataset.fingerprint
         state = restore_branch(run.raw_config, config, fingerprint, parts, run.workdir, run.log)
-        return state, config.train.branch_step, 0.0
+        return state, config.train.branch_step, 0.0, None
     if config.init_from:
         from gpt_jax.trainer import init_from
 
-        return init_from.load_pretrained_state(config, parts, run.log), 0, 0.0
-    return parts.init_state(), 0, 0.0
+        return init_from.load_pretrained_state(config, parts, run.log), 0, 0.0, None
+    return parts.init_state(), 0, 0.0, None
 
 
 def _check_fingerprint(run: RunContext, restored: str) -> None:

@@ -5,6 +5,7 @@
 
 import contextlib
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,16 +17,17 @@ from gpt_jax.core import files, trees
 from gpt_jax.core.config import Config, RawConfig, parse_config
 from gpt_jax.core.errors import Diverged
 from gpt_jax.core.progress import PROGRESS_FILE, LogFn, Progress
-from gpt_jax.core.watchdog import Watchdog
+from gpt_jax.core.watchdog import Watchdog, catch_bus_error
+from gpt_jax.train import disk_space, finetune_checkpoint
 from gpt_jax.train.build import build_trainer_parts
 from gpt_jax.train.checkpoint import CheckpointManager
 from gpt_jax.train.loop import Hooks, Intervals, run_training_loop
-from gpt_jax.train.metrics import METRICS_FILE, MetricsWriter, read_metrics
-from gpt_jax.train.multihost import Preemption
+from gpt_jax.train.metrics import MetricsWriter
+from gpt_jax.train.multihost import Preemption, run_on_first_process
 from gpt_jax.train.step import State
 from gpt_jax.trainer.best import BestCheckpoint
 from gpt_jax.trainer.dataset import load_dataset, warn_of_repetition
-from gpt_jax.trainer.hooks import MetricsRecorder, RunContext, TrainingHooks
+from gpt_jax.trainer.hooks import MetricsRecorder, RunContext, TrainingHooks, restore_rows
 from gpt_jax.trainer.initialize import InitializedRun, initialize_or_restore
 from gpt_jax.trainer.summary import load_finished_summary, make_summary, write_summary
 
@@ -65,6 +67,7 @@ def train(
         if summary is not None:
             log(f'{workdir}: already done; delete the folder to run it again')
             return summary
+        catch_bus_error([workdir, Path(tempfile.gettempdir()), Path('/dev/shm')])
         warn_of_repetition(dataset, config, log)
         if jax.process_index() == 0:
             files.write_json(workdir / 'config.json', raw_config)
@@ -109,20 +112,27 @@ def _train(run: RunContext) -> dict[str, Any]:
         contextlib.ExitStack() as stack,
     ):
         began = time.monotonic()
-        initial = initialize_or_restore(run, checkpoints)
-        start = initial.start
-        metrics.resume(start)
-        dataset = run.dataset.add_references(
-            config, run.parts, workdir, start, run.progress, run.log
-        )
+        with preemption.nothing_unsaved():
+            initial = initialize_or_restore(run, checkpoints)
+            start = initial.start
+            metrics.resume(start)
+            run.progress.on_note = watchdog.beat
+            dataset = run.dataset.add_references(
+                config, run.parts, workdir, start, run.progress, run.log
+            )
         run = run._replace(dataset=dataset)
         seconds = initial.seconds + time.monotonic() - began
 
         recorder = MetricsRecorder(
             config, dataset.convert_loss, metrics, run.progress, start, seconds
         )
-        best = stack.enter_context(BestCheckpoint(config, dataset, workdir, start, run.log))
-        training_hooks = TrainingHooks(run, checkpoints, recorder, best, initial.state)
+        is_evaluated = restore_rows(recorder, workdir, start, initial.unfinished_row)
+        unfinished = recorder.get_unfinished()
+        best = stack.enter_context(
+            BestCheckpoint(config, dataset, workdir, start, unfinished, run.log)
+        )
+        _check_free_space(run, initial, checkpoints, best)
+        training_hooks = TrainingHooks(run, checkpoints, recorder, best, preemption, initial.state)
         hooks = Hooks(
             log=recorder.log_step,
             evaluate=training_hooks.evaluate,
@@ -131,29 +141,38 @@ def _train(run: RunContext) -> dict[str, Any]:
             should_stop=lambda: _should_stop(preemption, watchdog),
             should_finish=best.should_finish,
         )
-        run.progress.on_note = watchdog.beat
+        training_hooks.save_best_again(start, initial.state)
+        intervals = training_hooks.make_intervals()
         try:
-            state = _run_steps(run, initial, training_hooks.make_intervals(), hooks, recorder)
-            recorder.last |= dataset.measure_contamination(
-                config, ['validation'], run.progress, run.log
-            )
+            state = _run_steps(run, initial, intervals, hooks, is_evaluated)
         except Diverged:
             recorder.flush()  # the row of the diverged step is the one to look at
             raise
         finally:
             run.progress.close()
-        checkpoints.wait()
-        return _summarize(run, state, recorder, best)
+        with preemption.nothing_unsaved(checkpoints.finish_writing):
+            best.wait()  # before the last row, since a finished step is not evaluated again
+            recorder.flush()
+            checkpoints.wait()
+            return _summarize(run, state, recorder, best)
+
+
+def _check_free_space(
+    run: RunContext, initial: InitializedRun, checkpoints: CheckpointManager, best: BestCheckpoint
+) -> None:
+    """Raise DiskFull if there is no room for the checkpoints; the first process looks."""
+    state = finetune_checkpoint.drop_unsaved(run.parts.abstract_state, run.config.init_from)
+    count = disk_space.count_checkpoints(
+        run.config, initial.start, checkpoints.count_saved(), best.count_saved()
+    )
+    need = disk_space.SpaceNeed(disk_space.estimate_checkpoint_bytes(state), count)
+    run_on_first_process(lambda: disk_space.check_free_space(run.workdir, [need]))
 
 
 def _run_steps(
-    run: RunContext,
-    initial: InitializedRun,
-    intervals: Intervals,
-    hooks: Hooks,
-    recorder: MetricsRecorder,
+    run: RunContext, initial: InitializedRun, intervals: Intervals, hooks: Hooks, is_evaluated: bool
 ) -> State:
-    """Run the remaining steps; if none remain, evaluate again for the missing summary."""
+    """Run the remaining steps; if none remain and the results are lost, evaluate again."""
     config, start = run.config, initial.start
     local = run.dataset.iterate_batches(config, start, run.parts.batch_shard())
     state = run_training_loop(
@@ -165,12 +184,11 @@ def _run_steps(
         every=intervals,
         max_skipped=config.train.max_skipped_in_row,
         hooks=hooks,
+        is_evaluated=is_evaluated,
     )
-    if int(state.step) == start:  # killed between the last checkpoint and the summary
-        if jax.process_index() == 0:
-            recorder.last |= read_metrics(run.workdir / METRICS_FILE)[-1]
-        hooks.evaluate(start, state)
-        hooks.run_suite(start, state)
+    if int(state.step) == start:  # these do nothing if the results are known
+        hooks.evaluate(start, state, True)
+        hooks.run_suite(start, state, True)
     return state
 
 
@@ -179,6 +197,8 @@ def _summarize(
 ) -> dict[str, Any]:
     """Make the summary, in which every process takes part; the first process writes it."""
     config, dataset = run.config, run.dataset
+    recorder.last |= dataset.measure_contamination(config, ['validation'], run.progress, run.log)
+    run.progress.close()
     extra = {
         **dataset.count_examples(),
         'fingerprint': dataset.fingerprint,

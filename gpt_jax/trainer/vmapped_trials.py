@@ -13,7 +13,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from gpt_jax.core.progress import PROGRESS_FILE, LogFn, Progress
 from gpt_jax.finetune.partition import Partitioner
 from gpt_jax.model import weights
 from gpt_jax.parallel.sharding import UNSHARDED
-from gpt_jax.train import manifest
+from gpt_jax.train import disk_space, manifest
 from gpt_jax.train.build import (
     TrainerParts,
     build_trainer_parts,
@@ -39,12 +39,18 @@ from gpt_jax.train.build import (
 )
 from gpt_jax.train.checkpoint import CheckpointManager, load_checkpoint
 from gpt_jax.train.loop import Hooks, Intervals, run_training_loop
-from gpt_jax.train.metrics import METRICS_FILE, MetricsWriter, read_metrics
+from gpt_jax.train.metrics import METRICS_FILE, MetricsWriter
 from gpt_jax.train.multihost import Preemption
 from gpt_jax.train.objective import make_loss
 from gpt_jax.train.step import State, create_state, make_step
-from gpt_jax.trainer.dataset import load_text_data
-from gpt_jax.trainer.hooks import MetricsRecorder, RunContext, make_checkpoint_meta
+from gpt_jax.trainer.dataset import VALIDATION_PREFIX, load_text_data
+from gpt_jax.trainer.hooks import (
+    UNFINISHED_ROW,
+    MetricsRecorder,
+    RunContext,
+    make_checkpoint_meta,
+    stop_on_signal,
+)
 from gpt_jax.trainer.summary import load_finished_summary, make_summary, write_summary
 
 RUNS_AXIS = 'runs'  # a mesh axis of this module only; no model or rule refers to it
@@ -203,7 +209,7 @@ def train_trials(trials: dict[str, RawConfig], workdir: Path, log: LogFn) -> Non
                 trials[name], configs[name], dataset, parts, None, folder / name, progress, log
             )
             runs.append(_TrialRun(run, stack, count=len(names), is_shown=name == names[0]))
-        _TrialGroup(runs, parts, vmapped).train(preemption, log)
+        _TrialGroup(runs, parts, vmapped, preemption).train(log)
 
 
 def _check_group(trials: dict[str, RawConfig]) -> None:
@@ -248,24 +254,40 @@ class _TrialRun:
         )
         self.recorder: Any = None  # a MetricsRecorder once the initial step is known
 
-    def begin(self, start: int, seconds: float) -> None:
-        """Start recording after `start` updates, which took `seconds`."""
+    def begin(self, start: int, meta: Mapping[str, Any]) -> bool:
+        """Start recording after `start` updates.
+
+        Args:
+          meta: the meta of the checkpoint that has them; {} without one.
+
+        Returns:
+          Whether the evaluations of step `start` are done.
+        """
         run = self.context
         self._metrics.resume(start)
         progress = run.progress if self._is_shown else None
+        seconds = meta.get('seconds', 0.0)
         self.recorder = MetricsRecorder(
             run.config, run.dataset.convert_loss, self._metrics, progress, start, seconds
         )
+        path = run.workdir / METRICS_FILE
+        return self.recorder.restore(path, start, meta.get(UNFINISHED_ROW))
 
     def evaluate(self, step: int, params: Any) -> None:
         run = self.context
-        self.recorder.add(step, run.dataset.validate(run.config, run.parts, params, run.progress))
+        if not self.recorder.has_results(step, VALIDATION_PREFIX):
+            scores = run.dataset.validate(run.config, run.parts, params, run.progress)
+            self.recorder.add(step, scores)
 
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, is_complete: bool) -> None:
+        """Save a checkpoint, as TrainingHooks.save does."""
         run = self.context
-        self.recorder.flush()
         seconds = self.recorder.elapsed_seconds()
         meta = make_checkpoint_meta(run.raw_config, run.dataset.fingerprint, step, seconds)
+        if is_complete:
+            self.recorder.flush()
+        else:
+            meta[UNFINISHED_ROW] = self.recorder.flush_before(step)
         self.checkpoints.save(step, state, meta)
 
     def finish(self, state: Any) -> None:
@@ -284,27 +306,30 @@ class _TrialRun:
 class _TrialGroup:
     """The trials of one process, and the functions that the training loop calls for all of them."""
 
-    def __init__(self, runs: list[_TrialRun], parts: TrainerParts, vmapped: VmappedRuns):
+    def __init__(
+        self,
+        runs: list[_TrialRun],
+        parts: TrainerParts,
+        vmapped: VmappedRuns,
+        preemption: Preemption,
+    ):
         self._runs, self._parts, self._vmapped = runs, parts, vmapped
+        self._preemption = preemption
 
-    def train(self, preemption: Preemption, log: LogFn) -> None:
+    def train(self, log: LogFn) -> None:
         """Train all trials to their end and write their summaries."""
-        config = self._runs[0].config
+        config, preemption = self._runs[0].config, self._preemption
         seeds = jnp.array([run.config.seed for run in self._runs], jnp.uint32)
         rates = jnp.array([run.config.optimizer.learning_rate for run in self._runs], jnp.float32)
-        start, seconds, states = self._restore()
-        if states is None:
-            states = self._vmapped.init(seeds)
-        for run in self._runs:
-            run.begin(start, seconds)
-
-        began = time.monotonic()
-        lowered = self._vmapped.step.lower(states, next(self._iterate_batches(0)), seeds, rates)
-        step = lowered.compile()
-        log(
-            f'{len(self._runs)} runs at once on {self._vmapped.mesh.size} devices; '
-            f'compiled in {time.monotonic() - began:.1f} s'
-        )
+        with preemption.nothing_unsaved():
+            start, metas, states = self._restore()
+            if states is None:
+                states = self._vmapped.init(seeds)
+            evaluated = [
+                run.begin(start, meta) for run, meta in zip(self._runs, metas, strict=True)
+            ]
+            self._check_free_space(start)
+            step = self._compile_step(states, seeds, rates, log)
         states = run_training_loop(
             lambda states, batch: step(states, batch, seeds, rates),
             states,
@@ -327,30 +352,63 @@ class _TrialGroup:
                 should_stop=preemption.requested_on_any_process,
                 should_finish=lambda: False,
             ),
+            is_evaluated=all(evaluated),
         )
-        if config.steps == start:  # killed between the last checkpoint and the summaries
-            for run in self._runs:
-                run.recorder.last |= read_metrics(run.context.workdir / METRICS_FILE)[-1]
-            self._evaluate(start, states)
-        self._finish(states)
+        if config.steps == start:  # killed before the summaries; does nothing for known results
+            self._evaluate(start, states, True)
+        with preemption.nothing_unsaved(self._finish_writing):
+            self._finish(states)
+
+    def _compile_step(
+        self, states: Any, seeds: jax.Array, rates: jax.Array, log: LogFn
+    ) -> Callable[..., Any]:
+        began = time.monotonic()
+        batch = next(self._iterate_batches(0))
+        step = self._vmapped.step.lower(states, batch, seeds, rates).compile()
+        log(
+            f'{len(self._runs)} runs at once on {self._vmapped.mesh.size} devices; '
+            f'compiled in {time.monotonic() - began:.1f} s'
+        )
+        return step
+
+    def _check_free_space(self, start: int) -> None:
+        size = disk_space.estimate_checkpoint_bytes(self._parts.abstract_state)
+        needs = [
+            disk_space.SpaceNeed(
+                size,
+                disk_space.count_checkpoints(run.config, start, run.checkpoints.count_saved(), 0),
+            )
+            for run in self._runs
+        ]
+        disk_space.check_free_space(self._runs[0].context.workdir, needs)
 
     def _log_step(self, step: int, values: dict[str, Any]) -> None:
         for index, run in enumerate(self._runs):
             run.recorder.log_step(step, {name: value[index] for name, value in values.items()})
 
-    def _evaluate(self, step: int, states: Any) -> None:
-        with self._pause_meters():
+    def _evaluate(self, step: int, states: Any, is_saved: bool) -> None:
+        config, finish = self._runs[0].config, self._finish_writing
+        reason = f'stopped and saved at step {step} of {config.steps}, before validation was done'
+        progress = self._runs[0].context.progress
+        with (
+            self._pause_meters(),
+            stop_on_signal(self._preemption, progress, reason, finish if is_saved else None),
+        ):
             for index, run in enumerate(self._runs):
                 state = self._select_state(states, index)
                 run.evaluate(step, self._parts.combine_params(state))
 
-    def _save(self, step: int, states: Any, wait: bool) -> None:
+    def _save(self, step: int, states: Any, is_complete: bool, wait: bool) -> None:
         with self._pause_meters():
             for index, run in enumerate(self._runs):
-                run.save(step, self._select_state(states, index))
+                run.save(step, self._select_state(states, index), is_complete)
             if wait:
                 for run in self._runs:
                     run.checkpoints.wait()
+
+    def _finish_writing(self) -> None:
+        for run in self._runs:
+            run.checkpoints.finish_writing()
 
     @contextlib.contextmanager
     def _pause_meters(self) -> Iterator[None]:
@@ -364,11 +422,11 @@ class _TrialGroup:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._parts.abstract_state)
         return jax.device_put(select_run(states, index), shardings)
 
-    def _restore(self) -> tuple[int, float, Any]:
+    def _restore(self) -> tuple[int, list[dict[str, Any]], Any]:
         """Load the newest step that all trials have saved.
 
         Returns:
-          (step, seconds, states); (0, 0.0, None) if there is none.
+          (step, each trial's meta, states); (0, ..., None) if there is none.
         """
         folders = [run.context.workdir / 'checkpoints' for run in self._runs]
         common = set.intersection(*(set(manifest.list_steps(folder)) for folder in folders))
@@ -384,8 +442,8 @@ class _TrialGroup:
                     f'{context.workdir.parent}: began with other data; choose another --workdir'
                 )
             states = stack_states([c.state for c in checkpoints], self._vmapped.mesh)
-            return step, max(c.meta['seconds'] for c in checkpoints), states
-        return 0, 0.0, None
+            return step, [c.meta for c in checkpoints], states
+        return 0, [{} for _ in self._runs], None
 
     def _iterate_batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
         """Stack the batches of all trials; trials with the same seed read them once."""

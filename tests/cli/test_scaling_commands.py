@@ -258,7 +258,8 @@ def synthetic_columns():
 
 
 @pytest.mark.parametrize(
-    ('output', 'code', 'message'), [('a closed pipe', 141, ''), ('/dev/full', 2, 'No space left')]
+    ('output', 'code', 'message'),
+    [('a closed pipe', 141, ''), ('/dev/full', 5, 'output: no space left')],
 )
 def test_closed_or_full_output(output, code, message):
     if output == '/dev/full':

@@ -15,6 +15,8 @@ from gpt_jax.core import command, errors
         (errors.UserError('config.model.width: must be positive'), 2),
         (errors.Diverged('10 steps'), 3),
         (errors.OutOfMemory('full'), 4),
+        (errors.DiskFull('/x: no space'), 5),
+        (OSError(28, 'No space left on device', '/x'), 5),
         (errors.Preempted('saved'), 75),
         (FileNotFoundError(2, 'No such file or directory', 'x.csv'), 2),
     ],

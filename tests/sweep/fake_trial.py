@@ -22,6 +22,11 @@ if kind == 'hang' or (kind == 'hangonce' and times == 1):
 if kind == 'memory':
     print('run.py: out of memory')
     sys.exit(4)
+if kind == 'full':
+    print('run.py: /x: no space left on this disk', file=sys.stderr)
+    sys.exit(5)
+if kind == 'crashes':
+    sys.exit('ValueError: a bug')
 if kind == 'killed' and times == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 if kind == 'bad':

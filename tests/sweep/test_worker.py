@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gpt_jax.core import files
+from gpt_jax.core.clock import ActiveClock
 from gpt_jax.core.errors import Preempted, UserError
 from gpt_jax.sweep import process as process_module
 from gpt_jax.sweep import worker
@@ -39,9 +40,9 @@ TWENTY = [
     'good-6',
     'hangonce-1',
     'good-7',
-    'memory-2',
+    'full-1',
     'good-8',
-    'diverges-2',
+    'crashes-1',
     'good-9',
     'bad-2',
 ]
@@ -50,7 +51,9 @@ REASONS = {
     'hang': 'hung: no activity for 1 s',
     'hangonce': 'hung: no activity for 1 s',
     'memory': 'failed: out of memory',
-    'killed': 'failed: killed (signal 9), as the system does when memory runs out',
+    'full': 'failed: disk full (run.py: /x: no space left on this disk)',
+    'crashes': 'failed: exit code 1 (ValueError: a bug)',
+    'killed': 'failed: killed by SIGKILL',
     'diverges': 'failed: diverged',
     'liar': 'failed: it left no summary',
 }
@@ -201,6 +204,43 @@ def test_group_is_one_process_with_separate_records(tmp_path):
     records = run(tmp_path, [[make_trial('good-1'), make_trial('good-2')], make_trial('good-3')])
     assert statuses(records) == dict.fromkeys(('good-1', 'good-2', 'good-3'), 'done')
     assert count_starts(tmp_path) == {'good-1': 1, 'good-3': 1}
+
+
+def test_a_machine_that_slept_is_not_a_trial_that_hangs(tmp_path, monkeypatch):
+    """The clock jumps by an hour in each trial: in one that works, and in one that hangs."""
+    now, looks, jumped = [0.0], [0], []
+
+    def tell_time():
+        looks[0] += 1
+        now[0] += 0.02
+        if looks[0] % 40 == 20:
+            now[0] += 3600
+            jumped.append(looks[0])
+        return now[0]
+
+    monkeypatch.setattr(worker, 'ActiveClock', lambda: ActiveClock(tell_time))
+    limits = NO_LIMIT._replace(hang_seconds=12.0, hours=0.5)
+    trials = [make_trial('short-1'), make_trial('good-1')]
+    assert statuses(run(tmp_path, trials, limits)) == {'short-1': 'done', 'good-1': 'done'}
+    assert jumped
+    hang = statuses(run(tmp_path / 'hang', [make_trial('hang-1')], limits))
+    assert hang == {'hang-1': 'hung: no activity for 12 s'}
+
+
+def test_reasons_are_what_is_known(tmp_path, monkeypatch):
+    describe = process_module._describe_exit
+    assert describe(1, tmp_path, 0) == 'exit code 1'
+    assert describe(-signal.SIGKILL, tmp_path, 0) == 'killed by SIGKILL'
+    assert describe(-signal.SIGKILL, tmp_path, 2) == (
+        'killed by SIGKILL; memory ran out meanwhile, and the system killed 2 processes'
+    )
+    monkeypatch.setattr(files, 'measure_free_bytes', lambda _: 0)
+    assert describe(-signal.SIGBUS, tmp_path, 0) == (
+        f'killed by SIGBUS; the disk of {tmp_path} is full'
+    )
+    (tmp_path / 'vmstat').write_text('nr_free_pages 5\noom_kill 3\n')
+    monkeypatch.setattr(process_module, 'VMSTAT_FILE', tmp_path / 'vmstat')
+    assert process_module._count_oom_kills() == 3
 
 
 def test_folder_of_another_config_is_rejected(tmp_path):

@@ -202,7 +202,7 @@ def test_the_next_call_raises_an_error_of_the_thread_and_later_saves_succeed(tmp
                 patch.setattr(manifest, 'write_manifest', fail)
                 checkpoints.save(2, make_state(2), {})
                 checkpoints._thread.submit(lambda: None).result()
-            with pytest.raises(RuntimeError, match=r'checkpoint 2 failed: .*No space left'):
+            with pytest.raises(RuntimeError, match='checkpoint 2 failed: no space left'):
                 method()
             assert not (tmp_path / 'tmp-2').exists()
             assert manifest.list_steps(tmp_path) == [1]
