@@ -13,9 +13,10 @@ from gpt_jax.finetune import lora
 from gpt_jax.inference import pretrained
 from gpt_jax.model.gpt import GPT, unstack_layers
 from gpt_jax.model.loss import compute_logits
-from gpt_jax.model.low_rank import Adapter, remove_adapters
+from gpt_jax.model.low_rank import Adapter
 from gpt_jax.parallel.sharding import UNSHARDED
 from gpt_jax.train.objective import make_loss
+from tests.finetune.test_partition import remove_adapters
 from tests.model.architectures import ARCHITECTURES
 from tests.model.test_gpt import make_model
 
