@@ -219,7 +219,8 @@ def make_command(what, source, tmp_path, complete):
     if what == 'evaluate':
         return long_command(complete, source, mode='evaluate')
     if what == 'eval':
-        return [sys.executable, '-m', 'gpt_jax', 'eval', str(complete), '--max_examples=0']
+        tasks = ['--tasks=sentiment,pairs,translation', '--max_examples=100']
+        return [sys.executable, '-m', 'gpt_jax', 'eval', str(complete), *tasks]
     (tmp_path / 'seeds.py').write_text(SWEEP)
     trials = {'trial': 's0,s1'} if what == 'vmapped' else {}
     config = {'config': tmp_path / 'seeds.py', 'config.seed': None}
