@@ -315,6 +315,7 @@ class LanguageModel:
           >>> model.tokenizer.decode([logits[-1].argmax()])  # the most likely next token
         """
         ids, context = self._encode_prompt(text, 'text').ids, self.config.context
+        text_stream.check_ids(ids, self.config.vocab_size, 'text')
         if not len(ids):
             raise UserError('text: must not be empty')
         if len(ids) > context:
@@ -388,11 +389,6 @@ class LanguageModel:
             ids = np.asarray(tokenizer.encode(text), np.int32)
         except UserError as error:
             raise UserError(f'{name}: {error}') from None
-        if len(ids) and ids.max() >= self.config.vocab_size:
-            raise UserError(
-                f'{name}: has the token {ids.max()}, which the model does not have; its vocabulary '
-                f'has {self.config.vocab_size} ids'
-            )
         prefix_ids = np.array(self.pretrained.prefix_ids, np.int32)
         return TokenizedPrompt(text, np.concatenate([prefix_ids, ids]))
 

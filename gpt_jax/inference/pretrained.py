@@ -332,9 +332,10 @@ def _use_tokenizer_of(folder: Path, model: Pretrained, log: LogFn) -> Pretrained
         return model
     tokenizer = make_tokenizer(str(folder), lambda: ())
     if tokenizer.vocab_size > model.model_config.vocab_size:
-        raise UserError(
+        # Often only a token for padding. A prompt that contains one of them is refused.
+        log(
             f'{folder}: its tokenizer has ids up to {tokenizer.vocab_size - 1}, but the base model '
-            f'has only {model.model_config.vocab_size}; a resized embedding is not supported'
+            f'has only {model.model_config.vocab_size}: those beyond cannot be used'
         )
     end_ids = model.end_ids
     if tokenizer.fingerprint != model.tokenizer.fingerprint:

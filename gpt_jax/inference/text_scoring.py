@@ -27,6 +27,7 @@ from gpt_jax.inference import scoring
 from gpt_jax.inference.placement import InferencePlacement
 from gpt_jax.inference.pretrained import Pretrained
 from gpt_jax.inference.scoring import ContinuationScore, ScoringBatch, ScoringRequest
+from gpt_jax.inference.text_stream import check_ids
 from gpt_jax.train import objective
 
 MIN_REQUESTS_FOR_PROGRESS = 64
@@ -220,6 +221,7 @@ class Scorer:
     def __init__(self, pretrained: Pretrained, placement: InferencePlacement, params: Any):
         self._encoder = TextEncoder(pretrained.tokenizer, pretrained.prefix_ids)
         self._context = pretrained.model_config.context
+        self._vocab_size = pretrained.model_config.vocab_size
         self._placement, self._params = placement, params
         self._score = jax.jit(
             objective.make_token_scores(pretrained.model_config, placement.policy)
@@ -248,6 +250,9 @@ class Scorer:
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= limit:
                 raise UserError(f'{name}: must be an integer in [1, {limit}], got {value!r}')
         requests = self._make_requests(pairs)
+        for number, request in enumerate(requests):
+            ids = np.concatenate([request.context, request.continuation])
+            check_ids(ids, self._vocab_size, f'pair {number}')
         progress = None
         if len(requests) >= MIN_REQUESTS_FOR_PROGRESS:
             progress = Progress(sys.stderr, trial=None, name='scoring', steps=len(requests))

@@ -174,6 +174,9 @@ def stream_texts(
                 f"draft_tokens: must be below the model's context of {context}, "
                 f'got {options.draft_tokens}'
             )
+    for number, prompt in enumerate(prompts, 1):
+        name = f'prompt {number}' if len(prompts) > 1 else 'prompt'
+        check_ids(prompt.ids, engine.model.config.vocab_size, name)
     requests = batching.make_requests(prompts, options, context)
     is_end_V = _make_end_mask(options, detokenizer.end_ids, engine.model.config.vocab_size)
     beam_search = options.num_beams > 1
@@ -208,6 +211,15 @@ def stream_texts(
                     if text or reader.result:
                         yield TokenChunk(first + row, text, reader.result)
         first += len(readers)
+
+
+def check_ids(ids: np.ndarray, vocab_size: int, name: str) -> None:
+    """Raise UserError for an id that the model does not have: XLA would take another one's row."""
+    if len(ids) and ids.max() >= vocab_size:
+        raise UserError(
+            f"{name}: token ids must be below the model's vocabulary size of {vocab_size}, got "
+            f'{ids.max()}'
+        )
 
 
 def _make_end_mask(

@@ -16,8 +16,8 @@ from gpt_jax.core.config import DataConfig, default_config
 from gpt_jax.core.errors import UserError
 from gpt_jax.data import tokenized_dataset, tokenizer
 from gpt_jax.inference import pretrained
-from gpt_jax.inference.options import make_options
 from gpt_jax.inference.placement import make_placement
+from gpt_jax.inference.scoring import ScoringRequest
 from gpt_jax.interop import safetensors_files
 from gpt_jax.interop.safetensors_files import LazyTensor
 from gpt_jax.tasks.chat_template import load_chat_template
@@ -308,17 +308,22 @@ def test_prefix_ids():
     assert made.encode('words')[0] != 0
 
 
-def test_an_adapters_folder_brings_its_tokenizer_template_and_whole_modules(exported, tmp_path):
-    index = safetensors_files.index_folder(exported)
+def write_norm_adapter(folder, base, factor):
+    """Write a PEFT folder that multiplies the norm before the head, and adapts nothing."""
+    index = safetensors_files.index_folder(base)
     tensors = []
     for name in ('transformer.ln_f.weight', 'transformer.ln_f.bias'):
-        value = 2 * np.array(index.map(name))
+        value = factor * np.array(index.map(name))
         compute = functools.partial(np.asarray, value)
         tensors.append(LazyTensor(f'base_model.model.{name}', 'F32', value.shape, compute))
-    safetensors_files.write_tensors(tmp_path / 'adapter_model.safetensors', tensors)
+    safetensors_files.write_tensors(folder / 'adapter_model.safetensors', tensors)
     config = {'peft_type': 'LORA', 'modules_to_save': ['ln_f'], 'use_new_thing': None}
-    config['base_model_name_or_path'] = str(exported)
-    (tmp_path / 'adapter_config.json').write_text(json.dumps(config))
+    config['base_model_name_or_path'] = str(base)
+    (folder / 'adapter_config.json').write_text(json.dumps(config))
+
+
+def test_an_adapters_folder_brings_its_tokenizer_template_and_whole_modules(exported, tmp_path):
+    write_norm_adapter(tmp_path, exported, 2)
     base, tuned = (gpt_jax.load(folder, log=print) for folder in (exported, tmp_path))
     assert tuned.tokenizer.fingerprint == base.tokenizer.fingerprint
     # Logits are linear in the scale and the bias of the norm before the head.
@@ -339,15 +344,30 @@ def test_an_adapters_folder_brings_its_tokenizer_template_and_whole_modules(expo
 def test_special_tokens_in_a_prompt_are_read_unless_they_are_text(exported):
     model = gpt_jax.load(exported, log=print)
     text = 'a<|endoftext|>b'
-    read, spelled = [0x61, 255, 0x62], list(text.encode())
-    assert len(model.logits(text)) == len(read)
-    for as_text, ids in ((False, read), (True, spelled)):
-        chunks = model.stream_chunks(
-            text, make_options({'max_new_tokens': 1, 'special_tokens_as_text': as_text})
-        )
-        (tokens,) = {len(chunk.result.tokens) for chunk in chunks if chunk.result is not None}
-        assert tokens == 1
-        prompt = model._encode_prompt(text, 'prompt', special_tokens=not as_text)
-        assert prompt.ids.tolist() == ids
-    assert model.encode(text).tolist() == spelled
-    assert model.perplexity(text).tokens == len(spelled)
+    z_LV = model.logits(text)
+    assert len(z_LV) == 3
+    (read,) = model.generate(text, max_new_tokens=1)
+    (spelled,) = model.generate(text, max_new_tokens=1, special_tokens_as_text=True)
+    expected = np.asarray(jax.nn.log_softmax(z_LV[-1])).max()
+    assert read.log_probabilities[0] == pytest.approx(expected, abs=1e-4)
+    assert spelled.log_probabilities[0] != pytest.approx(expected, abs=1e-2)
+    assert model.encode(text).tolist() == list(text.encode())
+    assert model.perplexity(text).tokens == len(text)
+
+
+def test_ids_that_the_model_lacks_are_refused(exported, tmp_path):
+    """XLA would take the row of another id."""
+    content = json.loads((exported / 'tokenizer.json').read_text())
+    content['added_tokens'].append(content['added_tokens'][0] | {'id': 256, 'content': '<pad>'})
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(content))
+    write_norm_adapter(tmp_path, exported, 1)
+    lines = []
+    model = gpt_jax.load(tmp_path, log=lines.append)
+    assert any('has ids up to 256, but the base model has only 256' in line for line in lines)
+    assert model.generate('ab', max_new_tokens=1)
+    for call in (model.generate, model.logits):
+        with pytest.raises(UserError, match=r'must be below .* vocabulary size of 256, got 256'):
+            call('a<pad>b')
+    request = ScoringRequest(np.int32([97]), np.int32([300]))
+    with pytest.raises(UserError, match=r'pair 1: token ids must be below .*, got 300'):
+        model.score([('a', 'b'), request])
