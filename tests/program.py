@@ -28,6 +28,16 @@ SMALL = {
     'config.mesh.cpu_devices': 2,
 }
 
+SEEDS_SWEEP = """
+from configs import gpt_tiny
+
+def get_config():
+    config = gpt_tiny.get_config()
+    config.name = 'seeds'
+    config.sweep.trials = tuple({'name': f's{seed}', 'seed': seed} for seed in range(2))
+    return config
+"""
+
 
 def corpus(folder: Path) -> Path:
     """Write a corpus of this project's sources, a document per file; return its path."""
@@ -42,6 +52,13 @@ def command(workdir: Path | None, **fields: Any) -> list[str]:
     values = SMALL | {key.replace('__', '.'): value for key, value in fields.items()}
     flags = [f'--{key}={value}' for key, value in values.items() if value is not None]
     return [sys.executable, 'run.py', *flags, *([f'--workdir={workdir}'] if workdir else [])]
+
+
+def write_seeds_sweep(folder: Path) -> Path:
+    """Write the config file of a sweep of two trials, s0 and s1, that differ in their seed."""
+    path = folder / 'seeds.py'
+    path.write_text(SEEDS_SWEEP)
+    return path
 
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from io import RawIOBase
@@ -48,10 +49,13 @@ def name_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def measure_free_bytes(folder: Path) -> int:
-    """Return the free space for this user on the disk of a folder, which need not exist."""
+    """Return the free space for this user on the disk of a folder, which need not exist.
+
+    Some network file systems do not tell their size: then it is as good as unlimited.
+    """
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     stat = os.statvfs(existing)
-    return stat.f_bavail * stat.f_frsize
+    return stat.f_bavail * stat.f_frsize if stat.f_blocks else sys.maxsize
 
 
 def write_text(path: str | os.PathLike[str], content: str) -> None:

@@ -160,7 +160,7 @@ def end_process(reason: str, before_end: Callable[[], None] = lambda: None) -> N
     # A full disk, a closed file, or a signal in the middle of a write.
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         sys.stdout.flush()
-    line = f'{_program}: {reason}; the same command resumes from what is done\n'
+    line = f'{_program}: {reason}; run the same command again\n'
     with contextlib.suppress(OSError):
         os.write(2, line.encode())
     os._exit(EXIT_RESUMABLE)

@@ -8,8 +8,8 @@ our weights are stacked, theirs are separate tensors.
 To add an architecture: write its `ConfigFormat` (which fields of config.json are read, and what
 they must be) in a file hf_NAME.py after the pattern of hf_llama.py, its WeightMappings here, and
 one row of LAYOUTS under its model_type. huggingface.py needs no change: it finds the row by
-model_type, and refuses a folder with a field that is not read or a tensor that is not mapped,
-except BUFFERS and a head that equals the embedding it is tied to.
+model_type, names the fields that were not read (hf_config.py), and refuses a folder with a tensor
+that is not mapped, except BUFFERS and a head that equals the embedding it is tied to.
 """
 
 import math

@@ -160,7 +160,7 @@ def _train(run: RunContext) -> dict[str, Any]:
 def _check_free_space(
     run: RunContext, initial: InitializedRun, checkpoints: CheckpointManager, best: BestCheckpoint
 ) -> None:
-    """Raise DiskFull if there is no room for the checkpoints; the first process looks."""
+    """Raise DiskFull if there is no room for the checkpoints, as the first process sees it."""
     state = finetune_checkpoint.drop_unsaved(run.parts.abstract_state, run.config.init_from)
     count = disk_space.count_checkpoints(
         run.config, initial.start, checkpoints.count_saved(), best.count_saved()

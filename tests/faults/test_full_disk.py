@@ -199,24 +199,13 @@ def test_twenty_sizes_and_moments_of_training(source, tmp_path, complete):
     assert named == 20
 
 
-SWEEP = """
-from configs import gpt_tiny
-
-def get_config():
-    config = gpt_tiny.get_config()
-    config.name = 'seeds'
-    config.sweep.trials = tuple({'name': f's{seed}', 'seed': seed} for seed in range(2))
-    return config
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('kilobytes', [16, 32, 64, 128, 300, 600, 1200])
 def test_a_sweep_on_a_full_disk(source, tmp_path, kilobytes):
     """The sweep itself ends with 5, or its records name the cause of each trial."""
-    (tmp_path / 'seeds.py').write_text(SWEEP)
+    sweep = program.write_seeds_sweep(tmp_path)
     disk = tmp_path / 'disk'
-    fields = {'config': tmp_path / 'seeds.py', 'config.seed': None}
+    fields = {'config': sweep, 'config.seed': None}
     with mount(disk, kilobytes):
         process = program.start(get_command(disk / 'run', source, **fields))
         _, err = process.communicate(timeout=300)

@@ -152,7 +152,7 @@ def test_a_main_thread_that_does_not_listen_is_ended_in_time(tmp_path):
     seconds, err = end(process, signal.SIGTERM)
     assert process.returncode == 75
     assert interruption.EXIT_SECONDS <= seconds < SECONDS + SLACK
-    assert err == 'stuck: interrupted by SIGTERM; the same command resumes from what is done\n'
+    assert err == 'stuck: interrupted by SIGTERM; run the same command again\n'
 
 
 def test_two_processes_stop_together_in_a_validation(source, tmp_path):
@@ -174,17 +174,6 @@ def test_two_processes_stop_together_in_a_validation(source, tmp_path):
     assert processes[0].returncode == 75
     for text in (err, other):
         assert 'stopped and saved at step 6 of 6, before validation was done' in text
-
-
-SWEEP = """
-from configs import gpt_tiny
-
-def get_config():
-    config = gpt_tiny.get_config()
-    config.name = 'seeds'
-    config.sweep.trials = tuple({'name': f's{seed}', 'seed': seed} for seed in range(2))
-    return config
-"""
 
 
 @pytest.mark.slow
@@ -221,7 +210,7 @@ def make_command(what, source, tmp_path, complete):
     if what == 'eval':
         tasks = ['--tasks=sentiment,pairs,translation', '--max_examples=100']
         return [sys.executable, '-m', 'gpt_jax', 'eval', str(complete), *tasks]
-    (tmp_path / 'seeds.py').write_text(SWEEP)
+    sweep = program.write_seeds_sweep(tmp_path)
     trials = {'trial': 's0,s1'} if what == 'vmapped' else {}
-    config = {'config': tmp_path / 'seeds.py', 'config.seed': None}
+    config = {'config': sweep, 'config.seed': None}
     return long_command(tmp_path / 'run', source, **config, **trials)
