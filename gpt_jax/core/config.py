@@ -777,12 +777,26 @@ class OptimizerConfig(ConfigSection):
         0.02, 'Share of the steps during which the rate rises.', allowed=UNIT
     )
     decay_end_fraction: float = field(
-        1.0, 'Share of the steps after which the final rate is reached.', allowed=SHARE
+        1.0,
+        'cosine, linear: share of the run at whose end the final rate is reached.',
+        allowed=SHARE,
     )
     cooldown_fraction: float = field(
-        0.2, 'wsd: share of the steps after warmup that cool down.', allowed=SHARE
+        0.2, 'wsd: share of the run, at its end, during which the rate falls.', allowed=SHARE
     )
     final_lr_fraction: float = field(0.1, 'Ratio of the final rate to the peak rate.', allowed=UNIT)
+
+    def check(self) -> None:
+        require(
+            self.schedule != 'wsd' or self.warmup_fraction + self.cooldown_fraction <= 1,
+            'optimizer.cooldown_fraction',
+            'and optimizer.warmup_fraction must not exceed 1 together',
+        )
+
+
+def count_cooldown_steps(cooldown_fraction: float, steps: int) -> int:
+    """Return the number of updates below the peak rate at the end of a wsd run of `steps`."""
+    return max(1, min(round(cooldown_fraction * steps), steps - 1))
 
 
 @dataclass(frozen=True)

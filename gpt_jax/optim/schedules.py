@@ -1,49 +1,65 @@
 """Learning-rate schedules, as factors in [0, 1] that multiply the peak rate.
 
 `optimizer.schedule` is a key of SCHEDULES or a dotted path 'my_lab.schedules:inverse_sqrt' to a
-function (progress after warmup in [0, 1], config) -> factor. The schedules of optax are not used
-because they round differently, and their warmup begins at a rate of 0.
+function (Progress, config) -> factor. The last warmup update has the peak rate, and the last update
+of the decay or cooldown has exactly `final_lr_fraction` of it. The schedules of optax are not used
+because they round differently, their warmup begins at a rate of 0, and their last rate is reached
+one update after the last.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from gpt_jax.core.config import OptimizerConfig
+from gpt_jax.core.config import OptimizerConfig, count_cooldown_steps
 from gpt_jax.core.registry import resolve
 
-ScheduleShape = Callable[[jax.Array, OptimizerConfig], jax.Array]
+
+class Progress(NamedTuple):
+    """How far an update is into a run, as scalars in [0, 1].
+
+    Attributes:
+      decay: 0 at the peak (the last update of the warmup, or the first of the run without warmup),
+        1 from the last update of the first `decay_end_fraction` of the run on.
+      cooldown: 0 before the last `cooldown_fraction` of the run, 1 at its last update; linear.
+    """
+
+    decay: jax.Array
+    cooldown: jax.Array
 
 
-def cosine(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
+ScheduleShape = Callable[[Progress, OptimizerConfig], jax.Array]
+
+
+def cosine(progress: Progress, config: OptimizerConfig) -> jax.Array:
     """Decay along half a cosine from 1 to `final_lr_fraction`.
 
     The decay ends at `decay_end_fraction` of the run (GPT-3: after 260B of 300B tokens).
     """
-    half_cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    half_cosine = 0.5 * (1 + jnp.cos(jnp.pi * progress.decay))
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * half_cosine
 
 
-def linear(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
+def linear(progress: Progress, config: OptimizerConfig) -> jax.Array:
     """Decay linearly from 1 to `final_lr_fraction`."""
-    return 1 - (1 - config.final_lr_fraction) * progress
+    return 1 - (1 - config.final_lr_fraction) * progress.decay
 
 
-def wsd(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
+def wsd(progress: Progress, config: OptimizerConfig) -> jax.Array:
     """Stay at 1, then cool down as 1 - sqrt (Hagele et al. 2024, equation 1).
 
-    The cooldown takes the last `cooldown_fraction` of the steps after warmup.
+    The cooldown takes the last `cooldown_fraction` of the run.
     """
-    cooldown = (progress - (1 - config.cooldown_fraction)) / config.cooldown_fraction
-    return 1 - (1 - config.final_lr_fraction) * jnp.sqrt(jnp.clip(cooldown, 0, 1))
+    return 1 - (1 - config.final_lr_fraction) * jnp.sqrt(progress.cooldown)
 
 
-def constant(progress: jax.Array, config: OptimizerConfig) -> jax.Array:
+def constant(progress: Progress, config: OptimizerConfig) -> jax.Array:
     """Stay at 1 after the warmup."""
     del config
-    return jnp.ones_like(progress)
+    return jnp.ones_like(progress.decay)
 
 
 SCHEDULES: Mapping[str, ScheduleShape] = {
@@ -61,12 +77,16 @@ def make_schedule(config: OptimizerConfig, steps: int, peak: float | jax.Array) 
     """
     shape = resolve(config.schedule, SCHEDULES, 'optimizer.schedule')
     warmup = max(1, round(config.warmup_fraction * steps)) if config.warmup_fraction > 0 else 0
-    end = max(warmup + 1, round(config.decay_end_fraction * steps))
+    start = max(warmup, 1)  # updates up to the peak
+    decay = max(1, round(config.decay_end_fraction * steps) - start)
+    cooldown = count_cooldown_steps(config.cooldown_fraction, steps)
 
     def schedule(count: jax.Array) -> jax.Array:
-        count = jnp.asarray(count, jnp.float32)
-        rising = (count + 1) / max(warmup, 1)
-        progress = jnp.clip((count - warmup) / (end - warmup), 0, 1)
-        return peak * jnp.where(count < warmup, rising, shape(progress, config))
+        done = jnp.asarray(count, jnp.float32) + 1
+        progress = Progress(
+            decay=jnp.clip((done - start) / decay, 0, 1),
+            cooldown=jnp.clip((done - (steps - cooldown)) / cooldown, 0, 1),
+        )
+        return peak * jnp.where(done <= warmup, done / start, shape(progress, config))
 
     return schedule

@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from gpt_jax.core import config_fields, files, model_counts
-from gpt_jax.core.config import Config, RawConfig
+from gpt_jax.core.config import Config, RawConfig, parse_config
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.formatting import format_short_count
 from gpt_jax.core.progress import LogFn
+from gpt_jax.optim.schedules import make_schedule
 from gpt_jax.train import finetune_checkpoint
 from gpt_jax.train.build import TrainerParts
 from gpt_jax.train.checkpoint import CheckpointManager, RestoredCheckpoint, load_checkpoint
@@ -168,7 +171,7 @@ def restore_branch(
 
     Raises:
       UserError: there is no such run or checkpoint, or the trunk differs in more than
-        BRANCH_FIELDS.
+        BRANCH_FIELDS, or in its learning rates up to `train.branch_step`.
     """
     trunk, step = resolve_trunk(config, workdir), config.train.branch_step
     if step >= config.steps:
@@ -178,13 +181,14 @@ def restore_branch(
         )
     if not (trunk / 'config.json').exists():
         raise UserError(f'config.train.branch_from: {trunk} holds no run; train the trunk first')
+    trunk_config = files.read_json(trunk / 'config.json')
     trunk_fields, branch_fields = (
         {
             field: value
             for field, value in config_fields.select_run_fields(section).items()
             if field not in BRANCH_FIELDS
         }
-        for section in (files.read_json(trunk / 'config.json'), raw_config)
+        for section in (trunk_config, raw_config)
     )
     changes = config_fields.diff_configs(trunk_fields, branch_fields)
     if changes:
@@ -192,6 +196,7 @@ def restore_branch(
             f'config.train.branch_from: {trunk} must match this run except in length and schedule, '
             f'got {"; ".join(changes)}'
         )
+    _check_learning_rates(parse_config(trunk_config, config.model.vocab_size), config, trunk)
     saved = finetune_checkpoint.drop_unsaved(parts.abstract_state, config.init_from)
     restored = load_checkpoint(trunk / 'checkpoints', saved, step=step, log=log)
     if restored.meta['fingerprint'] != fingerprint:
@@ -200,3 +205,20 @@ def restore_branch(
         )
     log(f'{config.name}: branches off {trunk.name} at step {step}')
     return _add_frozen(config, parts, restored, log)
+
+
+def _check_learning_rates(trunk_config: Config, config: Config, trunk: Path) -> None:
+    """Raise UserError unless the trunk's updates before the branch had this run's rates."""
+    counts = np.arange(config.train.branch_step)
+    had, has = (
+        np.asarray(make_schedule(one.optimizer, one.steps, 1.0)(counts))
+        for one in (trunk_config, config)
+    )
+    differ = ~np.isclose(had, has, rtol=1e-5, atol=0)
+    if differ.any():
+        first = int(differ.argmax())
+        raise UserError(
+            f'config.train.branch_step: up to step {config.train.branch_step} this schedule must '
+            f'have the rates of {trunk}, but update {first + 1} has {has[first]:.4g} of the peak, '
+            f'not {had[first]:.4g}; branch off earlier, or change the schedule'
+        )

@@ -117,7 +117,7 @@ def make_sign_descent(config, params_info):
 def inverse_sqrt(progress, config):
     """A schedule that is not part of the library."""
     del config
-    return 1 / (1 + 3 * progress) ** 0.5
+    return 1 / (1 + 3 * progress.decay) ** 0.5
 
 
 def test_dotted_paths_train_with_other_optimizers_and_schedules(settings):
@@ -135,8 +135,8 @@ def test_dotted_paths_train_with_other_optimizers_and_schedules(settings):
     losses, state = run_steps(config, steps=2, start=start)
     assert np.isfinite(losses).all()
     moved = np.abs(np.asarray(state.params['norm']['bias']) - before['norm']['bias'])
-    # Two steps of +-1e-3 and +-1e-3 / sqrt(1 + 3/20): equal signs add up, others cancel.
-    step_sizes = 1e-3, 1e-3 / (1 + 3 / 20) ** 0.5
+    # Two steps of +-1e-3 and +-1e-3 / sqrt(1 + 3/19): equal signs add up, others cancel.
+    step_sizes = 1e-3, 1e-3 / (1 + 3 / 19) ** 0.5
     sums = np.array([sum(step_sizes), step_sizes[0] - step_sizes[1]])
     np.testing.assert_allclose(np.abs(moved[:, None] - sums).min(axis=1), 0, atol=1e-7)
 

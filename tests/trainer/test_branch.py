@@ -85,6 +85,11 @@ def test_branch_records_its_trunk_and_runs_only_its_end(sweep):
         ('train.branch_step', 15, 'no checkpoint of step 15; there are 16, 30, 32'),
         ('train.branch_step', 32, 'must be before the end of the run at step 20, got 32'),
         ('train.branch_from', '/absent', 'absent holds no run'),
+        (
+            'optimizer.cooldown_fraction',
+            0.5,
+            r'update 11 has 0\.\d+ of the peak, not 1; branch off',
+        ),
     ],
 )
 def test_unsuitable_trunk_is_rejected(sweep, tmp_path, field, value, message):

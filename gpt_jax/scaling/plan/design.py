@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from gpt_jax.core.config import count_cooldown_steps
 from gpt_jax.core.errors import UserError
 
 Trial = dict[str, Any]
@@ -82,16 +83,13 @@ def make_cooldowns(
       horizons: token counts at which branches end.
       tokens_per_step: tokens per step of trunk and branches.
       warmup_steps: warmup steps of the trunk, and so of all branches.
-      fraction: share of the steps after the warmup that cool down.
+      fraction: share of a branch's steps, at its end, that cool down.
 
     Raises:
       UserError: a horizon is too short for the warmup and a cooldown, or there is no horizon.
     """
     ends = {horizon: round(horizon / tokens_per_step) for horizon in sorted(horizons)}
-    starts = {
-        horizon: warmup_steps + int((1 - fraction) * (end - warmup_steps))
-        for horizon, end in ends.items()
-    }
+    starts = {horizon: end - count_cooldown_steps(fraction, end) for horizon, end in ends.items()}
     for horizon, end in ends.items():
         if not warmup_steps < starts[horizon] < end:
             raise UserError(

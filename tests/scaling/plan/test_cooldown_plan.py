@@ -17,21 +17,20 @@ FLAGS = {
 
 
 def test_savings_equal_a_count_by_hand():
-    # 1,100 and 2,100 steps of 1,024 tokens: cooldowns of a fifth after the warmup are 200 and 400
-    # steps.
-    result = cooldown_plan.plan_cooldowns((2100 * 1024, 1100 * 1024), SHAPE, **FLAGS)
-    assert result['trunk_steps'] == 1700
+    # 1,000 and 2,000 steps of 1,024 tokens: cooldowns of a fifth are 200 and 400 steps.
+    result = cooldown_plan.plan_cooldowns((2000 * 1024, 1000 * 1024), SHAPE, **FLAGS)
+    assert result['trunk_steps'] == 1600
     assert [
         (one['horizon'], one['steps'], one['branch_step'], one['own_steps'])
         for one in result['branches']
-    ] == [(1100 * 1024, 1100, 900, 200), (2100 * 1024, 2100, 1700, 400)]
+    ] == [(1000 * 1024, 1000, 800, 200), (2000 * 1024, 2000, 1600, 400)]
     assert result['branches'][1]['own_tokens'] == 400 * 1024
-    assert result['planned']['steps'] == 1700 + 200 + 400
-    assert result['separate']['steps'] == 1100 + 2100
-    assert result['share'] == pytest.approx(2300 / 3200)
+    assert result['planned']['steps'] == 1600 + 200 + 400
+    assert result['separate']['steps'] == 1000 + 2000
+    assert result['share'] == pytest.approx(2200 / 3000)
     per_token = GPT2.flops_per_token(SHAPE)
-    assert result['planned']['flops'] == 2300 * 1024 * per_token['6N']
-    hours = 3200 * 1024 * per_token['with_attention'] / 1e12 / 3600
+    assert result['planned']['flops'] == 2200 * 1024 * per_token['6N']
+    hours = 3000 * 1024 * per_token['with_attention'] / 1e12 / 3600
     assert result['separate']['hours'] == pytest.approx(hours)
     assert result['separate']['cost'] == pytest.approx(hours * 2 * 3.0)
 

@@ -75,10 +75,10 @@ def test_cooldowns_share_the_warmup_and_begin_at_saved_steps():
     trunk, short, long = design.make_cooldowns(
         {'name': 'a'}, (2_000_000, 500_000), tokens_per_step=1000, warmup_steps=100
     )
-    assert (trunk['train.steps'], trunk['train.keep_steps']) == (1620, (420, 1620))
+    assert (trunk['train.steps'], trunk['train.keep_steps']) == (1600, (400, 1600))
     assert [trial['name'] for trial in (short, long)] == ['a-5e5', 'a-2e6']
-    assert (short['train.branch_step'], short['train.steps']) == (420, 500)  # 100 + 0.8 x 400
-    assert (long['train.branch_step'], long['train.steps']) == (1620, 2000)
+    assert (short['train.branch_step'], short['train.steps']) == (400, 500)  # 0.8 x 500
+    assert (long['train.branch_step'], long['train.steps']) == (1600, 2000)
     for trial in (trunk, short, long):
         assert trial['optimizer.warmup_fraction'] * trial['train.steps'] == pytest.approx(100)
 
