@@ -166,13 +166,13 @@ def _run_mode(config: RawConfig, workdir: Path, position: tuple[int, int] | None
         return
     from gpt_jax.core import jax_setup
     from gpt_jax.train import build
-    from gpt_jax.trainer import dataset, init_from, summary, trainer
+    from gpt_jax.trainer import dataset, init_from, resume, summary, trainer
 
     config = init_from.config_from_pretrained(config, log)
     if _MODE.value in ('coord_check', 'benchmark'):
         dataset.require_text(config, _MODE.value)
     checked = parse_config(config, vocab_size=1)
-    if _MODE.value == 'train' and (done := summary.load_finished_summary(config, workdir)):
+    if _MODE.value == 'train' and (done := resume.load_finished_summary(config, workdir)):
         log(f'{workdir}: already done, {summary.describe_validation(done)}; delete it to redo')
         return
     mesh, stall_seconds = checked.mesh, 60 * checked.train.stall_minutes

@@ -14,19 +14,25 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.core.files import expand_home
 
 T = TypeVar('T')
+MICROBATCH_SIZE, EVAL_EVERY = 'train.microbatch_size', 'train.eval_every'
 
-# Fields that may change when a run is resumed: they affect results by rounding at most.
+# Fields that are not part of a run's identity: they affect results by rounding at most. For some of
+# them that depends on others; see select_run_fields.
 FREE_FIELDS = (
     'name',
     'sweep',
     'benchmark',
     'mesh',
     'data.cache',
-    'train.microbatch_size',
+    MICROBATCH_SIZE,
+    'train.log_every',
+    EVAL_EVERY,
+    'train.eval_batch_size',
     'train.checkpoint_every',
     'train.keep_checkpoints',
     'train.tensorboard',
     'train.stall_minutes',
+    'suite.every',
     'suite.contamination_ngram',
 )
 # Fields that older runs lack, with the defaults that do what those runs did. At these values they
@@ -112,23 +118,58 @@ def flatten_config(config: Mapping[str, Any], prefix: str = '') -> Iterator[tupl
             yield f'{prefix}{key}', list(value) if isinstance(value, tuple) else value
 
 
+def depends_on_partition(config: Mapping[str, Any]) -> bool:
+    """Return whether the division of a batch among devices and microbatches affects the result.
+
+    Each microbatch of a device has dropout masks, expert capacities and router losses of its own.
+    """
+    fields = dict(flatten_config(config))
+
+    def is_positive(field: str) -> bool:
+        return fields.get(field, 0) > 0
+
+    routing = ('model.capacity_factor', 'model.load_balance', 'model.router_z')
+    return (
+        is_positive('model.dropout')
+        or (is_positive('finetune.rank') and is_positive('finetune.dropout'))
+        or (is_positive('model.experts') and any(map(is_positive, routing)))
+    )
+
+
 def select_run_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields that determine the run's results, by dotted name.
 
     Paths are as the user wrote them, '~' included.
     """
+    free = set(FREE_FIELDS)
+    fields = dict(flatten_config(config))
+    if depends_on_partition(config):
+        free.remove(MICROBATCH_SIZE)  # the mesh is in the partition: see config_hash
+    if fields.get('train.early_stopping_patience') or fields.get('train.keep_best'):
+        free.remove(EVAL_EVERY)  # the validations choose the parameters
     return {
         key: value
-        for key, value in flatten_config(config)
-        if not any(key == free or key.startswith(f'{free}.') for free in FREE_FIELDS)
+        for key, value in fields.items()
+        if not (key in free or key.partition('.')[0] in free)
         and not (key in LATER_FIELDS and value == LATER_FIELDS[key])
     }
 
 
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Return a hash of the fields of `select_run_fields`, 16 hex digits."""
+def config_hash(config: Mapping[str, Any], partition: str = '') -> str:
+    """Return a hash of the fields of `select_run_fields`, 16 hex digits.
+
+    Args:
+      partition: how a run's devices and microbatches divide a batch, where the result depends on
+        it; then it follows the digits after a '-'. A run that is only planned has none yet.
+    """
     fields = json.dumps(select_run_fields(config), sort_keys=True)
-    return hashlib.sha256(fields.encode()).hexdigest()[:16]
+    digits = hashlib.sha256(fields.encode()).hexdigest()[:16]
+    return f'{digits}-{partition}' if partition else digits
+
+
+def is_hash_of(run_hash: str, planned_hash: str) -> bool:
+    """Return whether a run has the config of `planned_hash`, in whatever partition."""
+    return run_hash == planned_hash or run_hash.startswith(f'{planned_hash}-')
 
 
 def diff_configs(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from gpt_jax.core.formatting import format_duration, format_short_count
 LogFn = Callable[[str], None]  # takes one line for the user
 
 PROGRESS_FILE = 'progress.json'  # in the run folder; a sweep reads it to watch its trials
+DIVERGED_FILE = 'diverged.json'  # in the run folder; a sweep does not run this trial again
 PRINT_EVERY = 10.0  # seconds between lines if the line cannot be rewritten: a log file, a pipe
 REPORT_EVERY = 0.5  # seconds between writes of PROGRESS_FILE
 SMOOTHING = 0.8  # weight of the old pace at each update; evaluations and checkpoints cause spikes

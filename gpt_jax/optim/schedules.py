@@ -1,10 +1,10 @@
 """Learning-rate schedules, as factors in [0, 1] that multiply the peak rate.
 
 `optimizer.schedule` is a key of SCHEDULES or a dotted path 'my_lab.schedules:inverse_sqrt' to a
-function (Progress, config) -> factor. The last warmup update has the peak rate, and the last update
-of the decay or cooldown has exactly `final_lr_fraction` of it. The schedules of optax are not used
-because they round differently, their warmup begins at a rate of 0, and their last rate is reached
-one update after the last.
+function (ScheduleProgress, config) -> factor. The last warmup update has the peak rate, and the last
+update of the decay or cooldown has exactly `final_lr_fraction` of it. The schedules of optax are not
+used because they round differently, their warmup begins at a rate of 0, and their last rate is
+reached one update after the last.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from gpt_jax.core.config import OptimizerConfig, count_cooldown_steps
 from gpt_jax.core.registry import resolve
 
 
-class Progress(NamedTuple):
+class ScheduleProgress(NamedTuple):
     """How far an update is into a run, as scalars in [0, 1].
 
     Attributes:
@@ -31,10 +31,10 @@ class Progress(NamedTuple):
     cooldown: jax.Array
 
 
-ScheduleShape = Callable[[Progress, OptimizerConfig], jax.Array]
+ScheduleShape = Callable[[ScheduleProgress, OptimizerConfig], jax.Array]
 
 
-def cosine(progress: Progress, config: OptimizerConfig) -> jax.Array:
+def cosine(progress: ScheduleProgress, config: OptimizerConfig) -> jax.Array:
     """Decay along half a cosine from 1 to `final_lr_fraction`.
 
     The decay ends at `decay_end_fraction` of the run (GPT-3: after 260B of 300B tokens).
@@ -43,12 +43,12 @@ def cosine(progress: Progress, config: OptimizerConfig) -> jax.Array:
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * half_cosine
 
 
-def linear(progress: Progress, config: OptimizerConfig) -> jax.Array:
+def linear(progress: ScheduleProgress, config: OptimizerConfig) -> jax.Array:
     """Decay linearly from 1 to `final_lr_fraction`."""
     return 1 - (1 - config.final_lr_fraction) * progress.decay
 
 
-def wsd(progress: Progress, config: OptimizerConfig) -> jax.Array:
+def wsd(progress: ScheduleProgress, config: OptimizerConfig) -> jax.Array:
     """Stay at 1, then cool down as 1 - sqrt (Hagele et al. 2024, equation 1).
 
     The cooldown takes the last `cooldown_fraction` of the run.
@@ -56,7 +56,7 @@ def wsd(progress: Progress, config: OptimizerConfig) -> jax.Array:
     return 1 - (1 - config.final_lr_fraction) * jnp.sqrt(progress.cooldown)
 
 
-def constant(progress: Progress, config: OptimizerConfig) -> jax.Array:
+def constant(progress: ScheduleProgress, config: OptimizerConfig) -> jax.Array:
     """Stay at 1 after the warmup."""
     del config
     return jnp.ones_like(progress.decay)
@@ -83,7 +83,7 @@ def make_schedule(config: OptimizerConfig, steps: int, peak: float | jax.Array) 
 
     def schedule(count: jax.Array) -> jax.Array:
         done = jnp.asarray(count, jnp.float32) + 1
-        progress = Progress(
+        progress = ScheduleProgress(
             decay=jnp.clip((done - start) / decay, 0, 1),
             cooldown=jnp.clip((done - (steps - cooldown)) / cooldown, 0, 1),
         )

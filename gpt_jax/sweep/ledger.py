@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 from gpt_jax.core import files
 from gpt_jax.core.config import SweepConfig
-from gpt_jax.core.errors import UserError
+from gpt_jax.core.config_fields import is_hash_of
+from gpt_jax.core.progress import DIVERGED_FILE
 from gpt_jax.sweep import claims
 
 LEDGER_FOLDER = 'ledger'
@@ -111,21 +112,21 @@ def make_limits(config: SweepConfig) -> SweepLimits:
 
 
 def is_done(trial: Trial, workdir: Path) -> bool:
-    """Return whether the trial has a summary.
+    """Return whether the trial has a summary, of this config.
 
-    Raises:
-      UserError: the summary belongs to another config.
+    If it has one of another config, the trial itself decides whether that is the same run.
     """
     path = trial_summary_path(workdir, trial.name)
     if not path.exists():
         return False
-    config_hash = files.read_json(path).get('config_hash')
-    if config_hash != trial.hash:
-        raise UserError(
-            f'{path}: belongs to another config ({config_hash}, not {trial.hash}); '
-            'rename the trial or delete its folder'
-        )
-    return True
+    config_hash: str = files.read_json(path).get('config_hash', '')
+    return is_hash_of(config_hash, trial.hash)
+
+
+def is_known_divergence(trial: Trial, workdir: Path) -> bool:
+    """Return whether the trial diverged with this config; it would again."""
+    path = trial_folder(workdir, trial.name) / DIVERGED_FILE
+    return path.exists() and is_hash_of(files.read_json(path)['config_hash'], trial.hash)
 
 
 def write_records(trials: list[Trial], workdir: Path) -> list[dict[str, Any]]:
@@ -133,9 +134,9 @@ def write_records(trials: list[Trial], workdir: Path) -> list[dict[str, Any]]:
     ended = Ledger(workdir).read_end_events()
     records = []
     for trial in trials:
-        path = trial_summary_path(workdir, trial.name)
-        if path.exists():
-            records.append(files.read_json(path) | {'name': trial.name})
+        if is_done(trial, workdir):
+            summary = files.read_json(trial_summary_path(workdir, trial.name))
+            records.append(summary | {'name': trial.name})
         elif trial.name in ended:
             status = ended[trial.name][-1]['status']
             records.append({'name': trial.name, 'status': status, 'config_hash': trial.hash})

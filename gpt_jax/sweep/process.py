@@ -35,9 +35,10 @@ POLL_SECONDS = 0.2
 GRACE_SECONDS = 20.0  # time for a process to save its state before it is killed
 STOP_PROCESS, KILL_PROCESS = 'stop', 'kill'
 LOG_FILE = 'log.txt'
+DIVERGED = 'diverged'
 EXIT_REASONS = {
     EXIT_BAD_INPUT: 'bad input',
-    EXIT_FAILED: 'diverged',
+    EXIT_FAILED: DIVERGED,
     EXIT_OUT_OF_MEMORY: 'out of memory',
     EXIT_DISK_FULL: 'disk full',
 }

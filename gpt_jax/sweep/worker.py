@@ -27,6 +27,7 @@ from gpt_jax.sweep.ledger import (
     SweepLimits,
     Trial,
     is_done,
+    is_known_divergence,
     trial_folder,
     trial_summary_path,
     write_records,
@@ -115,8 +116,8 @@ class Worker:
         self.clock = ActiveClock()
         self._claims = Claims(workdir, limits.stale_seconds, self.clock)
         self._ledger = Ledger(workdir)
-        # Trials that failed before this call are tried again; a trial that fails from here on,
-        # in any process, is not.
+        # Trials that failed before this call are tried again, unless they diverged; a trial that
+        # fails from here on, in any process, is not.
         self._ended_before = {
             name: len(events) for name, events in self._ledger.read_end_events().items()
         }
@@ -129,6 +130,8 @@ class Worker:
         pending = []
         for trial in group:
             done = is_done(trial, self._workdir)
+            if not done and is_known_divergence(trial, self._workdir):
+                ended.setdefault(trial.name, f'failed: {process.DIVERGED}')
             if not done and trial.name not in ended:
                 pending.append(trial)
             elif trial.name not in self._shown:

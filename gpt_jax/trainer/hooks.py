@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gpt_jax.core import config_fields, jax_setup, model_counts
+from gpt_jax.core import jax_setup, model_counts
 from gpt_jax.core.config import Config, RawConfig
 from gpt_jax.core.errors import Preempted
 from gpt_jax.core.progress import LogFn, Progress
@@ -43,6 +43,7 @@ class RunContext(NamedTuple):
 
     Attributes:
       raw_config: the config as nested dicts, as in config.json.
+      config_hash: identifies the run together with the data's fingerprint (resume.py).
       score_suite: scores the tasks of config.suite; None without such tasks.
       workdir: the run's folder.
       log: receives lines for the user.
@@ -50,6 +51,7 @@ class RunContext(NamedTuple):
 
     raw_config: RawConfig
     config: Config
+    config_hash: str
     dataset: Dataset
     parts: TrainerParts
     score_suite: SuiteFn | None
@@ -282,7 +284,9 @@ class TrainingHooks:
     def _make_meta(self, step: int) -> dict[str, Any]:
         run = self._run
         seconds = self._recorder.elapsed_seconds()
-        meta = make_checkpoint_meta(run.raw_config, run.dataset.fingerprint, step, seconds)
+        meta = make_checkpoint_meta(
+            run.raw_config, run.config_hash, run.dataset.fingerprint, step, seconds
+        )
         frozen = {finetune_checkpoint.FROZEN_CHECKSUM: self._frozen} if self._frozen else {}
         return meta | frozen
 
@@ -324,12 +328,13 @@ def stop_on_signal(
 
 
 def make_checkpoint_meta(
-    raw_config: RawConfig, fingerprint: str, step: int, seconds: float
+    raw_config: RawConfig, config_hash: str, fingerprint: str, step: int, seconds: float
 ) -> dict[str, Any]:
     """Return what a checkpoint's manifest says about its run.
 
     Args:
       raw_config: the run's config.
+      config_hash: the hash of the config, with the run's partition.
       fingerprint: the data's fingerprint; '': no training data (imported weights).
       step: number of updates in the state.
       seconds: wall-clock seconds of the run so far.
@@ -338,7 +343,7 @@ def make_checkpoint_meta(
         'next_batch': step,
         'fingerprint': fingerprint,
         'config': raw_config,
-        'config_hash': config_fields.config_hash(raw_config),
+        'config_hash': config_hash,
         'seconds': seconds,
         'versions': jax_setup.find_versions(),
     }

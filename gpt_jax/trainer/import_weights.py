@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from gpt_jax.core import files, trees
+from gpt_jax.core import config_fields, files, trees
 from gpt_jax.core.config import Config, RawConfig, parse_config
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.formatting import format_short_count
@@ -144,7 +144,8 @@ def import_weights(source: str, defaults: RawConfig, workdir: Path, log: LogFn) 
         tokenizer_files.write_files(workdir / IMPORTED_TOKENIZER, content)
         _write_configs(raw_config, defaults, source, workdir)
         # The fingerprint is empty, so that the run may be trained on any data.
-        meta = make_checkpoint_meta(raw_config, fingerprint='', step=0, seconds=0.0)
+        config_hash = config_fields.config_hash(raw_config)
+        meta = make_checkpoint_meta(raw_config, config_hash, fingerprint='', step=0, seconds=0.0)
         folder = workdir / 'checkpoints'
         with CheckpointManager(folder, max_to_keep=1, log=log) as checkpoints:
             checkpoints.save(0, state, meta | {'imported_from': source})

@@ -10,37 +10,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from gpt_jax.core import config_fields, files, model_counts
 from gpt_jax.core.config import Config, RawConfig, parse_config
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.formatting import format_short_count
 from gpt_jax.core.progress import LogFn
-from gpt_jax.optim.schedules import make_schedule
 from gpt_jax.train import finetune_checkpoint
 from gpt_jax.train.build import TrainerParts
 from gpt_jax.train.checkpoint import CheckpointManager, RestoredCheckpoint, load_checkpoint
 from gpt_jax.train.step import State
+from gpt_jax.trainer import resume
 from gpt_jax.trainer.hooks import UNFINISHED_ROW, RunContext
 
-# The fields in which a branch may differ from its trunk: length, end of the schedule, logging.
+# The fields in which a branch may differ from its trunk, besides its length and schedule.
 BRANCH_FIELDS = (
-    'optimizer.schedule',
-    'optimizer.warmup_fraction',
-    'optimizer.decay_end_fraction',
-    'optimizer.cooldown_fraction',
-    'optimizer.final_lr_fraction',
-    'train.steps',
-    'train.tokens',
-    'train.flops',
+    *resume.LENGTH_FIELDS,
     'train.keep_steps',
     'train.branch_from',
     'train.branch_step',
-    'train.log_every',
-    'train.eval_every',
     'train.eval_tokens',
-    'train.eval_batch_size',
     'train.max_skipped_in_row',
 )
 
@@ -88,7 +76,7 @@ def _make_state(
     saved = finetune_checkpoint.drop_unsaved(parts.abstract_state, config.init_from)
     restored = checkpoints.restore(saved)
     if restored is not None:
-        _check_fingerprint(run, restored.meta['fingerprint'])
+        resume.check_restored(run, restored.meta, restored.step)
         run.log(f'{config.name}: resuming from the checkpoint of step {restored.step}')
         state = _add_frozen(config, parts, restored, run.log)
         meta = restored.meta
@@ -102,15 +90,6 @@ def _make_state(
 
         return init_from.load_pretrained_state(config, parts, run.log), 0, 0.0, None
     return parts.init_state(), 0, 0.0, None
-
-
-def _check_fingerprint(run: RunContext, restored: str) -> None:
-    fingerprint = run.dataset.fingerprint
-    if restored not in ('', fingerprint):  # '': imported weights, before any training here
-        raise UserError(
-            f'{run.dataset.describe_source(run.config)} is not the data that this run began with '
-            f'({fingerprint[:12]}, not {restored[:12]}); restore it or change --workdir'
-        )
 
 
 def _add_frozen(
@@ -196,7 +175,13 @@ def restore_branch(
             f'config.train.branch_from: {trunk} must match this run except in length and schedule, '
             f'got {"; ".join(changes)}'
         )
-    _check_learning_rates(parse_config(trunk_config, config.model.vocab_size), config, trunk)
+    trunk_rates = parse_config(trunk_config, config.model.vocab_size)
+    difference = resume.compare_learning_rates(trunk_rates, config, step)
+    if difference:
+        raise UserError(
+            f'config.train.branch_step: up to step {step} this run must have the learning rates of '
+            f'{trunk}, but {difference}; branch off earlier, or change the schedule'
+        )
     saved = finetune_checkpoint.drop_unsaved(parts.abstract_state, config.init_from)
     restored = load_checkpoint(trunk / 'checkpoints', saved, step=step, log=log)
     if restored.meta['fingerprint'] != fingerprint:
@@ -205,20 +190,3 @@ def restore_branch(
         )
     log(f'{config.name}: branches off {trunk.name} at step {step}')
     return _add_frozen(config, parts, restored, log)
-
-
-def _check_learning_rates(trunk_config: Config, config: Config, trunk: Path) -> None:
-    """Raise UserError unless the trunk's updates before the branch had this run's rates."""
-    counts = np.arange(config.train.branch_step)
-    had, has = (
-        np.asarray(make_schedule(one.optimizer, one.steps, 1.0)(counts))
-        for one in (trunk_config, config)
-    )
-    differ = ~np.isclose(had, has, rtol=1e-5, atol=0)
-    if differ.any():
-        first = int(differ.argmax())
-        raise UserError(
-            f'config.train.branch_step: up to step {config.train.branch_step} this schedule must '
-            f'have the rates of {trunk}, but update {first + 1} has {has[first]:.4g} of the peak, '
-            f'not {had[first]:.4g}; branch off earlier, or change the schedule'
-        )

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from gpt_jax.core import config_fields, files, jax_setup, model_counts, trees
-from gpt_jax.core.config import Config, RawConfig
-from gpt_jax.core.errors import UserError
+from gpt_jax.core import files, jax_setup, model_counts, trees
+from gpt_jax.core.config import Config
 from gpt_jax.train import metrics
 from gpt_jax.train.build import TrainerParts
 from gpt_jax.train.step import State
@@ -19,8 +18,8 @@ SUITE_PREFIX = 'suite_'  # of the evaluation suite's metrics: suite_TASK_SCORE
 
 
 def make_summary(
-    raw_config: RawConfig,
     config: Config,
+    config_hash: str,
     parts: TrainerParts,
     state: State,
     values: dict[str, float],
@@ -34,6 +33,7 @@ def make_summary(
     are bitwise equal.
 
     Args:
+      config_hash: of the run, with its partition (resume.describe_partition).
       values: the latest value of each metric.
       seconds: wall-clock seconds of the run.
       extra: further entries, such as those about the data and the best checkpoint.
@@ -73,7 +73,7 @@ def make_summary(
         'task': config.task.kind,
         'task_source': config.task.source,
         **extra,
-        'config_hash': config_fields.config_hash(raw_config),
+        'config_hash': config_hash,
         'parameters_sha256': trees.hash_tree(state.params),
         'device': parts.mesh.devices.flat[0].device_kind,
         'devices': parts.mesh.size,
@@ -122,28 +122,6 @@ def write_summary(summary: dict[str, Any], workdir: Path) -> dict[str, Any]:
     summary = summary | {'curve': metrics.make_loss_curve(rows)}
     files.write_json(workdir / SUMMARY_FILE, summary)
     return summary
-
-
-def load_finished_summary(raw_config: RawConfig, workdir: Path) -> dict[str, Any] | None:
-    """Load the summary of this run; None if the run is not finished.
-
-    Raises:
-      UserError: the folder holds a run with another config; names the differences.
-    """
-    path = workdir / SUMMARY_FILE
-    started = path.exists() or any((workdir / 'checkpoints').glob('*'))
-    if (workdir / 'config.json').exists() and started:
-        before, after = (
-            config_fields.select_run_fields(config)
-            for config in (files.read_json(workdir / 'config.json'), raw_config)
-        )
-        changes = config_fields.diff_configs(before, after)
-        if changes:
-            raise UserError(
-                f'{workdir}: holds a run of another config ({"; ".join(changes)}); '
-                'choose another --workdir'
-            )
-    return files.read_json(path) if path.exists() else None
 
 
 def describe_validation(summary: dict[str, Any]) -> str:

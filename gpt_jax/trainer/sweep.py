@@ -15,6 +15,7 @@ from gpt_jax.sweep.claims import Claims
 from gpt_jax.sweep.dashboard import Dashboard
 from gpt_jax.sweep.ledger import RECORDS_FILE, Trial, make_limits
 from gpt_jax.sweep.worker import OVER_BUDGET, run_trials
+from gpt_jax.trainer import resume
 from gpt_jax.trainer.dataset import load_dataset
 from gpt_jax.trainer.init_from import config_from_pretrained
 from gpt_jax.trainer.vmapped_trials import group_trials
@@ -199,12 +200,20 @@ def _check_same_sweep(raw_config: RawConfig, workdir: Path) -> None:
     """
     if not (workdir / 'config.json').exists():
         return
-    before, after = files.read_json(workdir / 'config.json'), raw_config
-    trials_before, trials_after = _trials_by_name(before), _trials_by_name(after)
+    configs = files.read_json(workdir / 'config.json'), raw_config
+    trials_before, trials_after = map(_trials_by_name, configs)
     common = trials_before.keys() & trials_after.keys()
+    before, after = (
+        {
+            field: value
+            for field, value in config_fields.select_run_fields(config).items()
+            if field not in resume.PATH_FIELDS  # each trial checks that its data is the same
+        }
+        for config in configs
+    )
     changes = config_fields.diff_configs(
-        config_fields.select_run_fields(before) | {name: trials_before[name] for name in common},
-        config_fields.select_run_fields(after) | {name: trials_after[name] for name in common},
+        before | {name: trials_before[name] for name in common},
+        after | {name: trials_after[name] for name in common},
     )
     if changes:
         raise UserError(
@@ -213,7 +222,12 @@ def _check_same_sweep(raw_config: RawConfig, workdir: Path) -> None:
 
 
 def _trials_by_name(raw_config: RawConfig) -> dict[str, Any]:
-    return {f'trial {trial["name"]}': trial for trial in raw_config['sweep']['trials']}
+    return {
+        f'trial {trial["name"]}': {
+            key: value for key, value in trial.items() if key not in resume.PATH_FIELDS
+        }
+        for trial in raw_config['sweep']['trials']
+    }
 
 
 def _report_finished_sweep(

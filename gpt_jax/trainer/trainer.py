@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from gpt_jax.core import files, trees
+from gpt_jax.core import config_fields, files, trees
 from gpt_jax.core.config import Config, RawConfig, parse_config
 from gpt_jax.core.errors import Diverged
 from gpt_jax.core.progress import PROGRESS_FILE, LogFn, Progress
@@ -25,11 +25,12 @@ from gpt_jax.train.loop import Hooks, Intervals, run_training_loop
 from gpt_jax.train.metrics import MetricsWriter
 from gpt_jax.train.multihost import Preemption, run_on_first_process
 from gpt_jax.train.step import State
+from gpt_jax.trainer import resume
 from gpt_jax.trainer.best import BestCheckpoint
 from gpt_jax.trainer.dataset import load_dataset, warn_of_repetition
 from gpt_jax.trainer.hooks import MetricsRecorder, RunContext, TrainingHooks, restore_rows
 from gpt_jax.trainer.initialize import InitializedRun, initialize_or_restore
-from gpt_jax.trainer.summary import load_finished_summary, make_summary, write_summary
+from gpt_jax.trainer.summary import make_summary, write_summary
 
 
 def train(
@@ -62,26 +63,26 @@ def train(
 
         score_suite = SuiteHook(config, parts, dataset, log)
 
+    partition = resume.describe_partition(raw_config, parts.mesh.shape, parts.microbatches)
+    config_hash = config_fields.config_hash(raw_config, partition)
+    progress = Progress(
+        sys.stderr,
+        trial=trial,
+        name=config.name,
+        steps=config.steps,
+        report=workdir / PROGRESS_FILE,
+    )
+    run = RunContext(
+        raw_config, config, config_hash, dataset, parts, score_suite, workdir, progress, log
+    )
     with _lock_folder(workdir):
-        summary = load_finished_summary(raw_config, workdir)
+        summary = resume.open_run(run)
         if summary is not None:
             log(f'{workdir}: already done; delete the folder to run it again')
             return summary
         catch_bus_error([workdir, Path(tempfile.gettempdir()), Path('/dev/shm')])
         warn_of_repetition(dataset, config, log)
-        if jax.process_index() == 0:
-            files.write_json(workdir / 'config.json', raw_config)
-            dataset.save_tokenizer(config, workdir)
-        progress = Progress(
-            sys.stderr,
-            trial=trial,
-            name=config.name,
-            steps=config.steps,
-            report=workdir / PROGRESS_FILE,
-        )
-        return _train(
-            RunContext(raw_config, config, dataset, parts, score_suite, workdir, progress, log)
-        )
+        return _train(run)
 
 
 @contextlib.contextmanager
@@ -145,8 +146,9 @@ def _train(run: RunContext) -> dict[str, Any]:
         intervals = training_hooks.make_intervals()
         try:
             state = _run_steps(run, initial, intervals, hooks, is_evaluated)
-        except Diverged:
+        except Diverged as error:
             recorder.flush()  # the row of the diverged step is the one to look at
+            resume.record_divergence(run, error)
             raise
         finally:
             run.progress.close()
@@ -208,7 +210,7 @@ def _summarize(
         **dataset.score_generations(config, run.workdir, run.log),
     }
     seconds = recorder.elapsed_seconds()
-    summary = make_summary(run.raw_config, config, run.parts, state, recorder.last, seconds, extra)
+    summary = make_summary(config, run.config_hash, run.parts, state, recorder.last, seconds, extra)
     return write_summary(summary, run.workdir) if jax.process_index() == 0 else summary
 
 

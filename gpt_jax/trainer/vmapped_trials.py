@@ -43,6 +43,7 @@ from gpt_jax.train.metrics import METRICS_FILE, MetricsWriter
 from gpt_jax.train.multihost import Preemption
 from gpt_jax.train.objective import make_loss
 from gpt_jax.train.step import State, create_state, make_step
+from gpt_jax.trainer import resume
 from gpt_jax.trainer.dataset import VALIDATION_PREFIX, load_text_data
 from gpt_jax.trainer.hooks import (
     UNFINISHED_ROW,
@@ -51,7 +52,7 @@ from gpt_jax.trainer.hooks import (
     make_checkpoint_meta,
     stop_on_signal,
 )
-from gpt_jax.trainer.summary import load_finished_summary, make_summary, write_summary
+from gpt_jax.trainer.summary import make_summary, write_summary
 
 RUNS_AXIS = 'runs'  # a mesh axis of this module only; no model or rule refers to it
 
@@ -193,6 +194,9 @@ def train_trials(trials: dict[str, RawConfig], workdir: Path, log: LogFn) -> Non
     parts = build_trainer_parts(config)
     vmapped = build_vmapped_runs(config, len(names))
     folder = workdir / 'trials'
+    # Each trial has the numbers of a run on one device (build_vmapped_runs).
+    microbatches = config.train.microbatches(1)
+    partition = resume.describe_partition(trials[names[0]], {}, microbatches)
     with contextlib.ExitStack() as stack:
         preemption = stack.enter_context(Preemption())
         progress = Progress(
@@ -205,8 +209,17 @@ def train_trials(trials: dict[str, RawConfig], workdir: Path, log: LogFn) -> Non
         stack.callback(progress.close)
         runs = []
         for name in names:
+            config_hash = config_fields.config_hash(trials[name], partition)
             run = RunContext(
-                trials[name], configs[name], dataset, parts, None, folder / name, progress, log
+                trials[name],
+                configs[name],
+                config_hash,
+                dataset,
+                parts,
+                None,
+                folder / name,
+                progress,
+                log,
             )
             runs.append(_TrialRun(run, stack, count=len(names), is_shown=name == names[0]))
         _TrialGroup(runs, parts, vmapped, preemption).train(log)
@@ -239,10 +252,8 @@ class _TrialRun:
         self.context, self.config = run, run.config
         self._count, self._is_shown = count, is_shown
         stack.enter_context(files.hold_lock(run.workdir / 'lock', wait=False))
-        if load_finished_summary(run.raw_config, run.workdir):
+        if resume.open_run(run):
             raise UserError(f'{run.workdir}: already done; leave it out of --trial')
-        files.write_json(run.workdir / 'config.json', run.raw_config)
-        run.dataset.save_tokenizer(run.config, run.workdir)
         train = run.config.train
         self.checkpoints = stack.enter_context(
             CheckpointManager(
@@ -283,7 +294,9 @@ class _TrialRun:
         """Save a checkpoint, as TrainingHooks.save does."""
         run = self.context
         seconds = self.recorder.elapsed_seconds()
-        meta = make_checkpoint_meta(run.raw_config, run.dataset.fingerprint, step, seconds)
+        meta = make_checkpoint_meta(
+            run.raw_config, run.config_hash, run.dataset.fingerprint, step, seconds
+        )
         if is_complete:
             self.recorder.flush()
         else:
@@ -298,7 +311,7 @@ class _TrialRun:
         seconds = self.recorder.elapsed_seconds() / self._count
         extra = {**run.dataset.count_examples(), 'fingerprint': run.dataset.fingerprint}
         summary = make_summary(
-            run.raw_config, run.config, run.parts, state, self.recorder.last, seconds, extra
+            run.config, run.config_hash, run.parts, state, self.recorder.last, seconds, extra
         )
         write_summary(summary | {'trials_per_process': self._count}, run.workdir)
 
@@ -436,11 +449,8 @@ class _TrialGroup:
                 checkpoints = [load_checkpoint(folder, abstract, step=step) for folder in folders]
             except UserError:
                 continue  # one is damaged; an older step may be valid for all
-            context = self._runs[0].context
-            if any(c.meta['fingerprint'] != context.dataset.fingerprint for c in checkpoints):
-                raise UserError(
-                    f'{context.workdir.parent}: began with other data; choose another --workdir'
-                )
+            for run, checkpoint in zip(self._runs, checkpoints, strict=True):
+                resume.check_restored(run.context, checkpoint.meta, step)
             states = stack_states([c.state for c in checkpoints], self._vmapped.mesh)
             return step, [c.meta for c in checkpoints], states
         return 0, [{} for _ in self._runs], None
@@ -467,6 +477,8 @@ class _TrialGroup:
             run = self._runs[index]
             if int(skipped) >= limit:
                 diverged.append(run.config.name)
+                error = Diverged(f'{int(skipped)} steps in a row up to the end were not finite')
+                resume.record_divergence(run.context, error)
             else:
                 run.finish(self._select_state(states, index))
         if diverged:

@@ -15,11 +15,11 @@ import pytest
 
 from gpt_jax.core import files
 from gpt_jax.core.clock import ActiveClock
-from gpt_jax.core.errors import Preempted, UserError
+from gpt_jax.core.errors import Preempted
 from gpt_jax.sweep import process as process_module
 from gpt_jax.sweep import worker
 from gpt_jax.sweep.dashboard import Dashboard
-from gpt_jax.sweep.ledger import SweepLimits, Trial
+from gpt_jax.sweep.ledger import Ledger, SweepLimits, Trial
 
 FAKE = Path(__file__).with_name('fake_trial.py')
 NO_LIMIT = SweepLimits(hang_seconds=math.inf, hours=math.inf, flops=math.inf, stale_seconds=60.0)
@@ -118,7 +118,7 @@ def test_killed_sweep_resumes(tmp_path):
 import io, math, sys
 from pathlib import Path
 from gpt_jax.sweep.dashboard import Dashboard
-from gpt_jax.sweep.ledger import SweepLimits, Trial
+from gpt_jax.sweep.ledger import Ledger, SweepLimits, Trial
 from gpt_jax.sweep.worker import run_trials
 names = {names!r}
 trials = [[Trial(name, f'hash of {{name}}', 1.0, '')] for name in names]
@@ -243,7 +243,19 @@ def test_reasons_are_what_is_known(tmp_path, monkeypatch):
     assert process_module._count_oom_kills() == 3
 
 
-def test_folder_of_another_config_is_rejected(tmp_path):
+def test_the_trial_itself_decides_about_a_summary_of_another_config(tmp_path):
     run(tmp_path, [make_trial('good-1')])
-    with pytest.raises(UserError, match='belongs to another config'):
-        run(tmp_path, [Trial('good-1', 'another hash', 1.0, '')])
+    other = Trial('good-1', 'another hash', 1.0, '')
+    # The fake trial leaves its old summary; a real one refuses the config, or renews the summary.
+    assert statuses(run(tmp_path, [other])) == {'good-1': 'failed: it left no summary'}
+
+
+def test_a_known_divergence_is_not_run_again(tmp_path):
+    trial = make_trial('diverges-1')
+    run(tmp_path, [trial])
+    note = {'config_hash': f'{trial.hash}-data8', 'error': '10 steps in a row'}
+    files.write_json(tmp_path / 'trials/diverges-1/diverged.json', note)
+    assert statuses(run(tmp_path, [trial])) == {'diverges-1': 'failed: diverged'}
+    assert len(Ledger(tmp_path).read_end_events()['diverges-1']) == 1
+    run(tmp_path, [trial._replace(hash='another hash')])
+    assert len(Ledger(tmp_path).read_end_events()['diverges-1']) == 2

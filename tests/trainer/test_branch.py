@@ -88,7 +88,7 @@ def test_branch_records_its_trunk_and_runs_only_its_end(sweep):
         (
             'optimizer.cooldown_fraction',
             0.5,
-            r'update 11 has 0\.\d+ of the peak, not 1; branch off',
+            r'update 11 has 0\.\d+ of the peak rate, not 1; branch off',
         ),
     ],
 )

@@ -10,8 +10,6 @@ import time
 
 import pytest
 
-from gpt_jax.core.errors import UserError
-from gpt_jax.trainer.summary import load_finished_summary
 from tests import in_process, program
 
 
@@ -93,12 +91,15 @@ def test_another_config_in_the_same_folder_is_rejected(finished, source):
     assert 'model.width: 32 -> 64' in err
 
 
-def test_start_without_a_checkpoint_does_not_bind_the_next(tmp_path):
-    (tmp_path / 'config.json').write_text('{"model": {"width": 32}}')
-    assert load_finished_summary({'model': {'width': 64}}, tmp_path) is None
-    (tmp_path / 'checkpoints' / '5').mkdir(parents=True)
-    with pytest.raises(UserError, match='holds a run of another config'):
-        load_finished_summary({'model': {'width': 64}}, tmp_path)
+def test_start_without_a_checkpoint_does_not_bind_the_next(source, tmp_path):
+    """Such as one that was stopped while it compiled."""
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'config.json').write_text('{"model": {"width": 48}}')
+    arguments = command(tmp_path / 'run', config__data__source=source, config__train__steps=5)
+    in_process.run(arguments)
+    (tmp_path / 'run' / 'summary.json').unlink()
+    _, err = in_process.run([*arguments, '--config.model.width=64'], code=2)
+    assert 'holds a run of another config (model.width: 32 -> 64)' in err
 
 
 def test_fields_outside_the_config_hash_may_change(finished, source):
