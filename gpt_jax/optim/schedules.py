@@ -1,9 +1,9 @@
 """Learning-rate schedules, as factors in [0, 1] that multiply the peak rate.
 
 `optimizer.schedule` is a key of SCHEDULES or a dotted path 'my_lab.schedules:inverse_sqrt' to a
-function (ScheduleProgress, config) -> factor. The last warmup update has the peak rate, and the last
-update of the decay or cooldown has exactly `final_lr_fraction` of it. The schedules of optax are not
-used because they round differently, their warmup begins at a rate of 0, and their last rate is
+function (ScheduleProgress, config) -> factor. The last update of the warmup has the peak rate, and
+the last of the decay or cooldown has exactly `final_lr_fraction` of it. The schedules of optax are
+not used because they round differently, their warmup begins at a rate of 0, and their last rate is
 reached one update after the last.
 """
 
