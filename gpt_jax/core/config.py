@@ -16,6 +16,8 @@ from gpt_jax.core import model_counts, template
 from gpt_jax.core.config_fields import (
     AT_LEAST_ONE,
     BELOW_ONE,
+    MAX_INT32,
+    MAX_INT64,
     NON_NEGATIVE,
     POSITIVE,
     PROPER_SHARE,
@@ -707,7 +709,7 @@ class SuiteConfig(ConfigSection):
     num_fewshot: int = field(
         0, 'Training examples with answers shown before each question.', allowed=Range(0, 64)
     )
-    seed: int = field(0, 'Chooses the few-shot examples.', allowed=SEED)
+    seed: int = field(0, 'Chooses the few-shot examples.', allowed=SEED, largest=MAX_INT64)
     contamination_ngram: int = field(
         13, 'n-gram length for contamination checks; 0 disables.', allowed=NON_NEGATIVE
     )
@@ -812,7 +814,9 @@ class TrainConfig(ConfigSection):
         allowed=NON_NEGATIVE,
     )
     steps: int = field(0, 'Training steps; 0: as many as tokens requires.', allowed=NON_NEGATIVE)
-    tokens: int = field(2_000_000, 'Training tokens, used if steps is 0.', allowed=NON_NEGATIVE)
+    tokens: int = field(
+        2_000_000, 'Training tokens, used if steps is 0.', allowed=NON_NEGATIVE, largest=MAX_INT64
+    )
     flops: float = field(
         0.0,
         'Training FLOPs (6 per token and parameter, without positions), used if steps and tokens '
@@ -823,7 +827,9 @@ class TrainConfig(ConfigSection):
     eval_every: int = field(
         0, 'Steps between validations; 0: only at the end.', allowed=NON_NEGATIVE
     )
-    eval_tokens: int = field(0, 'Tokens of validation text used; 0: all.', allowed=NON_NEGATIVE)
+    eval_tokens: int = field(
+        0, 'Tokens of validation text used; 0: all.', allowed=NON_NEGATIVE, largest=MAX_INT64
+    )
     eval_batch_size: int = field(
         0, 'Sequences per validation batch; 0: batch_size.', allowed=NON_NEGATIVE
     )
@@ -1135,7 +1141,14 @@ def parse_config(config: Mapping[str, Any], vocab_size: int) -> Config:
         key: from_dict(section, values[key], key) for key, section in SECTIONS.items()
     }
     init_from = expand_home(config['init_from'], 'config.init_from')
-    return Config(name=config['name'], seed=seed, init_from=init_from, **sections)
+    parsed = Config(name=config['name'], seed=seed, init_from=init_from, **sections)
+    require(
+        parsed.steps <= MAX_INT32,
+        'train',
+        f'the run must have at most {MAX_INT32:,} steps, got {parsed.steps:,}; train fewer tokens '
+        'or flops, or larger batches',
+    )
+    return parsed
 
 
 def parse_section(config: Mapping[str, Any], name: str) -> Any:

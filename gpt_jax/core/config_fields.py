@@ -209,6 +209,8 @@ PROPER_SHARE = Range(0, 1, low_open=True, high_open=True)  # (0, 1)
 BELOW_ONE = Range(0, 1, high_open=True)  # [0, 1)
 AT_LEAST_ONE = Range(low=1)
 SEED = Range(0, 2**32, high_open=True)
+MAX_INT32 = 2**31 - 1  # of shapes, and of the step in a run's state
+MAX_INT64 = 2**63 - 1
 
 
 def field(
@@ -218,6 +220,7 @@ def field(
     choices: tuple[str, ...] = (),
     extensible: bool = False,
     allowed: Range | None = None,
+    largest: int = MAX_INT32,
     items: type | None = None,
     path: bool = False,
 ) -> Any:
@@ -229,6 +232,7 @@ def field(
       choices: the allowed values; empty for free text and numbers.
       extensible: whether a dotted path 'package.module:name' is accepted in addition to `choices`.
       allowed: the interval of allowed numbers.
+      largest: the largest allowed integer.
       items: the type of a tuple's elements.
       path: whether it is a path, or may be one; a leading ~ is then expanded.
     """
@@ -238,6 +242,7 @@ def field(
         'choices': choices,
         'extensible': extensible,
         'allowed': allowed,
+        'largest': largest,
         'items': items,
         'path': path,
     }
@@ -277,6 +282,10 @@ class ConfigSection:
                 if isinstance(number, int | float) and not isinstance(number, bool):
                     good = about['allowed'].contains(number)
                     require(good, name, f'{about["allowed"]}, got {number}')
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int):
+                good = number <= about['largest']
+                require(good, name, f'must be at most {about["largest"]:,}, got {number:,}')
         if about['items'] is not None:
             for item in value:
                 good = isinstance(item, about['items']) and not isinstance(item, bool)

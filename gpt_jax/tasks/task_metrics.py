@@ -5,6 +5,11 @@ others from 0 to 1.
 
 Libraries compute them, except for SQuAD's two, whose library downloads code. Every value is
 computed over a whole split; it is not a mean over batches.
+
+Words are those of the papers, which assume spaces and for ROUGE the letters a-z. Where the right
+answers are written otherwise, these words would score 0 whatever the answer: BLEU then takes
+sacrebleu's zh or char tokens, ROUGE words of any letters, and F1 single characters of scripts
+without spaces (so CMRC, Cui et al. 2019).
 """
 
 import collections
@@ -34,6 +39,11 @@ ROUGE_LIBRARY = 'rouge_score.rouge_scorer'
 # Metrics of generated code, which is executed (gpt_jax/evaluation/code_execution.py).
 PASS_AT = re.compile(r'pass@[1-9][0-9]*')
 _PUNCTUATION = frozenset(string.punctuation)
+_HAN = '\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f'
+# Thai, Lao, Burmese, Khmer, Hiragana and Katakana.
+_OTHER_UNSPACED = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff'
+_HAN_CHARACTER = re.compile(f'[{_HAN}]')
+_UNSPACED_CHARACTER = re.compile(f'[{_HAN}{_OTHER_UNSPACED}]')
 _TAG_WITH_PREFIX = re.compile(r'[BIES]-.')
 
 
@@ -111,34 +121,66 @@ def _stripped_match(answer: str, reference: str) -> float:
 
 def _word_f1(answer: str, reference: str) -> float:
     """Compute SQuAD's F1 between bags of words; if one has no words, whether both have none."""
-    predicted, right = normalize_answer(answer).split(), normalize_answer(reference).split()
+    predicted, right = (
+        _UNSPACED_CHARACTER.sub(r' \g<0> ', normalize_answer(text)).split()
+        for text in (answer, reference)
+    )
     if not predicted or not right:
         return float(predicted == right)
     common = sum((collections.Counter(predicted) & collections.Counter(right)).values())
     return 2 * common / (len(predicted) + len(right))
 
 
-def _sacrebleu(function: str) -> Scorer:
+def _share_of_letters(pattern: str | re.Pattern[str], references: Sequence[Sequence[str]]) -> float:
+    """Return the share of the references' letters that match the pattern."""
+    text = ''.join(itertools.chain.from_iterable(references))
+    letters = re.findall(r'[^\W\d_]', text)
+    return sum(bool(re.match(pattern, letter)) for letter in letters) / max(len(letters), 1)
+
+
+def _bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+    unspaced = _share_of_letters(_UNSPACED_CHARACTER, references)
+    if unspaced <= 0.5:
+        return _sacrebleu('corpus_bleu')(answers, references)
+    is_chinese = _share_of_letters(_HAN_CHARACTER, references) == unspaced
+    return _sacrebleu('corpus_bleu', tokenize='zh' if is_chinese else 'char')(answers, references)
+
+
+def _sacrebleu(function: str, **options: Any) -> Scorer:
     """Make a scorer of the whole corpus with sacrebleu's defaults: BLEU on 13a tokens, chrF2."""
 
     def score(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         _check_lengths(answers, references)
         # sacrebleu takes streams: the first reference of every answer, the second, ...
         streams = list(map(list, itertools.zip_longest(*references)))
-        return float(getattr(import_library('sacrebleu'), function)(list(answers), streams).score)
+        compute = getattr(import_library('sacrebleu'), function)
+        return float(compute(list(answers), streams, **options).score)
 
     return score
+
+
+class _UnicodeWords:
+    """rouge_score's protocol of a tokenizer: lower-case words of any letters and digits."""
+
+    def tokenize(self, text: str) -> list[str]:
+        words: list[str] = re.findall(r'[^\W_]+', _UNSPACED_CHARACTER.sub(r' \g<0> ', text.lower()))
+        return words
 
 
 def _rouge(name: str) -> Scorer:
     """Make a scorer: the mean F-measure against the best reference, on stems, for summaries.
 
-    Characters other than a-z and 0-9 are ignored. For rougeLsum a line is a sentence.
+    Characters other than a-z and 0-9 are ignored, unless most letters are others. For rougeLsum a
+    line is a sentence.
     """
 
     def score(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         _check_lengths(answers, references)
-        scorer = import_library(ROUGE_LIBRARY).RougeScorer([name], use_stemmer=True)
+        is_latin = _share_of_letters('[a-zA-Z]', references) >= 0.5
+        tokenizer = None if is_latin else _UnicodeWords()
+        scorer = import_library(ROUGE_LIBRARY).RougeScorer(
+            [name], use_stemmer=True, tokenizer=tokenizer
+        )
         total = sum(
             scorer.score_multi(alternatives, answer)[name].fmeasure
             for answer, alternatives in zip(answers, references, strict=True)
@@ -227,7 +269,7 @@ COMPLETION_METRICS: dict[str, Scorer] = {
     'exact_match': _mean_best_reference(_exact_match),
     'f1': _mean_best_reference(_word_f1),
     'accuracy': _mean_best_reference(_stripped_match),
-    'bleu': _sacrebleu('corpus_bleu'),
+    'bleu': _bleu,
     'chrf': _sacrebleu('corpus_chrf'),
     'rouge1': _rouge('rouge1'),
     'rouge2': _rouge('rouge2'),

@@ -255,3 +255,25 @@ def test_missing_package():
         match=r"^config\.task\.metrics: needs the package no_such; pip install -e '\.\[eval\]'$",
     ):
         task_metrics.import_library('no_such.part')
+
+
+@pytest.mark.parametrize(
+    ('text', 'changed'),
+    [
+        ('我喜欢吃苹果。今天天气很好。', '我喜欢吃梨。今天天气很好。'),
+        ('わたしはリンゴがすきです', 'わたしはナシがすきです'),
+        ('ฉันชอบกินแอปเปิ้ล', 'ฉันชอบกินส้ม'),
+        ('Сегодня очень хорошая погода в Москве', 'Сегодня очень плохая погода в Москве'),
+    ],
+)
+@pytest.mark.parametrize('metric', ['bleu', 'chrf', 'f1', 'rouge1', 'rougeL'])
+def test_texts_in_other_scripts_are_scored(metric, text, changed):
+    whole = score(metric, [text], [[text]])
+    assert whole == pytest.approx(100 if metric in ('bleu', 'chrf') else 1)
+    assert 0 < score(metric, [changed], [[text]]) < whole
+
+
+def test_chinese_bleu_is_that_of_sacrebleus_chinese_tokens():
+    answers, references = ['我喜欢吃梨。今天天气很好。'], ['我喜欢吃苹果。今天天气很好。']
+    expected = sacrebleu.BLEU(tokenize='zh').corpus_score(answers, [references]).score
+    assert score('bleu', answers, [references]) == pytest.approx(expected)
