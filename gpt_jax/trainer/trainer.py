@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -12,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from gpt_jax.core import config_fields, files, trees
 from gpt_jax.core.config import Config, RawConfig, parse_config
-from gpt_jax.core.errors import Diverged
+from gpt_jax.core.errors import Diverged, UserError
 from gpt_jax.core.progress import PROGRESS_FILE, LogFn, Progress
 from gpt_jax.core.watchdog import Watchdog, catch_bus_error
 from gpt_jax.train import disk_space, finetune_checkpoint
-from gpt_jax.train.build import build_trainer_parts
+from gpt_jax.train.build import TrainerParts, build_trainer_parts
 from gpt_jax.train.checkpoint import CheckpointManager
 from gpt_jax.train.loop import Hooks, Intervals, run_training_loop
 from gpt_jax.train.metrics import MetricsWriter
@@ -56,6 +58,7 @@ def train(
     dataset = load_dataset(raw_config, log)
     config = parse_config(raw_config, dataset.vocab_size)
     parts = build_trainer_parts(config)
+    _check_batch_size(config, parts)
     next(dataset.iterate_batches(config, 0, parts.batch_shard()))  # UserError if too little data
     score_suite = None
     if config.suite.tasks:
@@ -83,6 +86,18 @@ def train(
         catch_bus_error([workdir, Path(tempfile.gettempdir()), Path('/dev/shm')])
         warn_of_repetition(dataset, config, log)
         return _train(run)
+
+
+def _check_batch_size(config: Config, parts: TrainerParts) -> None:
+    """Raise UserError if this process's token ids of one batch are more than the host's memory."""
+    _, count = parts.batch_shard()
+    size = config.tokens_per_step // count * np.dtype(np.int32).itemsize
+    memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    if size > memory:
+        raise UserError(
+            f'config.train.batch_size: the token ids of {config.train.batch_size:,} sequences are '
+            f'{size / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB; reduce it'
+        )
 
 
 @contextlib.contextmanager

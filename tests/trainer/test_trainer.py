@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from gpt_jax.trainer import trainer
 from tests import in_process, program
 
 
@@ -269,7 +270,18 @@ def test_diverged_run_keeps_its_metrics_and_has_no_summary(source, tmp_path):
     assert last['skipped_in_row'] == 3
 
 
+def test_a_batch_beyond_memory_is_refused(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer.os, 'sysconf', {'SC_PAGE_SIZE': 4096, 'SC_PHYS_PAGES': 10**6}.get)
+    arguments = command(
+        tmp_path / 'run', config__data__source=source, config__train__batch_size=10**9
+    )
+    _, err = in_process.run(arguments, code=2)
+    assert 'of 1,000,000,000 sequences are 128 GB, and this machine has 4 GB' in err
+
+
 BAD = [
+    ({'config.train.batch_size': 10**20}, 'config.train.batch_size: must be at most 2,147,483,647'),
+    ({'config.train.steps': 0, 'config.train.tokens': 2**62}, 'must have at most 2,147,483,647 st'),
     ({'config.model.widht': 3}, "config.model.widht: no such field; the nearest is 'model.width'"),
     ({'config.model.width': 'wide'}, "config.model.width: must be int, got 'wide'"),
     (
