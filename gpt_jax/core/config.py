@@ -861,6 +861,13 @@ class TrainConfig(ConfigSection):
         10, 'Non-finite steps in a row before the run stops.', allowed=POSITIVE
     )
     tensorboard: bool = field(True, 'Write TensorBoard files too.')
+    trackers: tuple[str, ...] = field(
+        (),
+        'Services that also receive the metrics.',
+        choices=('wandb', 'mlflow', 'trackio'),
+        extensible=True,
+        items=str,
+    )
     stall_minutes: float = field(
         15.0,
         'With several processes: minutes without a step before all exit with code 75; 0: never.',

@@ -31,6 +31,7 @@ FREE_FIELDS = (
     'train.checkpoint_every',
     'train.keep_checkpoints',
     'train.tensorboard',
+    'train.trackers',
     'train.stall_minutes',
     'suite.every',
     'suite.contamination_ngram',

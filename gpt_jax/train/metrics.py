@@ -2,17 +2,16 @@
 
     metrics.jsonl   the values that the config determines; the source of truth
     timing.jsonl    the values that depend on the machine's speed
-    tensorboard/    both, as event files
 
-Two identical runs write byte-identical metrics.jsonl, however often they are interrupted. A line is
-one step: first the step, then the other keys in alphabetical order, with floats in the shortest
-form that reads back as the same bits. JSON has no non-finite numbers, so those are the strings
-'nan', 'inf' and '-inf', which float() reads.
+Trackers such as TensorBoard are views of both (trackers.py). Two identical runs write
+byte-identical metrics.jsonl, however often they are interrupted. A line is one step: first the
+step, then the other keys in alphabetical order, with floats in the shortest form that reads back as
+the same bits. JSON has no non-finite numbers, so those are the strings 'nan', 'inf' and '-inf',
+which float() reads.
 """
 
 import contextlib
 import json
-import logging
 import math
 import os
 import time
@@ -24,8 +23,7 @@ from typing import Any, Self
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 
-METRICS_FILE, TIMING_FILE, TENSORBOARD_FOLDER = 'metrics.jsonl', 'timing.jsonl', 'tensorboard'
-EVENTS_FLUSH_SECONDS = 30.0  # between flushes of the event files
+METRICS_FILE, TIMING_FILE = 'metrics.jsonl', 'timing.jsonl'
 
 
 class MetricsWriter:
@@ -36,12 +34,11 @@ class MetricsWriter:
     of the same step is committed.
     """
 
-    def __init__(self, workdir: str | os.PathLike[str], *, tensorboard: bool, enabled: bool = True):
+    def __init__(self, workdir: str | os.PathLike[str], *, enabled: bool = True):
         """Open the files.
 
         Args:
           workdir: the run's folder; created if it does not exist.
-          tensorboard: also write event files, if tensorboardX is installed.
           enabled: False makes every method a no-op; with several processes, only the first writes.
 
         Raises:
@@ -49,10 +46,6 @@ class MetricsWriter:
         """
         self._paths = [Path(workdir) / METRICS_FILE, Path(workdir) / TIMING_FILE]
         self._enabled = enabled
-        self._tensorboard = tensorboard and enabled
-        # Without tensorboardX's thread, whose queue blocks for ever once a write has failed.
-        self._events: Any = None
-        self._events_flushed = -math.inf
         self._files: list[Any] = []
         self._last_step = -1
         if enabled:
@@ -77,9 +70,6 @@ class MetricsWriter:
             with files.name_errors(file.name):
                 file.write(line.encode())
         self._last_step = step
-        if self._tensorboard:
-            timing_values = {f'timing/{name}': value for name, value in timing.items()}
-            self._write_events(step, values | timing_values)
 
     def flush(self) -> None:
         """Return once every line is on the disk."""
@@ -113,10 +103,6 @@ class MetricsWriter:
         for file in self._files:
             file.close()
         self._files = []
-        if self._events is not None:
-            with contextlib.suppress(OSError):
-                self._events.close()
-            self._events = None
 
     def __enter__(self) -> Self:
         return self
@@ -125,58 +111,6 @@ class MetricsWriter:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _write_events(self, step: int, values: dict[str, float]) -> None:
-        """Write event files; they are only a view, so that a failure ends these and not the run."""
-        if self._events is None:
-            try:
-                from tensorboardX import event_file_writer
-            except ImportError:
-                logging.getLogger(__name__).warning(
-                    'tensorboardX is not installed: no TensorBoard files are written'
-                )
-                self._tensorboard = False
-                return
-        folder = self._paths[0].parent / TENSORBOARD_FOLDER
-        try:
-            if self._events is None:
-                folder.mkdir(exist_ok=True)
-                self._events = event_file_writer.EventsWriter(str(folder / 'events'))
-                self._events.write_event(_make_start_event(step))
-            self._events.write_event(_make_event(step, values))
-            if time.monotonic() - self._events_flushed > EVENTS_FLUSH_SECONDS:
-                self._events.flush()
-                self._events_flushed = time.monotonic()
-        except OSError as error:
-            self._stop_events(error)
-
-    def _stop_events(self, error: OSError) -> None:
-        logging.getLogger(__name__).warning(
-            '%s: no more TensorBoard files are written in this start (%s)',
-            self._paths[0].parent / TENSORBOARD_FOLDER,
-            error.strerror or error,
-        )
-        self._tensorboard, self._events = False, None
-
-
-def _make_start_event(step: int) -> Any:
-    """Make the event that hides those of an interrupted run from this step on."""
-    from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-    return Event(wall_time=time.time(), step=step, session_log=SessionLog(status=SessionLog.START))
-
-
-def _make_event(step: int, values: dict[str, float]) -> Any:
-    """Make the event with the finite values of a step."""
-    from tensorboardX.proto.event_pb2 import Event
-    from tensorboardX.proto.summary_pb2 import Summary
-
-    scalars = [
-        Summary.Value(tag=name, simple_value=value)
-        for name, value in values.items()
-        if math.isfinite(value)
-    ]
-    return Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
 
 
 def encode_line(step: int, values: dict[str, float]) -> str:

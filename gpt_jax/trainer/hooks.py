@@ -28,6 +28,7 @@ from gpt_jax.train.metrics import (
 )
 from gpt_jax.train.multihost import Preemption, run_on_all_processes
 from gpt_jax.train.step import State
+from gpt_jax.train.trackers import TrackedRun, Trackers, find_group, list_trackers
 from gpt_jax.trainer.best import BestCheckpoint
 from gpt_jax.trainer.dataset import VALIDATION_PREFIX, Dataset
 from gpt_jax.trainer.summary import SUITE_PREFIX
@@ -60,11 +61,22 @@ class RunContext(NamedTuple):
     log: LogFn
 
 
+def start_trackers(run: RunContext, start: int, *, enabled: bool) -> Trackers:
+    """Start the trackers of a run whose metrics.jsonl has the rows up to step `start`.
+
+    Args:
+      enabled: False starts none; with several processes, only the first has trackers.
+    """
+    tracked = TrackedRun(run.config.name, find_group(run.workdir), run.workdir, run.raw_config)
+    return Trackers(list_trackers(run.config.train) if enabled else (), tracked, start, run.log)
+
+
 class MetricsRecorder:
     """Joins the metrics, validation and timing of a step into one row, and writes the rows.
 
     Args:
       convert_loss: loss in nats per token -> the loss in other units.
+      metrics, trackers: receive the rows.
       progress: shows the step; None: nothing is shown.
       start: number of updates in the initial state.
       seconds: wall-clock seconds of the run before this start.
@@ -79,13 +91,15 @@ class MetricsRecorder:
         config: Config,
         convert_loss: Callable[[float], dict[str, float]],
         metrics: MetricsWriter,
+        trackers: Trackers,
         progress: Progress | None,
         start: int,
         seconds: float,
     ):
         self.meter = Throughput()
         self.last: dict[str, float] = {}
-        self._convert_loss, self._metrics, self._progress = convert_loss, metrics, progress
+        self._convert_loss, self._progress = convert_loss, progress
+        self._metrics, self._trackers = metrics, trackers
         self._tokens_per_step = config.tokens_per_step
         self._flops_per_token = model_counts.flops_per_token(config.model)
         self._last_logged, self._began, self._seconds_before = start, time.monotonic(), seconds
@@ -125,6 +139,7 @@ class MetricsRecorder:
         # A run that had lost its summary only is evaluated again, and its last row is written.
         if self._row is not None and self._row[0] > self._written['step']:
             self._metrics.write(*self._row)
+            self._trackers.log(*self._row)
             self._written = {'step': self._row[0], **self._row[1]}
         self._row = None
 

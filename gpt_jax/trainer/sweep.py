@@ -15,6 +15,7 @@ from gpt_jax.sweep.claims import Claims
 from gpt_jax.sweep.dashboard import Dashboard
 from gpt_jax.sweep.ledger import RECORDS_FILE, Trial, make_limits
 from gpt_jax.sweep.worker import OVER_BUDGET, run_trials
+from gpt_jax.train.trackers import check_trackers
 from gpt_jax.trainer import resume
 from gpt_jax.trainer.dataset import load_dataset
 from gpt_jax.trainer.init_from import config_from_pretrained
@@ -172,6 +173,7 @@ def _parse_trials(trials: dict[str, RawConfig], log: LogFn) -> dict[str, Config]
         if data_key not in vocab_sizes:
             vocab_sizes[data_key] = load_dataset(trial, log).vocab_size
         configs[name] = parse_config(trial, vocab_sizes[data_key])
+        check_trackers(configs[name].train)
     return configs
 
 

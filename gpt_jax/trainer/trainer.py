@@ -27,10 +27,17 @@ from gpt_jax.train.loop import Hooks, Intervals, run_training_loop
 from gpt_jax.train.metrics import MetricsWriter
 from gpt_jax.train.multihost import Preemption, run_on_first_process
 from gpt_jax.train.step import State
+from gpt_jax.train.trackers import check_trackers
 from gpt_jax.trainer import resume
 from gpt_jax.trainer.best import BestCheckpoint
 from gpt_jax.trainer.dataset import load_dataset, warn_of_repetition
-from gpt_jax.trainer.hooks import MetricsRecorder, RunContext, TrainingHooks, restore_rows
+from gpt_jax.trainer.hooks import (
+    MetricsRecorder,
+    RunContext,
+    TrainingHooks,
+    restore_rows,
+    start_trackers,
+)
 from gpt_jax.trainer.initialize import InitializedRun, initialize_or_restore
 from gpt_jax.trainer.summary import make_summary, write_summary
 
@@ -57,6 +64,7 @@ def train(
     # All input errors are raised before the folder is created.
     dataset = load_dataset(raw_config, log)
     config = parse_config(raw_config, dataset.vocab_size)
+    run_on_first_process(lambda: check_trackers(config.train))
     parts = build_trainer_parts(config)
     _check_batch_size(config, parts)
     next(dataset.iterate_batches(config, 0, parts.batch_shard()))  # UserError if too little data
@@ -122,9 +130,7 @@ def _train(run: RunContext) -> dict[str, Any]:
             keep_steps=config.train.keep_steps,
             log=run.log,
         ) as checkpoints,
-        MetricsWriter(
-            workdir, tensorboard=config.train.tensorboard, enabled=is_first_process
-        ) as metrics,
+        MetricsWriter(workdir, enabled=is_first_process) as metrics,
         contextlib.ExitStack() as stack,
     ):
         began = time.monotonic()
@@ -139,8 +145,9 @@ def _train(run: RunContext) -> dict[str, Any]:
         run = run._replace(dataset=dataset)
         seconds = initial.seconds + time.monotonic() - began
 
+        trackers = stack.enter_context(start_trackers(run, start, enabled=is_first_process))
         recorder = MetricsRecorder(
-            config, dataset.convert_loss, metrics, run.progress, start, seconds
+            config, dataset.convert_loss, metrics, trackers, run.progress, start, seconds
         )
         is_evaluated = restore_rows(recorder, workdir, start, initial.unfinished_row)
         unfinished = recorder.get_unfinished()
@@ -171,7 +178,9 @@ def _train(run: RunContext) -> dict[str, Any]:
             best.wait()  # before the last row, since a finished step is not evaluated again
             recorder.flush()
             checkpoints.wait()
-            return _summarize(run, state, recorder, best)
+            summary = _summarize(run, state, recorder, best)
+            trackers.finish(summary)
+            return summary
 
 
 def _check_free_space(

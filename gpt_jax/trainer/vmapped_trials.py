@@ -43,6 +43,7 @@ from gpt_jax.train.metrics import METRICS_FILE, MetricsWriter
 from gpt_jax.train.multihost import Preemption
 from gpt_jax.train.objective import make_loss
 from gpt_jax.train.step import State, create_state, make_step
+from gpt_jax.train.trackers import check_trackers
 from gpt_jax.trainer import resume
 from gpt_jax.trainer.dataset import VALIDATION_PREFIX, load_text_data
 from gpt_jax.trainer.hooks import (
@@ -50,6 +51,7 @@ from gpt_jax.trainer.hooks import (
     MetricsRecorder,
     RunContext,
     make_checkpoint_meta,
+    start_trackers,
     stop_on_signal,
 )
 from gpt_jax.trainer.summary import make_summary, write_summary
@@ -191,6 +193,7 @@ def train_trials(trials: dict[str, RawConfig], workdir: Path, log: LogFn) -> Non
     dataset = load_text_data(trials[names[0]], log)
     configs = {name: parse_config(trials[name], dataset.vocab_size) for name in names}
     config = configs[names[0]]
+    check_trackers(config.train)
     parts = build_trainer_parts(config)
     vmapped = build_vmapped_runs(config, len(names))
     folder = workdir / 'trials'
@@ -250,7 +253,7 @@ class _TrialRun:
 
     def __init__(self, run: RunContext, stack: contextlib.ExitStack, *, count: int, is_shown: bool):
         self.context, self.config = run, run.config
-        self._count, self._is_shown = count, is_shown
+        self._count, self._is_shown, self._stack = count, is_shown, stack
         stack.enter_context(files.hold_lock(run.workdir / 'lock', wait=False))
         if resume.open_run(run):
             raise UserError(f'{run.workdir}: already done; leave it out of --trial')
@@ -260,10 +263,9 @@ class _TrialRun:
                 run.workdir / 'checkpoints', max_to_keep=train.keep_checkpoints, log=run.log
             )
         )
-        self._metrics = stack.enter_context(
-            MetricsWriter(run.workdir, tensorboard=train.tensorboard)
-        )
-        self.recorder: Any = None  # a MetricsRecorder once the initial step is known
+        self._metrics = stack.enter_context(MetricsWriter(run.workdir))
+        self._trackers: Any = None  # Trackers, and a MetricsRecorder, once the start is known
+        self.recorder: Any = None
 
     def begin(self, start: int, meta: Mapping[str, Any]) -> bool:
         """Start recording after `start` updates.
@@ -276,10 +278,17 @@ class _TrialRun:
         """
         run = self.context
         self._metrics.resume(start)
+        self._trackers = self._stack.enter_context(start_trackers(run, start, enabled=True))
         progress = run.progress if self._is_shown else None
         seconds = meta.get('seconds', 0.0)
         self.recorder = MetricsRecorder(
-            run.config, run.dataset.convert_loss, self._metrics, progress, start, seconds
+            run.config,
+            run.dataset.convert_loss,
+            self._metrics,
+            self._trackers,
+            progress,
+            start,
+            seconds,
         )
         path = run.workdir / METRICS_FILE
         return self.recorder.restore(path, start, meta.get(UNFINISHED_ROW))
@@ -313,7 +322,8 @@ class _TrialRun:
         summary = make_summary(
             run.config, run.config_hash, run.parts, state, self.recorder.last, seconds, extra
         )
-        write_summary(summary | {'trials_per_process': self._count}, run.workdir)
+        summary = write_summary(summary | {'trials_per_process': self._count}, run.workdir)
+        self._trackers.finish(summary)
 
 
 class _TrialGroup:

@@ -34,7 +34,7 @@ def environment(my_lab, monkeypatch):
 
 
 @pytest.mark.usefixtures('environment')
-def test_norm_optimizer_and_source_train(tmp_path):
+def test_norm_optimizer_source_and_tracker_train(tmp_path):
     fields = {
         'config.model.layers': 1,
         'config.model.norm': 'my_lab.norms:power_norm',
@@ -43,9 +43,15 @@ def test_norm_optimizer_and_source_train(tmp_path):
         'config.data.source': 'my_lab.sources:read_poems',
         'config.data.cache': tmp_path / 'cache',
         'config.train.steps': 20,
+        'config.train.trackers': 'my_lab.trackers:CsvTracker',
     }
     in_process.run(in_process.command(tmp_path / 'run', **fields))
-    assert program.summary(tmp_path / 'run')['validation_loss'] < 5.3  # log 257 is 5.55
+    loss = program.summary(tmp_path / 'run')['validation_loss']
+    assert loss < 5.3  # log 257 is 5.55
+    with open(tmp_path / 'run' / 'losses.csv', newline='') as file:
+        *rows, last = csv.reader(file)
+    assert [int(step) for step, _ in rows] == [5, 10, 15, 20]
+    assert last == ['validation', str(loss)]
 
 
 @pytest.mark.usefixtures('environment')

@@ -20,6 +20,7 @@ from gpt_jax.core.errors import DiskFull
 from gpt_jax.train import disk_space
 from gpt_jax.train.disk_space import SpaceNeed
 from gpt_jax.train.metrics import MetricsWriter
+from gpt_jax.train.trackers import TrackedRun, Trackers
 from tests import in_process, program
 
 RUN = {
@@ -125,13 +126,17 @@ def test_space_needed_counts_the_checkpoints_at_once(settings, tmp_path, monkeyp
         disk_space.check_free_space(tmp_path, [SpaceNeed(1_000_000, 3)] * 2)
 
 
-def test_event_files_that_cannot_be_written_end_only_themselves(tmp_path, caplog):
+def test_event_files_that_cannot_be_written_end_only_themselves(tmp_path):
     (tmp_path / 'tensorboard').write_text('not a folder')
-    with MetricsWriter(tmp_path, tensorboard=True) as writer:
+    lines = []
+    run = TrackedRun('tiny', '', tmp_path, {})
+    with MetricsWriter(tmp_path) as writer, Trackers(['tensorboard'], run, 0, lines.append) as all_:
         for step in range(1, 100):
             writer.write(step, {'loss': 2.0}, {})
+            all_.log(step, {'loss': 2.0}, {})
     assert program.lines(tmp_path) == 99
-    assert caplog.text.count('no more TensorBoard files are written') == 1
+    assert len(lines) == 1
+    assert 'tracker tensorboard: stopped (FileExistsError' in lines[0]
 
 
 def test_a_full_disk_names_the_file(tmp_path):

@@ -1,10 +1,7 @@
 """Metrics files, throughput and the loss curve."""
 
 import contextlib
-import json
-import logging
 import math
-import sys
 
 import pytest
 
@@ -33,7 +30,7 @@ def read_steps(path):
 
 
 def test_lines_are_exact_and_ordered(tmp_path):
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path) as writer:
         values = {'loss': 0.1 + 0.2, 'accuracy': 1, 'bad': math.nan, 'up': math.inf}
         writer.write(7, values, {'seconds': 1.5})
         writer.write(8, {'loss': -math.inf}, {})
@@ -50,7 +47,7 @@ def test_lines_are_exact_and_ordered(tmp_path):
 
 def test_equal_runs_write_equal_metrics_at_any_speed(tmp_path):
     for name, speed in (('a', 1e6), ('b', 2e6)):
-        with MetricsWriter(tmp_path / name, tensorboard=False) as writer:
+        with MetricsWriter(tmp_path / name) as writer:
             write_steps(writer, 1, 5, speed)
     metrics, timing = ([(tmp_path / name / file).read_bytes() for name in 'ab'] for file in FILES)
     assert metrics[0] == metrics[1]
@@ -58,7 +55,7 @@ def test_equal_runs_write_equal_metrics_at_any_speed(tmp_path):
 
 
 def test_a_crash_at_any_byte_leaves_no_gap_and_no_duplicate(tmp_path):
-    with MetricsWriter(tmp_path / 'complete', tensorboard=False) as writer:
+    with MetricsWriter(tmp_path / 'complete') as writer:
         write_steps(writer, 1, 6)
     complete = {name: (tmp_path / 'complete' / name).read_bytes() for name in FILES}
     # Number of bytes of the first three steps, the last of which is the checkpoint's.
@@ -70,21 +67,21 @@ def test_a_crash_at_any_byte_leaves_no_gap_and_no_duplicate(tmp_path):
         folder.mkdir()
         for name, size in zip(FILES, saved, strict=True):
             (folder / name).write_bytes(complete[name][: size + ahead])
-        with MetricsWriter(folder, tensorboard=False) as writer:
+        with MetricsWriter(folder) as writer:
             writer.resume(3)
             write_steps(writer, 4, 6)
         assert {name: (folder / name).read_bytes() for name in FILES} == complete
 
 
 def test_flush_makes_the_lines_visible(tmp_path):
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path) as writer:
         write_steps(writer, 1, 2)
         writer.flush()
         assert read_steps(tmp_path / 'metrics.jsonl') == [1, 2]
 
 
 def test_resume_drops_lines_of_this_process(tmp_path):
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path) as writer:
         write_steps(writer, 1, 5)
         writer.resume(2)
         write_steps(writer, 3, 4, speed=5.0)
@@ -94,21 +91,21 @@ def test_resume_drops_lines_of_this_process(tmp_path):
 
 
 def test_resume_does_not_rewrite_an_intact_file(tmp_path):
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path) as writer:
         write_steps(writer, 1, 3)
     before = (tmp_path / 'metrics.jsonl').stat()
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path) as writer:
         writer.resume(3)
     assert (tmp_path / 'metrics.jsonl').stat().st_ino == before.st_ino
 
 
 def test_a_step_is_written_once(tmp_path):
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path) as writer:
         write_steps(writer, 1, 3)
         with pytest.raises(ValueError, match='step must be after 3, got 3'):
             write_steps(writer, 3, 3)
     with (
-        MetricsWriter(tmp_path, tensorboard=False) as reopened,
+        MetricsWriter(tmp_path) as reopened,
         pytest.raises(ValueError, match='step must be after 3, got 2'),
     ):
         write_steps(reopened, 2, 2)
@@ -116,7 +113,7 @@ def test_a_step_is_written_once(tmp_path):
 
 def test_opening_drops_a_torn_line_and_no_other(tmp_path):
     (tmp_path / 'metrics.jsonl').write_bytes(b'{"step": 1}\n{"step": 2, "lo')
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path) as writer:
         writer.write(2, {'loss': 0.5}, {})
     assert (tmp_path / 'metrics.jsonl').read_text() == '{"step": 1}\n{"step": 2, "loss": 0.5}\n'
 
@@ -132,37 +129,18 @@ def test_the_error_names_a_broken_line(tmp_path, broken):
     with pytest.raises(UserError, match=r'metrics\.jsonl:2: '):
         read_metrics(tmp_path / 'metrics.jsonl')
     with pytest.raises(UserError, match=r'metrics\.jsonl:2: '):
-        MetricsWriter(tmp_path, tensorboard=False)
+        MetricsWriter(tmp_path)
     with pytest.raises(UserError, match='absent: no such file'):
         read_metrics(tmp_path / 'absent')
 
 
 def test_a_disabled_writer_writes_nothing(tmp_path):
     folder = tmp_path / 'run'
-    with MetricsWriter(folder, tensorboard=True, enabled=False) as writer:
+    with MetricsWriter(folder, enabled=False) as writer:
         writer.resume(3)
         write_steps(writer, 1, 2)
         writer.flush()
     assert not folder.exists()
-
-
-def test_tensorboard_gets_the_finite_values(tmp_path):
-    with MetricsWriter(tmp_path, tensorboard=True) as writer:
-        writer.write(1, {'loss': 2.0, 'broken': math.nan}, {'seconds': 1.0})
-    events = b''.join(path.read_bytes() for path in (tmp_path / 'tensorboard').iterdir())
-    assert b'loss' in events
-    assert b'timing/seconds' in events
-    assert b'broken' not in events
-
-
-def test_missing_tensorboard_is_reported_once(tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, 'tensorboardX', None)
-    with caplog.at_level(logging.WARNING), MetricsWriter(tmp_path, tensorboard=True) as writer:
-        write_steps(writer, 1, 3)
-    assert caplog.text.count('tensorboardX is not installed') == 1
-    lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
-    assert [json.loads(line)['step'] for line in lines] == [1, 2, 3]
-    assert not (tmp_path / 'tensorboard').exists()
 
 
 class Clock:

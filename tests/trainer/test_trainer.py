@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from gpt_jax.core.files import read_jsonl
 from gpt_jax.trainer import trainer
 from tests import in_process, program
 
@@ -111,7 +112,8 @@ def test_fields_outside_the_config_hash_may_change(finished, source):
 
 def test_run_resumes_bitwise_after_sigterm(finished, source, tmp_path):
     """The run is stopped in a process of its own, and finished in this one."""
-    arguments = command(tmp_path / 'run', config__data__source=source)
+    tracker = {'config.train.trackers': 'tests.train.fake_tracker:FileTracker'}
+    arguments = command(tmp_path / 'run', config__data__source=source, **tracker)
     process = program.start(arguments)
     while program.lines(tmp_path / 'run') < 1 and process.poll() is None:
         time.sleep(0.01)
@@ -123,6 +125,11 @@ def test_run_resumes_bitwise_after_sigterm(finished, source, tmp_path):
     assert run['parameters_sha256'] == whole['parameters_sha256']
     metrics = [folder / 'metrics.jsonl' for folder in (tmp_path / 'run', finished)]
     assert metrics[0].read_bytes() == metrics[1].read_bytes()
+    assert run['config_hash'] == whole['config_hash']
+    sent = read_jsonl(tmp_path / 'run' / 'service.jsonl')
+    assert [record['step'] for record in sent if 'step' in record] == list(range(5, 41, 5))
+    assert [record['open'] for record in sent if 'open' in record] == ['run-1'] * 2
+    assert sent[-2]['summary']['validation_loss'] == run['validation_loss']
 
 
 def test_evaluate_reproduces_the_summary(finished, source):

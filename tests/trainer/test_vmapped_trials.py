@@ -48,7 +48,8 @@ def test_equals_separate_runs_up_to_rounding(tmp_path, source):
     single = sweep_command(tmp_path / 'single', source, 3e-3, 1, 3)
     for name in names:
         in_process.run([*single, f'--trial={name}'])
-    many = sweep_command(tmp_path / 'many', source, 3e-3, 2, 3)
+    tracker = {'config.train.trackers': 'tests.train.fake_tracker:FileTracker'}
+    many = sweep_command(tmp_path / 'many', source, 3e-3, 2, 3, **tracker)
     arguments = [*many, f'--trial={",".join(names)}']
     process = program.start(arguments)
     folder = tmp_path / 'many/run/trials' / names[0]
@@ -73,6 +74,9 @@ def test_equals_separate_runs_up_to_rounding(tmp_path, source):
             for which in ('single', 'many')
         ]
         assert [row['step'] for row in rows[0]] == [row['step'] for row in rows[1]]
+        sent = files.read_jsonl(tmp_path / f'many/run/trials/{name}/service.jsonl')
+        assert [row['step'] for row in sent if 'step' in row] == [row['step'] for row in rows[1]]
+        assert {(row['name'], row['group']) for row in sent if 'open' in row} == {(name, 'run')}
         for left, right in zip(*rows, strict=True):
             assert right['loss'] == pytest.approx(left['loss'], rel=2e-5)
             assert right['learning_rate'] == pytest.approx(left['learning_rate'], rel=1e-6)
