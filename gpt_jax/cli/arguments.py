@@ -29,12 +29,13 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f'{self.prog}: {message}; see --help\n')
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL, --weight_dtype and --devices."""
+def add_model_arguments(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
+    """Add MODEL, or several with `nargs`, --weight_dtype and --devices."""
     from gpt_jax.core.config import WEIGHT_DTYPES  # slow to import, and other commands need it not
 
     parser.add_argument(
         'model',
+        nargs=nargs,
         type=parse_path,
         metavar='MODEL',
         help='a run folder, a Hugging Face folder, or NAME[@REVISION] on its hub',
@@ -64,14 +65,14 @@ def parse_path(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def check_output(path: str | None) -> None:
-    """Raise UserError if --output is given and cannot be a file to write."""
+def check_output(path: str | None, flag: str = '--output') -> None:
+    """Raise UserError if a flag's file is given and cannot be a file to write."""
     if path is None:
         return
     if not Path(path).resolve().parent.is_dir():
-        raise UserError(f'--output={path}: no such folder')
+        raise UserError(f'{flag}={path}: no such folder')
     if Path(path).is_dir():
-        raise UserError(f'--output={path}: must be a file, got a folder')
+        raise UserError(f'{flag}={path}: must be a file, got a folder')
 
 
 def parse_devices(text: str) -> dict[str, int]:

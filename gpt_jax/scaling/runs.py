@@ -15,6 +15,8 @@ Rows that are left out are listed with the reason. The columns that laws and plo
                             down; 'finetuned' for one that started from another run's weights;
                             'task' for one that was trained on a task: all of these are left out
     error                   downstream error in (0, 1), for error = eps - k exp(-gamma loss)
+    tokenization            what the text was split into, by `gpt-jax eval --records`; losses of
+                            different ones are not fitted together
     curve                   [[tokens, loss], ...] during training, in JSON and JSONL only; drawn,
                             never fitted
 """
@@ -167,13 +169,15 @@ def read_runs(
 
     Raises:
       UserError: the file does not exist, a column is missing, a cell is not a number or is an
-        impossible value, half of the runs or more lack FLOPs that others have, or there are fewer
-        than two runs.
+        impossible value, losses per token are of different tokenizers, half of the runs or more
+        lack FLOPs that others have, or there are fewer than two runs.
     """
     flops = flops if for_fitting else '6ND'
     content = rows.read_content(path)
     table, count = rows.parse_rows(path, content, columns or {}, count, flops)
     fitted, left_out = _separate_rows(path, table)
+    if 'loss' not in (columns or {}).values():
+        _check_tokenizations(path, [table[row['row'] - 1] for row in fitted])
     runs = _make_runs(path, content, fitted, left_out, count, flops)
     runs = _exclude_without_flops(path, runs, flops)
     if drop_highest:
@@ -196,6 +200,16 @@ def read_runs(
             f'{path}: all {len(runs)} losses are {runs.loss[0]:g}; there is nothing to fit'
         )
     return runs
+
+
+def _check_tokenizations(path: str, fitted: list[Row]) -> None:
+    """Raise UserError if the losses are means over different tokens of one text."""
+    count = len({row['tokenization'] for row in fitted if row.get('tokenization')})
+    if count > 1:
+        raise UserError(
+            f'{path}: {count} tokenizers split the text into different tokens, so that losses per '
+            'token cannot be compared; use --columns=bits_per_byte=loss'
+        )
 
 
 def _separate_rows(path: str, table: list[Row]) -> tuple[list[Row], list[dict[str, Any]]]:
