@@ -237,6 +237,7 @@ def test_two_processes_equal_one(finished, source, tmp_path):
                 config__data__source=source,
                 config__mesh__cpu_devices=1,
                 config__mesh__data=2,
+                config__train__trackers='tests.train.fake_tracker:FileTracker',
                 distributed=f'127.0.0.1:{port},2,{index}',
             )
         )
@@ -249,6 +250,9 @@ def test_two_processes_equal_one(finished, source, tmp_path):
     assert two['processes'] == 2
     assert two['validation_loss'] == pytest.approx(one['validation_loss'], rel=1e-5)
     assert program.lines(tmp_path / 'run') == program.lines(finished)
+    sent = read_jsonl(tmp_path / 'run' / 'service.jsonl')  # by the first process only
+    assert [record['step'] for record in sent if 'step' in record] == list(range(5, 41, 5))
+    assert sum('open' in record for record in sent) == 1
 
 
 def test_changed_data_is_rejected(tmp_path):
