@@ -5,6 +5,7 @@ Batch k depends only on (data fingerprint, seed, k), whatever the number of shar
 
 import hashlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -137,6 +138,22 @@ def iterate_batches(
     )
 
 
+def read_batch(
+    tokens: TokenSplit,
+    number: int,
+    *,
+    fingerprint: str,
+    context: int,
+    batch_size: int,
+    seed: int,
+    packing: str,
+) -> Batch:
+    """Read one global batch of `iterate_batches`."""
+    windows = (len(tokens) - 1) // context
+    windows_B = _shuffle_rows(windows, fingerprint, seed).batch(batch_size)[number]
+    return PACKINGS[packing](tokens, windows_B.astype(np.int64) * context, context)
+
+
 def iterate_shuffled(
     num_rows: int,
     make_batch: MakeBatch,
@@ -152,12 +169,19 @@ def iterate_shuffled(
     import grain
 
     rows = _rows_per_shard(batch_size, shard_count)
-    seeded = grain.MapDataset.range(num_rows).seed(_order_seed(fingerprint, seed))
-    order = seeded.shuffle().repeat(ENDLESS_ROWS // num_rows)
+    order = _shuffle_rows(num_rows, fingerprint, seed)
     # Block k P + p of `rows` rows is the block of shard p in global batch k.
     blocks = order.batch(rows)[shard_index::shard_count][start:]
     options = grain.ReadOptions(num_threads=READER_THREADS, prefetch_buffer_size=PREFETCH_BATCHES)
     return iter(blocks.map(make_batch).to_iter_dataset(options))
+
+
+def _shuffle_rows(num_rows: int, fingerprint: str, seed: int) -> Any:
+    """Return the endless order of the rows, a grain.MapDataset."""
+    import grain
+
+    seeded = grain.MapDataset.range(num_rows).seed(_order_seed(fingerprint, seed))
+    return seeded.shuffle().repeat(ENDLESS_ROWS // num_rows)
 
 
 def iterate_in_order(

@@ -42,11 +42,6 @@ class TokenSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
-    def bytes_per_token(self) -> float:
-        """Bytes of text per id, end-of-document ids included."""
-        return self.text_bytes / len(self)
-
 
 def write_cache(
     folder: Path,
@@ -80,7 +75,7 @@ def write_cache(
         desc='tokenizing', total=text_bytes, unit='B', unit_scale=True, disable=None
     ) as bar:
         try:
-            for batch in _iterate_batches(chunks):
+            for batch in iterate_text_batches(chunks):
                 for (split, chunk), ids in zip(batch, _encode_batch(tokenizer, batch), strict=True):
                     if split not in writers:
                         writers[split] = _SplitWriter(folder, split, dtype, tokenizer)
@@ -203,7 +198,8 @@ def _encode_batch(tokenizer: Tokenizer, batch: list[tuple[str, TextChunk]]) -> l
         raise UserError(f'data.tokenizer: {error}') from None
 
 
-def _iterate_batches(chunks: SplitChunks) -> Iterator[list[tuple[str, TextChunk]]]:
+def iterate_text_batches(chunks: SplitChunks) -> Iterator[list[tuple[str, TextChunk]]]:
+    """Iterate over lists of chunks of limited size."""
     batch: list[tuple[str, TextChunk]] = []
     characters = 0
     for split, chunk in chunks:

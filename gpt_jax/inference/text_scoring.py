@@ -10,6 +10,7 @@ The perplexity of a text of any length is computed in windows of the model's con
 each token is scored once.
 """
 
+import functools
 import math
 import re
 import sys
@@ -22,6 +23,7 @@ import numpy as np
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import Progress
+from gpt_jax.data.target_bytes import ByteTable, make_byte_table, make_measure
 from gpt_jax.data.tokenizer import Tokenizer
 from gpt_jax.inference import scoring
 from gpt_jax.inference.placement import InferencePlacement
@@ -131,7 +133,7 @@ class Perplexity:
       nats: summed -log p of the scored tokens.
       tokens: number of scored tokens.
       words: number of whitespace-separated words, as counted by lm-evaluation-harness.
-      bytes: number of bytes of the text in UTF-8.
+      bytes: number of bytes of the scored tokens' text in UTF-8.
     """
 
     nats: float
@@ -160,9 +162,9 @@ class Perplexity:
         return self.nats / math.log(2) / self.bytes
 
 
-def measure_perplexity(nats: float, tokens: int, text: str) -> Perplexity:
-    """Return the Perplexity of a text from its loss, counting its words and bytes."""
-    return Perplexity(nats, tokens, len(re.split(r'\s+', text)), len(text.encode('utf-8')))
+def count_words(text: str) -> int:
+    """Count the words of a text, as lm-evaluation-harness does."""
+    return len(re.split(r'\s+', text))
 
 
 def make_windows(targets: int, context: int, stride: int) -> np.ndarray:
@@ -299,10 +301,26 @@ class Scorer:
             raise UserError('text: must have at least one token to score, got none')
         windows = make_rolling_requests(all_ids, context, context if stride is None else stride)
         scores = self.score(windows, batch_size, context)
-        is_whole = isinstance(text, str) and prefix
-        scored_text = text if is_whole else self._encoder.tokenizer.decode(all_ids[1:])
         nats = -math.fsum(score.log_p for score in scores)
-        return measure_perplexity(nats, len(all_ids) - 1, str(scored_text))
+        if isinstance(text, str) and prefix:
+            return Perplexity(nats, len(ids), count_words(text), len(text.encode('utf-8')))
+        size = self._count_scored_bytes(text, all_ids[1:])
+        words = count_words(self._encoder.tokenizer.decode(all_ids[1:]))
+        return Perplexity(nats, len(all_ids) - 1, words, size)
+
+    def _count_scored_bytes(self, text: str | Sequence[int], ids: np.ndarray) -> int:
+        """Count the bytes of the ids at the end of a text, or of ids that were given as such."""
+        tokenizer, table = self._encoder.tokenizer, self._byte_table
+        if table.is_exact:
+            return int(table.lengths_V[ids].sum())
+        if isinstance(text, str):
+            ((_, lengths),) = make_measure(tokenizer, table)([text])
+            return int(lengths[len(lengths) - len(ids) :].sum())
+        return len(tokenizer.decode(ids[table.lengths_V[ids] > 0]).encode('utf-8'))
+
+    @functools.cached_property
+    def _byte_table(self) -> ByteTable:
+        return make_byte_table(self._encoder.tokenizer)
 
     def _make_requests(self, pairs: Sequence[ScoringPair]) -> list[ScoringRequest]:
         texts = [pair for pair in pairs if not isinstance(pair, ScoringRequest)]

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt_jax.core import files
-from gpt_jax.core.config import Config, RawConfig, parse_section
+from gpt_jax.core.config import Config, DataConfig, RawConfig, parse_section
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn, Progress
-from gpt_jax.data.loader import count_epochs, iterate_batches
+from gpt_jax.data.loader import count_epochs, iterate_batches, read_batch
+from gpt_jax.data.target_bytes import TargetBytes
 from gpt_jax.data.tokenized_dataset import TokenizedDataset, prepare_dataset
 from gpt_jax.data.tokenizer import Tokenizer, tokenizer_folder
 from gpt_jax.train.build import TrainerParts
@@ -104,7 +105,7 @@ class Dataset(abc.ABC):
         """Return 'loss' in nats per target or question, and the other metrics of a split."""
 
     @abc.abstractmethod
-    def count_examples(self) -> dict[str, Any]:
+    def count_examples(self, config: Config) -> dict[str, Any]:
         """Return the sizes that the summary reports."""
 
     def validate(
@@ -128,9 +129,9 @@ class Dataset(abc.ABC):
 
     # Optional features; by default, these methods do nothing.
 
-    def convert_loss(self, loss: float) -> dict[str, float]:
-        """Return a training loss in units that do not depend on the tokenizer."""
-        del loss
+    def convert_loss(self, config: Config, step: int, loss: float) -> dict[str, float]:
+        """Return the training loss of a step in units that do not depend on the tokenizer."""
+        del config, step, loss
         return {}
 
     def best_metric(self, config: Config) -> BestMetric:
@@ -169,10 +170,17 @@ class Dataset(abc.ABC):
 
 
 class TextData(Dataset):
-    """Plain text: a stream of tokens for each split."""
+    """Plain text: a stream of tokens for each split.
 
-    def __init__(self, tokens: TokenizedDataset):
+    Args:
+      tokens: the tokens.
+      data_config: the data section that they were made from.
+      log: receives lines for the user.
+    """
+
+    def __init__(self, tokens: TokenizedDataset, data_config: DataConfig, log: LogFn):
         self.tokens = tokens
+        self._target_bytes = TargetBytes(tokens, data_config, log)
         self.vocab_size, self.fingerprint = tokens.vocab_size, tokens.fingerprint
 
     @property
@@ -194,15 +202,21 @@ class TextData(Dataset):
     ) -> Iterator[dict[str, Any]]:
         return iterate_batches(
             self.tokens.train,
-            fingerprint=self.fingerprint,
-            context=config.model.context,
-            batch_size=config.train.batch_size,
-            seed=config.seed,
-            packing=config.data.packing,
+            **self._batch_order(config),
             start=start,
             shard_index=shard[0],
             shard_count=shard[1],
         )
+
+    def _batch_order(self, config: Config) -> dict[str, Any]:
+        """Return what determines batch k, as arguments of the loader."""
+        return {
+            'fingerprint': self.fingerprint,
+            'context': config.model.context,
+            'batch_size': config.train.batch_size,
+            'seed': config.seed,
+            'packing': config.data.packing,
+        }
 
     def count_epochs(self, config: Config) -> Epochs:
         targets = config.steps * config.tokens_per_step
@@ -213,17 +227,29 @@ class TextData(Dataset):
     ) -> dict[str, float]:
         tokens = self.tokens.test if split == 'test' else self.tokens.validation
         assert tokens is not None  # `eval_splits` names only splits that exist
-        return evaluate_text(config, parts, tokens, params, progress)
+        bytes_per_token = self._target_bytes.average_split(
+            split,
+            context=config.model.context,
+            max_tokens=config.train.eval_tokens,
+            note=lambda: progress.note('counting the bytes of the text'),
+        )
+        loss = evaluate_text(config, parts, tokens, params, progress)
+        return {'loss': loss} | compute_bits_per_byte(loss, bytes_per_token)
 
-    def count_examples(self) -> dict[str, Any]:
+    def count_examples(self, config: Config) -> dict[str, Any]:
         return {
-            'bytes_per_token': self.tokens.validation.bytes_per_token,
+            'bytes_per_token': self._target_bytes.average_split(
+                'validation',
+                context=config.model.context,
+                max_tokens=config.train.eval_tokens,
+                note=lambda: None,
+            ),
             'unique_tokens': len(self.tokens.train),
         }
 
-    def convert_loss(self, loss: float) -> dict[str, float]:
-        bytes_per_token = self.tokens.train.bytes_per_token
-        return {'bits_per_byte': compute_bits_per_byte(loss, bytes_per_token)}
+    def convert_loss(self, config: Config, step: int, loss: float) -> dict[str, float]:
+        batch = read_batch(self.tokens.train, step - 1, **self._batch_order(config))
+        return compute_bits_per_byte(loss, self._target_bytes.average_batch(batch))
 
 
 def load_dataset(raw_config: RawConfig, log: LogFn) -> Dataset:
@@ -241,7 +267,8 @@ def load_dataset(raw_config: RawConfig, log: LogFn) -> Dataset:
 
 def load_text_data(raw_config: RawConfig, log: LogFn) -> TextData:
     """Read and tokenize the text that a config names, or open it from the cache."""
-    return TextData(prepare_dataset(parse_section(raw_config, 'data'), log))
+    data_config = parse_section(raw_config, 'data')
+    return TextData(prepare_dataset(data_config, log), data_config, log)
 
 
 def require_text(raw_config: RawConfig, mode: str) -> None:

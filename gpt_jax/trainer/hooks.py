@@ -75,7 +75,7 @@ class MetricsRecorder:
     """Joins the metrics, validation and timing of a step into one row, and writes the rows.
 
     Args:
-      convert_loss: loss in nats per token -> the loss in other units.
+      convert_loss: (config, step, loss in nats per token) -> the step's loss in other units.
       metrics, trackers: receive the rows.
       progress: shows the step; None: nothing is shown.
       start: number of updates in the initial state.
@@ -89,7 +89,7 @@ class MetricsRecorder:
     def __init__(
         self,
         config: Config,
-        convert_loss: Callable[[float], dict[str, float]],
+        convert_loss: Callable[[Config, int, float], dict[str, float]],
         metrics: MetricsWriter,
         trackers: Trackers,
         progress: Progress | None,
@@ -100,7 +100,7 @@ class MetricsRecorder:
         self.last: dict[str, float] = {}
         self._convert_loss, self._progress = convert_loss, progress
         self._metrics, self._trackers = metrics, trackers
-        self._tokens_per_step = config.tokens_per_step
+        self._config, self._tokens_per_step = config, config.tokens_per_step
         self._flops_per_token = model_counts.flops_per_token(config.model)
         self._last_logged, self._began, self._seconds_before = start, time.monotonic(), seconds
         self._row: tuple[int, dict[str, float], dict[str, float]] | None = None
@@ -117,9 +117,10 @@ class MetricsRecorder:
         timing = self.meter.read()
         tokens = step * self._tokens_per_step
         flops = {f'flops_{name}': tokens * per for name, per in self._flops_per_token.items()}
+        converted = self._convert_loss(self._config, step, values['loss'])
         self.add(
             step,
-            values | self._convert_loss(values['loss']) | {'tokens': tokens} | flops,
+            values | converted | {'tokens': tokens} | flops,
             timing | {'elapsed_seconds': self.elapsed_seconds()},
         )
         if self._progress is not None:

@@ -104,7 +104,8 @@ class TaskData(Dataset):
     ) -> dict[str, float]:
         return task_validation.evaluate_task(config, parts, self.examples, split, params, progress)
 
-    def count_examples(self) -> dict[str, Any]:
+    def count_examples(self, config: Config) -> dict[str, Any]:
+        del config
         splits = self.examples.splits
         sizes = {f'{split}_examples': len(rows.examples) for split, rows in splits.items()}
         cut = {

@@ -226,7 +226,7 @@ def _summarize(
     recorder.last |= dataset.measure_contamination(config, ['validation'], run.progress, run.log)
     run.progress.close()
     extra = {
-        **dataset.count_examples(),
+        **dataset.count_examples(config),
         'fingerprint': dataset.fingerprint,
         **best.summarize(),
         'params_trained': trees.count_elements(run.parts.abstract_state.params),

@@ -1,4 +1,4 @@
-"""Mean loss on held-out text, in nats per token and in bits per byte, on the training mesh."""
+"""Mean loss on held-out text, in nats per token, on the training mesh, and its conversion."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -39,19 +39,21 @@ def compute_mean_loss(summed_loss: SummedLossFn, params: Any, batches: Iterable[
     return math.fsum(losses) / math.fsum(weights)
 
 
-def compute_bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
-    """Convert a loss to a unit that does not depend on the tokenizer.
+def compute_bits_per_byte(nats_per_token: float, bytes_per_token: float | None) -> dict[str, float]:
+    """Return 'bits_per_byte', a loss that does not depend on the tokenizer.
 
     Args:
-      bytes_per_token: UTF-8 bytes of the same text, per token.
+      bytes_per_token: mean UTF-8 bytes of the same targets; None if unknown, which gives {}.
     """
-    return nats_per_token / math.log(2) / bytes_per_token
+    if not bytes_per_token:
+        return {}
+    return {'bits_per_byte': nats_per_token / math.log(2) / bytes_per_token}
 
 
 def evaluate_text(
     config: Config, parts: TrainerParts, tokens: TokenSplit, params: Any, progress: Progress
-) -> dict[str, float]:
-    """Return 'loss' in nats per token, and 'bits_per_byte', of a split of text.
+) -> float:
+    """Return the loss of a split of text, in nats per token.
 
     It uses the first `train.eval_tokens` targets of the split (0: all), in windows of the context.
     """
@@ -67,8 +69,7 @@ def evaluate_text(
     batches = show_progress(
         parts.shard_batches(local), count_eval_batches(tokens, **size), progress
     )
-    loss = compute_mean_loss(parts.eval_step, params, batches)
-    return {'loss': loss, 'bits_per_byte': compute_bits_per_byte(loss, tokens.bytes_per_token)}
+    return compute_mean_loss(parts.eval_step, params, batches)
 
 
 def show_progress(batches: Iterator[Any], total: int, progress: Progress) -> Iterator[Any]:

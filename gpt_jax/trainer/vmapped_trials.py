@@ -318,7 +318,7 @@ class _TrialRun:
         self.recorder.flush()
         self.checkpoints.wait()
         seconds = self.recorder.elapsed_seconds() / self._count
-        extra = {**run.dataset.count_examples(), 'fingerprint': run.dataset.fingerprint}
+        extra = {**run.dataset.count_examples(run.config), 'fingerprint': run.dataset.fingerprint}
         summary = make_summary(
             run.config, run.config_hash, run.parts, state, self.recorder.last, seconds, extra
         )

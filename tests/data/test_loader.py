@@ -18,6 +18,7 @@ from gpt_jax.data.loader import (
     count_eval_batches,
     iterate_batches,
     iterate_eval_batches,
+    read_batch,
 )
 from gpt_jax.data.token_cache import TokenSplit
 
@@ -94,6 +95,14 @@ def test_start_continues_the_order(start):
         take(30, shard_index=1, shard_count=2)[start:],
         take(30 - start, start=start, shard_index=1, shard_count=2),
     )
+
+
+def test_one_batch_is_read_alone():
+    batches = take(30)
+    for number in (0, 13, 29):
+        arguments = {'fingerprint': 'f', 'context': CONTEXT, 'batch_size': BATCH, 'seed': 0}
+        batch = read_batch(TOKENS, number, packing='isolate', **arguments)
+        assert same([batch], batches[number : number + 1])
 
 
 def test_distant_start_reads_only_its_batch():

@@ -79,3 +79,11 @@ def test_perplexity_of_a_long_text(model, stride):
     assert perplexity.word_perplexity == pytest.approx(np.exp(nats / 12), rel=1e-5)
     with pytest.raises(UserError, match='text: must have at least one token'):
         model.perplexity('')
+
+
+def test_perplexity_of_ids_counts_the_bytes_of_those_scored(model):
+    """Half a character in front, and the end of a document within; neither is text."""
+    ids = [*'猫'.encode()[1:], 255, *b'abc']
+    assert model.perplexity(ids).bytes == 2 + 3
+    with_prefix = model.perplexity('猫abc')
+    assert (with_prefix.bytes, with_prefix.tokens) == (6, 6)

@@ -8,10 +8,14 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
+from gpt_jax.core.config import parse_config
 from gpt_jax.core.files import read_jsonl
+from gpt_jax.train.metrics import read_metrics
 from gpt_jax.trainer import trainer
+from gpt_jax.trainer.dataset import load_text_data
 from tests import in_process, program
 
 
@@ -32,9 +36,6 @@ def test_summary_and_metrics_of_a_finished_run(finished):
     assert done['steps'] == 40
     assert done['tokens'] == 40 * 8 * 32
     assert 0 < done['validation_loss'] < 5.6
-    assert done['bits_per_byte'] == pytest.approx(
-        done['validation_loss'] / 0.6931472 / done['bytes_per_token']
-    )
     assert done['skipped_steps'] == 0
     assert done['flops_causal'] == done['flops_per_token_causal'] * done['tokens']
     assert done['params_total'] == done['params_without_positions'] + 32 * 32
@@ -53,6 +54,24 @@ def test_summary_and_metrics_of_a_finished_run(finished):
     assert rows[-1]['validation_loss'] == done['validation_loss']
     assert rows[-1]['flops_6N'] == done['flops_6N']
     assert 'tokens_per_second' not in rows[0]
+
+
+def test_bits_per_byte_count_the_bytes_of_the_targets(finished):
+    """An end of document is a target without bytes; the validation split is evaluated in part."""
+    raw_config = json.loads((finished / 'config.json').read_text())
+    dataset = load_text_data(raw_config, print)
+    done, row = program.summary(finished), read_metrics(finished / 'metrics.jsonl')[1]
+    targets = dataset.tokens.validation.ids[1:2001]
+    assert done['bytes_per_token'] == pytest.approx(np.mean(targets != 255), rel=1e-12)
+    assert done['bytes_per_token'] < 1
+    assert done['bits_per_byte'] == pytest.approx(
+        done['validation_loss'] / np.log(2) / done['bytes_per_token'], rel=1e-12
+    )
+    config = parse_config(raw_config, dataset.vocab_size)
+    batch = next(dataset.iterate_batches(config, row['step'] - 1, (0, 1)))
+    assert row['bits_per_byte'] == pytest.approx(
+        row['loss'] / np.log(2) / np.mean(batch['targets'] != 255), rel=1e-12
+    )
 
 
 def test_run_with_experts_records_routing_statistics(tmp_path, source):
