@@ -45,6 +45,8 @@ CONTEXT_CHARACTERS = 20  # shown in a message before and after a character witho
 
 TOKENIZER_FILE, VOCABULARY_FILE, MERGES_FILE = 'tokenizer.json', 'vocab.json', 'merges.txt'
 CONFIG_FILE = 'tokenizer_config.json'
+# Other vocabularies, which transformers converts to a tokenizer.json.
+OTHER_VOCABULARIES = ('tokenizer.model', 'spiece.model', 'sentencepiece.bpe.model', 'vocab.txt')
 SIDE_FILES = (CONFIG_FILE, 'special_tokens_map.json', 'added_tokens.json')
 
 TokenIds = np.ndarray[Any, np.dtype[Any]]
@@ -435,15 +437,31 @@ def _tokenizer_files(path: Path) -> list[Path]:
         for names in ([TOKENIZER_FILE], [VOCABULARY_FILE, MERGES_FILE]):
             if all((path / name).is_file() for name in names):
                 return [path / name for name in names]
-        raise UserError(
-            f'data.tokenizer: {path} must contain tokenizer.json, or vocab.json and merges.txt'
-        )
+        raise UserError(f'data.tokenizer: {path} {describe_missing_files(path)}')
     if not path.is_file():
         raise UserError(
             f"data.tokenizer: must be 'bytes', 'bpe:<vocabulary size>' or the path of a file or "
             f'folder, got {path}'
         )
+    if path.name in OTHER_VOCABULARIES:
+        raise UserError(f'data.tokenizer: {path.parent} {describe_missing_files(path.parent)}')
     return [path]
+
+
+def describe_missing_files(folder: Path, output: Path | None = None) -> str:
+    """Say what to do about a folder without a tokenizer that we read, in words that follow it.
+
+    Args:
+      output: the folder where the tokenizer must be; None: the same folder.
+    """
+    name = next((name for name in OTHER_VOCABULARIES if (folder / name).is_file()), None)
+    if name is None:
+        return 'must contain tokenizer.json, or vocab.json and merges.txt'
+    return (
+        f'holds {name}, but no {TOKENIZER_FILE}; to make it, pip install transformers '
+        'sentencepiece, and python -c "from transformers import AutoTokenizer as T; '
+        f"T.from_pretrained('{folder}').save_pretrained('{output or folder}')\""
+    )
 
 
 def _load_pretrained(path: Path) -> Tokenizer:

@@ -23,6 +23,7 @@ from gpt_jax.data.tokenizer import (
     BYTES_CONTENT,
     TOKENIZER_FILE,
     Tokenizer,
+    describe_missing_files,
     find_prefix_ids,
     load_tokenizer,
     make_tokenizer,
@@ -252,7 +253,7 @@ def _open_published(source: str, argument: str, log: LogFn) -> Pretrained:
     folder = published.folder
     contents = tokenizer_files.read_files(folder)
     if not tokenizer_files.has_tokenizer(contents):
-        raise UserError(f'{folder}: holds neither tokenizer.json nor vocab.json and merges.txt')
+        raise UserError(f'{folder}: {describe_missing_files(folder)}')
     tokenizer = make_tokenizer(str(folder), lambda: ())
     model_config = make_inference_config(
         default_config()['model'] | published.model_section, tokenizer.vocab_size

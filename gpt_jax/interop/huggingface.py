@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from gpt_jax.interop.layouts import (
 )
 from gpt_jax.interop.safetensors_files import READABLE_DTYPES, LazyTensor, TensorIndex
 
-# Files to download: none that can run code, and weights only in the format that we read.
+# Files to download: none that can run code.
 HUB_FILES = (
     'config.json',
     'generation_config.json',
@@ -45,6 +45,8 @@ HUB_FILES = (
     'merges.txt',
     'chat_template.jinja',
 )
+# Downloaded only if there is no safetensors file; read without running code (torch_files.py).
+HUB_TORCH_FILES = ('pytorch_model.bin', 'pytorch_model.bin.index.json', 'pytorch_model-*-of-*.bin')
 HUB_NAME = re.compile(r'([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*(@[\w./-]+)?', re.ASCII)
 CONFIG_FILE = 'config.json'
 STRUCTURAL_FIELDS = ('block', 'norm:', 'position', 'feedforward')  # where layouts differ most
@@ -93,17 +95,25 @@ def _download(source: str, argument: str) -> Path:
             f"{argument}={source}: no such folder; to use the hub, pip install -e '.[hf]'"
         ) from None
     name, _, revision = source.partition('@')
-    try:
-        folder = huggingface_hub.snapshot_download(
-            name, revision=revision or None, allow_patterns=list(HUB_FILES)
+
+    def download(patterns: Sequence[str]) -> Path:
+        return Path(
+            huggingface_hub.snapshot_download(
+                name, revision=revision or None, allow_patterns=list(patterns)
+            )
         )
+
+    try:
+        folder = download(HUB_FILES)
+        if not any(folder.glob('*.safetensors')):
+            folder = download((*HUB_FILES, *HUB_TORCH_FILES))
     except Exception as error:  # raised by the network, the hub or its client
         reason = ' '.join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f'{argument}={source}: no such folder, and the download from the hub failed '
             f'({reason}); download it elsewhere and give its folder'
         ) from None
-    return Path(folder)
+    return folder
 
 
 class HuggingFaceFolder(NamedTuple):

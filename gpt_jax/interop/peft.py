@@ -41,7 +41,7 @@ from gpt_jax.interop.peft_config import ADAPTER_CONFIG_FILE, PeftConfig
 from gpt_jax.interop.safetensors_files import READABLE_DTYPES, LazyTensor, TensorIndex
 from gpt_jax.model.low_rank import RANK_LETTER, Adapter, adapter_letters, can_adapt
 
-ADAPTER_FILE = 'adapter_model.safetensors'
+ADAPTER_FILE, TORCH_FILE = 'adapter_model.safetensors', 'adapter_model.bin'
 TENSOR_PREFIX = 'base_model.model.'
 EMBEDDING_PATH, HEAD_PATH = 'embedding/table_VD', 'head/weight_VD'
 LINEAR_SUFFIXES = ('lora_A.weight', 'lora_B.weight')
@@ -188,9 +188,9 @@ def read_adapters(
     config = peft_config.read_adapter_config(
         folder / ADAPTER_CONFIG_FILE, safetensors_files.read_json(folder, ADAPTER_CONFIG_FILE)
     )
-    path = safetensors_files.resolve_file(folder, ADAPTER_FILE)
-    header = safetensors_files.read_header(path)
-    tensors = TensorIndex({name: (path, entry) for name, entry in header.items()})
+    has_torch_file = not (folder / ADAPTER_FILE).exists() and (folder / TORCH_FILE).exists()
+    path = safetensors_files.resolve_file(folder, TORCH_FILE if has_torch_file else ADAPTER_FILE)
+    tensors = safetensors_files.index_file(path)
     dims = {**model_config.dims, 'V': model_config.vocab_size}
     modules = list(list_modules(model_config, letters, dims))
     replaced = list_saved_tensors(model_config, letters, dims) if config.saves_modules else {}

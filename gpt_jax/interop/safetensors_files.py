@@ -1,4 +1,4 @@
-"""Reading and writing of safetensors files and folders of them; never pickles.
+"""Reading and writing of safetensors files and folders of them.
 
 A file has 8 bytes (the length of the header, little endian), the header (JSON: name -> dtype, shape
 and byte range), and the bytes of all tensors, one after the other. The header is checked
@@ -25,6 +25,7 @@ import numpy as np
 
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
+from gpt_jax.interop import torch_files
 
 # Dtypes of weights, and of unused buffers in old checkpoints.
 DTYPES: dict[str, Any] = {
@@ -44,6 +45,7 @@ MAX_HEADER_BYTES = 100_000_000  # the limit of the format
 MAX_RANK = 32  # below NumPy's own limit
 METADATA = '__metadata__'
 WEIGHTS_FILE, INDEX_FILE = 'model.safetensors', 'model.safetensors.index.json'
+TORCH_FILE, TORCH_INDEX_FILE = 'pytorch_model.bin', 'pytorch_model.bin.index.json'
 MAX_FILE_BYTES = 256_000_000  # of files other than weights; the largest are tokenizers (tens of MB)
 PICKLE_PATTERNS = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.h5', '*.msgpack')
 SHARD_BYTES = 5_000_000_000  # maximum size of one file of an export
@@ -304,47 +306,62 @@ def index_folder(folder: Path) -> TensorIndex:
     """
     has_file, has_index = (folder / WEIGHTS_FILE).exists(), (folder / INDEX_FILE).exists()
     if has_index:
-        files = set(_read_weight_map(folder).values())
+        files = set(_read_weight_map(folder, INDEX_FILE).values())
         if has_file and files != {WEIGHTS_FILE}:
             raise UserError(
                 f'{folder}: holds {WEIGHTS_FILE}, but {INDEX_FILE} names other files; remove the '
                 'wrong one'
             )
-        return _index_shards(folder)
+        return _index_shards(folder, INDEX_FILE)
     if has_file:
-        path = resolve_file(folder, WEIGHTS_FILE)
-        return TensorIndex({name: (path, entry) for name, entry in read_header(path).items()})
+        return index_file(resolve_file(folder, WEIGHTS_FILE))
+    if (folder / TORCH_INDEX_FILE).exists():
+        return _index_shards(folder, TORCH_INDEX_FILE)
+    if (folder / TORCH_FILE).exists():
+        return index_file(resolve_file(folder, TORCH_FILE))
     pickles = sorted(path.name for pattern in PICKLE_PATTERNS for path in folder.glob(pattern))
     if pickles:
         raise UserError(
-            f'{folder}: {pickles[0]} is not read, since it can run code; save it as safetensors'
+            f'{folder}: {pickles[0]} is not read; save the model with transformers '
+            f'(save_pretrained), which writes {WEIGHTS_FILE}'
         )
     raise UserError(f'{folder}: holds neither {WEIGHTS_FILE} nor {INDEX_FILE}')
 
 
-def _read_weight_map(folder: Path) -> dict[str, str]:
-    weight_map = read_json(folder, INDEX_FILE).get('weight_map')
+def index_file(path: Path) -> TensorIndex:
+    """Find all tensors of a safetensors file, or of a PyTorch checkpoint (`.bin`).
+
+    Raises:
+      UserError: the file is damaged, or, for a checkpoint, PyTorch is missing or refuses it.
+    """
+    if path.name.endswith('.bin'):
+        path = torch_files.convert_checkpoint(path)
+    return TensorIndex({name: (path, entry) for name, entry in read_header(path).items()})
+
+
+def _read_weight_map(folder: Path, index: str) -> dict[str, str]:
+    weight_map = read_json(folder, index).get('weight_map')
     if not isinstance(weight_map, dict) or not all(
         isinstance(file, str) for file in weight_map.values()
     ):
-        raise UserError(f'{folder / INDEX_FILE}: must have a weight_map of files by tensor name')
+        raise UserError(f'{folder / index}: must have a weight_map of files by tensor name')
     return weight_map
 
 
-def _index_shards(folder: Path) -> TensorIndex:
-    weight_map = _read_weight_map(folder)
+def _index_shards(folder: Path, index: str) -> TensorIndex:
+    weight_map = _read_weight_map(folder, index)
     entries: dict[str, tuple[Path, TensorEntry]] = {}
     paths = {file: resolve_file(folder, file) for file in sorted(set(weight_map.values()))}
     for file, path in paths.items():
-        for name, entry in read_header(path).items():
+        for name, entry in index_file(path).entries.items():
             if weight_map.get(name) != file:
                 raise UserError(
-                    f'{path}: has {name!r}, but {INDEX_FILE} has it in {weight_map.get(name)!r}'
+                    f'{path}: has {name!r}, but {index} has it in {weight_map.get(name)!r}'
                 )
-            entries[name] = path, entry
+            entries[name] = entry
     for name, file in weight_map.items():
         if name not in entries:
-            raise UserError(f'{folder / file}: {name!r} is missing, but {INDEX_FILE} lists it')
+            raise UserError(f'{folder / file}: {name!r} is missing, but {index} lists it')
     return TensorIndex(entries)
 
 

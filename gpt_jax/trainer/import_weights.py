@@ -14,7 +14,7 @@ from gpt_jax.core.config import Config, RawConfig, parse_config
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.formatting import format_short_count
 from gpt_jax.core.progress import LogFn
-from gpt_jax.data.tokenizer import make_tokenizer
+from gpt_jax.data.tokenizer import describe_missing_files, make_tokenizer
 from gpt_jax.inference.pretrained import IMPORTED_TOKENIZER, weight_letters
 from gpt_jax.interop import huggingface, tokenizer_files
 from gpt_jax.train.build import build_trainer_parts
@@ -172,9 +172,10 @@ def _check_vocabulary(
     """Raise UserError if the tokenizer has more ids than the model."""
     folder = model_folder.folder
     if not tokenizer_files.has_tokenizer(tokenizer_content):
+        destination = workdir / IMPORTED_TOKENIZER
         log(
-            f'warning: {folder} holds neither tokenizer.json nor vocab.json and merges.txt; put '
-            f'a tokenizer into {workdir / IMPORTED_TOKENIZER} before using text'
+            f'warning: {folder}: {describe_missing_files(folder, destination)}; a tokenizer must '
+            f'be in {destination} before text is used'
         )
         return
     size = make_tokenizer(str(folder), lambda: ()).vocab_size

@@ -144,6 +144,14 @@ def test_invalid_tokenizers_are_rejected(tmp_path):
         tokenizer.make_tokenizer(str(tmp_path / 'broken.json'), list)
 
 
+def test_the_command_that_converts_other_vocabularies_is_named(tmp_path):
+    (tmp_path / 'tokenizer.model').write_bytes(b'\n\x0e')
+    for path in (tmp_path, tmp_path / 'tokenizer.model'):
+        with pytest.raises(UserError) as error:
+            tokenizer.make_tokenizer(str(path), list)
+        assert f"T.from_pretrained('{tmp_path}').save_pretrained('{tmp_path}')" in str(error.value)
+
+
 def test_empty_vocabulary_is_rejected(tmp_path):
     (tmp_path / 'vocab.json').write_text('{}')
     (tmp_path / 'merges.txt').write_text('')

@@ -242,7 +242,7 @@ def test_hugging_face_folder(run, published):
     hint = 'ignored; use generation options instead'
     assert messages == [f'{path}: repetition_penalty: 1.3: {hint}']
     (out / 'tokenizer.json').unlink()
-    with pytest.raises(UserError, match='holds neither tokenizer'):
+    with pytest.raises(UserError, match='must contain tokenizer'):
         find(out)
 
 

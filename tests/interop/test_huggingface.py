@@ -356,6 +356,8 @@ def downloads(tmp_path, monkeypatch):
 
     def snapshot_download(name, **given):
         calls.append((name, given))
+        if not name.startswith('old/'):
+            (tmp_path / 'model.safetensors').touch()
         return str(tmp_path)
 
     monkeypatch.setitem(
@@ -382,6 +384,12 @@ def test_hub_name_is_downloaded(tmp_path, downloads):
         pattern.endswith(('.bin', '.pt', '.py', '.h5')) or pattern.startswith('*')
         for pattern in patterns
     )
+
+
+def test_pickles_are_downloaded_only_if_there_is_nothing_else(tmp_path, downloads):
+    assert huggingface.resolve_folder('old/model') == tmp_path
+    first, second = (set(given['allow_patterns']) for _, given in downloads)
+    assert second - first == set(huggingface.HUB_TORCH_FILES)
 
 
 @pytest.mark.parametrize(

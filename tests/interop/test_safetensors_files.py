@@ -213,11 +213,11 @@ def test_nan_and_infinity_are_rejected(tmp_path, value):
         tensors.read_weight('a')
 
 
-def test_pickles_are_not_read(tmp_path):
-    (tmp_path / 'pytorch_model.bin').write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
-    with pytest.raises(UserError, match=r'pytorch_model\.bin is not read, since it can run code'):
+def test_other_weights_are_not_read(tmp_path):
+    (tmp_path / 'model.pth').write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    with pytest.raises(UserError, match=r'model\.pth is not read; save the model with transf'):
         safetensors_files.index_folder(tmp_path)
-    (tmp_path / 'pytorch_model.bin').unlink()
+    (tmp_path / 'model.pth').unlink()
     write_folder(tmp_path / 'x')
     with pytest.raises(UserError, match=r'holds neither model\.safetensors nor'):
         safetensors_files.index_folder(tmp_path)
