@@ -289,6 +289,24 @@ def find_prefix_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     return ()
 
 
+def find_added_tokens(tokenizer: Tokenizer, size: int) -> list[str] | None:
+    """Return the names of the added tokens whose ids are `size` or more, by increasing id.
+
+    Returns:
+      None if other tokens have such ids, too; ordinary text may give those.
+    """
+    if tokenizer.content == BYTES_CONTENT:
+        return None if size < tokenizer.vocab_size else []
+    import tokenizers
+
+    inner = tokenizers.Tokenizer.from_str(tokenizer.content.decode('utf-8'))
+    beyond = {
+        id_: name for name, id_ in inner.get_vocab(with_added_tokens=True).items() if id_ >= size
+    }
+    added = inner.get_added_tokens_decoder()
+    return [beyond[id_] for id_ in sorted(beyond)] if beyond.keys() <= added.keys() else None
+
+
 def parse_tokenizer_json(
     content: bytes, where: str, special_tokens: bool = False, end_name: str = ''
 ) -> Tokenizer:

@@ -14,7 +14,6 @@ import gpt_jax
 from gpt_jax.core import model_counts
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import Progress
-from gpt_jax.data import tokenizer
 from gpt_jax.data.tokenizer import BYTES_CONTENT
 from gpt_jax.inference import options, scoring
 from gpt_jax.inference.batching import TokenizedPrompt
@@ -87,7 +86,7 @@ def make_tokenizer(pretrained: Pretrained, first_id: int | None = None) -> LmEva
       UserError: the tokenizer lacks this id, or its files are damaged.
     """
     model_tokenizer = pretrained.tokenizer
-    vocab_size = model_tokenizer.vocab_size
+    vocab_size = min(model_tokenizer.vocab_size, pretrained.model_config.vocab_size)
     if first_id is not None and not 0 <= first_id < vocab_size:
         raise UserError(
             f'prefix_token_id: must be below {vocab_size}, the vocabulary size, got {first_id}'
@@ -100,16 +99,15 @@ def make_tokenizer(pretrained: Pretrained, first_id: int | None = None) -> LmEva
     inner = tokenizers.Tokenizer.from_str(model_tokenizer.content.decode('utf-8'))
     inner.no_truncation()
     inner.no_padding()
-    folder = tokenizer.tokenizer_folder(pretrained.tokenizer_spec)
-    template_files = chat_template_module.read_template_files(folder)
-    special_tokens = chat_template_module.parse_special_tokens(template_files, str(folder))
+    files, where = pretrained.template_files, pretrained.tokenizer_spec
+    special_tokens = chat_template_module.parse_special_tokens(files, where)
     end = model_tokenizer.end_of_document
     end_text = (None if end is None else inner.id_to_token(end)) or ''
     if first_id is None:
         names = [name for name in ('bos_token', 'eos_token') if name in special_tokens]
         ids = [inner.token_to_id(special_tokens[name]) for name in names]
         candidates = (*ids, *pretrained.prefix_ids[-1:], end)
-        first_id = next((id_ for id_ in candidates if id_ is not None), None)
+        first_id = next((id_ for id_ in candidates if id_ is not None and id_ < vocab_size), None)
     first_text = '' if first_id is None else inner.decode([first_id], skip_special_tokens=False)
     return LmEvalTokenizer(
         inner=inner,
@@ -117,7 +115,7 @@ def make_tokenizer(pretrained: Pretrained, first_id: int | None = None) -> LmEva
         first_id=first_id,
         first_text=first_text,
         end_text=special_tokens.get('eos_token', end_text),
-        chat=chat_template_module.load_chat_template(folder),
+        chat=chat_template_module.parse_chat_template(files, where),
     )
 
 

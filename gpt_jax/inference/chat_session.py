@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.data.tokenizer import encode_special_tokens, find_prefix_ids, tokenizer_folder
+from gpt_jax.data.tokenizer import encode_special_tokens, find_prefix_ids
 from gpt_jax.inference.batching import TokenizedPrompt
 from gpt_jax.inference.language_model import STREAM_STEPS, LanguageModel
 from gpt_jax.inference.options import DEFAULT_NEW_TOKENS, make_options
@@ -125,8 +125,7 @@ def load_dialogue(checkpoint: str, model: LanguageModel) -> Dialogue:
 
     This is the tokenizer's chat template, unless the run was trained on dialogues without one.
     """
-    folder = tokenizer_folder(model.pretrained.tokenizer_spec)
-    template = chat_template.load_chat_template(folder)
+    template = chat_template.parse_chat_template(model.pretrained.template_files, checkpoint)
     checkpoints = select_checkpoint_folder(Path(checkpoint), None) / 'checkpoints'
     meta = manifest.read_newest_meta(checkpoints) if checkpoints.is_dir() else None
     task = {} if meta is None else meta['config'].get('task', {})

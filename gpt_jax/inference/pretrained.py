@@ -24,15 +24,18 @@ from gpt_jax.data.tokenizer import (
     TOKENIZER_FILE,
     Tokenizer,
     describe_missing_files,
+    find_added_tokens,
     find_prefix_ids,
     load_tokenizer,
     make_tokenizer,
+    tokenizer_folder,
 )
 from gpt_jax.finetune import lora
 from gpt_jax.inference.placement import make_inference_config
 from gpt_jax.interop import huggingface, peft, safetensors_files, tokenizer_files
 from gpt_jax.interop.peft_config import ADAPTER_CONFIG_FILE, read_adapter_config
 from gpt_jax.model import weights
+from gpt_jax.tasks import chat_template
 from gpt_jax.tasks.encoding import task_vocab_size
 from gpt_jax.train import build, checkpoint, finetune_checkpoint, manifest
 from gpt_jax.train.finetune_checkpoint import FinetunedRun
@@ -52,6 +55,7 @@ class Pretrained(NamedTuple):
       prefix_ids: ids that the model expects before a text.
       load_params: shardings of the weights -> the weights on their devices, as stored.
       tokenizer_spec: the tokenizer, as named by the config field `data.tokenizer`.
+      template_files: contents of the files of the chat template, by name (tasks/chat_template.py).
       finetuned_run: restores a run with frozen weights; None for other models.
     """
 
@@ -61,6 +65,7 @@ class Pretrained(NamedTuple):
     prefix_ids: tuple[int, ...]
     load_params: Callable[[Any], Any]
     tokenizer_spec: str
+    template_files: Mapping[str, bytes]
     finetuned_run: FinetunedRun | None
 
 
@@ -115,7 +120,10 @@ def _open_run(folder: Path, step: int | None, log: LogFn) -> Pretrained:
     }
     task_kind = config['task']['kind']
     tokenizer = _load_tokenizer(folder, config)
-    model_config = make_inference_config(config['model'], task_vocab_size(task_kind, tokenizer))
+    vocab_size = task_vocab_size(task_kind, tokenizer)
+    if config['model']['vocab_size']:
+        vocab_size = limit_vocabulary(tokenizer, config['model']['vocab_size'], folder, log)
+    model_config = make_inference_config(config['model'], vocab_size)
     imported = folder / IMPORTED_TOKENIZER
     tokenizer_contents = tokenizer_files.read_files(imported) if imported.is_dir() else {}
     end_ids = _find_end_ids(
@@ -130,15 +138,43 @@ def _open_run(folder: Path, step: int | None, log: LogFn) -> Pretrained:
     # prefix ids before a text; a model trained on documents does not.
     is_imported = imported.is_dir() and not meta['fingerprint']
     expects_prefix = is_imported or task_kind != 'none'
+    tokenizer_spec = _find_tokenizer_spec(folder, tokenizer, config)
     return Pretrained(
         model_config=model_config,
         tokenizer=tokenizer,
         end_ids=end_ids,
         prefix_ids=find_prefix_ids(tokenizer) if expects_prefix else (),
         load_params=load_params,
-        tokenizer_spec=_find_tokenizer_spec(folder, tokenizer, config),
+        tokenizer_spec=tokenizer_spec,
+        template_files=chat_template.read_template_files(tokenizer_folder(tokenizer_spec)),
         finetuned_run=finetuned_run,
     )
+
+
+def limit_vocabulary(tokenizer: Tokenizer, size: int, folder: Path, log: LogFn) -> int:
+    """Return how many of a tokenizer's ids a model with `size` of them uses.
+
+    Ids beyond are those of added tokens, often one for padding. A text that contains such a token
+    is refused when it is used.
+
+    Args:
+      folder: the folder of the model, for messages.
+      log: receives a line that names the tokens beyond.
+
+    Raises:
+      UserError: ordinary tokens have ids beyond, so that the tokenizer is that of another model.
+    """
+    if tokenizer.vocab_size <= size:
+        return tokenizer.vocab_size
+    names = find_added_tokens(tokenizer, size)
+    ids = f'{folder}: its tokenizer has ids up to {tokenizer.vocab_size - 1}'
+    if names is None:
+        raise UserError(
+            f'{ids}, but the model has vocab_size {size}; put the tokenizer of this model there'
+        )
+    shown = ', '.join([*names[:3], *(['...'] if len(names) > 3 else [])])
+    log(f'{ids}, but the model has only {size}: the added tokens {shown} cannot be used')
+    return size
 
 
 def find_run_weights(
@@ -255,9 +291,9 @@ def _open_published(source: str, argument: str, log: LogFn) -> Pretrained:
     if not tokenizer_files.has_tokenizer(contents):
         raise UserError(f'{folder}: {describe_missing_files(folder)}')
     tokenizer = make_tokenizer(str(folder), lambda: ())
-    model_config = make_inference_config(
-        default_config()['model'] | published.model_section, tokenizer.vocab_size
-    )
+    section = default_config()['model'] | published.model_section
+    vocab_size = limit_vocabulary(tokenizer, section['vocab_size'], folder, log)
+    model_config = make_inference_config(section, vocab_size)
     with_generation = tokenizer_files.add_generation_config(contents, published.generation_fields)
     generation_file = folder / tokenizer_files.generation_source(contents)
     end_ids = _find_end_ids(tokenizer, with_generation, generation_file, model_config, log)
@@ -278,6 +314,7 @@ def _open_published(source: str, argument: str, log: LogFn) -> Pretrained:
         prefix_ids=find_prefix_ids(tokenizer),
         load_params=load_params,
         tokenizer_spec=str(folder),
+        template_files=chat_template.read_template_files(folder),
         finetuned_run=None,
     )
 
@@ -296,7 +333,7 @@ def replace_weights(params: Any, weights: Mapping[str, np.ndarray]) -> Any:
 def _open_adapters(folder: Path, log: LogFn) -> Pretrained:
     """Open a PEFT folder: the base model that it names, with the adapters merged into it.
 
-    Its tokenizer is the one in the folder, if it has one, or else the base model's.
+    Its tokenizer and its chat template are those in the folder, or else the base model's.
     """
     path = folder / ADAPTER_CONFIG_FILE
     adapter_config = read_adapter_config(
@@ -327,10 +364,16 @@ def _open_adapters(folder: Path, log: LogFn) -> Pretrained:
 
 
 def _use_tokenizer_of(folder: Path, model: Pretrained, log: LogFn) -> Pretrained:
-    """Return the model with the tokenizer of a folder, if the folder has one."""
+    """Return the model with the tokenizer and the chat template of a folder, if it has them."""
     contents = tokenizer_files.read_files(folder)
+    template_files = chat_template.read_template_files(folder)
     if not tokenizer_files.has_tokenizer(contents):
-        return model
+        if chat_template.parse_chat_template(template_files, str(folder)) is None:
+            return model
+        # The names of special tokens may still be in the base model's files.
+        base = dict(model.template_files)
+        base.pop(chat_template.TEMPLATE_FILE, None)
+        return model._replace(template_files=base | template_files)
     tokenizer = make_tokenizer(str(folder), lambda: ())
     if tokenizer.vocab_size > model.model_config.vocab_size:
         # Often only a token for padding. A prompt that contains one of them is refused.
@@ -347,4 +390,5 @@ def _use_tokenizer_of(folder: Path, model: Pretrained, log: LogFn) -> Pretrained
         end_ids=end_ids,
         prefix_ids=find_prefix_ids(tokenizer),
         tokenizer_spec=str(folder),
+        template_files=template_files,
     )

@@ -229,7 +229,8 @@ class Scorer:
             objective.make_token_scores(pretrained.model_config, placement.policy)
         )
         ids = pretrained.prefix_ids[-1:] or (pretrained.tokenizer.end_of_document,)
-        self.prefix_id: int | None = ids[0]
+        is_usable = ids[0] is not None and ids[0] < self._vocab_size
+        self.prefix_id: int | None = ids[0] if is_usable else None
 
     def score(
         self,

@@ -16,7 +16,7 @@ from gpt_jax.core.progress import LogFn, Progress
 from gpt_jax.data.loader import count_epochs, iterate_batches, read_batch
 from gpt_jax.data.target_bytes import TargetBytes
 from gpt_jax.data.tokenized_dataset import TokenizedDataset, prepare_dataset
-from gpt_jax.data.tokenizer import Tokenizer, tokenizer_folder
+from gpt_jax.data.tokenizer import Tokenizer, find_added_tokens, tokenizer_folder
 from gpt_jax.train.build import TrainerParts
 from gpt_jax.trainer.validation import compute_bits_per_byte, evaluate_text
 
@@ -175,13 +175,16 @@ class TextData(Dataset):
     Args:
       tokens: the tokens.
       data_config: the data section that they were made from.
+      vocab_size: exceeds every id of the tokens.
       log: receives lines for the user.
     """
 
-    def __init__(self, tokens: TokenizedDataset, data_config: DataConfig, log: LogFn):
+    def __init__(
+        self, tokens: TokenizedDataset, data_config: DataConfig, vocab_size: int, log: LogFn
+    ):
         self.tokens = tokens
         self._target_bytes = TargetBytes(tokens, data_config, log)
-        self.vocab_size, self.fingerprint = tokens.vocab_size, tokens.fingerprint
+        self.vocab_size, self.fingerprint = vocab_size, tokens.fingerprint
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -268,7 +271,31 @@ def load_dataset(raw_config: RawConfig, log: LogFn) -> Dataset:
 def load_text_data(raw_config: RawConfig, log: LogFn) -> TextData:
     """Read and tokenize the text that a config names, or open it from the cache."""
     data_config = parse_section(raw_config, 'data')
-    return TextData(prepare_dataset(data_config, log), data_config, log)
+    tokens = prepare_dataset(data_config, log)
+    vocab_size = _find_vocab_size(tokens, raw_config['model']['vocab_size'])
+    return TextData(tokens, data_config, vocab_size, log)
+
+
+def _find_vocab_size(tokens: TokenizedDataset, configured: Any) -> int:
+    """Return the tokenizer's vocabulary size, or the model's if it lacks only unused tokens.
+
+    Raises:
+      UserError: the model lacks an added token that the text contains.
+    """
+    if not isinstance(configured, int) or not 0 < configured < tokens.vocab_size:
+        return tokens.vocab_size
+    names = find_added_tokens(tokens.load_tokenizer(), configured)
+    if names is None:
+        return tokens.vocab_size  # more than the model's, which is an error
+    splits = (tokens.train, tokens.validation, tokens.test)
+    largest = max(int(split.ids.max()) for split in splits if split is not None)
+    if largest >= configured:
+        raise UserError(
+            f'data.source: its tokens contain the id {largest}, but the model has only '
+            f'{configured} ids and lacks {", ".join(names[:3])}; remove these from the text or the '
+            'tokenizer, or train a model with config.model.vocab_size=0'
+        )
+    return configured
 
 
 def require_text(raw_config: RawConfig, mode: str) -> None:

@@ -57,7 +57,11 @@ def export_weights(
     }
     tokenizer_content, tokenizer = _find_tokenizer(run, raw_config, log)
     kind = raw_config['task']['kind']
-    config = parse_config(raw_config, task_vocab_size(kind, tokenizer) if tokenizer else 1)
+    # A tokenizer may have more ids than the model, for added tokens that the data lacks.
+    vocab_size = 1
+    if tokenizer is not None and not raw_config['model']['vocab_size']:
+        vocab_size = task_vocab_size(kind, tokenizer)
+    config = parse_config(raw_config, vocab_size)
     model_type = huggingface.select_layout(config.model)
     params = _load_params(run, raw_config, config, step, log)
     huggingface.write_model_folder(

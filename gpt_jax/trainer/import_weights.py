@@ -15,7 +15,7 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.core.formatting import format_short_count
 from gpt_jax.core.progress import LogFn
 from gpt_jax.data.tokenizer import describe_missing_files, make_tokenizer
-from gpt_jax.inference.pretrained import IMPORTED_TOKENIZER, weight_letters
+from gpt_jax.inference.pretrained import IMPORTED_TOKENIZER, limit_vocabulary, weight_letters
 from gpt_jax.interop import huggingface, tokenizer_files
 from gpt_jax.train.build import build_trainer_parts
 from gpt_jax.train.checkpoint import CheckpointManager
@@ -169,7 +169,7 @@ def _check_vocabulary(
     workdir: Path,
     log: LogFn,
 ) -> None:
-    """Raise UserError if the tokenizer has more ids than the model."""
+    """Raise UserError if the tokenizer has more ids than the model, except for added tokens."""
     folder = model_folder.folder
     if not tokenizer_files.has_tokenizer(tokenizer_content):
         destination = workdir / IMPORTED_TOKENIZER
@@ -178,12 +178,8 @@ def _check_vocabulary(
             f'be in {destination} before text is used'
         )
         return
-    size = make_tokenizer(str(folder), lambda: ()).vocab_size
-    if size > config.model.vocab_size:
-        raise UserError(
-            f'{folder}: its tokenizer has ids up to {size - 1}, but config.json has '
-            f'vocab_size {config.model.vocab_size}'
-        )
+    text_tokenizer = make_tokenizer(str(folder), lambda: ())
+    limit_vocabulary(text_tokenizer, config.model.vocab_size, folder, log)
 
 
 def _write_configs(raw_config: RawConfig, defaults: RawConfig, source: str, workdir: Path) -> None:

@@ -169,7 +169,7 @@ def _parse_trials(trials: dict[str, RawConfig], log: LogFn) -> dict[str, Config]
     configs = {}
     for name, trial in trials.items():
         context = trial['model']['context'] if trial['task']['source'] else 0
-        data_key = json.dumps([trial['data'], trial['task'], context])
+        data_key = json.dumps([trial['data'], trial['task'], context, trial['model']['vocab_size']])
         if data_key not in vocab_sizes:
             vocab_sizes[data_key] = load_dataset(trial, log).vocab_size
         configs[name] = parse_config(trial, vocab_sizes[data_key])

@@ -20,9 +20,10 @@ from gpt_jax.inference.placement import make_placement
 from gpt_jax.inference.scoring import ScoringRequest
 from gpt_jax.interop import safetensors_files
 from gpt_jax.interop.safetensors_files import LazyTensor
-from gpt_jax.tasks.chat_template import load_chat_template
+from gpt_jax.tasks.chat_template import parse_chat_template
 from gpt_jax.train import manifest
 from gpt_jax.trainer import export_weights, import_weights, init_from
+from gpt_jax.trainer.dataset import load_text_data
 from tests import trained
 
 
@@ -338,7 +339,61 @@ def test_an_adapters_folder_brings_its_tokenizer_template_and_whole_modules(expo
     )
     tuned = gpt_jax.load(tmp_path, log=print)
     assert tuned.pretrained.end_ids == (0x21,)
-    assert load_chat_template(Path(tuned.pretrained.tokenizer_spec)) is not None
+    assert load_template(tuned) is not None
+    # Without the tokenizer, the template is used with that of the base model.
+    for name in ('tokenizer.json', 'tokenizer_config.json'):
+        (tmp_path / name).unlink()
+    tuned = gpt_jax.load(tmp_path, log=print)
+    assert tuned.tokenizer.fingerprint == base.tokenizer.fingerprint
+    template = load_template(tuned)
+    assert template.render([{'role': 'user', 'content': 'x'}], False) == '[x]'
+    assert dict(template.tokens)['eos_token'] == '<|endoftext|>'
+    (tmp_path / 'chat_template.jinja').unlink()
+    assert load_template(gpt_jax.load(tmp_path, log=print)) is None
+
+
+def load_template(model):
+    return parse_chat_template(model.pretrained.template_files, 'here')
+
+
+def add_token(folder, *, special=True):
+    """Give the folder's tokenizer of 256 ids the token <pad> with the id 256."""
+    content = json.loads((folder / 'tokenizer.json').read_text())
+    token = content['added_tokens'][0] | {'id': 256, 'content': '<pad>', 'special': special}
+    content['added_tokens'].append(token)
+    (folder / 'tokenizer.json').write_text(json.dumps(content))
+
+
+def test_a_tokenizer_may_have_added_tokens_beyond_the_embedding(published, tmp_path):
+    add_token(published)
+    lines = []
+    workdir, out = tmp_path / 'imported', tmp_path / 'out'
+    import_weights.import_weights(str(published), default_config(), workdir, lines.append)
+    model = gpt_jax.load(published, log=lines.append)
+    notice = 'has ids up to 256, but the model has only 256: the added tokens <pad> cannot be used'
+    assert [notice in line for line in lines].count(True) == 2
+    assert model.config.vocab_size == 256
+    assert gpt_jax.load(workdir, log=print).generate('ab', max_new_tokens=1)
+    with pytest.raises(UserError, match=r'must be below .* vocabulary size of 256, got 256'):
+        model.generate('a<pad>b', max_new_tokens=1)
+    export_weights.export_weights(workdir, out, default_config(), 'float32', print)
+    assert json.loads((out / 'config.json').read_text())['vocab_size'] == 256
+
+
+@pytest.mark.parametrize('special', [True, False])
+def test_training_text_with_a_token_beyond_the_embedding_is_refused(published, tmp_path, special):
+    """A special token in text is text; another added token is read as that token."""
+    add_token(published, special=special)
+    (tmp_path / 'text.txt').write_text('a<pad>b' * 20)
+    config = default_config()
+    config['model']['vocab_size'] = 256
+    data = {'source': f'files:{tmp_path}/text.txt', 'holdout': 'tail', 'tokenizer': str(published)}
+    config['data'] |= data | {'cache': str(tmp_path / 'cache')}
+    if special:
+        assert load_text_data(config, print).vocab_size == 256
+        return
+    with pytest.raises(UserError, match=r'contain the id 256, but the model has .* lacks <pad>'):
+        load_text_data(config, print)
 
 
 def test_special_tokens_in_a_prompt_are_read_unless_they_are_text(exported):
@@ -357,9 +412,8 @@ def test_special_tokens_in_a_prompt_are_read_unless_they_are_text(exported):
 
 def test_ids_that_the_model_lacks_are_refused(exported, tmp_path):
     """XLA would take the row of another id."""
-    content = json.loads((exported / 'tokenizer.json').read_text())
-    content['added_tokens'].append(content['added_tokens'][0] | {'id': 256, 'content': '<pad>'})
-    (tmp_path / 'tokenizer.json').write_text(json.dumps(content))
+    shutil.copy(exported / 'tokenizer.json', tmp_path)
+    add_token(tmp_path)
     write_norm_adapter(tmp_path, exported, 1)
     lines = []
     model = gpt_jax.load(tmp_path, log=lines.append)
