@@ -13,7 +13,7 @@ from gpt_jax.scaling import ladder_forecast, rows
 from gpt_jax.scaling.report import terminal
 from gpt_jax.sweep.claims import Claims
 from gpt_jax.sweep.dashboard import Dashboard
-from gpt_jax.sweep.ledger import RECORDS_FILE, Trial, make_limits
+from gpt_jax.sweep.ledger import RECORDS_FILE, Trial, make_limits, trial_summary_path
 from gpt_jax.sweep.worker import OVER_BUDGET, run_trials
 from gpt_jax.train.trackers import check_trackers
 from gpt_jax.trainer import resume
@@ -144,7 +144,7 @@ def run_sweep(
             _count_flops(config),
             config.train.branch_from,
         )
-        for name, config in _parse_trials(trials, log).items()
+        for name, config in _parse_trials(trials, workdir, log).items()
     }
     groups = [
         [all_trials[name] for name in names]
@@ -163,16 +163,28 @@ def run_sweep(
     _raise_for_unfinished([record for record in records if record['name'] in selected], log)
 
 
-def _parse_trials(trials: dict[str, RawConfig], log: LogFn) -> dict[str, Config]:
-    """Parse all trials' configs; each text is tokenized once, for the size of its vocabulary."""
-    vocab_sizes: dict[str, int] = {}
+def _parse_trials(trials: dict[str, RawConfig], workdir: Path, log: LogFn) -> dict[str, Config]:
+    """Parse all trials' configs; each text is tokenized once, for the size of its vocabulary.
+
+    Raises:
+      UserError: a config is bad, or a finished trial of the folder was trained on other data.
+    """
+    datasets: dict[str, tuple[int, str]] = {}  # vocabulary size, fingerprint
     configs = {}
     for name, trial in trials.items():
         context = trial['model']['context'] if trial['task']['source'] else 0
         data_key = json.dumps([trial['data'], trial['task'], context, trial['model']['vocab_size']])
-        if data_key not in vocab_sizes:
-            vocab_sizes[data_key] = load_dataset(trial, log).vocab_size
-        configs[name] = parse_config(trial, vocab_sizes[data_key])
+        if data_key not in datasets:
+            dataset = load_dataset(trial, log)
+            datasets[data_key] = dataset.vocab_size, dataset.fingerprint
+        vocab_size, fingerprint = datasets[data_key]
+        configs[name] = parse_config(trial, vocab_size)
+        path = trial_summary_path(workdir, name)
+        if path.exists() and files.read_json(path)['fingerprint'] != fingerprint:
+            raise UserError(
+                f'{path}: was trained on other data; restore it, rename the trial or choose '
+                'another --workdir'
+            )
         check_trackers(configs[name].train)
     return configs
 

@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -87,6 +88,17 @@ def test_same_command_again_runs_nothing(sweep):
     assert {
         path: path.stat().st_mtime_ns for path in workdir.glob('trials/*/summary.json')
     } == before
+
+
+def test_other_data_is_refused_and_the_records_stay(sweep, source, tmp_path):
+    arguments, workdir, _ = sweep
+    lines = Path(source.removeprefix('files:')).read_text().splitlines(keepends=True)
+    (tmp_path / 'other.jsonl').write_text(''.join(lines[1:]))
+    records = (workdir / 'records.jsonl').read_bytes()
+    other = f'--config.data.source=files:{tmp_path / "other.jsonl"}'
+    _, err = in_process.run([*arguments, other], code=2)
+    assert 'w8/summary.json: was trained on other data' in err
+    assert (workdir / 'records.jsonl').read_bytes() == records
 
 
 def test_failed_trial_is_marked_and_the_others_run(tmp_path, source):
