@@ -83,9 +83,9 @@ class ModelConfig(ConfigSection):
     context: int = field(256, 'Context length in tokens.', allowed=POSITIVE)
     block: str = field(
         'pre_norm',
-        'Order of norm and branches: pre_norm, post_norm (GPT-1), or parallel (attention and '
-        'feed-forward read the same norm).',
-        choices=('pre_norm', 'post_norm', 'parallel'),
+        'Order of norm and branches: pre_norm, post_norm (GPT-1), parallel (attention and '
+        'feed-forward read the same norm) or parallel_two_norms (each its own, GPT-NeoX).',
+        choices=('pre_norm', 'post_norm', 'parallel', 'parallel_two_norms'),
         extensible=True,
     )
     norm: str = field('layer', 'Layer norm or RMS norm.', choices=('layer', 'rms'), extensible=True)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # config.py itself imports this module, to compute the length
     from gpt_jax.core.config import ModelConfig
 
 
+_NORMS = {'parallel': 1}  # by block; 2 for all others
+
+
 class _Count(NamedTuple):
     """Parameters of a feed-forward layer: all of them, and those that one token uses."""
 
@@ -40,7 +43,7 @@ def parameters(config: ModelConfig) -> dict[str, int]:
     norm = _count_custom(c, 'norm') or c.width * (2 if c.norm == 'layer' and c.bias else 1)
     attention = _count_custom(c, 'attention') or _attention(c)
     feedforward = _feedforward(c)
-    layer = attention + feedforward.total + norm * (1 if c.block == 'parallel' else 2)
+    layer = attention + feedforward.total + norm * count_norms(c)
     blocks = c.layers * layer + norm * c.final_norm
     tables = 1 if c.tied_head else 2
     position = c.context * c.width if c.position == 'learned' else 0
@@ -54,6 +57,11 @@ def parameters(config: ModelConfig) -> dict[str, int]:
         'active': total - unused,
         'active_non_embedding': blocks - unused,
     }
+
+
+def count_norms(c: ModelConfig) -> int:
+    """Count the norms of a layer, not those inside its attention."""
+    return _NORMS.get(c.block, 2)
 
 
 def _count_custom(c: ModelConfig, field: str) -> int:

@@ -27,10 +27,11 @@ IGNORED_FIELDS = frozenset(
     """
     _name_or_path transformers_version torch_dtype dtype use_cache return_dict torchscript
     output_attentions output_hidden_states use_bfloat16 tf_legacy_loss gradient_checkpointing
-    initializer_range attention_dropout attn_pdrop embd_pdrop resid_pdrop task_specific_params
-    id2label label2id num_labels problem_type finetuning_task classifier_dropout
-    summary_activation summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
-    bos_token_id eos_token_id pad_token_id sep_token_id unk_token_id decoder_start_token_id
+    initializer_range attention_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout
+    task_specific_params id2label label2id num_labels problem_type finetuning_task
+    classifier_dropout summary_activation summary_first_dropout summary_proj_to_labels
+    summary_type summary_use_proj bos_token_id eos_token_id pad_token_id sep_token_id
+    unk_token_id decoder_start_token_id
     forced_bos_token_id forced_eos_token_id begin_suppress_tokens suppress_tokens bad_words_ids
     prefix tokenizer_class model_max_length max_length min_length do_sample early_stopping
     num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
@@ -151,6 +152,23 @@ class ConfigReader:
                 )
                 self.require(key, None, *([kinds] if is_full else []))
         self.unknown += sorted(self._values.keys() - self.read_keys - IGNORED_FIELDS)
+
+
+def read_sizes(reader: ConfigReader) -> ConfigValues:
+    """Read the sizes of a model whose heads divide its width, each with its own keys."""
+    width, heads = reader.get_int('hidden_size'), reader.get_int('num_attention_heads')
+    if width % heads:
+        raise reader.make_error(
+            'num_attention_heads', f'must divide the width {width}, got {heads}'
+        )
+    return {
+        'layers': reader.get_int('num_hidden_layers'),
+        'width': width,
+        'heads': heads,
+        'kv_heads': heads,
+        'head_dim': width // heads,
+        'vocab_size': reader.get_int('vocab_size'),
+    }
 
 
 def check_positive(value: Any, make_error: Callable[[str], UserError]) -> float:

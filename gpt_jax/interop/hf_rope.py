@@ -49,7 +49,14 @@ PER_LAYER_ROPE = ('full_attention', 'sliding_attention')  # keys of settings per
 RopeError = Callable[[str, str], UserError]  # (field, message) -> the error
 
 
-def read_rope(reader: ConfigReader, context: int, default_base: float) -> ConfigValues:
+def read_rope(
+    reader: ConfigReader,
+    context: int,
+    default_base: float,
+    *,
+    base_key: str = 'rope_theta',
+    fraction_key: str = '',
+) -> ConfigValues:
     """Read the rotary_* fields of the model section, and its context.
 
     The context is that of the file, or the stretched one of YaRN if that is longer: the recipe of
@@ -59,6 +66,9 @@ def read_rope(reader: ConfigReader, context: int, default_base: float) -> Config
       reader: the reader of the config.json.
       context: max_position_embeddings, the default of the original context.
       default_base: the layout's default for rope_theta.
+      base_key: name of rope_theta outside of the objects.
+      fraction_key: name of partial_rotary_factor outside of the objects, where the default is 0.25
+        (GPT-NeoX); '': all dims must be rotated.
 
     Raises:
       UserError: a type or value is not supported, or the two forms contradict each other.
@@ -67,13 +77,12 @@ def read_rope(reader: ConfigReader, context: int, default_base: float) -> Config
     key, rope = ('rope_scaling', old) if old else ('rope_parameters', new)
     if new and old and _select_scaling(new) != _select_scaling(old):
         raise reader.make_error('rope_scaling', f'{old} contradicts rope_parameters {new}')
-    reader.require('partial_rotary_factor', 1, 1.0, None)
     bases = [part['rope_theta'] for part in (new, old) if 'rope_theta' in part]
-    outer_base = reader.get('rope_theta')
+    outer_base = reader.get(base_key)
     bases += [outer_base] if outer_base is not None else []
     base = bases[0] if bases else default_base
     if any(other != base for other in bases):
-        raise reader.make_error('rope_theta', f'has contradictory values: {bases}')
+        raise reader.make_error(base_key, f'has contradictory values: {bases}')
 
     def make_error(name: str, message: str) -> UserError:
         return reader.make_error(f'{key}.{name}', message)
@@ -85,7 +94,8 @@ def read_rope(reader: ConfigReader, context: int, default_base: float) -> Config
         raise make_error(
             'rope_type', f'{kind!r} is not supported; supported are {", ".join(ROPE_TYPES)}'
         )
-    _check_rope_fields(rope, kind, make_error)
+    fraction = _read_fraction(reader, rope, fraction_key, make_error)
+    _check_fixed_fields(rope, kind, make_error)
     known = {'rope_type', 'type', 'rope_theta', 'partial_rotary_factor', *ROPE_FIELDS[kind]}
     unknown = rope.keys() - known - FIXED_ROPE_FIELDS[kind].keys()
     reader.unknown += [f'{key}.{name}' for name in sorted(unknown)]
@@ -93,11 +103,11 @@ def read_rope(reader: ConfigReader, context: int, default_base: float) -> Config
     def make_base_error(message: str) -> UserError:
         if 'rope_theta' in rope:
             return make_error('rope_theta', message)
-        return reader.make_error('rope_theta', message)
+        return reader.make_error(base_key, message)
 
     if check_positive(base, make_base_error) <= 1 and kind == 'yarn':
         raise make_base_error(f'must be above 1 for yarn, got {base!r}')
-    section: ConfigValues = {'rotary_base': float(base), 'context': context}
+    section: ConfigValues = {'rotary_base': float(base), 'context': context} | fraction
     section |= _read_scaling(rope, kind, context, make_error)
     if kind == 'yarn' and 'original_max_position_embeddings' in rope:
         stretched = int(section['rotary_factor'] * section['rotary_original_context'])
@@ -123,13 +133,33 @@ def _rope_type(rope: Mapping[str, Any]) -> Any:
 
 def _select_scaling(rope: dict[str, Any]) -> dict[str, Any]:
     """Return the fields that define the scaling, for comparing the two forms."""
-    others = {k: v for k, v in rope.items() if k not in ('rope_type', 'type', 'rope_theta')}
+    separate = ('rope_type', 'type', 'rope_theta', 'partial_rotary_factor')
+    others = {k: v for k, v in rope.items() if k not in separate}
     return {'rope_type': _rope_type(rope), **others}
 
 
-def _check_rope_fields(rope: Mapping[str, Any], kind: str, make_error: RopeError) -> None:
-    fixed = FIXED_ROPE_FIELDS[kind]
-    for name, allowed in {'partial_rotary_factor': (1, None), **fixed}.items():
+def _read_fraction(
+    reader: ConfigReader, rope: Mapping[str, Any], fraction_key: str, make_error: RopeError
+) -> ConfigValues:
+    """Return rotary_fraction if the layout has it; else check that it is 1."""
+    name = 'partial_rotary_factor'
+    if not fraction_key:
+        reader.require(name, 1, 1.0, None)
+        if rope.get(name) not in (1, None):
+            raise make_error(name, f'{rope[name]!r} is not supported; only 1 is')
+        return {}
+    outer = reader.get(fraction_key, 0.25)
+    if name in rope:
+        fraction = check_positive(rope[name], lambda why: make_error(name, why))
+    else:
+        fraction = check_positive(outer, lambda why: reader.make_error(fraction_key, why))
+    if fraction > 1:
+        raise reader.make_error(fraction_key, f'must be at most 1, got {fraction}')
+    return {'rotary_fraction': fraction}
+
+
+def _check_fixed_fields(rope: Mapping[str, Any], kind: str, make_error: RopeError) -> None:
+    for name, allowed in FIXED_ROPE_FIELDS[kind].items():
         if rope.get(name, allowed[0]) not in allowed:
             supported = ' or '.join(map(str, allowed))
             raise make_error(name, f'{rope[name]!r} is not supported; only {supported} is')

@@ -16,19 +16,15 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.core.progress import LogFn
 from gpt_jax.interop import safetensors_files, tokenizer_files
 from gpt_jax.interop.hf_config import ConfigReader, list_mismatches
-from gpt_jax.interop.layouts import (
-    BUFFERS,
-    FUSED_EXPERTS,
-    HEAD_TENSOR,
-    LAYOUTS,
+from gpt_jax.interop.layouts import BUFFERS, FUSED_EXPERTS, LAYOUTS, WeightLayout
+from gpt_jax.interop.safetensors_files import READABLE_DTYPES, LazyTensor, TensorIndex
+from gpt_jax.interop.weight_mapping import (
     ExternalTensor,
-    WeightLayout,
     export_weight,
     import_weight,
     list_tensors,
     tensor_shape,
 )
-from gpt_jax.interop.safetensors_files import READABLE_DTYPES, LazyTensor, TensorIndex
 
 # Files to download: none that can run code.
 HUB_FILES = (
@@ -195,7 +191,7 @@ def _complete_names(tensors: TensorIndex, layout: WeightLayout) -> TensorIndex:
     """Return the tensors under their full names, without unused buffers."""
     has_prefix = any(name.startswith(layout.prefix) for name in tensors.entries)
     entries = {
-        name if has_prefix or name == HEAD_TENSOR else f'{layout.prefix}{name}': entry
+        name if has_prefix or name == layout.head else f'{layout.prefix}{name}': entry
         for name, entry in tensors.entries.items()
     }
     return TensorIndex(
@@ -221,9 +217,9 @@ def make_weight_reader(
         be tied to the embedding but differs. When a weight is read: NaN or infinite values.
     """
     layout, tensors = LAYOUTS[source.model_type], source.tensors
-    if any(name.endswith(FUSED_EXPERTS) for name in tensors.entries):
-        layout = layout._replace(mappings=layout.fused_mappings or layout.mappings)
-    expected = {tensor.name: tensor for tensor in list_tensors(layout, letters, dims)}
+    is_fused = any(name.endswith(FUSED_EXPERTS) for name in tensors.entries)
+    mappings = (is_fused and layout.fused_mappings) or layout.mappings
+    expected = {tensor.name: tensor for tensor in list_tensors(mappings, letters, dims)}
     for name, tensor in expected.items():
         if name not in tensors.entries:
             nearest = config_fields.nearest(name, tensors.entries)
@@ -260,7 +256,7 @@ def _check_extra_tensors(source: HuggingFaceFolder, expected: Mapping[str, Exter
     for name, (path, entry) in source.tensors.entries.items():
         if name in expected:
             continue
-        if name != HEAD_TENSOR:
+        if name != LAYOUTS[source.model_type].head:
             raise UserError(
                 f'{path}: {name!r} {list(entry.shape)} is not a weight of this '
                 f'{source.model_type} model'
@@ -270,19 +266,19 @@ def _check_extra_tensors(source: HuggingFaceFolder, expected: Mapping[str, Exter
 
 def _check_tied_head(source: HuggingFaceFolder, expected: Mapping[str, ExternalTensor]) -> None:
     """Check that a head that is stored although it is tied equals the embedding."""
-    tensors = source.tensors
+    tensors, head = source.tensors, LAYOUTS[source.model_type].head
     embedding = next(
         name for name, tensor in expected.items() if tensor.paths == ('embedding/table_VD',)
     )
-    head_entry, embedding_entry = tensors.entries[HEAD_TENSOR][1], tensors.entries[embedding][1]
+    head_entry, embedding_entry = tensors.entries[head][1], tensors.entries[embedding][1]
     # Dtypes and shapes first: the head's shape is unchecked and may be too large to be mapped.
     are_equal = (head_entry.dtype, head_entry.shape) == (
         embedding_entry.dtype,
         embedding_entry.shape,
-    ) and np.array_equal(tensors.map(HEAD_TENSOR), tensors.map(embedding))
+    ) and np.array_equal(tensors.map(head), tensors.map(embedding))
     if not are_equal:
         raise UserError(
-            f'{source.folder}: {CONFIG_FILE} ties the head to the embedding, but {HEAD_TENSOR!r} '
+            f'{source.folder}: {CONFIG_FILE} ties the head to the embedding, but {head!r} '
             f'differs from {embedding!r}'
         )
 
@@ -391,7 +387,9 @@ def list_export_tensors(
             lambda: _export_tensor(tensor, cached_weight, letters, dims, dtype),
         )
 
-    return [make_tensor(tensor) for tensor in list_tensors(LAYOUTS[model_type], letters, dims)]
+    return [
+        make_tensor(tensor) for tensor in list_tensors(LAYOUTS[model_type].mappings, letters, dims)
+    ]
 
 
 def _export_tensor(

@@ -1,10 +1,5 @@
 """Hugging Face weight names and layouts: a table per kind of model, used in both directions.
 
-A `WeightMapping` pairs one of our weights, whose letters are known ('DHK'), with the name and the
-letters of their tensor: 'HK D' has H x K rows and D columns. PyTorch's Linear has its outputs
-first ('F D'), GPT-2's Conv1D its inputs ('D F'). {n} and {e} in a name are a layer and an expert:
-our weights are stacked, theirs are separate tensors.
-
 To add an architecture: write its `ConfigFormat` (which fields of config.json are read, and what
 they must be) in a file hf_NAME.py after the pattern of hf_llama.py, its WeightMappings here, and
 one row of LAYOUTS under its model_type. huggingface.py needs no change: it finds the row by
@@ -12,38 +7,20 @@ model_type, names the fields that were not read (hf_config.py), and refuses a fo
 that is not mapped, except BUFFERS and a head that equals the embedding it is tied to.
 """
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-
-from gpt_jax.interop import hf_gpt, hf_llama
+from gpt_jax.interop import hf_gpt, hf_llama, hf_neox
 from gpt_jax.interop.hf_config import ConfigFormat
+from gpt_jax.interop.weight_mapping import WeightMapping
 
-HEAD_TENSOR = 'lm_head.weight'
+HEAD_TENSOR, NEOX_HEAD = 'lm_head.weight', 'embed_out.weight'
 FUSED_EXPERTS = 'experts.gate_up_proj'
 # Ends of the names of buffers in old files: constants that the model computes itself.
 BUFFERS = re.compile(
-    r'(.*\.)?(attn\.(masked_)?bias|position_ids|rotary_emb\.(inv_freq|(cos|sin)_cached))'
+    r'(.*\.)?((attn|attention)\.(masked_)?bias|position_ids|rotary_emb\.(inv_freq|(cos|sin)_cached))'
 )
-
-
-class WeightMapping(NamedTuple):
-    """A kind of Hugging Face tensor, and our weights in it.
-
-    Attributes:
-      paths: paths of our weights; several are concatenated.
-      name: the tensor's name, with {n} and {e}.
-      letters: letters of each of our weights in the tensor.
-      axis: the dim along which several weights are concatenated.
-    """
-
-    paths: tuple[str, ...]
-    name: str
-    letters: tuple[str, ...]
-    axis: int = -1
 
 
 class WeightLayout(NamedTuple):
@@ -56,6 +33,7 @@ class WeightLayout(NamedTuple):
       prefix: prefix of all tensor names but the head's, if they were saved with the head.
       mappings: mappings of its tensors.
       fused_mappings: mappings of a folder whose experts are in one tensor; () without experts.
+      head: name of the head's tensor.
     """
 
     config_format: ConfigFormat
@@ -64,24 +42,7 @@ class WeightLayout(NamedTuple):
     prefix: str
     mappings: tuple[WeightMapping, ...]
     fused_mappings: tuple[WeightMapping, ...] = ()
-
-
-class ExternalTensor(NamedTuple):
-    """One Hugging Face tensor.
-
-    Attributes:
-      name: the tensor's name.
-      paths: paths of our weights that are concatenated in it.
-      element: indices into each of our weights: (layer,), (layer, expert), or () for all of it.
-      letters: letters of each part in the tensor.
-      axis: the dim along which the parts are concatenated.
-    """
-
-    name: str
-    paths: tuple[str, ...]
-    element: tuple[int, ...]
-    letters: tuple[str, ...]
-    axis: int = -1
+    head: str = HEAD_TENSOR
 
 
 def _map(path: str, name: str, letters: str) -> WeightMapping:
@@ -125,6 +86,24 @@ def _map_gpt(embedding: str, positions: str) -> tuple[WeightMapping, ...]:
         *_map_linear(f'{feedforward}/down', f'{block}.mlp.c_proj', 'F D', 'D'),
         *_map_norm('norm', 'transformer.ln_f'),
         _map('head/weight_VD', HEAD_TENSOR, 'V D'),
+    )
+
+
+def _map_neox() -> tuple[WeightMapping, ...]:
+    block, feedforward = 'gpt_neox.layers.{n}', 'blocks/feedforward'
+    fused = _map_fused_qkv(f'{block}.attention.query_key_value')
+    weight, bias = (mapping._replace(axis=1, per_head=True) for mapping in fused)
+    return (
+        _map('embedding/table_VD', 'gpt_neox.embed_in.weight', 'V D'),
+        *_map_norm('blocks/norm_1', f'{block}.input_layernorm'),
+        weight._replace(letters=('H K D', 'G K D', 'G K D')),
+        bias._replace(letters=('H K', 'G K', 'G K')),
+        *_map_linear('blocks/attention/output', f'{block}.attention.dense', 'D HK', 'D'),
+        *_map_norm('blocks/norm_2', f'{block}.post_attention_layernorm'),
+        *_map_linear(f'{feedforward}/up', f'{block}.mlp.dense_h_to_4h', 'F D', 'F'),
+        *_map_linear(f'{feedforward}/down', f'{block}.mlp.dense_4h_to_h', 'D F', 'D'),
+        *_map_norm('norm', 'gpt_neox.final_layer_norm'),
+        _map('head/weight_VD', NEOX_HEAD, 'V D'),
     )
 
 
@@ -204,6 +183,14 @@ LAYOUTS: Mapping[str, WeightLayout] = {
     'openai-gpt': _gpt_layout(
         hf_gpt.OPENAI, 'OpenAIGPT', _map_gpt('tokens_embed', 'positions_embed')
     ),
+    'gpt_neox': WeightLayout(
+        hf_neox.GPT_NEOX,
+        'GPTNeoXForCausalLM',
+        'GPTNeoXModel',
+        'gpt_neox.',
+        _map_neox(),
+        head=NEOX_HEAD,
+    ),
     'llama': _llama_layout(hf_llama.LLAMA, 'Llama', _DENSE),
     'mistral': _llama_layout(hf_llama.MISTRAL, 'Mistral', _DENSE),
     'mixtral': _llama_layout(hf_llama.MIXTRAL, 'Mixtral', _MIXTRAL, _FUSED_MOE),
@@ -211,82 +198,3 @@ LAYOUTS: Mapping[str, WeightLayout] = {
     'qwen3': _llama_layout(hf_llama.QWEN3, 'Qwen3', _DENSE),
     'qwen3_moe': _llama_layout(hf_llama.QWEN3_MOE, 'Qwen3Moe', _QWEN_MOE, _FUSED_MOE),
 }
-
-
-def list_tensors(
-    layout: WeightLayout, letters: Mapping[str, str], dims: Mapping[str, int]
-) -> Iterator[ExternalTensor]:
-    """Yield every Hugging Face tensor that contains our weights, in the order of the layout.
-
-    Args:
-      layout: the folder's layout.
-      letters: letters of all our weights, by path ('blocks/attention/query': 'NDHK').
-      dims: sizes by letter.
-
-    Raises:
-      KeyError: one of our weights has no mapping.
-    """
-    mappings = [mapping for mapping in layout.mappings if mapping.paths[0] in letters]
-    for path in letters.keys() - {path for mapping in mappings for path in mapping.paths}:
-        raise KeyError(path)
-    for paths, name, their_letters, axis in mappings:
-        has_layers, has_experts = '{n}' in name, '{e}' in name
-        for layer in range(dims['N']) if has_layers else (0,):
-            for expert in range(dims['E']) if has_experts else (0,):
-                element = (layer,) * has_layers + (expert,) * has_experts
-                their_name = name.format(n=layer, e=expert)
-                yield ExternalTensor(their_name, paths, element, their_letters, axis)
-
-
-def _group_sizes(letters: str, dims: Mapping[str, int]) -> tuple[int, ...]:
-    """Return the size of each group of letters: that of 'HK D' is (H x K, D)."""
-    return tuple(math.prod(dims[letter] for letter in group) for group in letters.split())
-
-
-def tensor_shape(tensor: ExternalTensor, dims: Mapping[str, int]) -> tuple[int, ...]:
-    """Return the shape of a Hugging Face tensor."""
-    parts = [_group_sizes(letters, dims) for letters in tensor.letters]
-    shape = list(parts[0])
-    shape[tensor.axis] = sum(sizes[tensor.axis] for sizes in parts)
-    return tuple(shape)
-
-
-def import_weight(
-    value: np.ndarray, tensor: ExternalTensor, path: str, ours: str, dims: Mapping[str, int]
-) -> np.ndarray:
-    """Return the part of their tensor that belongs to one of our weights, in our layout.
-
-    Args:
-      value: their tensor.
-      tensor: its description.
-      path: path of our weight.
-      ours: the letters of the element of our weight, for example 'DHK'.
-      dims: sizes by letter.
-    """
-    position = tensor.paths.index(path)
-    ends = np.cumsum([_group_sizes(letters, dims)[tensor.axis] for letters in tensor.letters])
-    part = np.split(value, ends[:-1], axis=tensor.axis)[position]
-    theirs = tensor.letters[position].replace(' ', '')
-    unflattened = part.reshape([dims[letter] for letter in theirs])
-    return unflattened.transpose([theirs.index(letter) for letter in ours])
-
-
-def export_weight(
-    parts: Sequence[np.ndarray],
-    tensor: ExternalTensor,
-    ours: Sequence[str],
-    dims: Mapping[str, int],
-) -> np.ndarray:
-    """Return their tensor, the inverse of `import_weight`.
-
-    Args:
-      parts: the elements of our weights in it.
-      tensor: its description.
-      ours: the letters of each part.
-      dims: sizes by letter.
-    """
-    flattened = []
-    for part, our_letters, their_letters in zip(parts, ours, tensor.letters, strict=True):
-        order = [our_letters.index(letter) for letter in their_letters.replace(' ', '')]
-        flattened.append(part.transpose(order).reshape(_group_sizes(their_letters, dims)))
-    return np.concatenate(flattened, axis=tensor.axis)

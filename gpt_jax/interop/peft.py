@@ -9,10 +9,10 @@ with the version of transformers.
 Our adapters are stacked over all layers. Layers without an adapter or with a smaller rank are
 padded with zeros, which change nothing and stay zero in training; an export drops them.
 
-GPT-2's query, key and value are one module in PEFT. On import, its adapter becomes three of our
-adapters with the same a. On export, three different adapters become one whose rank is the sum of
-theirs and whose B is block-diagonal, with zeros elsewhere; it computes the same function, but
-further training also trains the zeros.
+In GPT-2 and GPT-NeoX, query, key and value are one module in PEFT. On import, its adapter becomes
+three of our adapters with the same a. On export, three different adapters become one whose rank is
+the sum of theirs and whose B has a block for each, with zeros elsewhere; it computes the same
+function, but further training also trains the zeros.
 """
 
 import functools
@@ -28,17 +28,17 @@ from gpt_jax.core import config_fields, files
 from gpt_jax.core.config import ModelConfig
 from gpt_jax.core.errors import UserError
 from gpt_jax.interop import huggingface, peft_config, safetensors_files
-from gpt_jax.interop.layouts import (
-    HEAD_TENSOR,
-    LAYOUTS,
+from gpt_jax.interop.layouts import LAYOUTS
+from gpt_jax.interop.peft_config import ADAPTER_CONFIG_FILE, PeftConfig
+from gpt_jax.interop.safetensors_files import READABLE_DTYPES, LazyTensor, TensorIndex
+from gpt_jax.interop.weight_mapping import (
     ExternalTensor,
     export_weight,
     import_weight,
+    list_output_columns,
     list_tensors,
     tensor_shape,
 )
-from gpt_jax.interop.peft_config import ADAPTER_CONFIG_FILE, PeftConfig
-from gpt_jax.interop.safetensors_files import READABLE_DTYPES, LazyTensor, TensorIndex
 from gpt_jax.model.low_rank import RANK_LETTER, Adapter, adapter_letters, can_adapt
 
 ADAPTER_FILE, TORCH_FILE = 'adapter_model.safetensors', 'adapter_model.bin'
@@ -123,13 +123,13 @@ def list_modules(
       dims: sizes by letter.
     """
     layout = LAYOUTS[huggingface.select_layout(model_config)]
-    for matrix in list_tensors(layout, letters, dims):
+    for matrix in list_tensors(layout.mappings, letters, dims):
         if all(can_adapt(letters[path]) and 'E' not in letters[path] for path in matrix.paths):
             is_embedding = matrix.paths == (EMBEDDING_PATH,)
             suffixes = EMBEDDING_SUFFIXES if is_embedding else LINEAR_SUFFIXES
             yield AdapterModule(matrix.name.removesuffix('.weight'), matrix, suffixes)
             if is_embedding and model_config.tied_head:
-                yield AdapterModule(HEAD_TENSOR.removesuffix('.weight'), matrix, LINEAR_SUFFIXES)
+                yield AdapterModule(layout.head.removesuffix('.weight'), matrix, LINEAR_SUFFIXES)
 
 
 def factor_sizes(letters: str, dims: Mapping[str, int]) -> tuple[int, int]:
@@ -234,11 +234,12 @@ def list_saved_tensors(
     """Return the tensors that modules_to_save may name, by PEFT's name of the tensor."""
     layout = LAYOUTS[huggingface.select_layout(model_config)]
     tensors = {
-        f'{TENSOR_PREFIX}{tensor.name}': tensor for tensor in list_tensors(layout, letters, dims)
+        f'{TENSOR_PREFIX}{tensor.name}': tensor
+        for tensor in list_tensors(layout.mappings, letters, dims)
     }
     if model_config.tied_head:
         (embedding,) = (tensor for tensor in tensors.values() if tensor.paths == (EMBEDDING_PATH,))
-        tensors[f'{TENSOR_PREFIX}{HEAD_TENSOR}'] = embedding
+        tensors[f'{TENSOR_PREFIX}{layout.head}'] = embedding
     return tensors
 
 
@@ -346,8 +347,8 @@ def _read_module(
     rank, scale = config.rank_and_scale(module.name)
     paths = module.matrix.paths
     sizes = [factor_sizes(letters[weight_path], dims) for weight_path in paths]
-    ends = np.cumsum([0, *(outputs for _, outputs in sizes)])
-    inputs, outputs = sizes[0][0], int(ends[-1])
+    columns = list_output_columns(module.matrix, [outputs for _, outputs in sizes], dims)
+    inputs, outputs = sizes[0][0], sum(map(len, columns))
     if module.is_transposed:
         inputs, outputs = outputs, inputs
     for name, shape in zip(module.tensors, ((rank, inputs), (outputs, rank)), strict=True):
@@ -355,8 +356,7 @@ def _read_module(
     their_a, their_b = (tensors.read_weight(name) for name in module.tensors)
     a, b = (their_b, their_a) if module.is_transposed else (their_a.T, their_b.T)
     return {
-        weight_path: FlatAdapter(a, b[:, ends[n] : ends[n + 1]], scale)
-        for n, weight_path in enumerate(paths)
+        weight_path: FlatAdapter(a, b[:, columns[n]], scale) for n, weight_path in enumerate(paths)
     }
 
 
@@ -457,7 +457,8 @@ def _combine_module(
 ) -> FlatAdapter | None:
     """Combine the adapters of a module's weights; None if there are none or all are zero."""
     paths = module.matrix.paths
-    ends = np.cumsum([0, *(factor_sizes(letters[path], dims)[1] for path in paths)])
+    outputs = [factor_sizes(letters[path], dims)[1] for path in paths]
+    columns = list_output_columns(module.matrix, outputs, dims)
     parts = [
         (n, _drop_zeros(path, module, adapters, dims))
         for n, path in enumerate(paths)
@@ -472,12 +473,12 @@ def _combine_module(
     for n, adapter in parts:
         wide_b = next((b for a, b in blocks if np.array_equal(a, adapter.a)), None)
         if wide_b is None:
-            wide_b = np.zeros((adapter.a.shape[1], ends[-1]), np.float32)
+            wide_b = np.zeros((adapter.a.shape[1], sum(outputs)), np.float32)
             blocks.append((adapter.a, wide_b))
         b = adapter.b
         if adapter.scale != scale:
             b = b * np.float64(adapter.scale / scale)
-        wide_b[:, ends[n] : ends[n + 1]] = b
+        wide_b[:, columns[n]] = b
     return FlatAdapter(
         np.concatenate([a for a, _ in blocks], axis=1),
         np.concatenate([b for _, b in blocks]),

@@ -4,7 +4,8 @@ Every choice is a field of the config's model section, whose value is a register
 path 'package.module:function'. The choices, their sources and the modules that implement them:
 
 - Layer: pre-norm (GPT-2, Radford et al. 2019), post-norm (Vaswani et al. 2017; GPT-1), or
-  parallel attention and feed-forward (GPT-J; PaLM, Chowdhery et al. 2022). This module.
+  parallel attention and feed-forward with one norm (GPT-J; PaLM, Chowdhery et al. 2022) or two
+  (GPT-NeoX, Black et al. 2022). This module.
 - Norm: layer norm (Ba et al. 2016), RMS norm (Zhang & Sennrich 2019). norms.py
 - Positions: learned (GPT-1 to GPT-3), rotary (Su et al. 2021) with linear, NTK, Llama 3 or YaRN
   scaling, ALiBi (Press et al. 2022), none (Haviv et al. 2022). position.py
@@ -31,6 +32,7 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.core.config import ModelConfig
+from gpt_jax.core.model_counts import count_norms
 from gpt_jax.core.parametrization import forward_multipliers
 from gpt_jax.core.registry import resolve
 from gpt_jax.model.attention import ATTENTIONS
@@ -271,17 +273,14 @@ def _make_block_class(config: ModelConfig, policy: ShardingPolicy) -> Any:
 # One layer
 
 NormFn = Callable[[jax.Array], jax.Array]
+Norms = tuple[NormFn, ...]  # as many as core/model_counts.py counts: norm_1, norm_2, ...
 BranchFn = Callable[[jax.Array], tuple[jax.Array, Any]]  # -> (output, auxiliary output)
+# The residual stream [B, L, D], then the auxiliary outputs of attention and of feed-forward.
+BlockOutput = tuple[jax.Array, Any, Any]
 
 
-def pre_norm_block(
-    x_BLD: jax.Array, norms: tuple[NormFn, NormFn], attend: BranchFn, feed: BranchFn
-) -> tuple[jax.Array, Any, Any]:
-    """Compute x + attention(norm(x)), then x + feedforward(norm(x)) (GPT-2 and later).
-
-    Returns:
-      The residual stream [B, L, D], then the auxiliary outputs of attention and of feed-forward.
-    """
+def pre_norm_block(x_BLD: jax.Array, norms: Norms, attend: BranchFn, feed: BranchFn) -> BlockOutput:
+    """Compute x + attention(norm(x)), then x + feedforward(norm(x)) (GPT-2 and later)."""
     y_BLD, cache = attend(norms[0](x_BLD))
     x_BLD = x_BLD + y_BLD
     y_BLD, statistics = feed(norms[1](x_BLD))
@@ -289,8 +288,8 @@ def pre_norm_block(
 
 
 def post_norm_block(
-    x_BLD: jax.Array, norms: tuple[NormFn, NormFn], attend: BranchFn, feed: BranchFn
-) -> tuple[jax.Array, Any, Any]:
+    x_BLD: jax.Array, norms: Norms, attend: BranchFn, feed: BranchFn
+) -> BlockOutput:
     """Compute norm(x + attention(x)), then norm(x + feedforward(x)) (Vaswani et al. 2017)."""
     y_BLD, cache = attend(x_BLD)
     x_BLD = norms[0](x_BLD + y_BLD)
@@ -298,16 +297,27 @@ def post_norm_block(
     return norms[1](x_BLD + y_BLD), cache, statistics
 
 
-def parallel_block(
-    x_BLD: jax.Array, norms: tuple[NormFn, NormFn], attend: BranchFn, feed: BranchFn
-) -> tuple[jax.Array, Any, Any]:
+def parallel_block(x_BLD: jax.Array, norms: Norms, attend: BranchFn, feed: BranchFn) -> BlockOutput:
     """Compute x + attention(norm(x)) + feedforward(norm(x)), with one norm (GPT-J; PaLM)."""
     normed_BLD = norms[0](x_BLD)
     (y_BLD, cache), (z_BLD, statistics) = attend(normed_BLD), feed(normed_BLD)
     return x_BLD + y_BLD + z_BLD, cache, statistics
 
 
-BLOCKS = {'pre_norm': pre_norm_block, 'post_norm': post_norm_block, 'parallel': parallel_block}
+def parallel_two_norms_block(
+    x_BLD: jax.Array, norms: Norms, attend: BranchFn, feed: BranchFn
+) -> BlockOutput:
+    """Compute x + attention(norm(x)) + feedforward(norm(x)), with two norms (GPT-NeoX)."""
+    (y_BLD, cache), (z_BLD, statistics) = attend(norms[0](x_BLD)), feed(norms[1](x_BLD))
+    return x_BLD + y_BLD + z_BLD, cache, statistics
+
+
+BLOCKS = {
+    'pre_norm': pre_norm_block,
+    'post_norm': post_norm_block,
+    'parallel': parallel_block,
+    'parallel_two_norms': parallel_two_norms_block,
+}
 FEEDFORWARDS = {'mlp': mlp, 'gated': gated, 'experts': routed_experts}
 
 
@@ -335,8 +345,10 @@ class Block(nn.Module):
         config, policy = self.config, self.policy
         combine = resolve(config.block, BLOCKS, 'model.block')
         norm = resolve(config.norm, NORMS, 'model.norm')
-        norm_1 = FunctionModule(norm, config, policy, name='norm_1')
-        norm_2 = FunctionModule(norm, config, policy, name='norm_2')
+        norms = tuple(
+            FunctionModule(norm, config, policy, name=f'norm_{n + 1}')
+            for n in range(count_norms(config))
+        )
         attention = FunctionModule(
             resolve(config.attention, ATTENTIONS, 'model.attention'),
             config,
@@ -363,7 +375,7 @@ class Block(nn.Module):
             o_BLD, statistics = feedforward(y_BLD)
             return apply_multiplier(dropout(o_BLD), multiplier), statistics
 
-        x_BLD, cache, statistics = combine(x_BLD, (norm_1, norm_2), attend, feed)
+        x_BLD, cache, statistics = combine(x_BLD, norms, attend, feed)
         return policy.activation(x_BLD, 'BLD'), (cache, statistics)
 
 

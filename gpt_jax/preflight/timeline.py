@@ -224,7 +224,7 @@ PART_PATTERNS: Mapping[str, str] = {
         r'/feedforward/.*(sort|top_k|ragged|(?<!all_)gather|(?<!reduce_)scatter)'
     ),
     'feed-forward': r'/feedforward/',
-    'norms': r'/(norm_1|norm_2|norm)/',
+    'norms': r'/(norm_\d|norm)/',
     'embedding': r'/(embedding|position)/|jvp\(GPT\)+/(gather|scatter)',
     'layers, in and out': r'\(GPT\)|/blocks/',
     'head and loss': r'jvp\(\)|BLD,VD|logsumexp|take_along_axis',

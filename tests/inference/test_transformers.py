@@ -19,7 +19,17 @@ pytest.importorskip('transformers', reason='the comparison')
 
 LENGTHS = (1, 2, 3, 7, 12, 13, 20, 30)
 LAYERS = {'gpt2': 2, 'llama': 1}
-LAYOUTS = ('gpt2', 'openai-gpt', 'llama', 'mistral', 'mixtral', 'qwen2', 'qwen3', 'qwen3_moe')
+LAYOUTS = (
+    'gpt2',
+    'openai-gpt',
+    'gpt_neox',
+    'llama',
+    'mistral',
+    'mixtral',
+    'qwen2',
+    'qwen3',
+    'qwen3_moe',
+)
 
 
 @functools.cache

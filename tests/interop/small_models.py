@@ -34,6 +34,7 @@ _LLAMA = {
     'num_key_value_heads': 2,
     'max_position_embeddings': 64,
 }
+_NEOX = {key: value for key, value in _LLAMA.items() if key != 'num_key_value_heads'}
 
 
 def _rope(kind: str, **fields: Any) -> dict[str, Any]:
@@ -48,6 +49,13 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         _GPT | {'tie_word_embeddings': False, 'n_inner': 40, 'activation_function': 'relu'},
     ),
     'openai-gpt': ('openai-gpt', _GPT),
+    'gpt_neox': ('gpt_neox', _NEOX | {'rotary_pct': 0.7, 'rotary_emb_base': 500}),
+    'gpt_neox_sequential': (
+        'gpt_neox',
+        _NEOX
+        | {'use_parallel_residual': False, 'hidden_act': 'gelu_new', 'tie_word_embeddings': True}
+        | {'rotary_pct': 1.0, 'rope_scaling': {'rope_type': 'linear', 'factor': 4.0}},
+    ),
     'llama': ('llama', _LLAMA | {'rms_norm_eps': 1e-4}),
     'llama_linear': (
         'llama',

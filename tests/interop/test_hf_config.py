@@ -72,6 +72,14 @@ UNSUPPORTED = [
     ('gpt2', 'quantization_config', {'quant_method': 'gptq'}),
     ('gpt2', 'hidden_size', 25),
     ('openai-gpt', 'afn', 'gelu_new'),
+    ('gpt_neox', 'attention_bias', False),
+    ('gpt_neox', 'use_parallel_residual', 1),
+    ('gpt_neox', 'rotary_pct', 1.5),
+    ('gpt_neox', 'rotary_pct', 0.5),
+    ('gpt_neox', 'rotary_pct', 0),
+    ('gpt_neox', 'rotary_emb_base', 0),
+    ('gpt_neox', 'head_dim', 8),
+    ('gpt_neox', 'sliding_window', 8),
     ('llama', 'hidden_act', 'swiglu'),
     ('llama', 'attention_bias', 'yes'),
     ('llama', 'mlp_bias', True),
@@ -108,6 +116,8 @@ UNSUPPORTED = [
 @pytest.mark.parametrize(('name', 'key', 'value'), UNSUPPORTED)
 def test_unsupported_values_are_rejected_by_name(name, key, value):
     values = golden.read_golden(name)['config'] | {key: value}
+    if key.startswith('rotary_'):
+        del values['rope_parameters']
     if key == 'num_attention_heads':
         del values['head_dim']
     with pytest.raises(UserError, match=rf'^config\.json: {key}: [^\n]*$'):
@@ -190,6 +200,12 @@ def test_absent_fields_have_the_defaults_of_transformers():
     assert read_section('mistral', mistral | {'sliding_window': None})['window'] == 0
     qwen = {k: v for k, v in golden.read_golden('qwen2')['config'].items() if k != 'layer_types'}
     assert read_section('qwen2', qwen)['attention_pattern'] == ['full', 'window']
+    neox = {
+        k: v for k, v in golden.read_golden('gpt_neox')['config'].items() if k != 'rope_parameters'
+    }
+    neox |= {'num_attention_heads': 3}
+    assert read_section('gpt_neox', neox)['rotary_fraction'] == 0.25
+    assert read_section('gpt_neox', neox)['block'] == 'parallel_two_norms'
     assert read_section('qwen2', qwen | {'max_window_layers': 0})['attention_pattern'] == ['window']
     with pytest.raises(UserError, match='has sliding layers, but use_sliding_window is false'):
         read_section('qwen2', golden.read_golden('qwen2')['config'] | {'use_sliding_window': False})
@@ -213,7 +229,7 @@ def test_no_field_that_is_used_is_in_ignored_fields():
 
 
 @pytest.mark.parametrize(
-    'name', ['gpt2', 'openai-gpt', 'llama3', 'mistral', 'mixtral', 'qwen2', 'qwen3_moe']
+    'name', ['gpt2', 'openai-gpt', 'gpt_neox', 'llama3', 'mistral', 'mixtral', 'qwen2', 'qwen3_moe']
 )
 def test_any_value_is_rejected_or_gives_a_valid_model(name):
     values = golden.read_golden(name)['config']
@@ -254,6 +270,7 @@ UNKNOWN = [
     ('llama', {'sliding_window': None, 'layer_types': ['full_attention'] * 2}, []),
     ('mistral', {'attention_bias': True}, None),
     ('openai-gpt', {'n_inner': 40, 'n_special': 0}, None),
+    ('gpt_neox', {'rope_theta': 7, 'layer_norm_epsilon': 1, 'num_key_value_heads': 2}, None),
     ('qwen2', {'use_mrope': False}, None),
     ('llama', {'rope_scaling': {'rope_type': 'linear', 'factor': 2.0, 'beta_fast': 1}}, ['x']),
 ]
@@ -263,12 +280,13 @@ UNKNOWN = [
 def test_fields_that_the_class_does_not_have_are_named(model_type, fields, expected):
     values = golden.read_golden(model_type)['config']
     known = make_reader(values)
-    reader = make_reader({k: v for k, v in values.items() if k != 'rope_parameters'} | fields)
+    replaced = ('rope_parameters',) if 'rope_scaling' in fields else ()
+    reader = make_reader({k: v for k, v in values.items() if k not in replaced} | fields)
     section = read_with(reader, model_type)
     if 'rope_scaling' in fields:
         assert reader.unknown == ['rope_scaling.beta_fast']
         return
-    assert section | {'rotary_base': 0} == read_with(known, model_type) | {'rotary_base': 0}
+    assert section == read_with(known, model_type)
     assert known.unknown == []
     assert reader.unknown == (sorted(fields) if expected is None else expected)
 

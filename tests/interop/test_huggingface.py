@@ -146,6 +146,21 @@ def test_the_class_stands_in_for_a_missing_model_type(tmp_path):
     assert lines == [f'{tmp_path}/config.json: ignored, since gpt2 has no unsloth_fixed']
 
 
+def test_gpt_neox_head_and_buffers(tmp_path):
+    """The published Pythia models have them; their head has a name of its own."""
+    buffers = {
+        'gpt_neox.layers.0.attention.bias': np.ones((1, 1, 4, 4), bool),
+        'gpt_neox.layers.1.attention.masked_bias': np.float32(-1e9),
+        'gpt_neox.layers.1.attention.rotary_emb.inv_freq': np.ones(2, np.float32),
+    }
+    ours = small_models.import_model(write_folder(tmp_path / 'in', 'gpt_neox', **buffers))
+    assert ours.read_weight('head/weight_VD').shape == (31, 24)
+    tied = golden.read_golden('gpt_neox_sequential')['shapes']
+    head = {'embed_out.weight': np.zeros(tied['gpt_neox.embed_in.weight'], np.float32)}
+    with pytest.raises(UserError, match=r"'embed_out\.weight' differs"):
+        small_models.import_model(write_folder(tmp_path / 'tied', 'gpt_neox_sequential', **head))
+
+
 def test_tied_head_may_be_stored_too(tmp_path):
     ours = small_models.import_model(write_folder(tmp_path, **{HEAD: make_table()}))
     assert ours.read_weight('embedding/table_VD').tobytes() == make_table().tobytes()
@@ -203,8 +218,8 @@ def test_half_precision_is_imported_and_exported_exactly(tmp_path, dtype):
     ('config', 'message'),
     [
         (
-            {'model_type': 'gpt_neox'},
-            "model_type: 'gpt_neox' is not supported; supported are gpt2, openai-gpt, llama",
+            {'model_type': 'bloom'},
+            "model_type: 'bloom' is not supported; supported are gpt2, openai-gpt, gpt_neox, llama",
         ),
         (
             {'model_type': None, 'architectures': ['GPTForCausalLM']},
@@ -284,6 +299,8 @@ def test_select_layout(model_config):
     assert (
         huggingface.select_layout(model_config(block='post_norm', final_norm=False)) == 'openai-gpt'
     )
+    neox = {'block': 'parallel_two_norms', 'position': 'rotary', 'rotary_fraction': 0.5}
+    assert huggingface.select_layout(model_config(**neox)) == 'gpt_neox'
     assert huggingface.select_layout(model_config(**rotary)) == 'llama'
     assert huggingface.select_layout(model_config(**rotary, **window)) == 'mistral'
     assert huggingface.select_layout(model_config(**rotary, qkv_bias=True, **mixed)) == 'qwen2'

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpt_jax.interop import huggingface, layouts, safetensors_files
+from gpt_jax.interop import huggingface, layouts, safetensors_files, weight_mapping
 from tests.interop import golden, small_models
 from tests.interop.small_models import EXAMPLES, GRADIENT_EXAMPLES
 
@@ -61,7 +61,7 @@ def test_export_of_an_import_is_byte_identical(example, tmp_path):
 def test_every_weight_has_a_mapping(example):
     _, expected, _, model = example
     layout, dims = layouts.LAYOUTS[model.source.model_type], model.config.dims
-    tensors = list(layouts.list_tensors(layout, model.letters, dims))
-    shapes = {tensor.name: list(layouts.tensor_shape(tensor, dims)) for tensor in tensors}
+    tensors = list(weight_mapping.list_tensors(layout.mappings, model.letters, dims))
+    shapes = {tensor.name: list(weight_mapping.tensor_shape(tensor, dims)) for tensor in tensors}
     assert shapes == expected['shapes']
     assert {path for tensor in tensors for path in tensor.paths} == model.letters.keys()

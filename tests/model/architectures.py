@@ -15,6 +15,7 @@ ARCHITECTURES = {
     'gpt2': {},
     'gpt3_banded': {'attention_pattern': ('full', 'window'), 'window': 5},
     'parallel': {'block': 'parallel'},
+    'gpt_neox': {'block': 'parallel_two_norms', 'position': 'rotary', 'rotary_fraction': 0.25},
     'llama': MODERN | {'kv_heads': 2},
     'mistral': MODERN | {'kv_heads': 2, 'attention_pattern': ('window',), 'window': 6},
     'qwen2': MODERN | {'qkv_bias': True},

@@ -39,6 +39,8 @@ def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> 
             x = norms[1](x + feed(x))
         elif c.block == 'parallel':
             x = x + attend(norms[0](x)) + feed(norms[0](x))
+        elif c.block == 'parallel_two_norms':
+            x = x + attend(norms[0](x)) + feed(norms[1](x))
         else:
             x = x + attend(norms[0](x))
             x = x + feed(norms[1](x))
