@@ -54,9 +54,9 @@ WRITTEN = 'written'  # placeholder in task.program for the answer that the model
 class ModelConfig(ConfigSection):
     """A decoder-only transformer.
 
-    In kv_heads, head_dim, mlp_width, vocab_size, base_* and rotary_original_context, 0 means
-    "derive it"; `resolve_model` fills these in before this class checks them, so `allowed` applies
-    to the derived value.
+    In kv_heads, head_dim, mlp_width, vocab_size, base_*, rotary_original_context and
+    attention_scale_dim, 0 means "derive it"; `resolve_model` fills these in before this class
+    checks them, so `allowed` applies to the derived value.
     """
 
     section = 'model'
@@ -146,6 +146,12 @@ class ModelConfig(ConfigSection):
     )
     window: int = field(
         0, 'Keys that a query in a window layer sees, its own included.', allowed=NON_NEGATIVE
+    )
+    attention_scale_dim: int = field(
+        0, 'Attention scores are divided by the root of this; 0: head_dim.', allowed=POSITIVE
+    )
+    attention_layer_scaling: bool = field(
+        False, 'Divide attention scores by the number of the layer too, the first being 1.'
     )
     attention_softcap: float = field(
         0.0, 'tanh soft cap on attention logits; 0 disables.', allowed=NON_NEGATIVE
@@ -274,6 +280,12 @@ class ModelConfig(ConfigSection):
             f'must be positive exactly when attention_pattern has window layers, got {self.window} '
             f'with {self.attention_pattern}',
         )
+        require(
+            self.attention_scale_dim == self.head_dim or self.parametrization == 'standard',
+            'model.attention_scale_dim',
+            f'must be head_dim with parametrization {self.parametrization}, which scales scores '
+            f'itself, got {self.attention_scale_dim}; 0 takes head_dim',
+        )
 
     def _check_experts(self) -> None:
         routed = self.feedforward == 'experts'
@@ -353,6 +365,7 @@ def resolve_model(values: Mapping[str, object], vocab_size: int) -> dict[str, ob
         plain = full.get('feedforward') == 'mlp'
         full['mlp_width'] = full.get('mlp_width') or (4 * width if plain else gated)
     full['rotary_original_context'] = full.get('rotary_original_context') or full.get('context')
+    full['attention_scale_dim'] = full.get('attention_scale_dim') or full.get('head_dim')
     for name in ('width', 'layers', 'head_dim'):
         full[f'base_{name}'] = full.get(f'base_{name}') or full.get(name)
     configured = full.get('vocab_size')

@@ -42,6 +42,8 @@ LATER_FIELDS: dict[str, Any] = {
     'data.separator': '',
     'model.rotary_rotations': [],
     'model.rotary_magnitude': 0.0,
+    'model.attention_scale_dim': 0,
+    'model.attention_layer_scaling': False,
 }
 
 

@@ -210,6 +210,8 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
     'attention': 'multi_head',
     'attention_pattern': ['full'],
     'window': 0,
+    'attention_scale_dim': 0,
+    'attention_layer_scaling': False,
     'attention_softcap': 0.0,
     'attention_sink': False,
     'qk_norm': False,
@@ -225,11 +227,16 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
     'base_layers': 0,
     'base_head_dim': 0,
 }
-# Features that no layout can express.
+# Features that most layouts cannot express.
 UNSUPPORTED_FEATURES: Mapping[str, tuple[Any, ...]] = {
+    'attention_layer_scaling': (False,),
     'attention_softcap': (0.0,),
     'logit_softcap': (0.0,),
     'attention_sink': (False,),
+}
+# Conditions on a model, by field, unless the layout has its own for the field.
+COMMON_CHECKS: Mapping[str, Callable[[ModelConfig], bool]] = {
+    'attention_scale_dim': lambda config: config.attention_scale_dim == config.head_dim
 }
 # Sets of the attention kinds of a model's layers.
 FULL_ATTENTION, WINDOW_ATTENTION = frozenset({'full'}), frozenset({'window'})
@@ -241,7 +248,7 @@ class ConfigFormat(NamedTuple):
 
     Attributes:
       fixed: our fields that it fixes or restricts, with their possible values.
-      checks: further conditions on a model, by field of ours.
+      checks: further conditions on a model, by field of ours, besides COMMON_CHECKS.
       attention: the possible sets of attention kinds of the layers.
       read: reads the fields; returns the model section except MODEL_DEFAULTS and `fixed`.
       write: returns the config.json of a model that fits, except the fields common to all kinds.
@@ -272,7 +279,8 @@ def list_mismatches(config_format: ConfigFormat, model_config: ModelConfig) -> l
         for field, allowed in config_format.fixed.items()
         if getattr(model_config, field) not in allowed
     ]
-    fields += [field for field, holds in config_format.checks.items() if not holds(model_config)]
+    checks = {**COMMON_CHECKS, **config_format.checks}
+    fields += [field for field, holds in checks.items() if not holds(model_config)]
     if frozenset(model_config.layer_kinds) not in config_format.attention:
         fields.append('attention_pattern')
     # Multipliers of a parametrization have no name in config.json.

@@ -48,12 +48,12 @@ def _read_gpt(reader: ConfigReader) -> ConfigValues:
 
 
 def _read_gpt2(reader: ConfigReader) -> ConfigValues:
-    reader.require('scale_attn_weights', True)
-    reader.require('scale_attn_by_inverse_layer_idx', False)
-    # It does not change the function unless combined with the scale above.
-    reader.require('reorder_and_upcast_attn', False)
+    reader.get_bool('reorder_and_upcast_attn', False)  # another order of the same products
     section = _read_gpt(reader)
     return section | {
+        # Scores that are not scaled are divided by the root of 1.
+        'attention_scale_dim': 0 if reader.get_bool('scale_attn_weights', True) else 1,
+        'attention_layer_scaling': reader.get_bool('scale_attn_by_inverse_layer_idx', False),
         'mlp_width': reader.get_int('n_inner', section['mlp_width']),
         'activation': reader.get_choice('activation_function', ACTIVATIONS, 'gelu_new'),
     }
@@ -84,6 +84,8 @@ def _write_gpt2(model_config: ModelConfig) -> ConfigValues:
     return _write_gpt(model_config) | {
         'n_inner': None if has_default_width else model_config.mlp_width,
         'activation_function': hf_name(ACTIVATIONS, model_config.activation),
+        'scale_attn_weights': model_config.attention_scale_dim == model_config.head_dim,
+        'scale_attn_by_inverse_layer_idx': model_config.attention_layer_scaling,
     }
 
 
@@ -109,8 +111,12 @@ GPT2 = ConfigFormat(
         'block': ('pre_norm',),
         'final_norm': (True,),
         'activation': tuple(ACTIVATIONS.values()),
+        'attention_layer_scaling': (False, True),
     },
-    checks=_CHECKS,
+    checks={
+        **_CHECKS,
+        'attention_scale_dim': lambda config: config.attention_scale_dim in (1, config.head_dim),
+    },
     attention=(FULL_ATTENTION,),
     read=_read_gpt2,
     write=_write_gpt2,

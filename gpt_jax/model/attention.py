@@ -56,6 +56,9 @@ def multi_head_attention(
         q_BLHK = scheme.rotate(q_BLHK, positions_BL, config)
         k_BMGK = scheme.rotate(k_BMGK, positions_BL, config)
     q_BLHK = apply_multiplier(q_BLHK, forward_multipliers(config).attention)
+    if mask.score_factor is not None:
+        q_BLHK = (q_BLHK.astype(jnp.float32) * mask.score_factor).astype(q_BLHK.dtype)
+        mask = mask._replace(score_factor=None)
     q_BLHK = policy.activation(q_BLHK, 'BLHK')
     k_BMGK, v_BMGK = policy.activation(k_BMGK, 'BMGK'), policy.activation(v_BMGK, 'BMGK')
     if config.attention_sink:

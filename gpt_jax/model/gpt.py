@@ -24,7 +24,8 @@ that the [B, L, V] logits need not exist at once.
 """
 
 import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -147,9 +148,9 @@ class GPT(nn.Module):
         """Run the layers one after the other, each with its own tree of weights."""
         block_class = _make_block_class(self.config, self.policy)
         caches, statistics = [], []
-        for n, (window, slot) in enumerate(zip(layer_windows(self.config), slots, strict=True)):
-            block = block_class(self.config, self.policy, self.train, window, name=f'block_{n}')
-            x_BLD, (cache, layer_statistics) = block(x_BLD, segments_BL, positions_BL, None, slot)
+        for n, (layer, slot) in enumerate(zip(list_layers(self.config), slots, strict=True)):
+            block = block_class(self.config, self.policy, self.train, layer, name=f'block_{n}')
+            x_BLD, (cache, layer_statistics) = block(x_BLD, segments_BL, positions_BL, {}, slot)
             caches.append(cache)
             statistics.append(layer_statistics)
         return x_BLD, tuple(caches), jax.tree.map(lambda *values: jnp.stack(values), *statistics)
@@ -208,9 +209,27 @@ def _embed(
 # The layers as one loop, as stages of a pipeline, or unrolled
 
 
-def layer_windows(config: ModelConfig) -> tuple[int | None, ...]:
-    """Return the attention window of each layer; None: full attention."""
-    return tuple(config.window if kind == 'window' else None for kind in config.layer_kinds)
+class LayerSettings(NamedTuple):
+    """What differs between the layers of a model: fields of `AttentionMask`."""
+
+    window: int | jax.Array | None = None
+    score_factor: float | jax.Array | None = None
+
+
+# For each setting, the number that does the same as None.
+NEUTRAL_SETTINGS = {'window': NO_WINDOW, 'score_factor': 1.0}
+
+
+def list_layers(config: ModelConfig) -> list[LayerSettings]:
+    """Return the settings of each layer."""
+    layers = []
+    for n, kind in enumerate(config.layer_kinds):
+        factor = math.sqrt(config.head_dim / config.attention_scale_dim)
+        if config.attention_layer_scaling:
+            factor /= n + 1
+        window = config.window if kind == 'window' else None
+        layers.append(LayerSettings(window, None if factor == 1 else factor))
+    return layers
 
 
 def _scan_layers(
@@ -218,26 +237,29 @@ def _scan_layers(
 ) -> Callable[..., tuple[jax.Array, RoutingStatistics]]:
     """Return a function that runs this device's layers as one loop over stacked weights.
 
-    If there are both full and window layers, the window is an input of each iteration.
+    A setting that differs between the layers is an input of each iteration.
     """
-    windows = layer_windows(config)
-    mixed = len(set(windows)) > 1
+    shared: dict[str, Any] = {}
+    varying: dict[str, jax.Array] = {}
+    for name, neutral in NEUTRAL_SETTINGS.items():
+        values = [getattr(layer, name) for layer in list_layers(config)]
+        if len(set(values)) == 1:
+            shared[name] = values[0]
+        else:
+            numbers_N = jnp.array([neutral if value is None else value for value in values])
+            varying[name] = policy.group('N').shard(numbers_N, 0)
     scanned = nn.scan(
         _make_block_class(config, policy),
         variable_axes={'params': 0},
         split_rngs={'params': True, 'dropout': True},
-        in_axes=(nn.broadcast, nn.broadcast, 0 if mixed else nn.broadcast, nn.broadcast),
+        in_axes=(nn.broadcast, nn.broadcast, 0 if varying else nn.broadcast, nn.broadcast),
         length=config.layers // policy.group('N').size,
-    )(config, policy, train, None if mixed else windows[0], name='blocks')
-    window_N = None
-    if mixed:
-        window_N = jnp.array([NO_WINDOW if w is None else w for w in windows], jnp.int32)
-        window_N = policy.group('N').shard(window_N, 0)
+    )(config, policy, train, LayerSettings(**shared), name='blocks')
 
     def run(
         x_BLD: jax.Array, segments_BL: jax.Array | None, positions_BL: jax.Array | None
     ) -> tuple[jax.Array, RoutingStatistics]:
-        x_BLD, (_, statistics) = scanned(x_BLD, segments_BL, positions_BL, window_N, None)
+        x_BLD, (_, statistics) = scanned(x_BLD, segments_BL, positions_BL, varying, None)
         return x_BLD, statistics
 
     return run
@@ -324,14 +346,14 @@ FEEDFORWARDS = {'mlp': mlp, 'gated': gated, 'experts': routed_experts}
 class Block(nn.Module):
     """One layer, with the signature of a `lax.scan` body: (carry, inputs) -> (carry, outputs).
 
-    window: the attention window of this layer. None: full attention, or the window is an input
-      because full and window layers share one loop.
+    layer: the settings of this layer, except those that are an input because they differ between
+      layers that share one loop.
     """
 
     config: ModelConfig
     policy: ShardingPolicy
     train: bool
-    window: int | None
+    layer: LayerSettings
 
     @nn.compact
     def __call__(
@@ -339,7 +361,7 @@ class Block(nn.Module):
         x_BLD: jax.Array,
         segments_BL: jax.Array | None,
         positions_BL: jax.Array | None,
-        window: jax.Array | None,
+        varying: Mapping[str, jax.Array],
         slot: SlotInfo | None,
     ) -> tuple[jax.Array, tuple[LayerKVCache | None, RoutingStatistics]]:
         config, policy = self.config, self.policy
@@ -364,8 +386,8 @@ class Block(nn.Module):
         )
         dropout = nn.Dropout(config.dropout, deterministic=not self.train)
         multiplier = forward_multipliers(config).branch
-        window = self.window if window is None else window  # type: ignore[assignment]
-        mask = AttentionMask(segments_BL, window, sink_H=None, slopes_H=None)
+        layer = self.layer._replace(**varying)
+        mask = AttentionMask(segments_BL, layer.window, None, None, layer.score_factor)
 
         def attend(y_BLD: jax.Array) -> tuple[jax.Array, LayerKVCache | None]:
             o_BLD, cache = attention(y_BLD, positions_BL, mask, slot)

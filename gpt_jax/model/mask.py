@@ -1,4 +1,4 @@
-"""Attention masks: causal order, sliding window, document segments, sink and ALiBi slopes."""
+"""Attention masks: causal order, sliding window, document segments, sink, slopes and scale."""
 
 from typing import NamedTuple
 
@@ -19,12 +19,15 @@ class AttentionMask(NamedTuple):
       None for all.
     sink_H: float32 logits of an extra key whose value is 0; None: no such key.
     slopes_H: float32; scores fall by this much per position of distance (ALiBi); None: 0.
+    score_factor: factor on the scores besides 1/sqrt(K), which attention applies to the queries
+      before it calls a kernel; None: 1.
     """
 
     segments_BL: jax.Array | None
     window: int | jax.Array | None
     sink_H: jax.Array | None
     slopes_H: jax.Array | np.ndarray | None
+    score_factor: float | jax.Array | None = None
 
 
 def visible_keys(queries: range, window: int | jax.Array | None) -> range:

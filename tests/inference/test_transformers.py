@@ -21,6 +21,7 @@ LENGTHS = (1, 2, 3, 7, 12, 13, 20, 30)
 LAYERS = {'gpt2': 2, 'llama': 1}
 LAYOUTS = (
     'gpt2',
+    'gpt2_layer_scaling',
     'openai-gpt',
     'gpt_neox',
     'llama',

@@ -48,6 +48,10 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         'gpt2',
         _GPT | {'tie_word_embeddings': False, 'n_inner': 40, 'activation_function': 'relu'},
     ),
+    'gpt2_layer_scaling': (
+        'gpt2',
+        _GPT | {'scale_attn_by_inverse_layer_idx': True, 'scale_attn_weights': False},
+    ),
     'openai-gpt': ('openai-gpt', _GPT),
     'gpt_neox': ('gpt_neox', _NEOX | {'rotary_pct': 0.7, 'rotary_emb_base': 500}),
     'gpt_neox_sequential': (

@@ -49,9 +49,9 @@ def test_every_layout_sets_the_same_fields():
 
 
 UNSUPPORTED = [
-    ('gpt2', 'scale_attn_weights', False),
-    ('gpt2', 'scale_attn_by_inverse_layer_idx', True),
-    ('gpt2', 'reorder_and_upcast_attn', True),
+    ('gpt2', 'scale_attn_weights', 'no'),
+    ('gpt2', 'scale_attn_by_inverse_layer_idx', 1),
+    ('gpt2', 'reorder_and_upcast_attn', None),
     ('gpt2', 'activation_function', 'quick_gelu'),
     ('gpt2', 'activation_function', ['gelu']),
     ('gpt2', 'n_inner', 0),
@@ -206,6 +206,10 @@ def test_absent_fields_have_the_defaults_of_transformers():
     neox |= {'num_attention_heads': 3}
     assert read_section('gpt_neox', neox)['rotary_fraction'] == 0.25
     assert read_section('gpt_neox', neox)['block'] == 'parallel_two_norms'
+    gpt2 = golden.read_golden('gpt2')['config']
+    assert read_section('gpt2', gpt2 | {'reorder_and_upcast_attn': True}) == read_section(
+        'gpt2', gpt2
+    )
     assert read_section('qwen2', qwen | {'max_window_layers': 0})['attention_pattern'] == ['window']
     with pytest.raises(UserError, match='has sliding layers, but use_sliding_window is false'):
         read_section('qwen2', golden.read_golden('qwen2')['config'] | {'use_sliding_window': False})

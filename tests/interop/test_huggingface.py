@@ -270,6 +270,7 @@ def test_folders_without_a_valid_config(tmp_path):
         ({'attention_softcap': 30.0}, 'config.model.attention_softcap: 30.0'),
         ({'logit_softcap': 30.0}, 'config.model.logit_softcap: 30.0'),
         ({'attention_sink': True}, 'config.model.attention_sink: True'),
+        ({'attention_scale_dim': 3}, 'config.model.attention_scale_dim: 3'),
         ({'kv_heads': 1}, 'config.model.kv_heads: 1'),
         ({'bias': False}, 'config.model.bias: False'),
         ({'norm': 'rms'}, "config.model.norm: 'rms'"),

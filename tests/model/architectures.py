@@ -16,6 +16,7 @@ ARCHITECTURES = {
     'gpt3_banded': {'attention_pattern': ('full', 'window'), 'window': 5},
     'parallel': {'block': 'parallel'},
     'gpt_neox': {'block': 'parallel_two_norms', 'position': 'rotary', 'rotary_fraction': 0.25},
+    'layer_scaling': {'attention_layer_scaling': True, 'attention_scale_dim': 3},
     'llama': MODERN | {'kv_heads': 2},
     'mistral': MODERN | {'kv_heads': 2, 'attention_pattern': ('window',), 'window': 6},
     'qwen2': MODERN | {'qkv_bias': True},
@@ -51,7 +52,7 @@ ARCHITECTURES = {
 
 def count_layers(name: str) -> int:
     """Two for each form of block and where the layers differ; one where it shows the same."""
-    return 2 if name in ('gpt1', 'gpt2', 'gpt3_banded', 'parallel', 'sink') else 1
+    return 2 if name in ('gpt1', 'gpt2', 'gpt3_banded', 'parallel', 'layer_scaling', 'sink') else 1
 
 
 # The product of activations with each weight that is one matrix, by the letters of the weight.

@@ -32,7 +32,10 @@ def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> 
         kind = c.attention_pattern[layer % len(c.attention_pattern)]
         window = c.window if kind == 'window' else len(tokens)
         norms = [lambda x, n=n, b=b: _norm(x, b, f'norm_{n}/', c) for n in (1, 2)]
-        attend = lambda x, b=b, w=window: _attention(x, b, c, w)
+        divisor = math.sqrt(c.attention_scale_dim)
+        if c.attention_layer_scaling:
+            divisor *= layer + 1
+        attend = lambda x, b=b, w=window, d=divisor: _attention(x, b, c, w, d)
         feed = lambda x, b=b: _feed(x, b, c, routers)
         if c.block == 'post_norm':
             x = norms[0](x + attend(x))
@@ -50,7 +53,7 @@ def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> 
     return c.logit_softcap * np.tanh(z / c.logit_softcap) if c.logit_softcap else z
 
 
-def _attention(x: np.ndarray, b: dict, c, window: int) -> np.ndarray:
+def _attention(x: np.ndarray, b: dict, c, window: int, divisor: float) -> np.ndarray:
     length, y = len(x), np.zeros_like(x)
     distance = np.arange(length)[:, None] - np.arange(length)
     for head in range(c.heads):
@@ -64,7 +67,7 @@ def _attention(x: np.ndarray, b: dict, c, window: int) -> np.ndarray:
             q, k = _rms(q, c) * b['attention/query_norm'], _rms(k, c) * b['attention/key_norm']
         if c.position == 'rotary':
             q, k = _rotate(q, c), _rotate(k, c)
-        scores = q @ k.T / math.sqrt(c.head_dim)
+        scores = q @ k.T / divisor
         if c.attention_softcap:
             scores = c.attention_softcap * np.tanh(scores / c.attention_softcap)
         if c.position == 'alibi':

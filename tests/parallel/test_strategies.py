@@ -10,7 +10,12 @@ from tests.train.test_step import make_rows, run_steps
 
 # The kinds of attention and feed-forward that meshes shard in different ways.
 FAMILIES = {
-    'dense': {'model.heads': 8, 'model.bias': True, 'model.vocab_multiple': 8},
+    'dense': {
+        'model.heads': 8,
+        'model.bias': True,
+        'model.vocab_multiple': 8,
+        'model.attention_layer_scaling': True,
+    },
     'modern': {
         'model.heads': 8,
         'model.kv_heads': 2,
