@@ -247,7 +247,7 @@ class ConfigFormat(NamedTuple):
     """The config.json of one kind of model.
 
     Attributes:
-      fixed: our fields that it fixes or restricts, with their possible values.
+      fixed: our fields that it fixes or restricts, with their possible values, the usual one first.
       checks: further conditions on a model, by field of ours, besides COMMON_CHECKS.
       attention: the possible sets of attention kinds of the layers.
       read: reads the fields; returns the model section except MODEL_DEFAULTS and `fixed`.

@@ -110,7 +110,7 @@ GPT2 = ConfigFormat(
         **_GPT,
         'block': ('pre_norm',),
         'final_norm': (True,),
-        'activation': tuple(ACTIVATIONS.values()),
+        'activation': ('gelu', *ACTIVATIONS.values()),
         'attention_layer_scaling': (False, True),
     },
     checks={

@@ -284,7 +284,10 @@ def _check_tied_head(source: HuggingFaceFolder, expected: Mapping[str, ExternalT
 
 
 def select_layout(model_config: ModelConfig) -> str:
-    """Return the `model_type` under which a model can be exported.
+    """Return the `model_type` under which a model is exported.
+
+    Of several layouts that fit, it is the first one with the model's activation as the usual one
+    (gelu: GPT-2, relu: OPT), or else the first one.
 
     Raises:
       UserError: no layout fits; names the fields that rule out the nearest one.
@@ -294,9 +297,14 @@ def select_layout(model_config: ModelConfig) -> str:
         for model_type, layout in LAYOUTS.items()
     }
 
-    def distance(model_type: str) -> tuple[int, int]:
+    def distance(model_type: str) -> tuple[int, int, bool]:
         fields = mismatches[model_type]
-        return sum(field.startswith(STRUCTURAL_FIELDS) for field in fields), len(fields)
+        usual_activation = LAYOUTS[model_type].config_format.fixed['activation'][0]
+        return (
+            sum(field.startswith(STRUCTURAL_FIELDS) for field in fields),
+            len(fields),
+            model_config.activation != usual_activation,
+        )
 
     nearest = min(mismatches, key=distance)
     if not mismatches[nearest]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gpt_jax.interop import hf_gpt, hf_llama, hf_neox
+from gpt_jax.interop import hf_gpt, hf_llama, hf_neox, hf_opt
 from gpt_jax.interop.hf_config import ConfigFormat
 from gpt_jax.interop.weight_mapping import WeightMapping
 
@@ -107,6 +107,25 @@ def _map_neox() -> tuple[WeightMapping, ...]:
     )
 
 
+def _map_opt() -> tuple[WeightMapping, ...]:
+    block, attention = 'model.decoder.layers.{n}', 'blocks/attention'
+    positions = _map('position/table', 'model.decoder.embed_positions.weight', 'L D')
+    return (
+        _map('embedding/table_VD', 'model.decoder.embed_tokens.weight', 'V D'),
+        positions._replace(unused_rows=2),  # position 0 is row 2
+        *_map_norm('blocks/norm_1', f'{block}.self_attn_layer_norm'),
+        *_map_linear(f'{attention}/query', f'{block}.self_attn.q_proj', 'HK D', 'HK'),
+        *_map_linear(f'{attention}/key', f'{block}.self_attn.k_proj', 'GK D', 'GK'),
+        *_map_linear(f'{attention}/value', f'{block}.self_attn.v_proj', 'GK D', 'GK'),
+        *_map_linear(f'{attention}/output', f'{block}.self_attn.out_proj', 'D HK', 'D'),
+        *_map_norm('blocks/norm_2', f'{block}.final_layer_norm'),
+        *_map_linear('blocks/feedforward/up', f'{block}.fc1', 'F D', 'F'),
+        *_map_linear('blocks/feedforward/down', f'{block}.fc2', 'D F', 'D'),
+        *_map_norm('norm', 'model.decoder.final_layer_norm'),
+        _map('head/weight_VD', HEAD_TENSOR, 'V D'),
+    )
+
+
 def _map_llama(*feedforward: WeightMapping) -> tuple[WeightMapping, ...]:
     block, attention = 'model.layers.{n}', 'blocks/attention'
     return (
@@ -177,7 +196,7 @@ def _llama_layout(
     return WeightLayout(config_format, *classes, 'model.', mappings, fused_mappings)
 
 
-# By `model_type`. A model that fits several is exported as the first of them.
+# By `model_type`.
 LAYOUTS: Mapping[str, WeightLayout] = {
     'gpt2': _gpt_layout(hf_gpt.GPT2, 'GPT2', _map_gpt('wte', 'wpe')),
     'openai-gpt': _gpt_layout(
@@ -191,6 +210,7 @@ LAYOUTS: Mapping[str, WeightLayout] = {
         _map_neox(),
         head=NEOX_HEAD,
     ),
+    'opt': _llama_layout(hf_opt.OPT, 'OPT', _map_opt()),
     'llama': _llama_layout(hf_llama.LLAMA, 'Llama', _DENSE),
     'mistral': _llama_layout(hf_llama.MISTRAL, 'Mistral', _DENSE),
     'mixtral': _llama_layout(hf_llama.MIXTRAL, 'Mixtral', _MIXTRAL, _FUSED_MOE),

@@ -24,6 +24,8 @@ LAYOUTS = (
     'gpt2_layer_scaling',
     'openai-gpt',
     'gpt_neox',
+    'opt',
+    'opt_post_norm',
     'llama',
     'mistral',
     'mixtral',

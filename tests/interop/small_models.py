@@ -35,6 +35,15 @@ _LLAMA = {
     'max_position_embeddings': 64,
 }
 _NEOX = {key: value for key, value in _LLAMA.items() if key != 'num_key_value_heads'}
+_OPT = {
+    'vocab_size': VOCAB,
+    'hidden_size': 24,
+    'ffn_dim': 40,
+    'num_hidden_layers': 2,
+    'num_attention_heads': 3,
+    'max_position_embeddings': 16,
+    'pad_token_id': None,  # PyTorch would not train its embedding
+}
 
 
 def _rope(kind: str, **fields: Any) -> dict[str, Any]:
@@ -46,7 +55,7 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
     'gpt2': ('gpt2', _GPT),
     'gpt2_untied': (
         'gpt2',
-        _GPT | {'tie_word_embeddings': False, 'n_inner': 40, 'activation_function': 'relu'},
+        _GPT | {'tie_word_embeddings': False, 'n_inner': 40, 'activation_function': 'silu'},
     ),
     'gpt2_layer_scaling': (
         'gpt2',
@@ -60,6 +69,8 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         | {'use_parallel_residual': False, 'hidden_act': 'gelu_new', 'tie_word_embeddings': True}
         | {'rotary_pct': 1.0, 'rope_scaling': {'rope_type': 'linear', 'factor': 4.0}},
     ),
+    'opt': ('opt', _OPT),
+    'opt_post_norm': ('opt', _OPT | {'do_layer_norm_before': False, 'tie_word_embeddings': False}),
     'llama': ('llama', _LLAMA | {'rms_norm_eps': 1e-4}),
     'llama_linear': (
         'llama',

@@ -80,6 +80,10 @@ UNSUPPORTED = [
     ('gpt_neox', 'rotary_emb_base', 0),
     ('gpt_neox', 'head_dim', 8),
     ('gpt_neox', 'sliding_window', 8),
+    ('opt', 'word_embed_proj_dim', 12),
+    ('opt', 'enable_bias', False),
+    ('opt', 'layer_norm_elementwise_affine', False),
+    ('opt', 'do_layer_norm_before', None),
     ('llama', 'hidden_act', 'swiglu'),
     ('llama', 'attention_bias', 'yes'),
     ('llama', 'mlp_bias', True),
@@ -233,7 +237,8 @@ def test_no_field_that_is_used_is_in_ignored_fields():
 
 
 @pytest.mark.parametrize(
-    'name', ['gpt2', 'openai-gpt', 'gpt_neox', 'llama3', 'mistral', 'mixtral', 'qwen2', 'qwen3_moe']
+    'name',
+    ['gpt2', 'openai-gpt', 'gpt_neox', 'opt', 'llama3', 'mistral', 'mixtral', 'qwen2', 'qwen3_moe'],
 )
 def test_any_value_is_rejected_or_gives_a_valid_model(name):
     values = golden.read_golden(name)['config']
@@ -275,6 +280,7 @@ UNKNOWN = [
     ('mistral', {'attention_bias': True}, None),
     ('openai-gpt', {'n_inner': 40, 'n_special': 0}, None),
     ('gpt_neox', {'rope_theta': 7, 'layer_norm_epsilon': 1, 'num_key_value_heads': 2}, None),
+    ('opt', {'activation_dropout': 0.1, 'layer_norm_eps': 1e-6}, None),
     ('qwen2', {'use_mrope': False}, None),
     ('llama', {'rope_scaling': {'rope_type': 'linear', 'factor': 2.0, 'beta_fast': 1}}, ['x']),
 ]

@@ -219,7 +219,7 @@ def test_half_precision_is_imported_and_exported_exactly(tmp_path, dtype):
     [
         (
             {'model_type': 'bloom'},
-            "model_type: 'bloom' is not supported; supported are gpt2, openai-gpt, gpt_neox, llama",
+            "model_type: 'bloom' is not supported; supported are gpt2, openai-gpt, gpt_neox, opt",
         ),
         (
             {'model_type': None, 'architectures': ['GPTForCausalLM']},
@@ -299,6 +299,14 @@ def test_select_layout(model_config):
     )  # of the base shape
     assert (
         huggingface.select_layout(model_config(block='post_norm', final_norm=False)) == 'openai-gpt'
+    )
+    assert huggingface.select_layout(model_config(activation='relu')) == 'opt'
+    assert huggingface.select_layout(model_config(activation='silu')) == 'gpt2'
+    assert (
+        huggingface.select_layout(
+            model_config(block='post_norm', final_norm=False, activation='relu')
+        )
+        == 'opt'
     )
     neox = {'block': 'parallel_two_norms', 'position': 'rotary', 'rotary_fraction': 0.5}
     assert huggingface.select_layout(model_config(**neox)) == 'gpt_neox'

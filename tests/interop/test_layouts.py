@@ -50,7 +50,9 @@ def test_export_of_an_import_is_byte_identical(example, tmp_path):
     exported = safetensors_files.index_folder(tmp_path / 'out')
     assert exported.entries.keys() == original.entries.keys()
     for tensor in original.entries:
-        assert exported.map(tensor).tobytes() == original.map(tensor).tobytes(), tensor
+        unused = 2 if tensor == 'model.decoder.embed_positions.weight' else 0
+        assert exported.map(tensor)[unused:].tobytes() == original.map(tensor)[unused:].tobytes()
+        assert not exported.map(tensor)[:unused].any()
     reimported = huggingface.read_folder(str(tmp_path / 'out'))
     assert small_models.make_model_config(reimported) == model.config
     read_weight = huggingface.make_weight_reader(reimported, model.letters, model.config.dims)
