@@ -83,9 +83,10 @@ class ModelConfig(ConfigSection):
     context: int = field(256, 'Context length in tokens.', allowed=POSITIVE)
     block: str = field(
         'pre_norm',
-        'Order of norm and branches: pre_norm, post_norm (GPT-1), parallel (attention and '
-        'feed-forward read the same norm) or parallel_two_norms (each its own, GPT-NeoX).',
-        choices=('pre_norm', 'post_norm', 'parallel', 'parallel_two_norms'),
+        'Order of norm and branches: pre_norm, post_norm (GPT-1), output_norm (of what a branch '
+        'adds, OLMo 2), parallel (attention and feed-forward read the same norm) or '
+        'parallel_two_norms (each its own, GPT-NeoX).',
+        choices=('pre_norm', 'post_norm', 'output_norm', 'parallel', 'parallel_two_norms'),
         extensible=True,
     )
     norm: str = field('layer', 'Layer norm or RMS norm.', choices=('layer', 'rms'), extensible=True)
@@ -159,7 +160,10 @@ class ModelConfig(ConfigSection):
     attention_sink: bool = field(
         False, 'Add a learned logit per head that absorbs attention weight and has no value.'
     )
-    qk_norm: bool = field(False, "Apply an RMS norm to each head's query and key.")
+    qk_norm: bool = field(False, 'Apply an RMS norm to queries and keys.')
+    qk_norm_per_head: bool = field(
+        True, 'Whether qk_norm is of each head; otherwise of all heads together (OLMo 2).'
+    )
     feedforward: str = field(
         'mlp',
         'mlp, gated (SwiGLU with activation silu) or experts (routed gated layers).',
@@ -279,6 +283,11 @@ class ModelConfig(ConfigSection):
             'model.window',
             f'must be positive exactly when attention_pattern has window layers, got {self.window} '
             f'with {self.attention_pattern}',
+        )
+        require(
+            self.qk_norm or self.qk_norm_per_head,
+            'model.qk_norm_per_head',
+            'must be True unless qk_norm is True',
         )
         require(
             self.attention_scale_dim == self.head_dim or self.parametrization == 'standard',

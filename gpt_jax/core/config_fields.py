@@ -44,6 +44,7 @@ LATER_FIELDS: dict[str, Any] = {
     'model.rotary_magnitude': 0.0,
     'model.attention_scale_dim': 0,
     'model.attention_layer_scaling': False,
+    'model.qk_norm_per_head': True,
 }
 
 

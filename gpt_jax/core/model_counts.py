@@ -76,12 +76,8 @@ def _count_custom(c: ModelConfig, field: str) -> int:
 def _attention(c: ModelConfig) -> int:
     queries, keys = c.heads * c.head_dim, c.kv_heads * c.head_dim
     biases = (queries + 2 * keys) * (c.bias or c.qkv_bias) + c.width * c.bias
-    return (
-        2 * c.width * (queries + keys)
-        + biases
-        + 2 * c.head_dim * c.qk_norm
-        + c.heads * c.attention_sink
-    )
+    normed = 2 * c.head_dim if c.qk_norm_per_head else queries + keys
+    return 2 * c.width * (queries + keys) + biases + normed * c.qk_norm + c.heads * c.attention_sink
 
 
 def _mlp(c: ModelConfig) -> _Count:

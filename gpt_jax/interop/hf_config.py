@@ -215,6 +215,7 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
     'attention_softcap': 0.0,
     'attention_sink': False,
     'qk_norm': False,
+    'qk_norm_per_head': True,
     'experts': 0,
     'experts_per_token': 2,
     'shared_experts': 0,
@@ -230,6 +231,7 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
 # Features that most layouts cannot express.
 UNSUPPORTED_FEATURES: Mapping[str, tuple[Any, ...]] = {
     'attention_layer_scaling': (False,),
+    'qk_norm_per_head': (True,),
     'attention_softcap': (0.0,),
     'logit_softcap': (0.0,),
     'attention_sink': (False,),

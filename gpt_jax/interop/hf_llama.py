@@ -21,7 +21,7 @@ from gpt_jax.interop.hf_rope import ROPE_TYPES, read_rope, write_rope
 LAYER_TYPES = {'full_attention': 'full', 'sliding_attention': 'window'}  # ours by theirs
 
 
-def _read_common(
+def read_common(
     reader: ConfigReader,
     *,
     base: float = 10_000.0,
@@ -69,11 +69,11 @@ def _read_llama(reader: ConfigReader) -> ConfigValues:
         raise reader.make_error(
             'mlp_bias', f'must equal attention_bias, which is {bias}, got {not bias}'
         )
-    return _read_common(reader, kv_heads=None) | {'bias': bias}
+    return read_common(reader, kv_heads=None) | {'bias': bias}
 
 
 def _read_mistral(reader: ConfigReader) -> ConfigValues:
-    return _read_common(reader) | _read_window(reader, 4096)
+    return read_common(reader) | _read_window(reader, 4096)
 
 
 def _read_window(reader: ConfigReader, default: int | None) -> ConfigValues:
@@ -85,7 +85,7 @@ def _read_window(reader: ConfigReader, default: int | None) -> ConfigValues:
 
 def _read_mixtral(reader: ConfigReader) -> ConfigValues:
     return (
-        _read_common(reader, base=1e6, epsilon=1e-5)
+        read_common(reader, base=1e6, epsilon=1e-5)
         | _read_window(reader, None)
         | _read_experts(reader, experts=8, per_token=2, normalized=True)
     )
@@ -121,12 +121,12 @@ def _read_experts(
 
 
 def _read_qwen2(reader: ConfigReader) -> ConfigValues:
-    return _read_common(reader) | _read_layer_types(reader)
+    return read_common(reader) | _read_layer_types(reader)
 
 
 def _read_qwen3(reader: ConfigReader) -> ConfigValues:
     reader.require('attention_bias', False)
-    return _read_common(reader, head_dim=REQUIRED) | _read_layer_types(reader)
+    return read_common(reader, head_dim=REQUIRED) | _read_layer_types(reader)
 
 
 def _read_qwen3_moe(reader: ConfigReader) -> ConfigValues:
@@ -139,7 +139,7 @@ def _read_qwen3_moe(reader: ConfigReader) -> ConfigValues:
     normalized = reader.get_bool('norm_topk_prob', False)
     experts = _read_experts(reader, experts=REQUIRED, per_token=8, normalized=normalized)
     mlp_width = reader.get_int('moe_intermediate_size')
-    return _read_common(reader) | experts | {'mlp_width': mlp_width}
+    return read_common(reader) | experts | {'mlp_width': mlp_width}
 
 
 def _read_layer_types(reader: ConfigReader) -> ConfigValues:
@@ -181,7 +181,7 @@ def _shorten_pattern(kinds: list[str]) -> list[str]:
     return kinds
 
 
-def _write_common(model_config: ModelConfig) -> ConfigValues:
+def write_common(model_config: ModelConfig) -> ConfigValues:
     return write_rope(model_config) | {
         'num_hidden_layers': model_config.layers,
         'hidden_size': model_config.width,
@@ -201,11 +201,11 @@ def _write_common(model_config: ModelConfig) -> ConfigValues:
 
 def _write_llama(model_config: ModelConfig) -> ConfigValues:
     bias = model_config.bias
-    return _write_common(model_config) | {'attention_bias': bias, 'mlp_bias': bias}
+    return write_common(model_config) | {'attention_bias': bias, 'mlp_bias': bias}
 
 
 def _write_mistral(model_config: ModelConfig) -> ConfigValues:
-    return _write_common(model_config) | {'sliding_window': model_config.window or None}
+    return write_common(model_config) | {'sliding_window': model_config.window or None}
 
 
 def _write_mixtral(model_config: ModelConfig) -> ConfigValues:
@@ -216,7 +216,7 @@ def _write_mixtral(model_config: ModelConfig) -> ConfigValues:
 
 
 def _write_qwen2(model_config: ModelConfig) -> ConfigValues:
-    return _write_common(model_config) | {
+    return write_common(model_config) | {
         'use_sliding_window': model_config.window > 0,
         'sliding_window': model_config.window or None,
         'max_window_layers': model_config.layers,
@@ -229,7 +229,7 @@ def _write_qwen3(model_config: ModelConfig) -> ConfigValues:
 
 
 def _write_qwen3_moe(model_config: ModelConfig) -> ConfigValues:
-    return _write_common(model_config) | {
+    return write_common(model_config) | {
         'moe_intermediate_size': model_config.mlp_width,
         'num_experts': model_config.experts,
         'num_experts_per_tok': model_config.experts_per_token,
@@ -242,7 +242,7 @@ def _write_qwen3_moe(model_config: ModelConfig) -> ConfigValues:
     }
 
 
-_LLAMA: Mapping[str, tuple[Any, ...]] = {
+LLAMA_FIXED: Mapping[str, tuple[Any, ...]] = {
     **UNSUPPORTED_FEATURES,
     'block': ('pre_norm',),
     'final_norm': (True,),
@@ -258,36 +258,38 @@ _LLAMA: Mapping[str, tuple[Any, ...]] = {
 }
 _EXPERTS: Mapping[str, tuple[Any, ...]] = {'feedforward': ('experts',), 'shared_experts': (0,)}
 LLAMA = ConfigFormat(
-    fixed={**_LLAMA, 'bias': (False, True)},
+    fixed={**LLAMA_FIXED, 'bias': (False, True)},
     checks={'heads': lambda config: config.width % config.heads == 0},  # transformers requires it
     attention=(FULL_ATTENTION,),
     read=_read_llama,
     write=_write_llama,
 )
 MISTRAL = ConfigFormat(
-    fixed=_LLAMA,
+    fixed=LLAMA_FIXED,
     checks={},
     attention=(WINDOW_ATTENTION, FULL_ATTENTION),
     read=_read_mistral,
     write=_write_mistral,
 )
 MIXTRAL = ConfigFormat(
-    fixed={**_LLAMA, **_EXPERTS, 'normalize_experts': (True,)},
+    fixed={**LLAMA_FIXED, **_EXPERTS, 'normalize_experts': (True,)},
     checks={},
     attention=(FULL_ATTENTION, WINDOW_ATTENTION),
     read=_read_mixtral,
     write=_write_mixtral,
 )
 QWEN2 = ConfigFormat(
-    fixed={**_LLAMA, 'qkv_bias': (True,)},
+    fixed={**LLAMA_FIXED, 'qkv_bias': (True,)},
     checks={},
     attention=(FULL_ATTENTION, WINDOW_ATTENTION, MIXED_ATTENTION),
     read=_read_qwen2,
     write=_write_qwen2,
 )
-QWEN3 = QWEN2._replace(fixed={**_LLAMA, 'qk_norm': (True,)}, read=_read_qwen3, write=_write_qwen3)
+QWEN3 = QWEN2._replace(
+    fixed={**LLAMA_FIXED, 'qk_norm': (True,)}, read=_read_qwen3, write=_write_qwen3
+)
 QWEN3_MOE = ConfigFormat(
-    fixed={**_LLAMA, **_EXPERTS, 'qk_norm': (True,)},
+    fixed={**LLAMA_FIXED, **_EXPERTS, 'qk_norm': (True,)},
     checks={},
     attention=(FULL_ATTENTION,),
     read=_read_qwen3_moe,

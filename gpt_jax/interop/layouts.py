@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gpt_jax.interop import hf_gpt, hf_llama, hf_neox, hf_opt
+from gpt_jax.interop import hf_gpt, hf_llama, hf_neox, hf_olmo, hf_opt
 from gpt_jax.interop.hf_config import ConfigFormat
 from gpt_jax.interop.weight_mapping import WeightMapping
 
@@ -126,18 +126,33 @@ def _map_opt() -> tuple[WeightMapping, ...]:
     )
 
 
-def _map_llama(*feedforward: WeightMapping) -> tuple[WeightMapping, ...]:
+def _map_llama(
+    *feedforward: WeightMapping,
+    norms: tuple[str, ...] = ('input_layernorm', 'post_attention_layernorm'),
+    qk_norms: tuple[str, str] = ('K', 'K'),
+) -> tuple[WeightMapping, ...]:
+    """Map the weights of Llama's relatives.
+
+    Args:
+      feedforward: the mappings of the feed-forward layer.
+      norms: the names of norm_1, norm_2, ...
+      qk_norms: letters of the scales of QK norm.
+    """
     block, attention = 'model.layers.{n}', 'blocks/attention'
+    block_norms = [
+        mapping
+        for n, name in enumerate(norms)
+        for mapping in _map_norm(f'blocks/norm_{n + 1}', f'{block}.{name}')
+    ]
     return (
         _map('embedding/table_VD', 'model.embed_tokens.weight', 'V D'),
-        *_map_norm('blocks/norm_1', f'{block}.input_layernorm'),
+        *block_norms,
         *_map_linear(f'{attention}/query', f'{block}.self_attn.q_proj', 'HK D', 'HK'),
         *_map_linear(f'{attention}/key', f'{block}.self_attn.k_proj', 'GK D', 'GK'),
         *_map_linear(f'{attention}/value', f'{block}.self_attn.v_proj', 'GK D', 'GK'),
-        _map(f'{attention}/query_norm', f'{block}.self_attn.q_norm.weight', 'K'),
-        _map(f'{attention}/key_norm', f'{block}.self_attn.k_norm.weight', 'K'),
+        _map(f'{attention}/query_norm', f'{block}.self_attn.q_norm.weight', qk_norms[0]),
+        _map(f'{attention}/key_norm', f'{block}.self_attn.k_norm.weight', qk_norms[1]),
         *_map_linear(f'{attention}/output', f'{block}.self_attn.o_proj', 'D HK', 'D'),
-        *_map_norm('blocks/norm_2', f'{block}.post_attention_layernorm'),
         *feedforward,
         *_map_norm('norm', 'model.norm'),
         _map('head/weight_VD', HEAD_TENSOR, 'V D'),
@@ -158,6 +173,11 @@ def _map_router(name: str) -> WeightMapping:
 
 
 _DENSE = _map_llama(*_map_gated('mlp', 'gate_proj', 'up_proj', 'down_proj'))
+_OLMO = _map_llama(
+    *_map_gated('mlp', 'gate_proj', 'up_proj', 'down_proj'),
+    norms=('post_attention_layernorm', 'post_feedforward_layernorm'),
+    qk_norms=('HK', 'GK'),
+)
 _MIXTRAL = _map_llama(
     _map_router('block_sparse_moe.gate'),
     *_map_gated('block_sparse_moe.experts.{e}', 'w1', 'w3', 'w2'),
@@ -217,4 +237,5 @@ LAYOUTS: Mapping[str, WeightLayout] = {
     'qwen2': _llama_layout(hf_llama.QWEN2, 'Qwen2', _DENSE),
     'qwen3': _llama_layout(hf_llama.QWEN3, 'Qwen3', _DENSE),
     'qwen3_moe': _llama_layout(hf_llama.QWEN3_MOE, 'Qwen3Moe', _QWEN_MOE, _FUSED_MOE),
+    'olmo2': _llama_layout(hf_olmo.OLMO2, 'Olmo2', _OLMO),
 }

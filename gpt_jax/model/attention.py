@@ -23,6 +23,7 @@ from gpt_jax.model.norms import scale_by_rms
 from gpt_jax.model.position import get_position_scheme
 from gpt_jax.model.splash_attention import splash_attention
 from gpt_jax.model.weights import ParamFn
+from gpt_jax.parallel.axis_group import SINGLE_DEVICE
 from gpt_jax.parallel.sharding import ShardingPolicy
 
 
@@ -50,7 +51,7 @@ def multi_head_attention(
       The output [B, L, D], and the layer's cache with these tokens added (None without one).
     """
     x_BLD = policy.group('H').all_gather(x_BLD, 1)
-    q_BLHK, k_BMGK, v_BMGK = _project(param, x_BLD, config)
+    q_BLHK, k_BMGK, v_BMGK = _project(param, x_BLD, config, policy)
     scheme = get_position_scheme(config)
     if scheme.rotate is not None:
         q_BLHK = scheme.rotate(q_BLHK, positions_BL, config)
@@ -86,7 +87,7 @@ def multi_head_attention(
 
 
 def _project(
-    param: ParamFn, x_BLD: jax.Array, config: ModelConfig
+    param: ParamFn, x_BLD: jax.Array, config: ModelConfig, policy: ShardingPolicy
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Return queries, keys and values, with biases and QK norm if the config asks for them."""
     q_BLHK = einsum('BLD,DHK->BLHK', x_BLD, param('query', 'DHK', 'hidden'), config)
@@ -100,9 +101,25 @@ def _project(
         k_BMGK = k_BMGK + broadcast_param(k_bias, k_BMGK.shape, k_BMGK.dtype)
         v_BMGK = v_BMGK + broadcast_param(v_bias, v_BMGK.shape, v_BMGK.dtype)
     if config.qk_norm:
-        q_BLHK = scale_by_rms(q_BLHK, param('query_norm', 'K', 'scale'), config)
-        k_BMGK = scale_by_rms(k_BMGK, param('key_norm', 'K', 'scale'), config)
+        q_BLHK = _apply_qk_norm(param, 'query_norm', 'H', q_BLHK, config, policy)
+        k_BMGK = _apply_qk_norm(param, 'key_norm', 'G', k_BMGK, config, policy)
     return q_BLHK, k_BMGK, v_BMGK
+
+
+def _apply_qk_norm(
+    param: ParamFn,
+    name: str,
+    letter: str,
+    a_BLHK: jax.Array,
+    config: ModelConfig,
+    policy: ShardingPolicy,
+) -> jax.Array:
+    """Normalize each head, or all together, of queries (letter H) or keys (letter G)."""
+    if config.qk_norm_per_head:
+        return scale_by_rms(a_BLHK, param(name, 'K', 'scale'), config)
+    is_shared = a_BLHK.shape[2] < config.dims[letter]
+    devices = policy.group(letter) if is_shared else SINGLE_DEVICE
+    return scale_by_rms(a_BLHK, param(name, f'{letter}K', 'scale'), config, devices)
 
 
 def _select_kv_head(

@@ -3,9 +3,9 @@
 Every choice is a field of the config's model section, whose value is a registered name or a dotted
 path 'package.module:function'. The choices, their sources and the modules that implement them:
 
-- Layer: pre-norm (GPT-2, Radford et al. 2019), post-norm (Vaswani et al. 2017; GPT-1), or
-  parallel attention and feed-forward with one norm (GPT-J; PaLM, Chowdhery et al. 2022) or two
-  (GPT-NeoX, Black et al. 2022). This module.
+- Layer: pre-norm (GPT-2, Radford et al. 2019), post-norm (Vaswani et al. 2017; GPT-1), norm of a
+  branch's output (Swin v2, Liu et al. 2022; OLMo 2), or parallel attention and feed-forward with
+  one norm (GPT-J; PaLM, Chowdhery et al. 2022) or two (GPT-NeoX, Black et al. 2022). This module.
 - Norm: layer norm (Ba et al. 2016), RMS norm (Zhang & Sennrich 2019). norms.py
 - Positions: learned (GPT-1 to GPT-3), rotary (Su et al. 2021) with linear, NTK, Llama 3 or YaRN
   scaling, ALiBi (Press et al. 2022), none (Haviv et al. 2022). position.py
@@ -319,6 +319,16 @@ def post_norm_block(
     return norms[1](x_BLD + y_BLD), cache, statistics
 
 
+def output_norm_block(
+    x_BLD: jax.Array, norms: Norms, attend: BranchFn, feed: BranchFn
+) -> BlockOutput:
+    """Compute x + norm(attention(x)), then x + norm(feedforward(x)) (OLMo 2)."""
+    y_BLD, cache = attend(x_BLD)
+    x_BLD = x_BLD + norms[0](y_BLD)
+    y_BLD, statistics = feed(x_BLD)
+    return x_BLD + norms[1](y_BLD), cache, statistics
+
+
 def parallel_block(x_BLD: jax.Array, norms: Norms, attend: BranchFn, feed: BranchFn) -> BlockOutput:
     """Compute x + attention(norm(x)) + feedforward(norm(x)), with one norm (GPT-J; PaLM)."""
     normed_BLD = norms[0](x_BLD)
@@ -337,6 +347,7 @@ def parallel_two_norms_block(
 BLOCKS = {
     'pre_norm': pre_norm_block,
     'post_norm': post_norm_block,
+    'output_norm': output_norm_block,
     'parallel': parallel_block,
     'parallel_two_norms': parallel_two_norms_block,
 }

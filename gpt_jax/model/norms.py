@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from gpt_jax.core.config import ModelConfig
 from gpt_jax.model.matmul import broadcast_param
 from gpt_jax.model.weights import ParamFn
+from gpt_jax.parallel.axis_group import SINGLE_DEVICE, AxisGroup
 from gpt_jax.parallel.sharding import ShardingPolicy
 
 
@@ -32,14 +33,20 @@ def rms_norm(
     return scale_by_rms(x_BLD, param('scale', 'D', 'scale'), config)
 
 
-def scale_by_rms(x: jax.Array, scale: jax.Array, config: ModelConfig) -> jax.Array:
-    """Apply an RMS norm over the last dim.
+def scale_by_rms(
+    x: jax.Array, scale: jax.Array, config: ModelConfig, devices: AxisGroup = SINGLE_DEVICE
+) -> jax.Array:
+    """Apply an RMS norm over the last dims, those of the scale.
 
-    Attention calls it for each head's query or key, with one scale [K] for all heads (QK norm;
-    Henry et al. 2020; Qwen 3).
+    Attention calls it for queries and keys (QK norm; Henry et al. 2020): for each head, with one
+    scale [K] for all heads (Qwen 3), or for all heads together, with a scale [H, K] (OLMo 2).
+
+    Args:
+      devices: the devices that share these dims.
     """
     x_float32 = x.astype(jnp.float32)
-    mean_square = jnp.mean(jnp.square(x_float32), axis=-1, keepdims=True)
+    axes = tuple(range(-scale.ndim, 0))
+    mean_square = devices.mean(jnp.mean(jnp.square(x_float32), axis=axes, keepdims=True))
     inverse_rms = jax.lax.rsqrt(mean_square + config.norm_epsilon)
     y = x_float32 * inverse_rms * broadcast_param(scale, x.shape, x_float32.dtype)
     return y.astype(config.activation_dtype)

@@ -31,6 +31,7 @@ LAYOUTS = (
     'mixtral',
     'qwen2',
     'qwen3',
+    'olmo2',
     'qwen3_moe',
 )
 

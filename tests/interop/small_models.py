@@ -107,6 +107,7 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         _LLAMA | {'use_sliding_window': True, 'sliding_window': 5, 'max_window_layers': 1},
     ),
     'qwen3': ('qwen3', _LLAMA | {'head_dim': 8, 'tie_word_embeddings': True}),
+    'olmo2': ('olmo2', _LLAMA | {'head_dim': 8, 'pad_token_id': None}),
     'qwen3_moe': (
         'qwen3_moe',
         _LLAMA

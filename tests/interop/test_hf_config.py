@@ -110,6 +110,8 @@ UNSUPPORTED = [
     ('qwen2', 'use_sliding_window', 'no'),
     ('qwen3', 'attention_bias', True),
     ('qwen3', 'head_dim', None),
+    ('olmo2', 'attention_bias', True),
+    ('olmo2', 'sliding_window', 8),
     ('qwen3_moe', 'use_sliding_window', True),
     ('qwen3_moe', 'decoder_sparse_step', 2),
     ('qwen3_moe', 'mlp_only_layers', [0]),
@@ -238,7 +240,18 @@ def test_no_field_that_is_used_is_in_ignored_fields():
 
 @pytest.mark.parametrize(
     'name',
-    ['gpt2', 'openai-gpt', 'gpt_neox', 'opt', 'llama3', 'mistral', 'mixtral', 'qwen2', 'qwen3_moe'],
+    [
+        'gpt2',
+        'openai-gpt',
+        'gpt_neox',
+        'opt',
+        'llama3',
+        'mistral',
+        'mixtral',
+        'qwen2',
+        'qwen3_moe',
+        'olmo2',
+    ],
 )
 def test_any_value_is_rejected_or_gives_a_valid_model(name):
     values = golden.read_golden(name)['config']
@@ -281,6 +294,7 @@ UNKNOWN = [
     ('openai-gpt', {'n_inner': 40, 'n_special': 0}, None),
     ('gpt_neox', {'rope_theta': 7, 'layer_norm_epsilon': 1, 'num_key_value_heads': 2}, None),
     ('opt', {'activation_dropout': 0.1, 'layer_norm_eps': 1e-6}, None),
+    ('olmo2', {'clip_qkv': 8.0}, None),
     ('qwen2', {'use_mrope': False}, None),
     ('llama', {'rope_scaling': {'rope_type': 'linear', 'factor': 2.0, 'beta_fast': 1}}, ['x']),
 ]

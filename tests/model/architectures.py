@@ -21,6 +21,8 @@ ARCHITECTURES = {
     'mistral': MODERN | {'kv_heads': 2, 'attention_pattern': ('window',), 'window': 6},
     'qwen2': MODERN | {'qkv_bias': True},
     'qwen3': MODERN | {'qk_norm': True, 'head_dim': 16, 'kv_heads': 1},
+    'olmo2': MODERN
+    | {'block': 'output_norm', 'qk_norm': True, 'qk_norm_per_head': False, 'kv_heads': 2},
     'llama3_scaling': MODERN
     | {'rotary_scaling': 'llama3', 'rotary_factor': 4.0, 'rotary_original_context': 64},
     'linear_scaling': MODERN | {'rotary_scaling': 'linear', 'rotary_factor': 4.0},

@@ -42,6 +42,9 @@ def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> 
             x = norms[1](x + feed(x))
         elif c.block == 'parallel':
             x = x + attend(norms[0](x)) + feed(norms[0](x))
+        elif c.block == 'output_norm':
+            x = x + norms[0](attend(x))
+            x = x + norms[1](feed(x))
         elif c.block == 'parallel_two_norms':
             x = x + attend(norms[0](x)) + feed(norms[1](x))
         else:
@@ -56,15 +59,12 @@ def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> 
 def _attention(x: np.ndarray, b: dict, c, window: int, divisor: float) -> np.ndarray:
     length, y = len(x), np.zeros_like(x)
     distance = np.arange(length)[:, None] - np.arange(length)
+    queries, keys = (_project(x, b, name, c) for name in ('query', 'key'))
     for head in range(c.heads):
         group = head // (c.heads // c.kv_heads)
-        q = x @ b['attention/query'][:, head]
-        k, v = x @ b['attention/key'][:, group], x @ b['attention/value'][:, group]
+        q, k, v = queries[head], keys[group], x @ b['attention/value'][:, group]
         if c.bias or c.qkv_bias:
-            q = q + b['attention/query_bias'][head]
-            k, v = k + b['attention/key_bias'][group], v + b['attention/value_bias'][group]
-        if c.qk_norm:
-            q, k = _rms(q, c) * b['attention/query_norm'], _rms(k, c) * b['attention/key_norm']
+            v = v + b['attention/value_bias'][group]
         if c.position == 'rotary':
             q, k = _rotate(q, c), _rotate(k, c)
         scores = q @ k.T / divisor
@@ -81,6 +81,20 @@ def _attention(x: np.ndarray, b: dict, c, window: int, divisor: float) -> np.nda
         weights = (weights / weights.sum(axis=1, keepdims=True))[:, :length]
         y += weights @ v @ b['attention/output'][head]
     return y + b['attention/output_bias'] if c.bias else y
+
+
+def _project(x: np.ndarray, b: dict, name: str, c) -> list[np.ndarray]:
+    """Return the queries or keys of each head, normalized if the config asks for it."""
+    heads = [x @ matrix for matrix in np.moveaxis(b[f'attention/{name}'], 1, 0)]
+    if c.bias or c.qkv_bias:
+        heads = [a + bias for a, bias in zip(heads, b[f'attention/{name}_bias'], strict=True)]
+    if not c.qk_norm:
+        return heads
+    scale = b[f'attention/{name}_norm']
+    if c.qk_norm_per_head:
+        return [_rms(a, c) * scale for a in heads]
+    together = _rms(np.concatenate(heads, axis=1), c) * scale.ravel()
+    return np.split(together, len(heads), axis=1)
 
 
 def _rotate(a: np.ndarray, c) -> np.ndarray:

@@ -33,6 +33,9 @@ FAMILIES = {
     },
     'experts': {
         'model.heads': 8,
+        'model.kv_heads': 2,
+        'model.qk_norm': True,
+        'model.qk_norm_per_head': False,
         'model.feedforward': 'experts',
         'model.experts': 8,
         'model.mlp_width': 16,
