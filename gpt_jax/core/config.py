@@ -84,14 +84,29 @@ class ModelConfig(ConfigSection):
     block: str = field(
         'pre_norm',
         'Order of norm and branches: pre_norm, post_norm (GPT-1), output_norm (of what a branch '
-        'adds, OLMo 2), parallel (attention and feed-forward read the same norm) or '
-        'parallel_two_norms (each its own, GPT-NeoX).',
-        choices=('pre_norm', 'post_norm', 'output_norm', 'parallel', 'parallel_two_norms'),
+        'adds, OLMo 2), sandwich_norm (before and after a branch, Gemma 2), parallel (attention '
+        'and feed-forward read the same norm) or parallel_two_norms (each its own, GPT-NeoX).',
+        choices=(
+            'pre_norm',
+            'post_norm',
+            'output_norm',
+            'sandwich_norm',
+            'parallel',
+            'parallel_two_norms',
+        ),
         extensible=True,
     )
-    norm: str = field('layer', 'Layer norm or RMS norm.', choices=('layer', 'rms'), extensible=True)
+    norm: str = field(
+        'layer',
+        'Layer norm or RMS norm; zero_centered_rms stores its scale as the difference from 1.',
+        choices=('layer', 'rms', 'zero_centered_rms'),
+        extensible=True,
+    )
     norm_epsilon: float = field(1e-5, 'Added to the variance in norms.', allowed=POSITIVE)
     final_norm: bool = field(True, 'Whether a norm precedes the head.')
+    scale_embedding: bool = field(
+        False, 'Multiply the token embedding by the root of width (Vaswani et al. 2017; Gemma).'
+    )
     position: str = field(
         'learned',
         'Position encoding.',
@@ -244,6 +259,12 @@ class ModelConfig(ConfigSection):
             self.heads % self.kv_heads == 0,
             'model.kv_heads',
             f'must divide the {self.heads} heads, got {self.kv_heads}',
+        )
+        require(
+            not self.scale_embedding or self.parametrization == 'standard',
+            'model.scale_embedding',
+            f'must be False with parametrization {self.parametrization}, where the embedding must '
+            'not grow with the width',
         )
         self._check_attention()
         self._check_experts()

@@ -45,6 +45,7 @@ LATER_FIELDS: dict[str, Any] = {
     'model.attention_scale_dim': 0,
     'model.attention_layer_scaling': False,
     'model.qk_norm_per_head': True,
+    'model.scale_embedding': False,
 }
 
 

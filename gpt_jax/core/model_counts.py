@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # config.py itself imports this module, to compute the length
     from gpt_jax.core.config import ModelConfig
 
 
-_NORMS = {'parallel': 1}  # by block; 2 for all others
+_NORMS = {'parallel': 1, 'sandwich_norm': 4}  # by block; 2 for all others
 
 
 class _Count(NamedTuple):

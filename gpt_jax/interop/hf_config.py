@@ -200,6 +200,7 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
     'vocab_multiple': 1,
     'block': 'pre_norm',
     'final_norm': True,
+    'scale_embedding': False,
     'rotary_base': 10_000.0,
     'rotary_fraction': 1.0,
     'rotary_scaling': 'none',
@@ -230,6 +231,7 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
 }
 # Features that most layouts cannot express.
 UNSUPPORTED_FEATURES: Mapping[str, tuple[Any, ...]] = {
+    'scale_embedding': (False,),
     'attention_layer_scaling': (False,),
     'qk_norm_per_head': (True,),
     'attention_softcap': (0.0,),

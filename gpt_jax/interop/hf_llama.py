@@ -28,8 +28,13 @@ def read_common(
     epsilon: float = 1e-6,
     kv_heads: Any = REQUIRED,
     head_dim: Any = None,
+    activation: tuple[str, str] = ('hidden_act', 'silu'),
+    tied: bool = False,
 ) -> ConfigValues:
-    """Read the fields that all of these models have; the keywords are the layout's defaults."""
+    """Read the fields that all of these models have.
+
+    The keywords are the layout's defaults; of the activation, the name of the field and ours.
+    """
     width, heads = reader.get_int('hidden_size'), reader.get_int('num_attention_heads')
     context = reader.get_int('max_position_embeddings')
     is_derived = head_dim is None and reader.get('head_dim') is None
@@ -37,7 +42,8 @@ def read_common(
         raise reader.make_error(
             'num_attention_heads', f'must divide the width {width}, got {heads}'
         )
-    head_dim = width // heads if is_derived else reader.get_int('head_dim')
+    default_dim = REQUIRED if head_dim is None else head_dim
+    head_dim = width // heads if is_derived else reader.get_int('head_dim', default_dim)
     if head_dim % 2:
         raise reader.make_error(
             'num_attention_heads' if is_derived else 'head_dim',
@@ -58,8 +64,10 @@ def read_common(
         'mlp_width': reader.get_int('intermediate_size'),
         'vocab_size': reader.get_int('vocab_size'),
         'norm_epsilon': reader.get_positive('rms_norm_eps', epsilon),
-        'activation': reader.get_choice('hidden_act', ACTIVATIONS, 'silu'),
-        'tied_head': reader.get_bool('tie_word_embeddings', False),
+        'activation': reader.get_choice(
+            activation[0], ACTIVATIONS, hf_name(ACTIVATIONS, activation[1])
+        ),
+        'tied_head': reader.get_bool('tie_word_embeddings', tied),
     }
 
 
@@ -73,10 +81,10 @@ def _read_llama(reader: ConfigReader) -> ConfigValues:
 
 
 def _read_mistral(reader: ConfigReader) -> ConfigValues:
-    return read_common(reader) | _read_window(reader, 4096)
+    return read_common(reader) | _read_one_window(reader, 4096)
 
 
-def _read_window(reader: ConfigReader, default: int | None) -> ConfigValues:
+def _read_one_window(reader: ConfigReader, default: int | None) -> ConfigValues:
     """Read the sliding window, which all layers have or none."""
     if reader.get('sliding_window', default) is None:
         return {}
@@ -86,7 +94,7 @@ def _read_window(reader: ConfigReader, default: int | None) -> ConfigValues:
 def _read_mixtral(reader: ConfigReader) -> ConfigValues:
     return (
         read_common(reader, base=1e6, epsilon=1e-5)
-        | _read_window(reader, None)
+        | _read_one_window(reader, None)
         | _read_experts(reader, experts=8, per_token=2, normalized=True)
     )
 
@@ -121,12 +129,12 @@ def _read_experts(
 
 
 def _read_qwen2(reader: ConfigReader) -> ConfigValues:
-    return read_common(reader) | _read_layer_types(reader)
+    return read_common(reader) | _read_qwen_layers(reader)
 
 
 def _read_qwen3(reader: ConfigReader) -> ConfigValues:
     reader.require('attention_bias', False)
-    return read_common(reader, head_dim=REQUIRED) | _read_layer_types(reader)
+    return read_common(reader, head_dim=REQUIRED) | _read_qwen_layers(reader)
 
 
 def _read_qwen3_moe(reader: ConfigReader) -> ConfigValues:
@@ -142,34 +150,47 @@ def _read_qwen3_moe(reader: ConfigReader) -> ConfigValues:
     return read_common(reader) | experts | {'mlp_width': mlp_width}
 
 
-def _read_layer_types(reader: ConfigReader) -> ConfigValues:
+def _read_qwen_layers(reader: ConfigReader) -> ConfigValues:
     """Read which layers have a window: from a list, or all from `max_window_layers` on."""
     layers = reader.get_int('num_hidden_layers')
     uses_window = reader.get_bool('use_sliding_window', False)
     first = reader.get_int('max_window_layers', 28, minimum=0)
-    layer_types = reader.get('layer_types')
-    reader.get('sliding_window')
+    kinds = read_layer_kinds(
+        reader, ['window' if uses_window and n >= first else 'full' for n in range(layers)]
+    )
+    if 'window' in kinds and not uses_window:
+        raise reader.make_error(
+            'layer_types', 'has sliding layers, but use_sliding_window is false'
+        )
+    return read_window(reader, kinds, 4096)
+
+
+def read_layer_kinds(reader: ConfigReader, default: list[str]) -> list[str]:
+    """Read the kind of each layer's attention from `layer_types`, with our names."""
+    layer_types, layers = reader.get('layer_types'), len(default)
     if layer_types is None:
-        kinds = ['window' if uses_window and n >= first else 'full' for n in range(layers)]
-    elif (
+        return default
+    if (
         isinstance(layer_types, list)
         and len(layer_types) == layers
         and all(kind in LAYER_TYPES for kind in layer_types)
     ):
-        kinds = [LAYER_TYPES[kind] for kind in layer_types]
-    else:
-        raise reader.make_error(
-            'layer_types', f'must be {layers} of {", ".join(LAYER_TYPES)}, got {layer_types!r}'
-        )
+        return [LAYER_TYPES[kind] for kind in layer_types]
+    raise reader.make_error(
+        'layer_types', f'must be {layers} of {", ".join(LAYER_TYPES)}, got {layer_types!r}'
+    )
+
+
+def read_window(reader: ConfigReader, kinds: list[str], default: int) -> ConfigValues:
+    """Read the window of the layers of kind 'window'; unused if there are none."""
+    window = reader.get('sliding_window', default)
     if 'window' not in kinds:
         return {}
-    if not uses_window:
-        raise reader.make_error(
-            'layer_types', 'has sliding layers, but use_sliding_window is false'
-        )
+    if window is None:
+        raise reader.make_error('sliding_window', 'must be set, since some layers are sliding')
     return {
         'attention_pattern': _shorten_pattern(kinds),
-        'window': reader.get_int('sliding_window', 4096),
+        'window': reader.get_int('sliding_window', default),
     }
 
 
@@ -179,6 +200,14 @@ def _shorten_pattern(kinds: list[str]) -> list[str]:
         if all(kind == kinds[n % length] for n, kind in enumerate(kinds)):
             return kinds[:length]
     return kinds
+
+
+def write_layer_kinds(model_config: ModelConfig) -> ConfigValues:
+    """Return the fields that `read_layer_kinds` and `read_window` read."""
+    return {
+        'sliding_window': model_config.window or None,
+        'layer_types': [hf_name(LAYER_TYPES, kind) for kind in model_config.layer_kinds],
+    }
 
 
 def write_common(model_config: ModelConfig) -> ConfigValues:
@@ -216,11 +245,11 @@ def _write_mixtral(model_config: ModelConfig) -> ConfigValues:
 
 
 def _write_qwen2(model_config: ModelConfig) -> ConfigValues:
-    return write_common(model_config) | {
+    return {
+        **write_common(model_config),
+        **write_layer_kinds(model_config),
         'use_sliding_window': model_config.window > 0,
-        'sliding_window': model_config.window or None,
         'max_window_layers': model_config.layers,
-        'layer_types': [hf_name(LAYER_TYPES, kind) for kind in model_config.layer_kinds],
     }
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gpt_jax.interop import hf_gpt, hf_llama, hf_neox, hf_olmo, hf_opt
+from gpt_jax.interop import hf_gemma, hf_gpt, hf_llama, hf_neox, hf_olmo, hf_opt
 from gpt_jax.interop.hf_config import ConfigFormat
 from gpt_jax.interop.weight_mapping import WeightMapping
 
@@ -178,6 +178,15 @@ _OLMO = _map_llama(
     norms=('post_attention_layernorm', 'post_feedforward_layernorm'),
     qk_norms=('HK', 'GK'),
 )
+_GEMMA = _map_llama(
+    *_map_gated('mlp', 'gate_proj', 'up_proj', 'down_proj'),
+    norms=(
+        'input_layernorm',
+        'pre_feedforward_layernorm',
+        'post_attention_layernorm',
+        'post_feedforward_layernorm',
+    ),
+)
 _MIXTRAL = _map_llama(
     _map_router('block_sparse_moe.gate'),
     *_map_gated('block_sparse_moe.experts.{e}', 'w1', 'w3', 'w2'),
@@ -237,5 +246,6 @@ LAYOUTS: Mapping[str, WeightLayout] = {
     'qwen2': _llama_layout(hf_llama.QWEN2, 'Qwen2', _DENSE),
     'qwen3': _llama_layout(hf_llama.QWEN3, 'Qwen3', _DENSE),
     'qwen3_moe': _llama_layout(hf_llama.QWEN3_MOE, 'Qwen3Moe', _QWEN_MOE, _FUSED_MOE),
+    'gemma2': _llama_layout(hf_gemma.GEMMA2, 'Gemma2', _GEMMA),
     'olmo2': _llama_layout(hf_olmo.OLMO2, 'Olmo2', _OLMO),
 }

@@ -19,7 +19,7 @@ from gpt_jax.model.context_parallel import CONTEXT_PARALLEL
 from gpt_jax.model.kv_cache import LayerKVCache, SlotInfo
 from gpt_jax.model.mask import AttentionMask
 from gpt_jax.model.matmul import apply_multiplier, broadcast_param, einsum
-from gpt_jax.model.norms import scale_by_rms
+from gpt_jax.model.norms import get_rms_scale, scale_by_rms
 from gpt_jax.model.position import get_position_scheme
 from gpt_jax.model.splash_attention import splash_attention
 from gpt_jax.model.weights import ParamFn
@@ -116,10 +116,11 @@ def _apply_qk_norm(
 ) -> jax.Array:
     """Normalize each head, or all together, of queries (letter H) or keys (letter G)."""
     if config.qk_norm_per_head:
-        return scale_by_rms(a_BLHK, param(name, 'K', 'scale'), config)
+        return scale_by_rms(a_BLHK, get_rms_scale(param, name, 'K', config), config)
     is_shared = a_BLHK.shape[2] < config.dims[letter]
     devices = policy.group(letter) if is_shared else SINGLE_DEVICE
-    return scale_by_rms(a_BLHK, param(name, f'{letter}K', 'scale'), config, devices)
+    scale = get_rms_scale(param, name, f'{letter}K', config)
+    return scale_by_rms(a_BLHK, scale, config, devices)
 
 
 def _select_kv_head(

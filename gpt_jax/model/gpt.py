@@ -4,8 +4,9 @@ Every choice is a field of the config's model section, whose value is a register
 path 'package.module:function'. The choices, their sources and the modules that implement them:
 
 - Layer: pre-norm (GPT-2, Radford et al. 2019), post-norm (Vaswani et al. 2017; GPT-1), norm of a
-  branch's output (Swin v2, Liu et al. 2022; OLMo 2), or parallel attention and feed-forward with
-  one norm (GPT-J; PaLM, Chowdhery et al. 2022) or two (GPT-NeoX, Black et al. 2022). This module.
+  branch's output (Swin v2, Liu et al. 2022; OLMo 2), norms before and after a branch (CogView,
+  Ding et al. 2021; Gemma 2), or parallel attention and feed-forward with one norm (GPT-J; PaLM,
+  Chowdhery et al. 2022) or two (GPT-NeoX, Black et al. 2022). This module.
 - Norm: layer norm (Ba et al. 2016), RMS norm (Zhang & Sennrich 2019). norms.py
 - Positions: learned (GPT-1 to GPT-3), rotary (Su et al. 2021) with linear, NTK, Llama 3 or YaRN
   scaling, ALiBi (Press et al. 2022), none (Haviv et al. 2022). position.py
@@ -111,6 +112,8 @@ class GPT(nn.Module):
 
         table_VD = FunctionModule(_embedding_table, config, policy, name='embedding')()
         x_BLD = policy.activation(_embed(table_VD, tokens_BL, config, policy), 'BLD')
+        if config.scale_embedding:
+            x_BLD = apply_multiplier(x_BLD, math.sqrt(config.width))
         if (add_positions := get_position_scheme(config).add) is not None:
             x_BLD = FunctionModule(add_positions, config, policy, name='position')(
                 x_BLD, positions_BL
@@ -329,6 +332,19 @@ def output_norm_block(
     return x_BLD + norms[1](y_BLD), cache, statistics
 
 
+def sandwich_norm_block(
+    x_BLD: jax.Array, norms: Norms, attend: BranchFn, feed: BranchFn
+) -> BlockOutput:
+    """Compute x + norm(attention(norm(x))), then x + norm(feedforward(norm(x))) (Gemma 2).
+
+    The first two norms precede the branches, the last two follow them.
+    """
+    y_BLD, cache = attend(norms[0](x_BLD))
+    x_BLD = x_BLD + norms[2](y_BLD)
+    y_BLD, statistics = feed(norms[1](x_BLD))
+    return x_BLD + norms[3](y_BLD), cache, statistics
+
+
 def parallel_block(x_BLD: jax.Array, norms: Norms, attend: BranchFn, feed: BranchFn) -> BlockOutput:
     """Compute x + attention(norm(x)) + feedforward(norm(x)), with one norm (GPT-J; PaLM)."""
     normed_BLD = norms[0](x_BLD)
@@ -348,6 +364,7 @@ BLOCKS = {
     'pre_norm': pre_norm_block,
     'post_norm': post_norm_block,
     'output_norm': output_norm_block,
+    'sandwich_norm': sandwich_norm_block,
     'parallel': parallel_block,
     'parallel_two_norms': parallel_two_norms_block,
 }

@@ -30,7 +30,20 @@ def rms_norm(
 ) -> jax.Array:
     """Compute x / sqrt(mean(x^2) + epsilon) * scale, over D (Zhang & Sennrich 2019)."""
     del policy
-    return scale_by_rms(x_BLD, param('scale', 'D', 'scale'), config)
+    return scale_by_rms(x_BLD, get_rms_scale(param, 'scale', 'D', config), config)
+
+
+def get_rms_scale(param: ParamFn, name: str, letters: str, config: ModelConfig) -> jax.Array:
+    """Declare and return the scale of an RMS norm.
+
+    A zero-centered one is stored as the difference from 1, as in Gemma; like a bias, it begins with
+    0 and does not decay.
+    """
+    if config.norm == 'zero_centered_rms':
+        difference: jax.Array = param(name, letters, 'bias')
+        return 1 + difference
+    scale: jax.Array = param(name, letters, 'scale')
+    return scale
 
 
 def scale_by_rms(
@@ -52,4 +65,4 @@ def scale_by_rms(
     return y.astype(config.activation_dtype)
 
 
-NORMS = {'layer': layer_norm, 'rms': rms_norm}
+NORMS = {'layer': layer_norm, 'rms': rms_norm, 'zero_centered_rms': rms_norm}

@@ -107,6 +107,12 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         _LLAMA | {'use_sliding_window': True, 'sliding_window': 5, 'max_window_layers': 1},
     ),
     'qwen3': ('qwen3', _LLAMA | {'head_dim': 8, 'tie_word_embeddings': True}),
+    'gemma2': (
+        'gemma2',
+        _LLAMA
+        | {'head_dim': 8, 'query_pre_attn_scalar': 5, 'sliding_window': 5, 'pad_token_id': None}
+        | {'attn_logit_softcapping': 4.0, 'final_logit_softcapping': 20.0},
+    ),
     'olmo2': ('olmo2', _LLAMA | {'head_dim': 8, 'pad_token_id': None}),
     'qwen3_moe': (
         'qwen3_moe',
@@ -133,7 +139,7 @@ def make_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 # Examples whose backward passes differ most.
-GRADIENT_EXAMPLES = ('gpt2', 'openai-gpt', 'llama3', 'mixtral')
+GRADIENT_EXAMPLES = ('gpt2', 'openai-gpt', 'gpt_neox', 'llama3', 'mixtral', 'olmo2', 'gemma2')
 
 
 def direction(name: str, shape: tuple[int, ...]) -> np.ndarray:

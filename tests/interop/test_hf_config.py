@@ -110,6 +110,14 @@ UNSUPPORTED = [
     ('qwen2', 'use_sliding_window', 'no'),
     ('qwen3', 'attention_bias', True),
     ('qwen3', 'head_dim', None),
+    ('gemma2', 'attention_bias', True),
+    ('gemma2', 'use_bidirectional_attention', True),
+    ('gemma2', 'query_pre_attn_scalar', 0),
+    ('gemma2', 'attn_logit_softcapping', 0.0),
+    ('gemma2', 'final_logit_softcapping', 'no'),
+    ('gemma2', 'sliding_window', None),
+    ('gemma2', 'layer_types', ['sliding_attention']),
+    ('qwen2', 'sliding_window', None),
     ('olmo2', 'attention_bias', True),
     ('olmo2', 'sliding_window', 8),
     ('qwen3_moe', 'use_sliding_window', True),
@@ -251,6 +259,7 @@ def test_no_field_that_is_used_is_in_ignored_fields():
         'qwen2',
         'qwen3_moe',
         'olmo2',
+        'gemma2',
     ],
 )
 def test_any_value_is_rejected_or_gives_a_valid_model(name):
@@ -295,6 +304,7 @@ UNKNOWN = [
     ('gpt_neox', {'rope_theta': 7, 'layer_norm_epsilon': 1, 'num_key_value_heads': 2}, None),
     ('opt', {'activation_dropout': 0.1, 'layer_norm_eps': 1e-6}, None),
     ('olmo2', {'clip_qkv': 8.0}, None),
+    ('gemma2', {'hidden_act': 'silu', 'cache_implementation': 'hybrid'}, None),
     ('qwen2', {'use_mrope': False}, None),
     ('llama', {'rope_scaling': {'rope_type': 'linear', 'factor': 2.0, 'beta_fast': 1}}, ['x']),
 ]

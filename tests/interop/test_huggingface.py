@@ -314,6 +314,8 @@ def test_select_layout(model_config):
     assert huggingface.select_layout(model_config(**rotary, **window)) == 'mistral'
     assert huggingface.select_layout(model_config(**rotary, qkv_bias=True, **mixed)) == 'qwen2'
     assert huggingface.select_layout(model_config(**rotary, qk_norm=True)) == 'qwen3'
+    gemma = {'block': 'sandwich_norm', 'norm': 'zero_centered_rms', 'scale_embedding': True}
+    assert huggingface.select_layout(model_config(**rotary | gemma | mixed)) == 'gemma2'
     olmo = {'block': 'output_norm', 'qk_norm': True, 'qk_norm_per_head': False}
     assert huggingface.select_layout(model_config(**rotary | olmo)) == 'olmo2'
     routed = rotary | {'feedforward': 'experts', 'experts': 4}

@@ -54,6 +54,10 @@ FOLDERS = {
     'openai-gpt': ('openai-gpt', {'target_modules': 'all-linear', 'fan_in_fan_out': True}),
     'gpt_neox': ('gpt_neox', {'target_modules': ['query_key_value', 'dense', 'dense_h_to_4h']}),
     'opt': ('opt', {'target_modules': ['q_proj', 'v_proj', 'fc1']}),
+    'gemma2': (
+        'gemma2',
+        {'target_modules': [*LLAMA, *GATED, 'embed_tokens'], 'ensure_weight_tying': True},
+    ),
     'llama': (
         'llama',
         {'target_modules': [*LLAMA, *GATED, 'embed_tokens', 'lm_head'], 'lora_alpha': 7},

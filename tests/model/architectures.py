@@ -23,6 +23,9 @@ ARCHITECTURES = {
     'qwen3': MODERN | {'qk_norm': True, 'head_dim': 16, 'kv_heads': 1},
     'olmo2': MODERN
     | {'block': 'output_norm', 'qk_norm': True, 'qk_norm_per_head': False, 'kv_heads': 2},
+    'gemma2': MODERN
+    | {'block': 'sandwich_norm', 'norm': 'zero_centered_rms', 'qk_norm': True, 'kv_heads': 2}
+    | {'scale_embedding': True, 'attention_scale_dim': 5, 'tied_head': True},
     'llama3_scaling': MODERN
     | {'rotary_scaling': 'llama3', 'rotary_factor': 4.0, 'rotary_original_context': 64},
     'linear_scaling': MODERN | {'rotary_scaling': 'linear', 'rotary_factor': 4.0},

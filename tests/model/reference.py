@@ -20,7 +20,7 @@ def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> 
     """
     p = {key: np.asarray(value, np.float64) for key, value in _flatten(params).items()}
     table = p['embedding/table_VD'][: c.vocab_size]
-    x = table[tokens]
+    x = table[tokens] * (math.sqrt(c.width) if c.scale_embedding else 1)
     if c.position == 'learned':
         x = x + p['position/table'][: len(tokens)]
     for layer in range(c.layers):
@@ -31,7 +31,7 @@ def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> 
         }
         kind = c.attention_pattern[layer % len(c.attention_pattern)]
         window = c.window if kind == 'window' else len(tokens)
-        norms = [lambda x, n=n, b=b: _norm(x, b, f'norm_{n}/', c) for n in (1, 2)]
+        norms = [lambda x, n=n, b=b: _norm(x, b, f'norm_{n}/', c) for n in range(1, 5)]
         divisor = math.sqrt(c.attention_scale_dim)
         if c.attention_layer_scaling:
             divisor *= layer + 1
@@ -45,6 +45,9 @@ def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> 
         elif c.block == 'output_norm':
             x = x + norms[0](attend(x))
             x = x + norms[1](feed(x))
+        elif c.block == 'sandwich_norm':
+            x = x + norms[2](attend(norms[0](x)))
+            x = x + norms[3](feed(norms[1](x)))
         elif c.block == 'parallel_two_norms':
             x = x + attend(norms[0](x)) + feed(norms[1](x))
         else:
@@ -90,7 +93,7 @@ def _project(x: np.ndarray, b: dict, name: str, c) -> list[np.ndarray]:
         heads = [a + bias for a, bias in zip(heads, b[f'attention/{name}_bias'], strict=True)]
     if not c.qk_norm:
         return heads
-    scale = b[f'attention/{name}_norm']
+    scale = b[f'attention/{name}_norm'] + (c.norm == 'zero_centered_rms')
     if c.qk_norm_per_head:
         return [_rms(a, c) * scale for a in heads]
     together = _rms(np.concatenate(heads, axis=1), c) * scale.ravel()
@@ -196,8 +199,8 @@ def _activation(x: np.ndarray, name: str) -> np.ndarray:
 
 
 def _norm(x: np.ndarray, p: dict, name: str, c) -> np.ndarray:
-    if c.norm == 'rms':
-        return _rms(x, c) * p[f'{name}scale']
+    if c.norm.endswith('rms'):
+        return _rms(x, c) * (p[f'{name}scale'] + (c.norm == 'zero_centered_rms'))
     mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
     y = (x - mean) / np.sqrt(variance + c.norm_epsilon) * p[f'{name}scale']
     return y + p[f'{name}bias'] if c.bias else y
