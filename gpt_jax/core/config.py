@@ -163,6 +163,12 @@ class ModelConfig(ConfigSection):
     window: int = field(
         0, 'Keys that a query in a window layer sees, its own included.', allowed=NON_NEGATIVE
     )
+    window_rotary_base: float = field(
+        0.0,
+        'Rotary base of window layers, whose positions are then not stretched; 0: as in full '
+        'layers.',
+        allowed=NON_NEGATIVE,
+    )
     attention_scale_dim: int = field(
         0, 'Attention scores are divided by the root of this; 0: head_dim.', allowed=POSITIVE
     )

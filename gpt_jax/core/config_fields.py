@@ -46,6 +46,7 @@ LATER_FIELDS: dict[str, Any] = {
     'model.attention_layer_scaling': False,
     'model.qk_norm_per_head': True,
     'model.scale_embedding': False,
+    'model.window_rotary_base': 0.0,
 }
 
 

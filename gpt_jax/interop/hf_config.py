@@ -194,6 +194,8 @@ ACTIVATIONS = {
     'linear': 'identity',
 }
 
+LAYER_TYPES = {'full_attention': 'full', 'sliding_attention': 'window'}  # ours by theirs
+
 # Fields of the model section that a layout may set, with their values for layouts that do not. The
 # other fields determine how the model is computed or trained.
 MODEL_DEFAULTS: Mapping[str, Any] = {
@@ -211,6 +213,7 @@ MODEL_DEFAULTS: Mapping[str, Any] = {
     'attention': 'multi_head',
     'attention_pattern': ['full'],
     'window': 0,
+    'window_rotary_base': 0.0,
     'attention_scale_dim': 0,
     'attention_layer_scaling': False,
     'attention_softcap': 0.0,
@@ -240,7 +243,12 @@ UNSUPPORTED_FEATURES: Mapping[str, tuple[Any, ...]] = {
 }
 # Conditions on a model, by field, unless the layout has its own for the field.
 COMMON_CHECKS: Mapping[str, Callable[[ModelConfig], bool]] = {
-    'attention_scale_dim': lambda config: config.attention_scale_dim == config.head_dim
+    'attention_scale_dim': lambda config: config.attention_scale_dim == config.head_dim,
+    'window_rotary_base': lambda config: (
+        not config.window
+        or config.window_rotary_base == 0
+        or (config.window_rotary_base, 'none') == (config.rotary_base, config.rotary_scaling)
+    ),
 }
 # Sets of the attention kinds of a model's layers.
 FULL_ATTENTION, WINDOW_ATTENTION = frozenset({'full'}), frozenset({'window'})

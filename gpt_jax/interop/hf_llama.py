@@ -1,12 +1,13 @@
 """The config.json of Llama and its relatives: Mistral, Mixtral, Qwen 2 and Qwen 3."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpt_jax.core.config import ModelConfig
 from gpt_jax.interop.hf_config import (
     ACTIVATIONS,
     FULL_ATTENTION,
+    LAYER_TYPES,
     MIXED_ATTENTION,
     REQUIRED,
     UNSUPPORTED_FEATURES,
@@ -18,13 +19,13 @@ from gpt_jax.interop.hf_config import (
 )
 from gpt_jax.interop.hf_rope import ROPE_TYPES, read_rope, write_rope
 
-LAYER_TYPES = {'full_attention': 'full', 'sliding_attention': 'window'}  # ours by theirs
+ReadPositions = Callable[[ConfigReader, int], ConfigValues]
 
 
 def read_common(
     reader: ConfigReader,
     *,
-    base: float = 10_000.0,
+    read_positions: ReadPositions | None = None,
     epsilon: float = 1e-6,
     kv_heads: Any = REQUIRED,
     head_dim: Any = None,
@@ -34,6 +35,7 @@ def read_common(
     """Read the fields that all of these models have.
 
     The keywords are the layout's defaults; of the activation, the name of the field and ours.
+    `read_positions` reads the rotary positions from the reader and the context.
     """
     width, heads = reader.get_int('hidden_size'), reader.get_int('num_attention_heads')
     context = reader.get_int('max_position_embeddings')
@@ -55,7 +57,8 @@ def read_common(
         raise reader.make_error(
             'num_key_value_heads', f'must divide the {heads} heads, got {kv_heads}'
         )
-    return read_rope(reader, context, base) | {
+    positions = (read_positions or read_rope)(reader, context)
+    return positions | {
         'layers': reader.get_int('num_hidden_layers'),
         'width': width,
         'heads': heads,
@@ -91,9 +94,13 @@ def _read_one_window(reader: ConfigReader, default: int | None) -> ConfigValues:
     return {'attention_pattern': ['window'], 'window': reader.get_int('sliding_window', default)}
 
 
+def _read_mixtral_rope(reader: ConfigReader, context: int) -> ConfigValues:
+    return read_rope(reader, context, 1e6)
+
+
 def _read_mixtral(reader: ConfigReader) -> ConfigValues:
     return (
-        read_common(reader, base=1e6, epsilon=1e-5)
+        read_common(reader, read_positions=_read_mixtral_rope, epsilon=1e-5)
         | _read_one_window(reader, None)
         | _read_experts(reader, experts=8, per_token=2, normalized=True)
     )

@@ -4,13 +4,21 @@ They have two forms, depending on the age of the file: `rope_parameters` since t
 `rope_theta` and `rope_scaling` before. Both are read, and both are written.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from gpt_jax.core.config import ModelConfig
 from gpt_jax.core.errors import UserError
-from gpt_jax.interop.hf_config import MAX_SIZE, ConfigReader, ConfigValues, check_positive, hf_name
+from gpt_jax.interop.hf_config import (
+    LAYER_TYPES,
+    MAX_SIZE,
+    ConfigReader,
+    ConfigValues,
+    check_positive,
+    hf_name,
+)
 from gpt_jax.model.position import LLAMA3_ROTATIONS, YARN_ROTATIONS, yarn_magnitude
 
 # Our scaling by their rope_type.
@@ -44,7 +52,6 @@ ROPE_FIELDS: dict[str, tuple[str, ...]] = {
 }
 # The default rotations of position.py, as (fast, slow).
 DEFAULT_ROTATIONS = {'llama3': LLAMA3_ROTATIONS, 'yarn': YARN_ROTATIONS}
-PER_LAYER_ROPE = ('full_attention', 'sliding_attention')  # keys of settings per kind of layer
 
 RopeError = Callable[[str, str], UserError]  # (field, message) -> the error
 
@@ -52,7 +59,7 @@ RopeError = Callable[[str, str], UserError]  # (field, message) -> the error
 def read_rope(
     reader: ConfigReader,
     context: int,
-    default_base: float,
+    default_base: float = 10_000.0,
     *,
     base_key: str = 'rope_theta',
     fraction_key: str = '',
@@ -73,12 +80,75 @@ def read_rope(
     Raises:
       UserError: a type or value is not supported, or the two forms contradict each other.
     """
-    new, old = _get_object(reader, 'rope_parameters'), _get_object(reader, 'rope_scaling')
-    key, rope = ('rope_scaling', old) if old else ('rope_parameters', new)
-    if new and old and _select_scaling(new) != _select_scaling(old):
-        raise reader.make_error('rope_scaling', f'{old} contradicts rope_parameters {new}')
-    bases = [part['rope_theta'] for part in (new, old) if 'rope_theta' in part]
-    outer_base = reader.get(base_key)
+    forms = {key: _get_object(reader, key) for key in ('rope_parameters', 'rope_scaling')}
+    for key, kind in itertools.product(forms, LAYER_TYPES):
+        if kind in forms[key]:
+            raise reader.make_error(
+                f'{key}.{kind}', 'rotary positions that differ by layer are not supported'
+            )
+    return _read_settings(reader, forms, context, default_base, base_key, fraction_key)
+
+
+def read_layer_rope(
+    reader: ConfigReader,
+    kinds: list[str],
+    context: int,
+    default_bases: tuple[float, float],
+    window_base_key: str,
+) -> ConfigValues:
+    """Read the positions of a model whose full and window layers have settings of their own.
+
+    In the new form, `rope_parameters` has an object for each kind of layer. In the old one,
+    `rope_scaling` and `rope_theta` are of full layers alone.
+
+    Args:
+      reader: the reader of the config.json.
+      kinds: the kind of each layer's attention.
+      context: max_position_embeddings.
+      default_bases: the layout's defaults for rope_theta of full and of window layers.
+      window_base_key: name of rope_theta of window layers outside of the objects; '': it has none.
+
+    Raises:
+      UserError: as `read_rope`; or window layers are stretched in a way that full layers are not.
+    """
+    by_kind = _get_object(reader, 'rope_parameters')
+    for name in sorted(by_kind.keys() - LAYER_TYPES.keys()):
+        raise reader.make_error(
+            f'rope_parameters.{name}', f'must be in one of {", ".join(LAYER_TYPES)}'
+        )
+    full, window = (
+        {f'rope_parameters.{kind}': _check_object(reader, kind, by_kind.get(kind))}
+        for kind in ('full_attention', 'sliding_attention')
+    )
+    full['rope_scaling'] = _get_object(reader, 'rope_scaling')
+    section = _read_settings(reader, full, context, default_bases[0], 'rope_theta', '')
+    window_section = _read_settings(reader, window, context, default_bases[1], window_base_key, '')
+    if 'window' not in kinds or window_section == section:
+        return section
+    if 'rotary_scaling' in window_section:
+        raise reader.make_error(
+            'rope_parameters.sliding_attention.rope_type',
+            "must be 'default', or all as in full_attention",
+        )
+    return section | {'window_rotary_base': window_section['rotary_base']}
+
+
+def _read_settings(
+    reader: ConfigReader,
+    forms: Mapping[str, dict[str, Any]],
+    context: int,
+    default_base: float,
+    base_key: str,
+    fraction_key: str,
+) -> ConfigValues:
+    """Read one set of positions; `forms` are the objects that may hold it, by name."""
+    given = {key: form for key, form in forms.items() if form}
+    first, *_, key = [*given, *given] or [*forms, *forms]
+    rope = forms[key]
+    if _select_scaling(rope) != _select_scaling(forms[first]):
+        raise reader.make_error(key, f'{rope} contradicts {first} {forms[first]}')
+    bases = [form['rope_theta'] for form in given.values() if 'rope_theta' in form]
+    outer_base = reader.get(base_key) if base_key else None
     bases += [outer_base] if outer_base is not None else []
     base = bases[0] if bases else default_base
     if any(other != base for other in bases):
@@ -103,7 +173,7 @@ def read_rope(
     def make_base_error(message: str) -> UserError:
         if 'rope_theta' in rope:
             return make_error('rope_theta', message)
-        return reader.make_error(base_key, message)
+        return reader.make_error(base_key or key, message)
 
     if check_positive(base, make_base_error) <= 1 and kind == 'yarn':
         raise make_base_error(f'must be above 1 for yarn, got {base!r}')
@@ -116,14 +186,12 @@ def read_rope(
 
 
 def _get_object(reader: ConfigReader, key: str) -> dict[str, Any]:
-    value = reader.get(key)
+    return _check_object(reader, key, reader.get(key))
+
+
+def _check_object(reader: ConfigReader, key: str, value: Any) -> dict[str, Any]:
     if value is not None and not isinstance(value, dict):
         raise reader.make_error(key, f'must be an object or null, got {value!r}')
-    for name in PER_LAYER_ROPE:
-        if value and name in value:
-            raise reader.make_error(
-                f'{key}.{name}', 'rotary positions that differ by layer are not supported'
-            )
     return value or {}
 
 
@@ -241,3 +309,11 @@ def write_rope(model_config: ModelConfig) -> ConfigValues:
         'rope_scaling': scaling or None,
         'rope_parameters': {'rope_type': 'default', **scaling, 'rope_theta': base},
     }
+
+
+def write_layer_rope(model_config: ModelConfig) -> ConfigValues:
+    """Return the fields of a model whose full and window layers have settings of their own."""
+    rope = write_rope(model_config)
+    full, base = rope['rope_parameters'], model_config.window_rotary_base
+    window = {'rope_type': 'default', 'rope_theta': base} if base else full
+    return rope | {'rope_parameters': {'full_attention': full, 'sliding_attention': window}}

@@ -248,4 +248,5 @@ LAYOUTS: Mapping[str, WeightLayout] = {
     'qwen3_moe': _llama_layout(hf_llama.QWEN3_MOE, 'Qwen3Moe', _QWEN_MOE, _FUSED_MOE),
     'gemma2': _llama_layout(hf_gemma.GEMMA2, 'Gemma2', _GEMMA),
     'olmo2': _llama_layout(hf_olmo.OLMO2, 'Olmo2', _OLMO),
+    'olmo3': _llama_layout(hf_olmo.OLMO3, 'Olmo3', _OLMO),
 }

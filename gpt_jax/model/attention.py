@@ -4,6 +4,7 @@ A kernel is a function `kernel(q_BLHK, k_BMGK, v_BMGK, mask, config) -> o_BLHK`:
 restricted by `mask` (model/mask.py), scaled by 1/sqrt(K), with the softmax in float32.
 """
 
+import dataclasses
 import functools
 
 import jax
@@ -17,10 +18,10 @@ from gpt_jax.model import kv_cache
 from gpt_jax.model.chunked_attention import chunked_attention
 from gpt_jax.model.context_parallel import CONTEXT_PARALLEL
 from gpt_jax.model.kv_cache import LayerKVCache, SlotInfo
-from gpt_jax.model.mask import AttentionMask
+from gpt_jax.model.mask import NO_WINDOW, AttentionMask
 from gpt_jax.model.matmul import apply_multiplier, broadcast_param, einsum
 from gpt_jax.model.norms import get_rms_scale, scale_by_rms
-from gpt_jax.model.position import get_position_scheme
+from gpt_jax.model.position import RotateFn, get_position_scheme
 from gpt_jax.model.splash_attention import splash_attention
 from gpt_jax.model.weights import ParamFn
 from gpt_jax.parallel.axis_group import SINGLE_DEVICE
@@ -54,8 +55,8 @@ def multi_head_attention(
     q_BLHK, k_BMGK, v_BMGK = _project(param, x_BLD, config, policy)
     scheme = get_position_scheme(config)
     if scheme.rotate is not None:
-        q_BLHK = scheme.rotate(q_BLHK, positions_BL, config)
-        k_BMGK = scheme.rotate(k_BMGK, positions_BL, config)
+        rotate = functools.partial(_rotate, scheme.rotate, positions_BL, mask.window, config)
+        q_BLHK, k_BMGK = rotate(q_BLHK), rotate(k_BMGK)
     q_BLHK = apply_multiplier(q_BLHK, forward_multipliers(config).attention)
     if mask.score_factor is not None:
         q_BLHK = (q_BLHK.astype(jnp.float32) * mask.score_factor).astype(q_BLHK.dtype)
@@ -121,6 +122,26 @@ def _apply_qk_norm(
     devices = policy.group(letter) if is_shared else SINGLE_DEVICE
     scale = get_rms_scale(param, name, f'{letter}K', config)
     return scale_by_rms(a_BLHK, scale, config, devices)
+
+
+def _rotate(
+    rotate: RotateFn,
+    positions_BL: jax.Array | None,
+    window: int | jax.Array | None,
+    config: ModelConfig,
+    a_BLHK: jax.Array,
+) -> jax.Array:
+    """Rotate queries or keys as the kind of the layer asks for (window_rotary_base)."""
+    if window is None or not config.window_rotary_base:
+        return rotate(a_BLHK, positions_BL, config)
+    window_config = dataclasses.replace(
+        config, rotary_base=config.window_rotary_base, rotary_scaling='none'
+    )
+    rotated_BLHK = rotate(a_BLHK, positions_BL, window_config)
+    if isinstance(window, int):
+        return rotated_BLHK
+    # Full and window layers share one loop.
+    return jnp.where(window < NO_WINDOW, rotated_BLHK, rotate(a_BLHK, positions_BL, config))
 
 
 def _select_kv_head(

@@ -23,6 +23,9 @@ from gpt_jax.parallel.sharding import ShardingPolicy
 YARN_ROTATIONS, LLAMA3_ROTATIONS = (32, 1), (4, 1)
 
 
+RotateFn = Callable[[jax.Array, jax.Array | None, ModelConfig], jax.Array]
+
+
 class PositionScheme(NamedTuple):
     """A position encoding; each field is one way to use positions, None if unused.
 
@@ -34,7 +37,7 @@ class PositionScheme(NamedTuple):
     """
 
     add: Callable[..., jax.Array] | None
-    rotate: Callable[[jax.Array, jax.Array | None, ModelConfig], jax.Array] | None
+    rotate: RotateFn | None
     slopes: Callable[[int], np.ndarray] | None
 
 

@@ -50,7 +50,11 @@ def test_every_field_has_documentation():
         ('model__heads', 3, 'config.model.heads: must divide the width 128, got 3'),
         ('model__kv_heads', 3, 'config.model.kv_heads: must divide the 4 heads, got 3'),
         ('model__vocab_size', 9, "config.model.vocab_size: must be at least the tokenizer's 256"),
-        ('model__norm', 'rsm', "config.model.norm: must be one of layer, rms, got 'rsm'"),
+        (
+            'model__norm',
+            'rsm',
+            "config.model.norm: must be one of layer, rms, zero_centered_rms, got 'rsm'",
+        ),
         (
             'model__attention_pattern',
             ['ful'],

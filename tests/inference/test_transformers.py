@@ -32,6 +32,7 @@ LAYOUTS = (
     'qwen2',
     'qwen3',
     'olmo2',
+    'olmo3',
     'gemma2',
     'qwen3_moe',
 )

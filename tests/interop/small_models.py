@@ -44,6 +44,7 @@ _OPT = {
     'max_position_embeddings': 16,
     'pad_token_id': None,  # PyTorch would not train its embedding
 }
+_OLMO_YARN = {'original_max_position_embeddings': 16, 'attention_factor': 1.2}
 
 
 def _rope(kind: str, **fields: Any) -> dict[str, Any]:
@@ -114,6 +115,13 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         | {'attn_logit_softcapping': 4.0, 'final_logit_softcapping': 20.0},
     ),
     'olmo2': ('olmo2', _LLAMA | {'head_dim': 8, 'pad_token_id': None}),
+    'olmo3': (
+        'olmo3',
+        _LLAMA
+        | {'head_dim': 8, 'sliding_window': 5, 'pad_token_id': None}
+        | {'layer_types': ['sliding_attention', 'full_attention']}
+        | {'rope_scaling': {'rope_type': 'yarn', 'factor': 4.0} | _OLMO_YARN},
+    ),
     'qwen3_moe': (
         'qwen3_moe',
         _LLAMA

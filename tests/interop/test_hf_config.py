@@ -118,6 +118,9 @@ UNSUPPORTED = [
     ('gemma2', 'sliding_window', None),
     ('gemma2', 'layer_types', ['sliding_attention']),
     ('qwen2', 'sliding_window', None),
+    ('olmo3', 'attention_bias', True),
+    ('olmo3', 'sliding_window', 0),
+    ('olmo3', 'rope_theta', 7.0),
     ('olmo2', 'attention_bias', True),
     ('olmo2', 'sliding_window', 8),
     ('qwen3_moe', 'use_sliding_window', True),
@@ -259,6 +262,7 @@ def test_no_field_that_is_used_is_in_ignored_fields():
         'qwen2',
         'qwen3_moe',
         'olmo2',
+        'olmo3',
         'gemma2',
     ],
 )

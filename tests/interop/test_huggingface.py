@@ -318,6 +318,7 @@ def test_select_layout(model_config):
     assert huggingface.select_layout(model_config(**rotary | gemma | mixed)) == 'gemma2'
     olmo = {'block': 'output_norm', 'qk_norm': True, 'qk_norm_per_head': False}
     assert huggingface.select_layout(model_config(**rotary | olmo)) == 'olmo2'
+    assert huggingface.select_layout(model_config(**rotary | olmo | mixed)) == 'olmo3'
     routed = rotary | {'feedforward': 'experts', 'experts': 4}
     assert (
         huggingface.select_layout(model_config(**routed, capacity_factor=1.25)) == 'mixtral'

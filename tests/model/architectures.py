@@ -26,6 +26,9 @@ ARCHITECTURES = {
     'gemma2': MODERN
     | {'block': 'sandwich_norm', 'norm': 'zero_centered_rms', 'qk_norm': True, 'kv_heads': 2}
     | {'scale_embedding': True, 'attention_scale_dim': 5, 'tied_head': True},
+    'olmo3': MODERN
+    | {'attention_pattern': ('window', 'full'), 'window': 5, 'window_rotary_base': 700.0}
+    | {'rotary_scaling': 'yarn', 'rotary_factor': 4.0, 'rotary_original_context': 64},
     'llama3_scaling': MODERN
     | {'rotary_scaling': 'llama3', 'rotary_factor': 4.0, 'rotary_original_context': 64},
     'linear_scaling': MODERN | {'rotary_scaling': 'linear', 'rotary_factor': 4.0},
@@ -57,7 +60,11 @@ ARCHITECTURES = {
 
 def count_layers(name: str) -> int:
     """Two for each form of block and where the layers differ; one where it shows the same."""
-    return 2 if name in ('gpt1', 'gpt2', 'gpt3_banded', 'parallel', 'layer_scaling', 'sink') else 1
+    return (
+        2
+        if name in ('gpt1', 'gpt2', 'gpt3_banded', 'parallel', 'layer_scaling', 'olmo3', 'sink')
+        else 1
+    )
 
 
 # The product of activations with each weight that is one matrix, by the letters of the weight.

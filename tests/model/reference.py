@@ -4,6 +4,7 @@ It implements every architecture that a config can name, from the papers that gp
 Experts are dropless; test_experts.py checks what a capacity drops against its own loop.
 """
 
+import dataclasses
 import math
 
 import numpy as np
@@ -31,11 +32,16 @@ def logits(params: dict, tokens: np.ndarray, c, routers: list | None = None) -> 
         }
         kind = c.attention_pattern[layer % len(c.attention_pattern)]
         window = c.window if kind == 'window' else len(tokens)
+        layer_config = c
+        if kind == 'window' and c.window_rotary_base:
+            layer_config = dataclasses.replace(
+                c, rotary_base=c.window_rotary_base, rotary_scaling='none'
+            )
         norms = [lambda x, n=n, b=b: _norm(x, b, f'norm_{n}/', c) for n in range(1, 5)]
         divisor = math.sqrt(c.attention_scale_dim)
         if c.attention_layer_scaling:
             divisor *= layer + 1
-        attend = lambda x, b=b, w=window, d=divisor: _attention(x, b, c, w, d)
+        attend = lambda x, b=b, c=layer_config, w=window, d=divisor: _attention(x, b, c, w, d)
         feed = lambda x, b=b: _feed(x, b, c, routers)
         if c.block == 'post_norm':
             x = norms[0](x + attend(x))

@@ -70,7 +70,7 @@ def tokens():
     [(name, {'attention_chunk': 7, 'vocab_multiple': 64}) for name in ARCHITECTURES]
     + [
         (name, {'scan_layers': True, 'layers': 2})
-        for name in ('gpt1', 'gpt3_banded', 'layer_scaling', 'sink', 'mistral')
+        for name in ('gpt1', 'gpt3_banded', 'layer_scaling', 'olmo3', 'sink', 'mistral')
     ],
     ids=str,
 )
