@@ -247,6 +247,9 @@ LAYOUTS: Mapping[str, WeightLayout] = {
     'qwen3': _llama_layout(hf_llama.QWEN3, 'Qwen3', _DENSE),
     'qwen3_moe': _llama_layout(hf_llama.QWEN3_MOE, 'Qwen3Moe', _QWEN_MOE, _FUSED_MOE),
     'gemma2': _llama_layout(hf_gemma.GEMMA2, 'Gemma2', _GEMMA),
+    'gemma3_text': WeightLayout(
+        hf_gemma.GEMMA3, 'Gemma3ForCausalLM', 'Gemma3TextModel', 'model.', _GEMMA
+    ),
     'olmo2': _llama_layout(hf_olmo.OLMO2, 'Olmo2', _OLMO),
     'olmo3': _llama_layout(hf_olmo.OLMO3, 'Olmo3', _OLMO),
 }

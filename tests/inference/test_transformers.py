@@ -34,6 +34,7 @@ LAYOUTS = (
     'olmo2',
     'olmo3',
     'gemma2',
+    'gemma3_text',
     'qwen3_moe',
 )
 

@@ -114,6 +114,13 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any]]] = {
         | {'head_dim': 8, 'query_pre_attn_scalar': 5, 'sliding_window': 5, 'pad_token_id': None}
         | {'attn_logit_softcapping': 4.0, 'final_logit_softcapping': 20.0},
     ),
+    'gemma3_text': (
+        'gemma3_text',
+        _LLAMA
+        | {'head_dim': 8, 'query_pre_attn_scalar': 5, 'sliding_window': 5, 'pad_token_id': None}
+        | {'sliding_window_pattern': 2, 'rope_theta': 500.0, 'rope_local_base_freq': 50.0}
+        | {'rope_scaling': {'rope_type': 'linear', 'factor': 8.0}},
+    ),
     'olmo2': ('olmo2', _LLAMA | {'head_dim': 8, 'pad_token_id': None}),
     'olmo3': (
         'olmo3',

@@ -1,6 +1,7 @@
 """Every field of a config.json is used or rejected by its name."""
 
 import contextlib
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,9 @@ UNSUPPORTED = [
     ('gemma2', 'sliding_window', None),
     ('gemma2', 'layer_types', ['sliding_attention']),
     ('qwen2', 'sliding_window', None),
+    ('gemma3_text', 'attn_logit_softcapping', 50.0),
+    ('gemma3_text', 'use_bidirectional_attention', True),
+    ('gemma3_text', 'sliding_window_pattern', 0),
     ('olmo3', 'attention_bias', True),
     ('olmo3', 'sliding_window', 0),
     ('olmo3', 'rope_theta', 7.0),
@@ -239,6 +243,49 @@ def test_absent_fields_have_the_defaults_of_transformers():
             read_section('llama', {k: v for k, v in llama.items() if k != key})
 
 
+def test_positions_by_kind_of_layer():
+    """The old and the new form, and what transformers' class makes of the old one."""
+    transformers = pytest.importorskip('transformers')
+    names = ('rotary_base', 'rotary_scaling', 'rotary_factor', 'window_rotary_base')
+    for name in ('gemma3_text', 'olmo3'):
+        values = golden.read_golden(name)['config']
+        plain = {k: v for k, v in values.items() if k != 'rope_parameters'}
+        scaling = {'rope_scaling': {'rope_type': 'linear', 'factor': 8.0}}
+        for old in ({}, scaling):
+            config = transformers.CONFIG_MAPPING[name](**copy.deepcopy(plain | old))
+            read, reread = (
+                read_section(name, plain | form)
+                for form in (old, {'rope_parameters': config.rope_parameters})
+            )
+            assert read == reread, name
+            full, window = (
+                config.rope_parameters[f'{kind}_attention'] for kind in ('full', 'sliding')
+            )
+            scaling_type = full['rope_type'].replace('default', 'none')
+            assert [read[field] for field in names] == [
+                full['rope_theta'],
+                scaling_type,
+                full.get('factor', 1.0),
+                window['rope_theta'] if full != window else 0.0,
+            ]
+    plain = {
+        k: v
+        for k, v in golden.read_golden('gemma3_text')['config'].items()
+        if k != 'rope_parameters'
+    }
+    same = {'rope_type': 'linear', 'factor': 2.0, 'rope_theta': 7.0}
+    both = {'full_attention': same, 'sliding_attention': same}
+    section = read_section('gemma3_text', plain | {'rope_parameters': both})
+    assert [section[field] for field in names] == [7.0, 'linear', 2.0, 0.0]
+    for rope, message in (
+        (both | {'sliding_attention': same | {'factor': 3.0}}, 'sliding_attention.rope_type: must'),
+        (both | {'rope_theta': 7.0}, r'rope_theta: must be in one of full_attention, sliding'),
+        (both | {'full_attention': 7}, 'full_attention: must be an object or null'),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_section('gemma3_text', plain | {'rope_parameters': rope})
+
+
 def test_no_field_that_is_used_is_in_ignored_fields():
     read_keys = set()
     for name, (model_type, _) in EXAMPLES.items():
@@ -264,6 +311,7 @@ def test_no_field_that_is_used_is_in_ignored_fields():
         'olmo2',
         'olmo3',
         'gemma2',
+        'gemma3_text',
     ],
 )
 def test_any_value_is_rejected_or_gives_a_valid_model(name):

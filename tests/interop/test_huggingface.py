@@ -316,6 +316,8 @@ def test_select_layout(model_config):
     assert huggingface.select_layout(model_config(**rotary, qk_norm=True)) == 'qwen3'
     gemma = {'block': 'sandwich_norm', 'norm': 'zero_centered_rms', 'scale_embedding': True}
     assert huggingface.select_layout(model_config(**rotary | gemma | mixed)) == 'gemma2'
+    gemma |= {'qk_norm': True, 'window_rotary_base': 50.0}
+    assert huggingface.select_layout(model_config(**rotary | gemma | mixed)) == 'gemma3_text'
     olmo = {'block': 'output_norm', 'qk_norm': True, 'qk_norm_per_head': False}
     assert huggingface.select_layout(model_config(**rotary | olmo)) == 'olmo2'
     assert huggingface.select_layout(model_config(**rotary | olmo | mixed)) == 'olmo3'
