@@ -97,7 +97,14 @@ def test_transformers_loads_exported_models(name, tmp_path):
     ]
 
 
-@pytest.mark.parametrize('name', ['gpt2', pytest.param('qwen3', marks=pytest.mark.slow), 'mixtral'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'gpt2',
+        'mixtral',
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ('qwen3', 'gemma2', 'gpt_neox')),
+    ],
+)
 def test_bfloat16_is_imported_exactly_and_computes_within_its_rounding(name, tmp_path):
     golden.make_example(name, tmp_path / 'single').to(torch.bfloat16).save_pretrained(
         tmp_path / 'half'

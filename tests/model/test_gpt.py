@@ -324,6 +324,18 @@ ROTARY = {'position': 'rotary', 'rotary_factor': 4.0}
             ROTARY | {'rotary_scaling': 'ntk', 'rotary_fraction': 0.25},
             'config.model.rotary_scaling: ntk must have more than 2 rotated dimensions, got 2',
         ),
+        (
+            {'qk_norm_per_head': False},
+            'config.model.qk_norm_per_head: must be True unless qk_norm is True',
+        ),
+        (
+            {'scale_embedding': True, 'parametrization': 'mup'},
+            'config.model.scale_embedding: must be False with parametrization mup',
+        ),
+        (
+            {'attention_scale_dim': 5, 'parametrization': 'completep'},
+            'config.model.attention_scale_dim: must be head_dim with parametrization completep',
+        ),
         ({'layers': -1}, 'config.model.layers: must be positive, got -1'),
         (
             {'norm': 'layr'},

@@ -35,9 +35,10 @@ def make_cached_forward(config):
     return jax.jit(forward, static_argnames='prefill')
 
 
-# These differ from another one in nothing that a cache could change: in the feed-forward layer, the
-# frequencies of the positions, or a bias of the projections.
+# These differ from another one in nothing that a cache could change: in the order of the norms, the
+# feed-forward layer, the frequencies of the positions, or a bias of the projections.
 SAME_CACHE = (
+    'gpt_neox',
     'linear_scaling',
     'ntk_scaling',
     'llama3_scaling',
