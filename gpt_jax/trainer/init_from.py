@@ -44,7 +44,8 @@ SCALINGS_OF_ORIGINAL_CONTEXT = ('llama3', 'yarn')
 def model_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """List the differences that keep two model sections from sharing weights.
 
-    The sections may be resolved or as in a config (0: automatic). The context is compared only with
+    The sections may be resolved or as in a config (0: automatic), and that of an older run may lack
+    fields, which then have the values that change nothing. The context is compared only with
     learned positions, and the vocabulary only if both sections give its size; otherwise a mismatch
     shows in the shapes of the weights.
 
@@ -59,7 +60,12 @@ def model_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> li
 
 
 def _weight_fields(section: Mapping[str, Any]) -> dict[str, Any]:
-    resolved = dict(config_fields.flatten_config(resolve_model(section, 1)))
+    later = {
+        key.removeprefix('model.'): value
+        for key, value in config_fields.LATER_FIELDS.items()
+        if key.startswith('model.')
+    }
+    resolved = dict(config_fields.flatten_config(resolve_model(later | dict(section), 1)))
     ignored = {*NON_WEIGHT_FIELDS}
     if resolved['position'] != 'learned':
         ignored.add('context')

@@ -1,6 +1,7 @@
 """Imported weights: evaluated, trained on from, sharded, and exported again."""
 
 import copy
+import dataclasses
 import json
 import runpy
 import shutil
@@ -14,6 +15,7 @@ import gpt_jax
 from gpt_jax import base_config
 from gpt_jax.core import trees
 from gpt_jax.core.config import parse_config, to_raw
+from gpt_jax.core.config_fields import LATER_FIELDS
 from gpt_jax.core.errors import UserError
 from gpt_jax.data.tokenizer import make_tokenizer
 from gpt_jax.inference import chat_session
@@ -239,12 +241,20 @@ def test_weights_load_on_any_mesh(imported, mesh):
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
 
 
+def test_a_run_that_lacks_later_fields_holds_the_same_model():
+    config = parse_config(copy.deepcopy(DEFAULTS), 256)
+    later = {key.removeprefix('model.') for key in LATER_FIELDS}
+    older = {key: value for key, value in DEFAULTS['model'].items() if key not in later}
+    assert init_from.model_differences(older, dataclasses.asdict(config.model)) == []
+
+
 @pytest.mark.parametrize(
     ('fields', 'message'),
     [
         (
             {'model.width': 48, 'model.head_dim': 12},
-            r'another model \(model\.head_dim: 6 -> 12; model\.width: 24 -> 48',
+            r'another model \(model\.attention_scale_dim: 6 -> 12; model\.head_dim: 6 -> 12; '
+            r'model\.width: 24 -> 48',
         ),
         ({'model.qkv_bias': False}, 'model.qkv_bias: True -> False'),
         ({'model.norm_epsilon': 1e-5}, 'model.norm_epsilon: 1e-06 -> 1e-05'),
