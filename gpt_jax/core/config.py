@@ -16,7 +16,6 @@ from gpt_jax.core import model_counts, template
 from gpt_jax.core.config_fields import (
     AT_LEAST_ONE,
     BELOW_ONE,
-    MAX_INT32,
     MAX_INT64,
     NON_NEGATIVE,
     POSITIVE,
@@ -61,7 +60,7 @@ class ModelConfig(ConfigSection):
 
     section = 'model'
 
-    layers: int = field(4, 'Number of layers.', allowed=POSITIVE)
+    layers: int = field(4, 'Number of layers.', allowed=POSITIVE, largest=10_000)
     width: int = field(128, 'Width of the residual stream.', allowed=POSITIVE)
     heads: int = field(4, 'Query heads per layer.', allowed=POSITIVE)
     kv_heads: int = field(
@@ -839,6 +838,13 @@ class OptimizerConfig(ConfigSection):
 
     def check(self) -> None:
         require(
+            self.schedule not in ('cosine', 'linear')
+            or self.warmup_fraction < self.decay_end_fraction,
+            'optimizer.warmup_fraction',
+            'must be below optimizer.decay_end_fraction, so that the rate can decay, got '
+            f'{self.warmup_fraction}',
+        )
+        require(
             self.schedule != 'wsd' or self.warmup_fraction + self.cooldown_fraction <= 1,
             'optimizer.cooldown_fraction',
             'and optimizer.warmup_fraction must not exceed 1 together',
@@ -1022,6 +1028,7 @@ class MeshConfig(ConfigSection):
         0,
         'JAX devices on the CPU if there is no accelerator; 0: one per core.',
         allowed=NON_NEGATIVE,
+        largest=4096,
     )
 
     def check(self) -> None:
@@ -1197,14 +1204,7 @@ def parse_config(config: Mapping[str, Any], vocab_size: int) -> Config:
         key: from_dict(section, values[key], key) for key, section in SECTIONS.items()
     }
     init_from = expand_home(config['init_from'], 'config.init_from')
-    parsed = Config(name=config['name'], seed=seed, init_from=init_from, **sections)
-    require(
-        parsed.steps <= MAX_INT32,
-        'train',
-        f'the run must have at most {MAX_INT32:,} steps, got {parsed.steps:,}; train fewer tokens '
-        'or flops, or larger batches',
-    )
-    return parsed
+    return Config(name=config['name'], seed=seed, init_from=init_from, **sections)
 
 
 def parse_section(config: Mapping[str, Any], name: str) -> Any:

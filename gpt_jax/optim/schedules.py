@@ -2,7 +2,8 @@
 
 `optimizer.schedule` is a key of SCHEDULES or a dotted path 'my_lab.schedules:inverse_sqrt' to a
 function (ScheduleProgress, config) -> factor. The last update of the warmup has the peak rate, and
-the last of the decay or cooldown has exactly `final_lr_fraction` of it. The schedules of optax are
+the last of the decay or cooldown has exactly `final_lr_fraction` of it; only a run that is so short
+that it consists of its warmup, or of one update, ends at the peak rate. The schedules of optax are
 not used because they round differently, their warmup begins at a rate of 0, and their last rate is
 reached one update after the last.
 """

@@ -6,10 +6,10 @@ others from 0 to 1.
 Libraries compute them, except for SQuAD's two, whose library downloads code. Every value is
 computed over a whole split; it is not a mean over batches.
 
-Words are those of the papers, which assume spaces and for ROUGE the letters a-z. Where the right
-answers are written otherwise, these words would score 0 whatever the answer: BLEU then takes
-sacrebleu's zh or char tokens, ROUGE words of any letters, and F1 single characters of scripts
-without spaces (so CMRC, Cui et al. 2019).
+Words are those of the papers, which assume spaces between words and, for ROUGE, the letters a-z.
+So that other texts do not score 0 whatever the answer, a character of a script without spaces is a
+word of its own for BLEU (as in sacrebleu's zh), ROUGE and F1, and ROUGE takes words of any letters
+where most letters of the right answer are not a-z.
 """
 
 import collections
@@ -39,11 +39,12 @@ ROUGE_LIBRARY = 'rouge_score.rouge_scorer'
 # Metrics of generated code, which is executed (gpt_jax/evaluation/code_execution.py).
 PASS_AT = re.compile(r'pass@[1-9][0-9]*')
 _PUNCTUATION = frozenset(string.punctuation)
-_HAN = '\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f'
-# Thai, Lao, Burmese, Khmer, Hiragana and Katakana.
-_OTHER_UNSPACED = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff'
-_HAN_CHARACTER = re.compile(f'[{_HAN}]')
-_UNSPACED_CHARACTER = re.compile(f'[{_HAN}{_OTHER_UNSPACED}]')
+# Han with its punctuation and full-width forms, Kana, Bopomofo, Thai, Lao, Tibetan, Burmese, Khmer,
+# Javanese.
+_UNSPACED_CHARACTER = re.compile(
+    '[\u3000-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uffef'
+    '\U00020000-\U0003134f\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\ua980-\ua9df]'
+)
 _TAG_WITH_PREFIX = re.compile(r'[BIES]-.')
 
 
@@ -122,8 +123,7 @@ def _stripped_match(answer: str, reference: str) -> float:
 def _word_f1(answer: str, reference: str) -> float:
     """Compute SQuAD's F1 between bags of words; if one has no words, whether both have none."""
     predicted, right = (
-        _UNSPACED_CHARACTER.sub(r' \g<0> ', normalize_answer(text)).split()
-        for text in (answer, reference)
+        _separate_characters(normalize_answer(text)).split() for text in (answer, reference)
     )
     if not predicted or not right:
         return float(predicted == right)
@@ -131,22 +131,18 @@ def _word_f1(answer: str, reference: str) -> float:
     return 2 * common / (len(predicted) + len(right))
 
 
-def _share_of_letters(pattern: str | re.Pattern[str], references: Sequence[Sequence[str]]) -> float:
-    """Return the share of the references' letters that match the pattern."""
-    text = ''.join(itertools.chain.from_iterable(references))
-    letters = re.findall(r'[^\W\d_]', text)
-    return sum(bool(re.match(pattern, letter)) for letter in letters) / max(len(letters), 1)
+def _separate_characters(text: str) -> str:
+    """Put spaces around each character of a script that is written without them."""
+    return _UNSPACED_CHARACTER.sub(r' \g<0> ', text)
 
 
 def _bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
-    unspaced = _share_of_letters(_UNSPACED_CHARACTER, references)
-    if unspaced <= 0.5:
-        return _sacrebleu('corpus_bleu')(answers, references)
-    is_chinese = _share_of_letters(_HAN_CHARACTER, references) == unspaced
-    return _sacrebleu('corpus_bleu', tokenize='zh' if is_chinese else 'char')(answers, references)
+    """Compute BLEU on 13a tokens, sacrebleu's default, of characters where there are no spaces."""
+    separated = [[_separate_characters(text) for text in texts] for texts in references]
+    return _sacrebleu('corpus_bleu')([_separate_characters(text) for text in answers], separated)
 
 
-def _sacrebleu(function: str, **options: Any) -> Scorer:
+def _sacrebleu(function: str) -> Scorer:
     """Make a scorer of the whole corpus with sacrebleu's defaults: BLEU on 13a tokens, chrF2."""
 
     def score(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
@@ -154,7 +150,7 @@ def _sacrebleu(function: str, **options: Any) -> Scorer:
         # sacrebleu takes streams: the first reference of every answer, the second, ...
         streams = list(map(list, itertools.zip_longest(*references)))
         compute = getattr(import_library('sacrebleu'), function)
-        return float(compute(list(answers), streams, **options).score)
+        return float(compute(list(answers), streams).score)
 
     return score
 
@@ -163,26 +159,32 @@ class _UnicodeWords:
     """rouge_score's protocol of a tokenizer: lower-case words of any letters and digits."""
 
     def tokenize(self, text: str) -> list[str]:
-        words: list[str] = re.findall(r'[^\W_]+', _UNSPACED_CHARACTER.sub(r' \g<0> ', text.lower()))
+        words: list[str] = re.findall(r'[^\W_]+', _separate_characters(text.lower()))
         return words
+
+
+def _is_latin(texts: Sequence[str]) -> bool:
+    """Whether at least half of the letters are a-z."""
+    letters = [char for char in ''.join(texts) if char.isalpha()]
+    return 2 * sum(char.isascii() for char in letters) >= len(letters)
 
 
 def _rouge(name: str) -> Scorer:
     """Make a scorer: the mean F-measure against the best reference, on stems, for summaries.
 
-    Characters other than a-z and 0-9 are ignored, unless most letters are others. For rougeLsum a
-    line is a sentence.
+    Characters other than a-z and 0-9 are ignored, unless most letters of the references are others.
+    For rougeLsum a line is a sentence.
     """
 
     def score(answers: Sequence[str], references: Sequence[Sequence[str]]) -> float:
         _check_lengths(answers, references)
-        is_latin = _share_of_letters('[a-zA-Z]', references) >= 0.5
-        tokenizer = None if is_latin else _UnicodeWords()
-        scorer = import_library(ROUGE_LIBRARY).RougeScorer(
-            [name], use_stemmer=True, tokenizer=tokenizer
-        )
+        make_scorer = import_library(ROUGE_LIBRARY).RougeScorer
+        latin = make_scorer([name], use_stemmer=True)
+        other = make_scorer([name], tokenizer=_UnicodeWords())
         total = sum(
-            scorer.score_multi(alternatives, answer)[name].fmeasure
+            (latin if _is_latin(alternatives) else other)
+            .score_multi(alternatives, answer)[name]
+            .fmeasure
             for answer, alternatives in zip(answers, references, strict=True)
         )
         return float(total / len(answers))

@@ -1,5 +1,6 @@
 """Layout of a run on its devices: mesh, parameter shardings, collectives, rows of the batch."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -142,7 +143,9 @@ def _choose_microbatch_rows(train: TrainConfig, batch_shards: int, stages: int) 
     """Choose the rows of a pipeline's microbatch; by default, four microbatches per stage."""
     rows = train.batch_size // batch_shards * stages
     preferred = train.microbatch_size or max(1, rows // (4 * stages))
-    return max(n for n in range(1, min(preferred, rows) + 1) if rows % n == 0)
+    small = [n for n in range(1, math.isqrt(rows) + 1) if rows % n == 0]
+    divisors = [*small, *(rows // n for n in small)]
+    return max(n for n in divisors if n <= preferred)
 
 
 def make_sharding_policy(layout: MeshLayout) -> ShardingPolicy:

@@ -84,26 +84,35 @@ def open_run(run: RunContext) -> dict[str, Any] | None:
     """
     workdir, path = run.workdir, run.workdir / SUMMARY_FILE
     summary: dict[str, Any] | None = files.read_json(path) if path.exists() else None
-    if (workdir / 'config.json').exists() and (summary or manifest.list_steps(_checkpoints(run))):
+    meta = manifest.read_newest_meta(_checkpoints(run))
+    changes: dict[str, list[Any]] = {}
+    is_longer = False
+    # All checks come first: a start that is refused leaves the folder as it was.
+    if (workdir / 'config.json').exists() and (summary or meta):
         before: RawConfig = files.read_json(workdir / 'config.json')
         _check_changes(before, run.raw_config, workdir)
         changes = _list_changes(before, run.raw_config)
         if summary is not None:
-            summary = _reopen(before, changes, summary, run)
-        if changes and jax.process_index() == 0:
-            _record_changes(changes, run)
-    if summary is None:
+            check_fingerprint(run, summary['fingerprint'])
+            is_longer = _is_longer(before, summary['steps'], run)
+        if meta is not None and (summary is None or is_longer):
+            check_restored(run, meta, meta['next_batch'])
+    is_done = summary is not None and not is_longer
+    if not is_done:
         _check_divergence(run)
-    if summary is None and jax.process_index() == 0:
-        files.write_json(workdir / 'config.json', run.raw_config)
-        run.dataset.save_tokenizer(run.config, workdir)
-    return summary
+    if jax.process_index() == 0:
+        _update_folder(changes, summary, is_longer, run)
+    return summary if is_done else None
 
 
 def record_divergence(run: RunContext, error: Diverged) -> None:
     """Note in the run's folder that it diverged, so that no later start trains it again."""
     if jax.process_index() == 0:
-        entry = {'config_hash': run.config_hash, 'error': str(error)}
+        entry = {
+            'config_hash': run.config_hash,
+            'fingerprint': run.dataset.fingerprint,
+            'error': str(error),
+        }
         files.write_json(run.workdir / DIVERGED_FILE, entry)
 
 
@@ -183,27 +192,48 @@ def _list_changes(before: RawConfig, after: RawConfig) -> dict[str, list[Any]]:
     }
 
 
-def _reopen(
-    before: RawConfig, changes: Mapping[str, list[Any]], summary: dict[str, Any], run: RunContext
-) -> dict[str, Any] | None:
-    """Return a finished run's summary; None, if the run is longer now."""
+def _is_longer(before: RawConfig, steps: int, run: RunContext) -> bool:
+    """Return whether a finished run has more to do by its new length or schedule.
+
+    Raises:
+      UserError: its `steps` updates were not those of the new config.
+    """
+    old = parse_config(before, run.config.model.vocab_size)
+    if old.steps == run.config.steps and not compare_learning_rates(old, run.config, steps):
+        return False
+    _check_length(old, steps, run)
+    return True
+
+
+def _update_folder(
+    changes: Mapping[str, list[Any]],
+    summary: dict[str, Any] | None,
+    is_longer: bool,
+    run: RunContext,
+) -> None:
+    """Write what the new config changes in the folder.
+
+    Args:
+      summary: of the finished run; None: it is not finished.
+      is_longer: whether the finished run goes on.
+    """
     path = run.workdir / SUMMARY_FILE
-    if any(field in PATH_FIELDS for field in changes):
-        check_fingerprint(run, summary['fingerprint'])
-    steps, config = summary['steps'], run.config
-    old = parse_config(before, config.model.vocab_size)
-    if old.steps != config.steps or compare_learning_rates(old, config, steps):
-        _check_length(old, steps, run)
-        run.log(f'{run.workdir}: {steps:,} steps are done; {config.steps - steps:,} more follow')
-        if jax.process_index() == 0:
-            path.rename(path.with_stem(f'summary_of_{steps}_steps'))
-        return None
-    if changes and jax.process_index() == 0:  # a sweep recognizes its trials by this hash
+    if changes:
+        _record_changes(changes, run)
+    if summary is not None and is_longer:
+        steps = summary['steps']
+        run.log(
+            f'{run.workdir}: {steps:,} steps are done; {run.config.steps - steps:,} more follow'
+        )
+        path.rename(path.with_stem(f'summary_of_{steps}_steps'))
+    elif summary is not None and changes:  # a sweep recognizes its trials by this hash
         partition = summary['config_hash'].partition('-')[2]
         summary['config_hash'] = config_fields.config_hash(run.raw_config, partition)
         files.write_json(path, summary)
+    if summary is None or changes:
         files.write_json(run.workdir / 'config.json', run.raw_config)
-    return summary
+    if summary is None:
+        run.dataset.save_tokenizer(run.config, run.workdir)
 
 
 def _check_length(old: Config, step: int, run: RunContext) -> None:
@@ -229,10 +259,11 @@ def _check_divergence(run: RunContext) -> None:
     if not path.exists():
         return
     entry = files.read_json(path)
-    if entry['config_hash'] == run.config_hash:
+    same_data = entry['fingerprint'] == run.dataset.fingerprint
+    if entry['config_hash'] == run.config_hash and same_data:
         raise Diverged(
             f'{run.workdir}: diverged before and would again: {entry["error"]}; change the config, '
-            f'or delete {path} to go on from the last checkpoint'
+            f'or delete {path} to try again'
         )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from gpt_jax.core import config_fields, files, trees
 from gpt_jax.core.config import Config, RawConfig, parse_config
+from gpt_jax.core.config_fields import MAX_INT32
 from gpt_jax.core.errors import Diverged, UserError
 from gpt_jax.core.progress import PROGRESS_FILE, LogFn, Progress
 from gpt_jax.core.watchdog import Watchdog, catch_bus_error
@@ -66,7 +67,7 @@ def train(
     config = parse_config(raw_config, dataset.vocab_size)
     run_on_first_process(lambda: check_trackers(config.train))
     parts = build_trainer_parts(config)
-    _check_batch_size(config, parts)
+    _check_size(config, parts)
     next(dataset.iterate_batches(config, 0, parts.batch_shard()))  # UserError if too little data
     score_suite = None
     if config.suite.tasks:
@@ -96,8 +97,13 @@ def train(
         return _train(run)
 
 
-def _check_batch_size(config: Config, parts: TrainerParts) -> None:
-    """Raise UserError if this process's token ids of one batch are more than the host's memory."""
+def _check_size(config: Config, parts: TrainerParts) -> None:
+    """Raise UserError for too many steps, or a batch whose ids are more than the host's memory."""
+    if config.steps > MAX_INT32:
+        raise UserError(
+            f'config.train: a run has at most {MAX_INT32:,} steps, got {config.steps:,}; train '
+            'fewer tokens or flops, or larger batches'
+        )
     _, count = parts.batch_shard()
     size = config.tokens_per_step // count * np.dtype(np.int32).itemsize
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')

@@ -263,6 +263,8 @@ def test_missing_package():
         ('我喜欢吃苹果。今天天气很好。', '我喜欢吃梨。今天天气很好。'),
         ('わたしはリンゴがすきです', 'わたしはナシがすきです'),
         ('ฉันชอบกินแอปเปิ้ล', 'ฉันชอบกินส้ม'),
+        ('བཀྲ་ཤིས་བདེ་ལེགས', 'བཀྲ་ཤིས་བདེ་ལེ'),
+        ('ﾜﾀｼﾊﾘﾝｺﾞｶﾞｽｷﾃﾞｽ', 'ﾜﾀｼﾊﾅｼｶﾞｽｷﾃﾞｽ'),
         ('Сегодня очень хорошая погода в Москве', 'Сегодня очень плохая погода в Москве'),
     ],
 )
@@ -274,6 +276,16 @@ def test_texts_in_other_scripts_are_scored(metric, text, changed):
 
 
 def test_chinese_bleu_is_that_of_sacrebleus_chinese_tokens():
-    answers, references = ['我喜欢吃梨。今天天气很好。'], ['我喜欢吃苹果。今天天气很好。']
+    answers = ['我喜欢吃梨。今天天气很好，23.5度。', '他说：“好”，OK? 走吧！']
+    references = ['我喜欢吃苹果。今天天气很好，23.5度。', '他说：“不好”，OK? 我们走吧！']
     expected = sacrebleu.BLEU(tokenize='zh').corpus_score(answers, [references]).score
-    assert score('bleu', answers, [references]) == pytest.approx(expected)
+    assert score('bleu', answers, [[text] for text in references]) == pytest.approx(expected)
+
+
+def test_each_text_is_scored_by_its_own_script():
+    chinese, english = '今天天气很好我们去公园玩', 'the cat sat on the mat and then it went home'
+    for copies in (1, 3):
+        answers = [chinese[:-1]] * copies + [english]
+        references = [[chinese]] * copies + [[english]]
+        assert score('rouge1', answers, references) > 0.95
+        assert score('bleu', answers, references) > 90

@@ -80,6 +80,7 @@ def test_more_steps_at_a_constant_rate_are_the_longer_run(folder, source, tmp_pa
         ('train.steps', 10, 'has 20 steps already, more than the 10'),
         ('optimizer.learning_rate', 1e-4, 'holds a run of another config .*learning_rate'),
         ('data.source', 'other', 'is not the data that this run began with'),
+        ('train.steps', 'other data', 'is not the data that this run began with'),
     ],
 )
 def test_other_changes_are_refused_and_change_nothing(
@@ -89,9 +90,17 @@ def test_other_changes_are_refused_and_change_nothing(
         value = f'files:{tmp_path / "other.jsonl"}'
         lines = Path(source.removeprefix('files:')).read_text().splitlines(keepends=True)
         (tmp_path / 'other.jsonl').write_text(''.join(lines[1:]))
+    fields = CONSTANT | {'config.data.source': source}
+    if value == 'other data':  # the same path
+        path = tmp_path / 'text.jsonl'
+        shutil.copy(source.removeprefix('files:'), path)
+        fields['config.data.source'] = f'files:{path}'
+        in_process.run(in_process.command(folder, **fields))
+        path.write_text(path.read_text().partition('\n')[2])
+        value, fields['config.optimizer.warmup_fraction'] = 40, 0.125
     before = {path.name for path in folder.iterdir()}
     content = (folder / 'config.json').read_bytes()
-    fields = CONSTANT | {'config.data.source': source} | {f'config.{field}': value}
+    fields |= {f'config.{field}': value}
     _, err = in_process.run(in_process.command(folder, **fields), code=2)
     assert re.search(message, err)
     assert {path.name for path in folder.iterdir()} == before
@@ -105,9 +114,11 @@ def test_dropout_ties_a_run_to_its_devices(tmp_path, source):
     in_process.run(in_process.command(workdir, **fields, **{'config.mesh.data': 2}))
     summary = program.summary(workdir)
     assert summary['config_hash'].endswith('-data2')
-    (workdir / 'summary.json').unlink()
-    _, err = in_process.run(in_process.command(workdir, **fields), code=2)
+    longer = fields | {'config.train.steps': 10, 'config.optimizer.warmup_fraction': 0.1}
+    _, err = in_process.run(in_process.command(workdir, **longer), code=2)
     assert 'this run has data2 so far, not one device and microbatch' in err
+    assert program.summary(workdir) == summary
+    assert not (workdir / resume.CHANGES_FILE).exists()
     changed = fields | {'config.mesh.data': 2, 'config.train.microbatch_size': 2}
     _, err = in_process.run(in_process.command(workdir, **changed), code=2)
     assert 'holds a run of another config (train.microbatch_size: 0 -> 2)' in err
