@@ -110,8 +110,9 @@ def check_path(text: str, flag: str) -> Path:
     try:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(path / 'any_file')
-    except (OSError, ValueError) as error:  # ValueError: a null byte
-        reason = error.strerror if isinstance(error, OSError) else error
+    except (OSError, ValueError) as error:
+        # The words of a ValueError differ between versions of Python.
+        reason = error.strerror if isinstance(error, OSError) else 'must not have a null byte'
         short = text if len(text) <= 80 else f'{text[:80]}...'
         raise UserError(f'{flag}={short}: {reason}') from None
     return path

@@ -28,7 +28,7 @@ def test_paths_need_not_exist(tmp_path, monkeypatch):
     [
         ('x' * 300, f'--checkpoint={"x" * 80}...: File name too long'),
         ('runs/' * 1000, f'--checkpoint={"runs/" * 16}...: File name too long'),
-        ('a\0b', r'--checkpoint=a\x00b: embedded null byte'),
+        ('a\0b', r'--checkpoint=a\x00b: must not have a null byte'),
         (
             '~nobody_of_that_name/run',
             '--checkpoint=~nobody_of_that_name/run: must start with an existing user, got '

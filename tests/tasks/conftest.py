@@ -55,8 +55,12 @@ MODULES = (
 @pytest.fixture(scope='session')
 def small_stdlib(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of MODULES."""
-    root = tmp_path_factory.mktemp('library')
+    stdlib, root = Path(sysconfig.get_path('stdlib')), tmp_path_factory.mktemp('library')
     for name in MODULES:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(Path(sysconfig.get_path('stdlib')) / name, root / name)
+        if (stdlib / name).exists():
+            shutil.copy(stdlib / name, root / name)
+        else:  # a package in this version of Python: pathlib since 3.13, string since 3.14
+            package = name.removesuffix('.py')
+            shutil.copytree(stdlib / package, root / package)
     return root
