@@ -65,7 +65,7 @@ class TrackedRun(NamedTuple):
 class Tracker(Protocol):
     """A tracker of one run, made by `factory(run: TrackedRun)`; used by one thread only.
 
-    Any exception ends the tracker in this start of the run, with a warning.
+    Any exception, KeyboardInterrupt too, ends the tracker in this start, with a one-line warning.
 
     Attributes:
       run_id: the service's id of the run, or any text to find it by.
@@ -207,8 +207,8 @@ class _TrackerThread(threading.Thread):
     def run(self) -> None:
         try:
             self._track()
-        except (Exception, SystemExit) as error:  # whatever a service or a user's tracker raises
-            reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        except BaseException as error:  # whatever a service or a user's tracker raises
+            reason = ' '.join(f'{type(error).__name__}: {error}'.split()).removesuffix(':')
             self._fail(f'stopped ({reason[:200]})')
 
     def _fail(self, what: str) -> None:

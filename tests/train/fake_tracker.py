@@ -52,5 +52,12 @@ class SlowTracker(FileTracker):
         time.sleep(2)
 
 
+class InterruptedTracker(FileTracker):
+    """Is interrupted while it ends its connection."""
+
+    def close(self):
+        raise KeyboardInterrupt
+
+
 def refuse(_):
     raise UserError('quota exceeded')

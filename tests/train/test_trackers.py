@@ -97,6 +97,15 @@ def test_a_failing_tracker_warns_once_and_the_next_start_sends_the_rest(tmp_path
     assert read_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
+def test_an_interrupt_in_the_thread_of_a_tracker_is_one_line(tmp_path, capsys):
+    lines = []
+    track(tmp_path, ['tests.train.fake_tracker:InterruptedTracker'], 0, 2, log=lines.append)
+    assert read_steps(tmp_path) == [1, 2]
+    assert len(lines) == 1
+    assert 'InterruptedTracker: stopped (KeyboardInterrupt); metrics.jsonl has' in lines[0]
+    assert capsys.readouterr().err == ''
+
+
 def test_a_slow_tracker_delays_neither_steps_nor_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, 'FINISH_SECONDS', 0.1)
     lines, began = [], time.monotonic()
