@@ -123,7 +123,7 @@ def _check_mode(arguments: argparse.Namespace) -> None:
 
 def _write_records(arguments: argparse.Namespace) -> None:
     check_output(arguments.records, '--records')
-    from gpt_jax.evaluation import ladder_records
+    from gpt_jax.evaluation import ladder_checkpoints, ladder_records
 
     is_source = arguments.text.startswith(('files:', 'tfds:'))
     options = ladder_records.RecordOptions(
@@ -136,9 +136,9 @@ def _write_records(arguments: argparse.Namespace) -> None:
     if arguments.tokens is None:
         tokens = {}
     elif (table := files.check_path(arguments.tokens, '--tokens')).is_file():
-        tokens = ladder_records.read_tokens_table(table)
+        tokens = ladder_checkpoints.read_tokens_table(table)
     else:
-        number = ladder_records.parse_tokens(arguments.tokens, '--tokens')
+        number = ladder_checkpoints.parse_tokens(arguments.tokens, '--tokens')
         tokens = dict.fromkeys(arguments.model, number)
     path = Path(arguments.records)
     rows = []

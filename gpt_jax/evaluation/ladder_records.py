@@ -2,7 +2,8 @@
 
 One line per checkpoint, in the columns that `gpt-jax fit` reads. Losses per token can be compared
 only where the text is split into the same tokens, so each row has a hash of its tokens
-(`tokenization`); bits per byte can always be compared.
+(`tokenization`); bits per byte can always be compared. A row also has the place of its checkpoint
+and an identity of its weights, so that a folder that holds other weights now is scored again.
 """
 
 import gc
@@ -19,14 +20,15 @@ from gpt_jax.core import files, model_counts
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.formatting import format_short_count
 from gpt_jax.core.progress import LogFn, Progress
-from gpt_jax.data.readers import read_rows
 from gpt_jax.evaluation import contamination
+from gpt_jax.evaluation.ladder_checkpoints import (
+    Checkpoint,
+    find_checkpoint,
+    find_location,
+    index_tokens,
+)
 from gpt_jax.inference import language_model
 from gpt_jax.inference.language_model import LanguageModel
-from gpt_jax.interop import huggingface
-from gpt_jax.train import manifest
-
-SUMMARY_FILE = 'summary.json'  # of a finished run
 
 Record = dict[str, Any]
 
@@ -48,31 +50,18 @@ class RecordOptions(NamedTuple):
     devices: dict[str, int]
 
 
-class Checkpoint(NamedTuple):
-    """A checkpoint, before its weights are loaded.
-
-    Attributes:
-      name: as the user gave it.
-      revision: what distinguishes it from others of the same name: the revision on the hub, or the
-        step of a run.
-      tokens: number of tokens it was trained on.
-      role: the kind of run, as in summary.json; '' if it is not a run of this program.
-    """
-
-    name: str
-    revision: str
-    tokens: int
-    role: str
-
-
 def write_records(
     names: list[str], tokens: Mapping[str, int], path: Path, options: RecordOptions, log: LogFn
 ) -> Iterator[Record]:
     """Score the checkpoints that the file lacks, one after another, and append a row for each.
 
+    A checkpoint that was given twice is scored once. If a folder holds other weights than those in
+    its row, they are scored and the row is replaced.
+
     Args:
       names: run folders, Hugging Face folders, or NAME[@REVISION] on the hub.
-      tokens: number of training tokens by name; runs of this program know their own.
+      tokens: number of training tokens by name, in any spelling; runs of this program know their
+        own.
       path: records.jsonl; may exist.
 
     Yields:
@@ -82,93 +71,48 @@ def write_records(
       UserError: tokens are unknown, the file has rows of another text or other options, or a
         checkpoint cannot be loaded; the rows before it are written.
     """
-    checkpoints = [find_checkpoint(name, tokens.get(name)) for name in dict.fromkeys(names)]
+    tokens = index_tokens(tokens)
+    first_names: dict[str, str] = {}
+    for name in names:
+        first_names.setdefault(find_location(name), name)
+    checkpoints = [find_checkpoint(name, tokens.get(at)) for at, name in first_names.items()]
     texts = read_texts(options.source)
     signature = _make_signature(texts, options)
     rows = files.read_jsonl(path) if path.exists() else []
-    known = {(row.get('checkpoint'), row.get('revision')): row for row in rows}
     _check_rows(path, rows, signature)
     for number, checkpoint in enumerate(checkpoints, 1):
-        row = known.get((checkpoint.name, checkpoint.revision))
+        row = next((row for row in rows if _has_weights(row, checkpoint)), None)
         if row is not None:
             _check_tokens(path, row, checkpoint)
             log(f'{checkpoint.name}: is in {path} already')
         else:
+            is_replaced = any(_is_of(row, checkpoint) for row in rows)
+            if is_replaced:
+                log(f'{checkpoint.name}: holds other weights than its row in {path}; scored again')
             title = f'checkpoint {number} of {len(checkpoints)} · {checkpoint.name}'
             row = _score_checkpoint(checkpoint, texts, options, title, log) | signature
-            files.append_jsonl(path, row)
+            if is_replaced:
+                others = [old for old in files.read_jsonl(path) if not _is_of(old, checkpoint)]
+                files.write_jsonl(path, [*others, row])
+            else:
+                files.append_jsonl(path, row)
         yield row
 
 
-def read_tokens_table(path: Path) -> dict[str, int]:
-    """Read training tokens by checkpoint, the columns `checkpoint` and `tokens` of a file of rows.
-
-    Raises:
-      UserError: the file cannot be read, or lacks a column or a value.
-    """
-    table = {}
-    for where, row in read_rows(path):
-        name, tokens = row.get('checkpoint'), row.get('tokens')
-        if not name or tokens in (None, ''):
-            raise UserError(f'{where}: must have a checkpoint and its tokens')
-        table[str(name)] = parse_tokens(tokens, where)
-    return table
+def _has_weights(row: Record, checkpoint: Checkpoint) -> bool:
+    """Return whether a row is of these weights. Its folder may have been moved with its parents."""
+    is_here = row.get('location') == checkpoint.location
+    if is_here and '' in (row.get('weights_id'), checkpoint.weights_id):
+        return True  # on the hub, which did not answer
+    is_named = row.get('checkpoint') == checkpoint.name
+    return (is_here or is_named) and row.get('weights_id') == checkpoint.weights_id
 
 
-def parse_tokens(value: Any, where: str) -> int:
-    """Return a number of tokens, such as 300e9, as an integer.
-
-    Raises:
-      UserError: it is not a finite number of at least 1.
-    """
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 1 <= number < math.inf:
-        raise UserError(f'{where}: must be a number of tokens, such as 300e9, got {value!r}')
-    return round(number)
-
-
-def find_checkpoint(name: str, tokens: int | None) -> Checkpoint:
-    """Find the tokens and the revision of a checkpoint, without loading it.
-
-    Args:
-      tokens: number of training tokens that the user gave; None: none.
-
-    Raises:
-      UserError: there is no such folder, or its tokens are unknown or differ from those given.
-    """
-    folder = files.find_snapshot(files.check_path(name, 'MODEL'), 'MODEL')
-    if (folder / 'checkpoints').is_dir():
-        step, own_tokens, role = _read_run(folder)
-    elif folder.is_dir():
-        step, own_tokens, role = '', None, ''
-        if folder.parent.name == 'snapshots':
-            step = folder.name
-    elif huggingface.is_hub_name(name):
-        step, own_tokens, role = name.partition('@')[2], None, ''
-    else:
-        raise UserError(f'{name}: no such folder')
-    if own_tokens is not None and tokens not in (None, own_tokens):
-        raise UserError(f'{name}: was trained on {own_tokens} tokens, but --tokens says {tokens}')
-    if own_tokens is None and tokens is None:
-        raise UserError(
-            f'{name}: the number of tokens it was trained on is unknown; give it with --tokens, a '
-            'number for all or a table with the columns checkpoint and tokens'
-        )
-    return Checkpoint(name, step, own_tokens or tokens or 0, role)
-
-
-def _read_run(folder: Path) -> tuple[str, int | None, str]:
-    """Return the step of a run's best or newest checkpoint, its tokens if known, and its role."""
-    selected = manifest.select_checkpoint_folder(folder, None)
-    meta = manifest.read_newest_meta(selected / 'checkpoints')
-    step = 0 if meta is None else meta['next_batch']
-    if not (folder / SUMMARY_FILE).exists():
-        return str(step), None, ''
-    summary = files.read_json(folder / SUMMARY_FILE)
-    return str(step), step * summary['tokens'] // summary['steps'], summary.get('role', '')
+def _is_of(row: Record, checkpoint: Checkpoint) -> bool:
+    """Return whether a row is of what was at this place; the first rows had no location."""
+    if 'location' in row:
+        return bool(row['location'] == checkpoint.location)
+    return row.get('checkpoint') == checkpoint.name
 
 
 def read_texts(source: str) -> list[str]:
@@ -262,6 +206,8 @@ def _measure(
         'role': checkpoint.role,
         'checkpoint': checkpoint.name,
         'revision': checkpoint.revision,
+        'location': checkpoint.location,
+        'weights_id': checkpoint.weights_id,
         **{f'params_{name}': count for name, count in params.items()},
         'tokens': checkpoint.tokens,
         **{f'flops_{name}': count * checkpoint.tokens for name, count in flops.items()},

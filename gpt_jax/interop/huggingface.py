@@ -112,6 +112,18 @@ def _download(source: str, argument: str) -> Path:
     return folder
 
 
+def find_commit(name: str) -> str:
+    """Return the commit of NAME[@REVISION] on the hub; '' if it does not answer."""
+    repository, _, revision = name.partition('@')
+    try:
+        import huggingface_hub
+
+        info = huggingface_hub.HfApi().model_info(repository, revision=revision or None, timeout=10)
+    except Exception:  # raised by the network, the hub or its client, which may be missing
+        return ''
+    return info.sha or ''
+
+
 class HuggingFaceFolder(NamedTuple):
     """A folder of which config.json and the headers of the tensors were read.
 

@@ -124,7 +124,13 @@ def find_newest_valid(directory: Path, on_damage: Callable[[int, DamageError], N
 
 
 def read_newest_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Read the meta of the newest checkpoint with an intact manifest; checks no other file.
+    """Read the meta of the newest checkpoint, as read_newest_manifest does."""
+    newest = read_newest_manifest(directory)
+    return None if newest is None else newest['meta']
+
+
+def read_newest_manifest(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Read the newest intact manifest; checks no other file of the checkpoint.
 
     None if none was ever completed in `directory`.
 
@@ -134,7 +140,7 @@ def read_newest_meta(directory: str | os.PathLike[str]) -> dict[str, Any] | None
     directory, newest_damage = Path(directory), ''
     for step in list_steps(directory):
         try:
-            return read_manifest(directory / str(step))['meta']
+            return read_manifest(directory / str(step))
         except DamageError as damage:
             newest_damage = newest_damage or f'{directory / str(step)}: damaged ({damage}); '
     if newest_damage or _was_completed(directory):

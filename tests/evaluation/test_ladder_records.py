@@ -1,6 +1,7 @@
 """`gpt-jax eval --records`: rows of checkpoints that `gpt-jax fit` reads."""
 
 import json
+import shutil
 import sys
 
 import jax
@@ -10,7 +11,9 @@ import pytest
 import gpt_jax
 from gpt_jax.core.files import read_jsonl
 from gpt_jax.data import tokenizer
+from gpt_jax.evaluation import ladder_checkpoints, ladder_records
 from gpt_jax.inference import language_model
+from gpt_jax.interop import huggingface
 from tests import in_process, trained
 from tests.inference.test_scoring import compute_log_p
 
@@ -97,6 +100,46 @@ def test_a_published_folder_has_the_loss_of_the_run_and_its_revision(ladder, rec
     assert row['loss'] == pytest.approx(expected['loss'], rel=1e-6)
     same = ('params_total', 'params_non_embedding', 'flops_6N', 'tokenization', 'scored_bytes')
     assert [row[name] for name in same] == [expected[name] for name in same]
+
+
+def test_a_folder_with_other_weights_is_scored_again_and_named_once(tmp_path, monkeypatch):
+    """Of a run and of a published folder, under several spellings, here and in the table."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'text.txt').write_text(TEXTS[0])
+    (tmp_path / 'tokens.csv').write_text('checkpoint,tokens\nrun/,3e6\n./published,4e6\n')
+    flags = ['--text=text.txt', '--records=rec.jsonl', '--tokens=tokens.csv']
+    spellings = ['run', 'published/', 'run/', f'../{tmp_path.name}/run', tmp_path / 'published']
+    losses = []
+    for seed in range(2):
+        trained.folder(tmp_path / 'run', layers=1, width=16, seed=seed)
+        run('export', 'run', 'published')
+        _, err = run('eval', *spellings, *flags)
+        assert err.count('holds other weights than its row in rec.jsonl; scored again') == 2 * seed
+        rows = read_jsonl('rec.jsonl')
+        assert [row['checkpoint'] for row in rows] == ['run', 'published/']
+        assert [row['tokens'] for row in rows] == [3_000_000, 4_000_000]
+        assert rows[0]['loss'] == pytest.approx(rows[1]['loss'], rel=1e-6)
+        losses.append(rows[0]['loss'])
+        if seed:
+            _, err = run('eval', *spellings[::-1], *flags)
+            assert (err.count('is in rec.jsonl already'), read_jsonl('rec.jsonl')) == (2, rows)
+        shutil.rmtree('run')
+        shutil.rmtree('published')
+    assert losses[0] != losses[1]
+
+
+def test_a_branch_of_the_hub_that_moved_is_other_weights(monkeypatch):
+    commits = {'me/tiny': 'c1', 'me/tiny@main': 'c1', 'me/tiny@old': 'c0'}
+    monkeypatch.setattr(huggingface, 'find_commit', lambda name: commits[name])
+    names = [ladder_checkpoints.find_checkpoint(name, 7) for name in commits]
+    assert [c.location for c in names] == ['me/tiny', 'me/tiny', 'me/tiny@old']
+    row = {'checkpoint': 'me/tiny', 'location': 'me/tiny', 'weights_id': 'c1'}
+    assert [ladder_records._has_weights(row, c) for c in names] == [True, True, False]
+    for commit, is_known in (('c2', False), ('', True)):  # '': the hub does not answer
+        commits['me/tiny'] = commit
+        now = ladder_checkpoints.find_checkpoint('me/tiny', 7)
+        assert ladder_records._has_weights(row, now) is is_known
+        assert ladder_records._is_of(row, now)
 
 
 def test_one_model_is_in_memory_at_a_time(ladder, records, tmp_path, monkeypatch):
