@@ -181,7 +181,8 @@ def map_tensor(path: Path, entry: TensorEntry) -> np.ndarray:
     dtype = np.dtype(DTYPES[entry.dtype])
     if entry.begin == entry.end:
         return np.zeros(entry.shape, dtype)
-    raw = np.memmap(path, np.uint8, 'r', entry.begin, (entry.end - entry.begin,))
+    file = _find_safetensors(path)
+    raw = np.memmap(file, np.uint8, 'r', entry.begin, (entry.end - entry.begin,))
     return raw.view(dtype).reshape(entry.shape)
 
 
@@ -221,7 +222,7 @@ class TensorIndex(NamedTuple):
     """The tensors of a folder.
 
     Attributes:
-      entries: the file and the entry in its header, by name.
+      entries: the file and the entry in the header of its safetensors file, by name.
     """
 
     entries: dict[str, tuple[Path, TensorEntry]]
@@ -334,9 +335,13 @@ def index_file(path: Path) -> TensorIndex:
     Raises:
       UserError: the file is damaged, or, for a checkpoint, PyTorch is missing or refuses it.
     """
-    if path.name.endswith('.bin'):
-        path = torch_files.convert_checkpoint(path)
-    return TensorIndex({name: (path, entry) for name, entry in read_header(path).items()})
+    header = read_header(_find_safetensors(path))
+    return TensorIndex({name: (path, entry) for name, entry in header.items()})
+
+
+def _find_safetensors(path: Path) -> Path:
+    """Return the file that is mapped; messages name `path`, the user's."""
+    return torch_files.convert_checkpoint(path) if path.name.endswith('.bin') else path
 
 
 def _read_weight_map(folder: Path, index: str) -> dict[str, str]:

@@ -1,10 +1,13 @@
 """PyTorch checkpoints are read as safetensors are, without running code from them."""
 
+import argparse
 import importlib.util
 import json
 import os
+import pickle
 import shlex
 import subprocess
+import warnings
 
 import jax
 import ml_dtypes
@@ -55,7 +58,8 @@ def in_process(monkeypatch):
 
     def run(command, **_):
         try:
-            torch_child.main(*command[-2:])
+            with warnings.catch_warnings(action='ignore'):  # as -W ignore does in the child
+                torch_child.main(*command[-2:])
         except SystemExit as error:
             return subprocess.CompletedProcess(command, 1, '', f'{error}\n')
         return subprocess.CompletedProcess(command, 0, '', '')
@@ -105,7 +109,11 @@ def test_no_code_is_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'torch.py').write_text('raise SystemExit("imported from the current folder")')
     torch.save(Attack(), tmp_path / TORCH_FILE)
-    with pytest.raises(UserError, match='is not a plain state dict, so that it is not read'):
+    message = (
+        r'\.bin: holds Python objects other than tensors \(posix\.mkdir\), which is not read; '
+        r"in the program that made it, .*: torch\.save\(model\.state_dict\(\), '/.*\.bin'\)$"
+    )
+    with pytest.raises(UserError, match=message):
         safetensors_files.index_folder(tmp_path)
     assert not (tmp_path / 'ran').exists()
 
@@ -115,20 +123,87 @@ def test_no_code_is_run(tmp_path, monkeypatch):
     ('content', 'message'),
     [
         (torch.zeros(2), 'must hold a state dict, got Tensor'),
-        ({'model': {'a': torch.zeros(2)}}, "plain state dict of tensors, got dict as 'model'"),
-        ({'a': torch.zeros(2, dtype=torch.complex64)}, "'a': .*complex64 is not supported"),
-        (None, 'is not a plain state dict'),
+        ({'a': torch.zeros(2), 'epoch': 3}, "plain state dict of tensors, got int as 'epoch'"),
+        ({'a': torch.zeros(2, dtype=torch.complex64)}, "'a' is stored as complex64, which is not"),
+        (
+            {'a': torch.zeros(2).to(torch.float8_e4m3fn)},
+            "'a' is stored as float8_e4m3fn, which is not read; convert it to float32 or bfloat16$",
+        ),
+        (
+            {'a': torch.eye(2).to_sparse()},
+            "'a' is a sparse tensor, which is not read; save its to_",
+        ),
+        (
+            torch.nn.Linear(2, 2),
+            r'other than tensors \(torch\.nn\.modules\.linear\.Linear\), which',
+        ),
+        (
+            {'args': argparse.Namespace(a=1)},
+            r'other than tensors \(argparse\.Namespace\), which is',
+        ),
+        (b'', 'bin: is damaged or incomplete; copy or download it again$'),
+        (b'<!DOCTYPE html>', 'bin: is not a PyTorch checkpoint, or is damaged or incomplete; copy'),
+        (b'version https://git-lfs.github.com/spec/v1', 'is a pointer of Git LFS, not the file'),
+        (pickle.dumps({'a': 1}), 'bin: is not a file that torch.save wrote, or is damaged'),
     ],
 )
 def test_other_contents_are_refused_in_one_line(tmp_path, content, message):
     path = tmp_path / TORCH_FILE
-    torch.save(content, path)
-    if content is None:
-        path.write_bytes(path.read_bytes()[:100])
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    check_refused(path, message)
+
+
+def check_refused(path, message):
     with pytest.raises(UserError, match=message) as error:
-        safetensors_files.index_folder(tmp_path)
+        safetensors_files.index_folder(path.parent)
     assert '\n' not in str(error.value)
+    assert '\x1b' not in str(error.value)
+    assert 'weights_only=False' not in str(error.value)
     assert str(error.value).startswith(f'{path}: ')
+
+
+@pytest.mark.usefixtures('in_process')
+@pytest.mark.filterwarnings('ignore')  # PyTorch has deprecated it
+def test_a_torchscript_program_is_called_so(tmp_path):
+    path = tmp_path / TORCH_FILE
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    check_refused(path, r'is a TorchScript program, which is not read; .*state_dict\(\), ')
+
+
+@pytest.mark.usefixtures('in_process')
+@pytest.mark.parametrize('is_zip', [True, False])
+def test_a_truncated_file_is_called_so(tmp_path, is_zip):
+    path = tmp_path / TORCH_FILE
+    torch.save({'a': torch.zeros(200)}, path, _use_new_zipfile_serialization=is_zip)
+    content = path.read_bytes()
+    for size in (1, 3, 100, len(content) // 2, len(content) - 20):
+        path.write_bytes(content[:size])
+        check_refused(path, 'is damaged or incomplete; copy or download it again$')
+
+
+@pytest.mark.usefixtures('in_process')
+@pytest.mark.parametrize('key', ['state_dict', 'model'])
+def test_the_command_that_unwraps_a_state_dict_makes_a_folder_that_is_read(tmp_path, key):
+    path = tmp_path / TORCH_FILE
+    torch.save({'epoch': 3, key: make_state()}, path)
+    with pytest.raises(UserError, match=f"under the key '{key}'; to save them as safe") as error:
+        safetensors_files.index_folder(tmp_path)
+    python, option, code = shlex.split(str(error.value).partition('as safetensors: ')[2])
+    assert (python, option) == ('python', '-c')
+    exec(code, {})
+    assert_equal_to_state(safetensors_files.index_folder(tmp_path))
+
+
+@pytest.mark.usefixtures('in_process')
+def test_errors_about_a_tensor_name_the_users_file(tmp_path):
+    path = tmp_path / TORCH_FILE
+    torch.save({'a': torch.tensor([1.0, np.nan])}, path)
+    with pytest.raises(UserError) as error:
+        safetensors_files.index_folder(tmp_path).read_weight('a')
+    assert str(error.value).startswith(f"{path}: 'a' has NaN")
 
 
 def test_without_pytorch_the_command_that_converts_is_named(tmp_path, monkeypatch):
