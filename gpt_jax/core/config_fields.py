@@ -56,12 +56,19 @@ def require(condition: bool, field: str, message: str) -> None:
         raise UserError(f'config.{field}: {message}')
 
 
-def check_choice(value: str, choices: Iterable[str], field: str) -> None:
-    """Raise UserError, naming the choices and the nearest one, unless `value` is one of them."""
+def check_choice(
+    value: str, choices: Iterable[str], field: str, *, extensible: bool = False
+) -> None:
+    """Raise UserError, naming the choices and the nearest one, unless `value` is one of them.
+
+    Args:
+      extensible: whether the message also offers a dotted path; see field().
+    """
     choices = list(choices)
     if value not in choices:  # the search for the nearest takes longer than all other checks
-        hint = nearest(value, choices)
-        raise UserError(f'config.{field}: must be one of {", ".join(choices)}, got {value!r}{hint}')
+        hint, words = nearest(value, choices), ', '.join(choices)
+        path = " or a dotted path 'package.module:name'" if extensible else ''
+        raise UserError(f'config.{field}: must be one of {words}{path}, got {value!r}{hint}')
 
 
 def check_name(value: Any, field: str) -> None:
@@ -282,7 +289,7 @@ class ConfigSection:
         if about['choices']:
             for word in value if isinstance(value, tuple) else (value,):
                 if not (about['extensible'] and ':' in str(word)):
-                    check_choice(word, about['choices'], name)
+                    check_choice(word, about['choices'], name, extensible=about['extensible'])
         if about['allowed'] is not None:
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, int | float) and not isinstance(number, bool):

@@ -53,7 +53,8 @@ def test_every_field_has_documentation():
         (
             'model__norm',
             'rsm',
-            "config.model.norm: must be one of layer, rms, zero_centered_rms, got 'rsm'",
+            'config.model.norm: must be one of layer, rms, zero_centered_rms or a dotted path '
+            "'package.module:name', got 'rsm'",
         ),
         (
             'model__attention_pattern',

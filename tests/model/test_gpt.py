@@ -339,7 +339,8 @@ ROTARY = {'position': 'rotary', 'rotary_factor': 4.0}
         ({'layers': -1}, 'config.model.layers: must be positive, got -1'),
         (
             {'norm': 'layr'},
-            "config.model.norm: must be one of layer, rms, zero_centered_rms, got 'layr'; "
+            'config.model.norm: must be one of layer, rms, zero_centered_rms or a dotted path '
+            "'package.module:name', got 'layr'; "
             "the nearest is 'layer'",
         ),
         ({'dropout': 1.0}, 'config.model.dropout: must be in [0, 1), got 1.0'),

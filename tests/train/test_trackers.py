@@ -129,7 +129,7 @@ def test_words_and_identity():
         FAKE,
     )
     assert trackers.list_trackers(make_train_config(tensorboard=False)) == ()
-    with pytest.raises(UserError, match=r"train\.trackers: must be one of .*'wandb'"):
+    with pytest.raises(UserError, match=r"must be one of .* or a dotted path .*'wandb'"):
         make_train_config(trackers=('wandbb',))
     config = default_config()
     before = config_hash(config)
