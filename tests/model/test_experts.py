@@ -180,10 +180,18 @@ def test_even_routing_has_a_load_balance_of_one(model_config, weights):
 # Gradients
 
 
-@pytest.mark.parametrize(('name', 'layers'), [('experts', 2), ('shared_experts', 1)])
-def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, name, layers):
+@pytest.mark.parametrize(
+    ('name', 'fields'),
+    [
+        ('shared_experts', {'layers': 2, 'normalize_experts': True}),
+        pytest.param('shared_experts', {'layers': 1}, marks=pytest.mark.slow),
+        pytest.param('experts', {'layers': 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_gradients_equal_finite_differences_of_a_float64_gpt(model_config, name, fields):
     """Along a random direction of all weights, with both routing losses."""
-    config = model_config(**ARCHITECTURES[name], layers=layers, load_balance=0.3, router_z=0.2)
+    routing_losses = {'load_balance': 0.3, 'router_z': 0.2}
+    config = model_config(**ARCHITECTURES[name] | fields | routing_losses)
     params, _ = make_model(config)
     tokens = np.random.default_rng(3).integers(0, 97, (2, 12))
     rng = np.random.default_rng(4)
