@@ -30,13 +30,15 @@ def test_mup_passes_and_standard_fails(tmp_path, source, monkeypatch, parametriz
     fields['config.model.layers'] = 2 if 'layers' in passed else 1
     if 'layers' not in passed:  # then two depths are enough to write the table
         monkeypatch.setitem(coord_check.FACTORS, 'layers', (1, 2))
+    if not passed['width']:  # the smallest and the largest show the slope
+        monkeypatch.setitem(coord_check.FACTORS, 'width', (1, 8))
     fields['config.model.parametrization'] = parametrization
     command = in_process.command(tmp_path / 'c', **fields)
     out, err = in_process.run(command, code=0 if all(passed.values()) else 3)
     report = json.loads((tmp_path / 'c/coord_check.json').read_text())
     checks = {check['over']: check for check in report['checks']}
     assert {dimension: checks[dimension]['passed'] for dimension in passed} == passed
-    assert checks['width']['sizes'] == [16, 32, 64, 128]
+    assert checks['width']['sizes'] == [16 * factor for factor in coord_check.FACTORS['width']]
     names = {'attention', 'feedforward', 'residual', 'norm', 'logits'}
     assert set(checks['width']['slopes']) == names
     assert json.loads(out.splitlines()[-1])['passed'] is all(passed.values())
