@@ -29,7 +29,7 @@ def test_fit_prints_writes_and_draws(data, tmp_path, capsys):
             data,
             '--approach=all',
             '--at-flops=1e23',
-            '--draws=30',
+            '--draws=10',
             '--starts=16',
             f'--json={tmp_path / "fit.json"}',
             f'--plots={tmp_path / "figures"}',
@@ -61,14 +61,14 @@ def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
             'plan',
             '--flops=1e20',
             f'--runs={data}',
-            '--draws=20',
+            '--draws=10',
             f'--config={tmp_path / "planned.py"}',
         ]
     )
     assert 'nearest shape' in capsys.readouterr().out
     assert 'def get_config' in (tmp_path / 'planned.py').read_text()
     path = str(tmp_path / 'ledger.jsonl')
-    cli.main(['forecast', data, '--params=1e10', '--tokens=2e11', f'--ledger={path}', '--draws=20'])
+    cli.main(['forecast', data, '--params=1e10', '--tokens=2e11', f'--ledger={path}', '--draws=10'])
     assert 'written to' in capsys.readouterr().out
     run = {'params': 1e10, 'tokens': 2e11, 'loss': float(synthetic.loss(1e10, 2e11))}
     later = synthetic.write_csv(tmp_path / 'later.csv', [run])
@@ -88,7 +88,7 @@ def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
         ),
     ):
         refused(command, said, capsys)
-    cli.main(['compare', data, data, '--draws=20', f'--plots={tmp_path}'])
+    cli.main(['compare', data, data, '--draws=10', f'--plots={tmp_path}'])
     assert ': 1 times (from' in capsys.readouterr().out
     assert (tmp_path / 'compare.png').exists()
 
