@@ -535,9 +535,17 @@ def compute_first_updates(config):
     return jax.device_get(jax.jit(update)(gradients, params)[0])
 
 
-@pytest.mark.parametrize('name', ['adamw', 'sgd'])
 @pytest.mark.parametrize(
-    'finetune', [{'finetune.rank': 2}, {'finetune.freeze': ('blocks[1]/feedforward',)}], ids=str
+    ('name', 'finetune'),
+    [
+        ('adamw', {'finetune.freeze': ('blocks[1]/feedforward',)}),
+        ('sgd', {'finetune.rank': 2}),
+        pytest.param('adamw', {'finetune.rank': 2}, marks=pytest.mark.slow),
+        pytest.param(
+            'sgd', {'finetune.freeze': ('blocks[1]/feedforward',)}, marks=pytest.mark.slow
+        ),
+    ],
+    ids=str,
 )
 def test_layer_decay_scales_updates_with_any_optimizer(settings, name, finetune):
     common = {'model.layers': 3, 'optimizer.name': name, 'optimizer.warmup_fraction': 0.0}
