@@ -1,6 +1,7 @@
 """The interactive session of `gpt-jax generate --interactive` and `gpt-jax chat`."""
 
 import argparse
+import io
 import json
 import signal
 import subprocess
@@ -57,15 +58,12 @@ def test_ctrl_c_stops_a_text_and_the_session_continues(run):
     assert len(last.decode(errors='replace')) <= 8
 
 
-def test_new_starts_another_dialogue(run):
-    flags = command('chat', run, '--max_new_tokens=8')
+def test_new_starts_another_dialogue(run, monkeypatch):
     said = 'hello\nmore\n/new\nhello\n/set temprature=1\n'
-    found = subprocess.run(
-        flags, cwd=program.ROOT, input=said, capture_output=True, text=True, timeout=120
-    )
-    assert found.returncode == 0, found.stderr
-    assert 'temprature: no such option' in found.stderr
-    assert len(found.stdout) > 2
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(said.encode()), 'utf-8'))
+    out, err = in_process.run(command('chat', run, '--max_new_tokens=8'))
+    assert 'temprature: no such option' in err
+    assert len(out) > 2
 
 
 def test_dialogues_of_a_file_are_answered(run, tmp_path):
