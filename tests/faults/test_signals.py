@@ -22,7 +22,7 @@ from gpt_jax.sweep.process import _read_progress
 from tests import in_process, program
 
 SECONDS = 2.0  # within which a process must end, or within the current step
-SLACK = 1.5  # for a busy machine: the interpreter's own end takes a part of a second
+SLACK = 6.0  # beside other tests; the slow test, alone on the machine, has none
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # A validation of several seconds, in many batches, after steps of milliseconds.
 LONG = {
@@ -195,7 +195,7 @@ def test_signals_at_random_moments(what, source, tmp_path, complete):
         time.sleep(generator.uniform(0.5, 0.9 * duration))
         seconds, err = end(process, number)
         print(what, index, number, process.returncode, f'{seconds:.2f}', err[-300:])
-        is_late = seconds > SECONDS + SLACK or 'Traceback' in err
+        is_late = seconds > SECONDS or 'Traceback' in err
         if process.returncode not in (0, 75) or is_late:  # 0: it had ended before
             late.append((index, number, process.returncode, round(seconds, 2), err[-800:]))
     assert not late
