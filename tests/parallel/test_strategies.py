@@ -148,7 +148,8 @@ def assert_same_runs(expected_run, run):
     """Compare two runs, (losses, last state) each."""
     (expected_losses, expected_state), (losses, state) = expected_run, run
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-    # Adam divides a gradient by its size; its first moment has the gradients themselves.
+    # Adam divides a gradient by its size; its first moment has the gradients themselves, which round
+    # to about 1e-5 of the largest.
     expected_moments, moments = (s.opt_state[0][1].mu for s in (expected_state, state))
     largest = max(np.abs(a).max() for a in jax.tree.leaves(expected_moments))
     leaves = zip(
@@ -159,5 +160,5 @@ def assert_same_runs(expected_run, run):
     )
     for name, actual, expected in leaves:
         np.testing.assert_allclose(
-            trees.host_array(actual), expected, rtol=1e-3, atol=1e-5 * largest, err_msg=name
+            trees.host_array(actual), expected, rtol=1e-3, atol=2e-5 * largest, err_msg=name
         )
