@@ -148,8 +148,8 @@ def assert_same_runs(expected_run, run):
     """Compare two runs, (losses, last state) each."""
     (expected_losses, expected_state), (losses, state) = expected_run, run
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
-    # Adam divides a gradient by its size; its first moment has the gradients themselves, which round
-    # to about 1e-5 of the largest.
+    # Adam divides a gradient by its size; its first moment has the gradients themselves, whose
+    # rounding is about 1e-5 of the largest.
     expected_moments, moments = (s.opt_state[0][1].mu for s in (expected_state, state))
     largest = max(np.abs(a).max() for a in jax.tree.leaves(expected_moments))
     leaves = zip(
