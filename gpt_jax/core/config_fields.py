@@ -168,6 +168,16 @@ def select_run_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def add_later_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of an older run with the fields that it lacks, at LATER_FIELDS' values."""
+    completed = dict(config)
+    for key, value in LATER_FIELDS.items():
+        section, _, field_name = key.partition('.')
+        if section in completed:
+            completed[section] = {field_name: value} | dict(completed[section])
+    return completed
+
+
 def config_hash(config: Mapping[str, Any], partition: str = '') -> str:
     """Return a hash of the fields of `select_run_fields`, 16 hex digits.
 

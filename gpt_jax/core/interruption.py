@@ -9,6 +9,7 @@ loses nothing, since all files are written so that a kill at any moment is safe.
 A command that has something to save counts the signals instead (`SignalCounter`).
 """
 
+import atexit
 import contextlib
 import os
 import select
@@ -116,6 +117,7 @@ def install(program: str) -> None:
     if _is_installed:
         return
     _is_installed = True
+    atexit.register(_ignore_signals)  # the first to be registered is the last to be called
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
@@ -135,6 +137,12 @@ def raising(program: str) -> Iterator[None]:
         yield
     finally:
         _program, _is_starting = previous
+
+
+def _ignore_signals() -> None:
+    """Ignore signals from here on: all work is done, and Python is about to drop the handlers."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def acknowledge() -> None:

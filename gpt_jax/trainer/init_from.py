@@ -60,12 +60,8 @@ def model_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> li
 
 
 def _weight_fields(section: Mapping[str, Any]) -> dict[str, Any]:
-    later = {
-        key.removeprefix('model.'): value
-        for key, value in config_fields.LATER_FIELDS.items()
-        if key.startswith('model.')
-    }
-    resolved = dict(config_fields.flatten_config(resolve_model(later | dict(section), 1)))
+    complete = config_fields.add_later_fields({'model': section})['model']
+    resolved = dict(config_fields.flatten_config(resolve_model(complete, 1)))
     ignored = {*NON_WEIGHT_FIELDS}
     if resolved['position'] != 'learned':
         ignored.add('context')

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gpt_jax.core import config_fields, files, model_counts
-from gpt_jax.core.config import Config, RawConfig, parse_config
+from gpt_jax.core.config import Config, RawConfig
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.formatting import format_short_count
 from gpt_jax.core.progress import LogFn
@@ -175,8 +175,8 @@ def restore_branch(
             f'config.train.branch_from: {trunk} must match this run except in length and schedule, '
             f'got {"; ".join(changes)}'
         )
-    trunk_rates = parse_config(trunk_config, config.model.vocab_size)
-    difference = resume.compare_learning_rates(trunk_rates, config, step)
+    parsed_trunk = resume.parse_old_config(trunk_config, config)
+    difference = resume.compare_learning_rates(parsed_trunk, config, step)
     if difference:
         raise UserError(
             f'config.train.branch_step: up to step {step} this run must have the learning rates of '
@@ -184,6 +184,10 @@ def restore_branch(
         )
     saved = finetune_checkpoint.drop_unsaved(parts.abstract_state, config.init_from)
     restored = load_checkpoint(trunk / 'checkpoints', saved, step=step, log=log)
+    partition = resume.describe_partition(raw_config, parts.mesh.shape, parts.microbatches)
+    resume.check_partition(
+        restored.meta['config_hash'], config_fields.config_hash(raw_config, partition), trunk
+    )
     if restored.meta['fingerprint'] != fingerprint:
         raise UserError(
             f'config.train.branch_from: {trunk} was not trained on {config.data.source}'

@@ -89,7 +89,7 @@ def open_run(run: RunContext) -> dict[str, Any] | None:
     is_longer = False
     # All checks come first: a start that is refused leaves the folder as it was.
     if (workdir / 'config.json').exists() and (summary or meta):
-        before: RawConfig = files.read_json(workdir / 'config.json')
+        before = config_fields.add_later_fields(files.read_json(workdir / 'config.json'))
         _check_changes(before, run.raw_config, workdir)
         changes = _list_changes(before, run.raw_config)
         if summary is not None:
@@ -125,15 +125,30 @@ def check_restored(run: RunContext, meta: Mapping[str, Any], step: int) -> None:
     check_fingerprint(run, meta['fingerprint'])
     if not step:
         return  # imported weights
-    partitions = [one.partition('-')[2] for one in (meta['config_hash'], run.config_hash)]
+    check_partition(meta['config_hash'], run.config_hash, run.workdir)
+    _check_length(parse_old_config(meta['config'], run.config), step, run)
+
+
+def check_partition(before: str, after: str, folder: Path) -> None:
+    """Raise UserError unless two hashes of a run have the same partition.
+
+    Args:
+      before: config_hash of the updates so far, which are in `folder`.
+      after: config_hash of those that follow.
+    """
+    partitions = [one.partition('-')[2] for one in (before, after)]
     if partitions[0] != partitions[1]:
         had, has = (partition or 'one device and microbatch' for partition in partitions)
         raise UserError(
-            f'{run.workdir}: with dropout or experts, the result depends on the devices and '
+            f'{folder}: with dropout or experts, the result depends on the devices and '
             f'microbatches; this run has {had} so far, not {has}: use these again, or another '
             '--workdir'
         )
-    _check_length(parse_config(meta['config'], run.config.model.vocab_size), step, run)
+
+
+def parse_old_config(before: RawConfig, config: Config) -> Config:
+    """Parse the config of a run's earlier start, which may be of an older version."""
+    return parse_config(config_fields.add_later_fields(before), config.model.vocab_size)
 
 
 def check_fingerprint(run: RunContext, fingerprint: str) -> None:
@@ -198,7 +213,7 @@ def _is_longer(before: RawConfig, steps: int, run: RunContext) -> bool:
     Raises:
       UserError: its `steps` updates were not those of the new config.
     """
-    old = parse_config(before, run.config.model.vocab_size)
+    old = parse_old_config(before, run.config)
     if old.steps == run.config.steps and not compare_learning_rates(old, run.config, steps):
         return False
     _check_length(old, steps, run)

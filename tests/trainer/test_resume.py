@@ -56,6 +56,9 @@ def test_more_steps_at_a_constant_rate_are_the_longer_run(folder, source, tmp_pa
     in_process.run(whole)
     shutil.copy(source.removeprefix('files:'), tmp_path / 'moved.jsonl')
     moved = f'files:{tmp_path / "moved.jsonl"}'
+    older = files.read_json(folder / 'config.json')
+    del older['model']['scale_embedding'], older['data']['separator']
+    files.write_json(folder / 'config.json', older)
     changed = longer | {'config.data.source': moved, 'config.train.log_every': 4}
     _, err = in_process.run(in_process.command(folder, **changed))
     assert '20 steps are done; 20 more follow' in err
