@@ -36,6 +36,16 @@ def run_command(program: str, action: Callable[[], None]) -> None:
       action: the command.
     """
     try:
+        _run(program, action)
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            interruption.set_exit_code(end.code or 0)
+        raise
+    interruption.set_exit_code(0)
+
+
+def _run(program: str, action: Callable[[], None]) -> None:
+    try:
         with (
             interruption.raising(program),
             errors.translate_exhaustion(),

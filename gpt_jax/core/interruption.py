@@ -34,6 +34,7 @@ _answered_at = -float('inf')  # monotonic time at which the main thread last dea
 _counters: list['SignalCounter'] = []  # those in use; the last one receives the signals
 _ending = threading.RLock()  # held by the thread that ends the process
 _raised_number = 0  # the signal that was raised in the main thread and not dealt with; 0: none
+_exit_code: int | None = None  # of a command that has ended; None: as Python decides
 
 
 class SignalCounter:
@@ -117,7 +118,7 @@ def install(program: str) -> None:
     if _is_installed:
         return
     _is_installed = True
-    atexit.register(_ignore_signals)  # the first to be registered is the last to be called
+    atexit.register(_finish)  # the first to be registered is the last to be called
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
@@ -139,10 +140,24 @@ def raising(program: str) -> Iterator[None]:
         _program, _is_starting = previous
 
 
-def _ignore_signals() -> None:
-    """Ignore signals from here on: all work is done, and Python is about to drop the handlers."""
+def set_exit_code(code: int) -> None:
+    """End the process with this code once Python has joined its threads and run its exit callbacks.
+
+    It then only takes its modules apart, which takes up to half a second.
+    """
+    global _exit_code
+    _exit_code = code
+
+
+def _finish() -> None:
+    """Ignore signals from here on, since all work is done; end the process if its code is known."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if _exit_code is not None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(_exit_code)
 
 
 def acknowledge() -> None:

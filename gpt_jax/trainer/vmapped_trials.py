@@ -121,13 +121,22 @@ def build_vmapped_runs(config: Config, runs: int) -> VmappedRuns:
     )
 
 
-def select_run(states: Any, run: int) -> Any:
-    """Select the state of one run."""
-    return jax.tree.map(lambda a: a[run], states)
+def select_states(states: Any, shardings: Any) -> Iterator[Any]:
+    """Yield the state of each run, by way of the host, where nothing is compiled.
+
+    Args:
+      states: the states of all runs, stacked.
+      shardings: those of one state, in the same tree.
+    """
+    leaves, structure = jax.tree.flatten(jax.device_get(states))
+    for of_one_run in zip(*leaves, strict=True):
+        # Copied: on a CPU, these share the memory of `states`, which the next step overwrites.
+        state = jax.tree.unflatten(structure, [np.array(leaf) for leaf in of_one_run])
+        yield jax.device_put(state, shardings)
 
 
 def stack_states(states: list[Any], mesh: Mesh) -> Any:
-    """Stack the states of all runs and distribute them over `mesh`; inverts `select_run`."""
+    """Stack the states of all runs and distribute them over `mesh`; inverts `select_states`."""
     stacked = jax.tree.map(
         lambda *leaves: jnp.stack([jax.device_get(leaf) for leaf in leaves]), *states
     )
@@ -417,14 +426,13 @@ class _TrialGroup:
             self._pause_meters(),
             stop_on_signal(self._preemption, progress, reason, finish if is_saved else None),
         ):
-            for index, run in enumerate(self._runs):
-                state = self._select_state(states, index)
+            for run, state in zip(self._runs, self._select_states(states), strict=True):
                 run.evaluate(step, self._parts.combine_params(state))
 
     def _save(self, step: int, states: Any, is_complete: bool, wait: bool) -> None:
         with self._pause_meters():
-            for index, run in enumerate(self._runs):
-                run.save(step, self._select_state(states, index), is_complete)
+            for run, state in zip(self._runs, self._select_states(states), strict=True):
+                run.save(step, state, is_complete)
             if wait:
                 for run in self._runs:
                     run.checkpoints.wait()
@@ -440,10 +448,10 @@ class _TrialGroup:
                 stack.enter_context(run.recorder.meter.pause())
             yield
 
-    def _select_state(self, states: Any, index: int) -> Any:
-        """Return one trial's state, sharded like a separate run."""
+    def _select_states(self, states: Any) -> Iterator[Any]:
+        """Yield the state of each trial, sharded like that of a separate run."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self._parts.abstract_state)
-        return jax.device_put(select_run(states, index), shardings)
+        return select_states(states, shardings)
 
     def _restore(self) -> tuple[int, list[dict[str, Any]], Any]:
         """Load the newest step that all trials have saved.
@@ -483,14 +491,14 @@ class _TrialGroup:
         """Write the summaries of the trials that did not diverge; raise Diverged for the others."""
         limit = self._runs[0].config.train.max_skipped_in_row
         diverged = []
-        for index, skipped in enumerate(jax.device_get(states.skipped_in_row)):
-            run = self._runs[index]
-            if int(skipped) >= limit:
+        skips = jax.device_get(states.skipped_in_row).tolist()
+        for run, state, skipped in zip(self._runs, self._select_states(states), skips, strict=True):
+            if skipped >= limit:
                 diverged.append(run.config.name)
-                error = Diverged(f'{int(skipped)} steps in a row up to the end were not finite')
+                error = Diverged(f'{skipped} steps in a row up to the end were not finite')
                 resume.record_divergence(run.context, error)
             else:
-                run.finish(self._select_state(states, index))
+                run.finish(state)
         if diverged:
             raise Diverged(
                 f'{", ".join(diverged)}: non-finite steps up to the end; the others are finished'

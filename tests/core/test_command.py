@@ -61,3 +61,30 @@ def test_the_program_finds_its_commands(arguments, code, words):
     )
     assert result.returncode == code
     assert words in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize(
+    ('line', 'code'),
+    [
+        ('pass', 0),
+        ('sys.exit(None)', 0),
+        ('raise errors.Diverged("10 steps")', 3),
+        ('sys.exit("a text")', 1),
+        ('1 / 0', 1),
+    ],
+)
+def test_a_process_ends_after_its_exit_callbacks_with_its_code(line, code):
+    """It does not take Python's modules apart, but loses nothing of what they print."""
+    script = (
+        'import atexit, sys, threading, time\n'
+        'from gpt_jax.core import command, errors, interruption\n'
+        'interruption.install("x")\n'
+        'atexit.register(lambda: print("callback", end=""))\n'
+        'def act():\n'
+        '    threading.Thread(target=lambda: (time.sleep(.1), print("thread"))).start()\n'
+        f'    {line}\n'
+        'command.run_command("x", act)\n'
+    )
+    result = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert result.returncode == code
+    assert result.stdout == 'thread\ncallback'
