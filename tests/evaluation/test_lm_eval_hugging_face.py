@@ -12,11 +12,11 @@ pytest.importorskip('lm_eval', reason='the harness')
 
 from gpt_jax.data import tokenizer
 from gpt_jax.evaluation.lm_eval_adapter import LmEvalModel
-from tests import trained
+from tests import peers, trained
 from tests.evaluation.lm_eval_tasks import NAMES, make_text, write_tasks
 
-torch = pytest.importorskip('torch', reason='the other backend')
-transformers = pytest.importorskip('transformers', reason='the other backend')
+torch = peers.find_or_skip('torch', 'the other backend')
+transformers = peers.find_or_skip('transformers', 'the other backend')
 
 # The libraries emit many warnings.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings('ignore')]

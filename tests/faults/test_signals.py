@@ -157,6 +157,7 @@ def test_a_main_thread_that_does_not_listen_is_ended_in_time(tmp_path):
     assert err == 'stuck: interrupted by SIGTERM; run the same command again\n'
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_in_a_validation(source, tmp_path):
     port = find_free_port()
     fields = {'config.mesh.cpu_devices': 1, 'config.mesh.data': 2, 'config.train.steps': 6}

@@ -8,14 +8,15 @@ import functools
 
 import pytest
 
+from tests import peers
 from tests.inference import engines, hugging_face
 from tests.inference.engines import END, generate, prompts, token_ids
 from tests.interop import golden, small_models
 from tests.model.architectures import ARCHITECTURES
 from tests.model.test_gpt import make_model
 
-pytest.importorskip('torch', reason='transformers needs it')
-pytest.importorskip('transformers', reason='the comparison')
+peers.find_or_skip('torch', 'transformers needs it')
+peers.find_or_skip('transformers', 'the comparison')
 
 LENGTHS = (1, 2, 3, 7, 12, 13, 20, 30)
 LAYERS = {'gpt2': 2, 'llama': 1}

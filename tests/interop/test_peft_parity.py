@@ -15,14 +15,13 @@ from gpt_jax.finetune import lora
 from gpt_jax.inference import pretrained
 from gpt_jax.interop import huggingface
 from gpt_jax.interop import peft as peft_module
+from tests import peers
 from tests.interop import golden, small_models
 from tests.interop.test_peft import RANK, make_adapters, read_adapters, write_adapters
 
-torch = pytest.importorskip('torch', reason='compares with PyTorch')
-transformers = pytest.importorskip('transformers', reason='compares with transformers')
-peft = pytest.importorskip('peft', reason='compares with PEFT')
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
+torch = peers.find_or_skip('torch', 'compares with PyTorch')
+transformers = peers.find_or_skip('transformers', 'compares with transformers')
+peft = peers.find_or_skip('peft', 'compares with PEFT')
 
 # Warnings of PEFT about names in transformers and about its own decisions.
 pytestmark = [

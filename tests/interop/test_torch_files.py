@@ -17,9 +17,10 @@ import pytest
 from gpt_jax.core.errors import UserError
 from gpt_jax.interop import peft, safetensors_files, torch_child, torch_files
 from gpt_jax.interop.safetensors_files import TORCH_FILE, TORCH_INDEX_FILE
+from tests import peers
 from tests.interop import golden, test_peft
 
-torch = pytest.importorskip('torch', reason='writes checkpoints of PyTorch')
+torch = peers.find_or_skip('torch', 'writes checkpoints of PyTorch')
 
 
 class Attack:
@@ -122,23 +123,29 @@ def test_no_code_is_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        (torch.zeros(2), 'must hold a state dict, got Tensor'),
-        ({'a': torch.zeros(2), 'epoch': 3}, "plain state dict of tensors, got int as 'epoch'"),
-        ({'a': torch.zeros(2, dtype=torch.complex64)}, "'a' is stored as complex64, which is not"),
+        (lambda: torch.zeros(2), 'must hold a state dict, got Tensor'),
         (
-            {'a': torch.zeros(2).to(torch.float8_e4m3fn)},
+            lambda: {'a': torch.zeros(2), 'epoch': 3},
+            "plain state dict of tensors, got int as 'epoch'",
+        ),
+        (
+            lambda: {'a': torch.zeros(2, dtype=torch.complex64)},
+            "'a' is stored as complex64, which is not",
+        ),
+        (
+            lambda: {'a': torch.zeros(2).to(torch.float8_e4m3fn)},
             "'a' is stored as float8_e4m3fn, which is not read; convert it to float32 or bfloat16$",
         ),
         (
-            {'a': torch.eye(2).to_sparse()},
+            lambda: {'a': torch.eye(2).to_sparse()},
             "'a' is a sparse tensor, which is not read; save its to_",
         ),
         (
-            torch.nn.Linear(2, 2),
+            lambda: torch.nn.Linear(2, 2),
             r'other than tensors \(torch\.nn\.modules\.linear\.Linear\), which',
         ),
         (
-            {'args': argparse.Namespace(a=1)},
+            lambda: {'args': argparse.Namespace(a=1)},
             r'other than tensors \(argparse\.Namespace\), which is',
         ),
         (b'', 'bin: is damaged or incomplete; copy or download it again$'),
@@ -152,7 +159,7 @@ def test_other_contents_are_refused_in_one_line(tmp_path, content, message):
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        torch.save(content, path)
+        torch.save(content(), path)
     check_refused(path, message)
 
 

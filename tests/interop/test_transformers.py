@@ -11,13 +11,12 @@ import pytest
 
 from gpt_jax.data import tokenizer
 from gpt_jax.interop import huggingface, safetensors_files, tokenizer_files
+from tests import peers
 from tests.interop import golden, small_models
 from tests.interop.small_models import EXAMPLES, GRADIENT_EXAMPLES
 
-torch = pytest.importorskip('torch', reason='compares with PyTorch')
-transformers = pytest.importorskip('transformers', reason='compares with transformers')
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
+torch = peers.find_or_skip('torch', 'compares with PyTorch')
+transformers = peers.find_or_skip('transformers', 'compares with transformers')
 
 RELATIVE_TOLERANCE = 2e-6  # of the largest logit
 TOLERANCE = 2e-5  # otherwise; relative to the largest value above 1

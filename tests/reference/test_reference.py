@@ -1,4 +1,7 @@
-"""Reference runs give the recorded numbers, bitwise on the processor that recorded them."""
+"""Reference runs give the recorded numbers, bitwise on the processor that recorded them.
+
+All of them, in two minutes: pytest -n 0 -m "slow or not slow" tests/reference
+"""
 
 import math
 from typing import Any
@@ -16,6 +19,8 @@ TOLERANCES = {
     **dict.fromkeys(('fit', 'plan', 'plan_sweep', 'compare'), 2e-3),  # minimizers that iterate
 }
 APPROXIMATE_TOLERANCE = 1e-5  # relative, of what may differ in its last bits on any processor
+# These compile what other cases do not share; run them after moving or renaming code.
+SLOW_CASES = ('clipped', 'isolate', 'lora', 'modern', 'mup', 'text')
 ABSOLUTE = 1e-6  # of numbers near zero, wherever there is a tolerance
 
 
@@ -80,7 +85,13 @@ def is_close(one: float, other: float, tolerance: float) -> bool:
     return math.isclose(one, other, rel_tol=tolerance, abs_tol=ABSOLUTE if tolerance else 0.0)
 
 
-@pytest.mark.parametrize('case', runs.CASES)
+@pytest.mark.parametrize(
+    'case',
+    [
+        pytest.param(case, marks=pytest.mark.slow) if case in SLOW_CASES else case
+        for case in runs.CASES
+    ],
+)
 def test_run_gives_the_recorded_numbers(case, tmp_path):
     found = runs.CASES[case](tmp_path)
     expected = RECORDED['cases'][case]

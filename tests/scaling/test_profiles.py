@@ -40,11 +40,11 @@ def test_few_noisy_lengths_do_not_identify_the_exponents():
 
 def test_range_of_a_noisy_grid_contains_the_truth():
     inside = 0
-    for seed in range(6):
+    for seed in range(3):
         results = profile_all('chinchilla', synthetic.grid(7, 6, noise=0.005, seed=seed), tries=3)
         assert all(result['identified'] for result in results.values())
         inside += results['alpha']['low'] < synthetic.TRUTH['alpha'] < results['alpha']['high']
-    assert inside >= 4  # 95% of them
+    assert inside >= 2  # 95% of them
 
 
 def test_irreducible_loss_near_zero_is_not_identified():
