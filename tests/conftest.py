@@ -41,6 +41,11 @@ jax.config.update('jax_compilation_cache_dir', os.environ['GPT_JAX_COMPILATION_C
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.1)
 
 
+def pytest_collection_finish() -> None:
+    """Exclude all that was imported from later collections of cycles, which take time each."""
+    gc.freeze()
+
+
 @pytest.fixture
 def model_config():
     """Makes a small ModelConfig; keywords replace fields."""

@@ -6,6 +6,7 @@ a process of its own.
 
 import contextlib
 import io
+import itertools
 import runpy
 import sys
 import warnings
@@ -18,7 +19,8 @@ from absl import flags
 
 from gpt_jax.cli import main as cli
 from gpt_jax.core import command as command_module
-from gpt_jax.core import config_cli, jax_setup
+from gpt_jax.core import config_cli, errors, jax_setup
+from gpt_jax.train.multihost import Preemption
 from tests import program
 
 # The first of the tests' eight devices. A process that is started with the same fields compiles the
@@ -50,6 +52,13 @@ def run(arguments: list[str], code: int = 0) -> tuple[str, str]:
             exit_code = _find_exit_code(lambda: cli.main(words[2:]))
     assert exit_code == code, f'exit code {exit_code}\n{out.getvalue()}\n{err.getvalue()}'
     return out.getvalue(), err.getvalue()
+
+
+def run_until(arguments: list[str], step: int) -> None:
+    """Run a training command as if a signal arrived during this update: it saves and ends."""
+    answers = itertools.chain(itertools.repeat(False, step - 1), itertools.repeat(True))
+    with mock.patch.object(Preemption, 'requested_on_any_process', side_effect=answers):
+        run(arguments, errors.EXIT_RESUMABLE)
 
 
 def _find_exit_code(action: Callable[[], None]) -> int:

@@ -79,7 +79,6 @@ QUICK = {
     ('modern', 'fsdp_and_tensor'),
     ('modern', 'all_to_all'),
     ('long_range', 'ring_and_tensor'),
-    ('experts', 'data'),
     ('experts', 'expert_and_tensor'),
 }
 STEPS = 4

@@ -20,7 +20,16 @@ TOLERANCES = {
 }
 APPROXIMATE_TOLERANCE = 1e-5  # relative, of what may differ in its last bits on any processor
 # These compile what other cases do not share; run them after moving or renaming code.
-SLOW_CASES = ('clipped', 'isolate', 'lora', 'modern', 'mup', 'text')
+SLOW_CASES = (
+    'classification',
+    'clipped',
+    'eight_devices',
+    'isolate',
+    'lora',
+    'modern',
+    'mup',
+    'text',
+)
 ABSOLUTE = 1e-6  # of numbers near zero, wherever there is a tolerance
 
 

@@ -1,14 +1,11 @@
 """Trials trained at once: equal to separate runs up to rounding, resumable, failing separately."""
 
-import signal
-import time
-
 import pytest
 
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 from gpt_jax.trainer import vmapped_trials
-from tests import in_process, program
+from tests import in_process
 
 SWEEP = """
 from configs import gpt_tiny
@@ -51,16 +48,9 @@ def test_equals_separate_runs_up_to_rounding(tmp_path, source):
     tracker = {'config.train.trackers': 'tests.train.fake_tracker:FileTracker'}
     many = sweep_command(tmp_path / 'many', source, 3e-3, 2, 3, **tracker)
     arguments = [*many, f'--trial={",".join(names)}']
-    process = program.start(arguments)
-    folder = tmp_path / 'many/run/trials' / names[0]
-    while not list((folder / 'checkpoints').glob('[0-9]*')) and process.poll() is None:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
-    assert process.returncode in (75, 0)
-    if process.returncode:  # resumes here from the newest step that all have saved
-        _, err = in_process.run(arguments)
-        assert '2 runs at once on 2 devices' in err
+    in_process.run_until(arguments, 13)
+    _, err = in_process.run(arguments)  # resumes from the newest step that all have saved
+    assert '2 runs at once on 2 devices' in err
     for sweep in (single, many):
         in_process.run(sweep)  # finds both trials done, and writes the records
     single, many = read_records(tmp_path / 'single'), read_records(tmp_path / 'many')
