@@ -11,7 +11,7 @@ from gpt_jax.cli import arguments as shared
 from gpt_jax.core.errors import UserError
 
 # 'repeated' is missing: a planned run would also need its unique tokens.
-FORECAST_LAWS = ('chinchilla', 'tied', 'kaplan', 'power')
+FORECAST_LAWS = ('auto', 'chinchilla', 'tied', 'kaplan', 'power')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,15 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--name', default='', help='name of the run in the ledger')
     parser.add_argument(
         '--law',
-        default='chinchilla',
-        help=f'form of the law: {", ".join(FORECAST_LAWS)}, or a dotted path; power is over N '
-        'alone, for a ladder at one token count (default: %(default)s)',
+        default='auto',
+        help=f'form of the law: {", ".join(FORECAST_LAWS)}, or a dotted path; auto allows for the '
+        'error of the form; power is over N alone, for a ladder at one token count (default: '
+        '%(default)s)',
     )
     parser.add_argument(
         '--draws',
         type=shared.parse_required_draws,
         default=500,
-        help='bootstrap resamples (default: %(default)s)',
+        help='bootstrap resamples; auto needs none (default: %(default)s)',
     )
     shared.add_seed_argument(parser)
     parser.add_argument(
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     shared.check_law(arguments.law, FORECAST_LAWS)
     if arguments.trial and not arguments.config:
         raise UserError('--trial: needs --config, the sweep that the trial is part of')
-    from gpt_jax.scaling import forecast_ledger
+    from gpt_jax.scaling import forecast_ledger, rollouts
     from gpt_jax.scaling.forecast import forecast_run
     from gpt_jax.scaling.plan import shapes
     from gpt_jax.scaling.report import terminal
@@ -77,15 +78,24 @@ def run(arguments: argparse.Namespace) -> None:
     else:
         name = f'{arguments.params:.4g} on {arguments.tokens:.4g}'
         planned = shapes.PlannedRun(name, arguments.params, arguments.tokens, '')
+    runs = read_runs(arguments.data, **shared.table_options(arguments))
+    widening, scores = 1.0, None
+    if arguments.law == 'auto' and rollouts.find_origins(runs.flops):
+        made = rollouts.run_backtest(runs, laws=('auto',), baselines=())
+        extrapolation = planned.params * planned.tokens / (runs.params * runs.tokens).max()
+        widening, scores = rollouts.find_widening(made, extrapolation)
     forecast = forecast_run(
-        read_runs(arguments.data, **shared.table_options(arguments)),
+        runs,
         planned.params,
         planned.tokens,
         law=arguments.law,
         draws=arguments.draws,
         seed=arguments.seed,
         name=arguments.name or planned.name,
+        widening=widening,
     )
+    if scores:
+        forecast['rollouts'] = scores
     if planned.config_hash:
         forecast['config_hash'] = planned.config_hash
     terminal.print_lines(terminal.format_left_out(forecast['left_out']))

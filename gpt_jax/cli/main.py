@@ -26,6 +26,7 @@ COMMANDS = {
     'fit': ('fit', 'fit a scaling law to runs'),
     'plan': ('plan', 'plan a model, an isoFLOP sweep or a trunk with cooldowns'),
     'forecast': ('forecast', 'predict the loss of a run in advance and record it in a ledger'),
+    'backtest': ('backtest', 'measure how good forecasts would have been on your own runs'),
     'verify': ('verify', 'score the forecasts of a ledger against finished runs'),
     'compare': ('compare', 'measure how much compute one recipe saves over another'),
     'report': ('report', 'write one HTML file with the law, the figures and every run'),
@@ -40,7 +41,7 @@ RUN_COMMANDS = {
     'preflight': '--mode=preflight',
     'launch': '--launch=LAUNCHER',
 }
-SCALING_COMMANDS = ('fit', 'plan', 'forecast', 'verify', 'compare', 'report')
+SCALING_COMMANDS = ('fit', 'plan', 'forecast', 'backtest', 'verify', 'compare', 'report')
 
 
 def main(argv: Sequence[str] | None = None) -> None:

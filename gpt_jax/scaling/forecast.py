@@ -3,34 +3,58 @@
 The forecast of a ladder's largest run, which is in fit.json, is in ladder_forecast.py.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import bootstrap, outliers, parametric_fit, power_law
+from gpt_jax.scaling import bootstrap, law_posterior, outliers, parametric_fit, power_law
 from gpt_jax.scaling.ladder_forecast import LADDER_HUBER_DELTA, choose_law
 from gpt_jax.scaling.runs import SAME_RUN_TOLERANCE, Runs, is_same_run
 
 FORECAST_STARTS = 24  # starts of the search
 
 
+class Forecaster(NamedTuple):
+    """A law fitted to runs, ready to forecast others.
+
+    Attributes:
+      runs: the runs that it was fitted to.
+      constants: of the law, by name; where there are several laws, of the one with the most weight.
+      resampled: what the intervals come from, in words.
+      predict: (params, tokens) -> (loss, low, high).
+    """
+
+    runs: Runs
+    constants: dict[str, float]
+    resampled: str
+    predict: Callable[[float, float], tuple[float, float, float]]
+
+
 def forecast_run(
-    runs: Runs, params: float, tokens: float, *, law: str, draws: int, seed: int, name: str
+    runs: Runs,
+    params: float,
+    tokens: float,
+    *,
+    law: str,
+    draws: int,
+    seed: int,
+    name: str,
+    widening: float = 1.0,
 ) -> dict[str, Any]:
     """Forecast the loss of a run from a law fitted to `runs`, with an interval.
-
-    The interval combines the spread of the bootstrap with the scatter of the runs about their law,
-    since the new run is subject to both.
 
     Args:
       runs: finished runs.
       params: parameters of the new run.
       tokens: training tokens of the new run.
-      law: a key of LAW_FORMS, or 'power'.
-      draws: number of bootstrap resamples.
+      law: 'auto', a key of LAW_FORMS, or 'power'.
+      draws: number of bootstrap resamples; not used by 'auto'.
       seed: seed of the random numbers.
       name: name of the new run.
+      widening: factor by which the logarithms of low and high are further from that of the loss
+        than the law says (`rollouts.find_widening`).
 
     Raises:
       UserError: the run is among `runs`, or they cannot determine the law.
@@ -42,48 +66,83 @@ def forecast_run(
             f'{name}: this run is already in the data ({known}); forecast a run before making it'
         )
     if law == 'power':
-        runs, prediction = _predict_along_params(runs, params, tokens, draws, seed)
+        fitted = _fit_along_params(runs, tokens, draws, seed)
     else:
-        runs, prediction = _predict_over_both(runs, params, tokens, law, draws, seed)
+        fitted = fit_forecaster(runs, law, draws=draws, seed=seed)
+    loss, low, high = fitted.predict(params, tokens)
     return {
         'name': name,
         'params': params,
         'tokens': tokens,
-        **prediction,
+        'loss': loss,
+        'low': loss * (low / loss) ** widening,
+        'high': loss * (high / loss) ** widening,
+        'level': bootstrap.CONFIDENCE_LEVEL,
+        'constants': fitted.constants,
+        'resampled': fitted.resampled,
         'law': law,
         'extrapolation': float(params * tokens / (runs.params * runs.tokens).max()),
         'data': runs.provenance,
-        'runs': len(runs),
-        'left_out': runs.left_out,
+        'runs': len(fitted.runs),
+        'left_out': fitted.runs.left_out,
     }
 
 
-def _predict_over_both(
-    runs: Runs, params: float, tokens: float, law: str, draws: int, seed: int
-) -> tuple[Runs, dict[str, Any]]:
-    """Forecast by a law over N and D: (fitted runs, dict of loss, interval and constants)."""
+def fit_forecaster(
+    runs: Runs, law: str, *, draws: int, seed: int, starts: int = FORECAST_STARTS
+) -> Forecaster:
+    """Fit a law over N and D.
+
+    The intervals of 'auto' are those of the posterior (law_posterior.py). Those of another law
+    combine the spread of the bootstrap with the scatter of the runs about the law, since a new run
+    is subject to both; they hold only as far as the law does.
+
+    Args:
+      runs: finished runs.
+      law: 'auto' or a key of LAW_FORMS.
+      draws: number of bootstrap resamples; not used by 'auto'.
+      seed: seed of the random numbers.
+      starts: starts of the search for a law's constants; not used by 'auto'.
+
+    Raises:
+      UserError: the runs cannot determine the law.
+    """
+    if law == 'auto':
+        return _fit_posterior(runs)
     runs, delta, _ = outliers.clean_runs(law, runs)
     data = parametric_fit.to_log_data(runs)
-    fitted = parametric_fit.fit_parametric_law(law, data, delta=delta, tries=FORECAST_STARTS)
+    best = parametric_fit.fit_parametric_law(law, data, delta=delta, tries=starts)
     resamples, resampled = bootstrap.draw_resamples(runs, draws, seed)
     refits = [
         parametric_fit.from_constants(law, constants)
-        for constants in bootstrap.refit_resamples(fitted, data, resamples)
+        for constants in bootstrap.refit_resamples(best, data, resamples)
     ]
-    predicted = np.array([float(refit.predict(params, tokens)) for refit in refits])
-    expected = fitted.predict(runs.params, runs.tokens, np.exp(data.u))
-    residual = data.log_loss - np.log(expected)
-    return runs, {
-        'loss': float(fitted.predict(params, tokens)),
-        'constants': fitted.constants,
-        **_compute_spread(predicted, residual, resampled, seed),
-    }
+    residual = data.log_loss - np.log(best.predict(runs.params, runs.tokens, np.exp(data.u)))
+
+    def predict(params: float, tokens: float) -> tuple[float, float, float]:
+        drawn = np.array([float(refit.predict(params, tokens)) for refit in refits])
+        loss = float(best.predict(params, tokens))
+        return loss, *_compute_ends(drawn, residual, seed)
+
+    return Forecaster(runs, best.constants, f'{resampled}; and the residuals', predict)
 
 
-def _predict_along_params(
-    runs: Runs, params: float, tokens: float, draws: int, seed: int
-) -> tuple[Runs, dict[str, Any]]:
-    """Forecast by a power law over N and the rule of ladder_forecast.py, at one token count."""
+def _fit_posterior(runs: Runs) -> Forecaster:
+    runs = runs.exclude(law_posterior.find_outliers(parametric_fit.to_log_data(runs)))
+    posterior = law_posterior.fit_posterior(parametric_fit.to_log_data(runs))
+    tail = (1 - bootstrap.CONFIDENCE_LEVEL) / 2
+
+    def predict(params: float, tokens: float) -> tuple[float, float, float]:
+        quantiles = posterior.predict(params, tokens).compute_quantiles(0.5, tail, 1 - tail)
+        loss, low, high = quantiles
+        return loss, low, high
+
+    words = "posterior of the constants, of the error of the law's form, and of the noise"
+    return Forecaster(runs, posterior.describe_constants(), words, predict)
+
+
+def _fit_along_params(runs: Runs, tokens: float, draws: int, seed: int) -> Forecaster:
+    """Fit a power law over N by the rule of ladder_forecast.py, at one token count."""
     other = np.abs(runs.tokens / tokens - 1) > SAME_RUN_TOLERANCE
     runs = runs.exclude(
         {int(i): f'{runs.tokens[i]:.4g} tokens, not {tokens:.4g}' for i in np.flatnonzero(other)}
@@ -96,30 +155,26 @@ def _predict_along_params(
     runs = outliers.drop_power_law_outliers('N', runs, irreducible=True, delta=LADDER_HUBER_DELTA)
     fitted = choose_law(runs.params, runs.loss)
     resamples, resampled = bootstrap.draw_resamples(runs, draws, seed)
-    predicted = []
+    refits = []
     for weights in resamples.astype(int):
         if np.unique(runs.params[weights > 0]).size >= 2:
             n, loss = np.repeat(runs.params, weights), np.repeat(runs.loss, weights)
-            refit = choose_law(n, loss, tries=2)
-            predicted.append(float(power_law.predict_loss(refit, params)))
+            refits.append(choose_law(n, loss, tries=2))
     is_fitted = runs.params >= np.sort(runs.params)[-fitted.points]
     residual = np.log(runs.loss) - np.log(power_law.predict_loss(fitted, runs.params))
-    return runs, {
-        'loss': float(power_law.predict_loss(fitted, params)),
-        'constants': {'E': fitted.irreducible, 'A': fitted.amplitude, 'alpha': fitted.exponent},
-        **_compute_spread(np.array(predicted), residual[is_fitted], resampled, seed),
-    }
+
+    def predict(params: float, tokens: float) -> tuple[float, float, float]:
+        del tokens
+        drawn = np.array([float(power_law.predict_loss(refit, params)) for refit in refits])
+        loss = float(power_law.predict_loss(fitted, params))
+        return loss, *_compute_ends(drawn, residual[is_fitted], seed)
+
+    constants = {'E': fitted.irreducible, 'A': fitted.amplitude, 'alpha': fitted.exponent}
+    return Forecaster(runs, constants, f'{resampled}; and the residuals', predict)
 
 
-def _compute_spread(
-    predicted: np.ndarray, residual: np.ndarray, resampled: str, seed: int
-) -> dict[str, Any]:
+def _compute_ends(predicted: np.ndarray, residual: np.ndarray, seed: int) -> tuple[float, float]:
+    """Return the ends of the interval of drawn predictions, each with a drawn residual."""
     scatter = np.random.default_rng(seed).choice(residual, size=predicted.size)
-    drawn = predicted * np.exp(scatter)
-    interval = bootstrap.compute_interval(drawn, f'{resampled}; and the residuals')
-    return {
-        'low': interval.low,
-        'high': interval.high,
-        'level': interval.level,
-        'resampled': interval.resampled,
-    }
+    interval = bootstrap.compute_interval(predicted * np.exp(scatter), '')
+    return interval.low, interval.high

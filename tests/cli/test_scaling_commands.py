@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -68,8 +69,15 @@ def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
     assert 'nearest shape' in capsys.readouterr().out
     assert 'def get_config' in (tmp_path / 'planned.py').read_text()
     path = str(tmp_path / 'ledger.jsonl')
-    cli.main(['forecast', data, '--params=1e10', '--tokens=2e11', f'--ledger={path}', '--draws=10'])
-    assert 'written to' in capsys.readouterr().out
+    cli.main(['forecast', data, '--params=1e10', '--tokens=2e11', f'--ledger={path}'])
+    out = capsys.readouterr().out
+    assert 'law auto through 54 runs' in out
+    assert re.search(r'in \d+ rollouts at 10 times the compute on these runs: median error', out)
+    assert 'written to' in out
+    line = json.loads((tmp_path / 'ledger.jsonl').read_text())
+    assert line['low'] < line['loss'] < line['high']
+    assert line['rollouts']['factor'] == 10
+    assert set(line['constants']) == {'E', 'A', 'B', 'alpha', 'beta', 'kappa'}
     run = {'params': 1e10, 'tokens': 2e11, 'loss': float(synthetic.loss(1e10, 2e11))}
     later = synthetic.write_csv(tmp_path / 'later.csv', [run])
     cli.main(['verify', path, f'--runs={later}'])
@@ -91,6 +99,20 @@ def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
     cli.main(['compare', data, data, '--draws=10', f'--plots={tmp_path}'])
     assert ': 1 times (from' in capsys.readouterr().out
     assert (tmp_path / 'compare.png').exists()
+
+
+def test_backtest_prints_and_writes_every_rollout(tmp_path, capsys):
+    rows = synthetic.rows(synthetic.isoflop(budgets=3, sizes=4))
+    data = synthetic.write_csv(tmp_path / 'runs.csv', rows)
+    path = tmp_path / 'backtest.json'
+    cli.main(['backtest', data, '--law=auto,tied', f'--json={path}'])
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split()[:3] == ['compute', 'law', 'rollouts']
+    assert {line.split()[1] for line in table[1:-1]} >= {'auto', 'tied', 'no', 'line'}
+    result = json.loads(path.read_text())
+    assert sum(row['rollouts'] for row in result['scores']) == len(result['rollouts'])
+    assert result['rollouts'][0]['flops'] > result['rollouts'][0]['origin']
+    refused(['backtest', data, '--law=chincilla'], 'chincilla', capsys)
 
 
 @pytest.mark.parametrize('law', ['tied', 'kaplan', 'power'])

@@ -351,7 +351,13 @@ def format_forecast(line: dict[str, Any], path: str) -> list[str]:
         f'  law {line["law"]} through {line["runs"]} runs; {factor:.3g} times the compute of the '
         'largest of them',
     ]
-    if factor > FAR_EXTRAPOLATION:
+    if rollouts := line.get('rollouts'):
+        lines.append(
+            f'  in {rollouts["rollouts"]} rollouts at {rollouts["factor"]} times the compute on '
+            f'these runs: median error {rollouts["median_percent"]:.2g}%, '
+            f'{rollouts["inside"]} inside'
+        )
+    if factor > FAR_EXTRAPOLATION and line['law'] != 'auto':
         lines.append(
             f'  warning: more than {FAR_EXTRAPOLATION} times beyond the runs; the interval holds '
             'only if the law does'
@@ -360,6 +366,22 @@ def format_forecast(line: dict[str, Any], path: str) -> list[str]:
         *lines,
         f'  written to {path} on {line["date"]}; after the run, gpt-jax verify scores it',
     ]
+
+
+def format_backtest(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a table of the scores of `rollouts.summarize_rollouts`."""
+    lines = ['compute  law         rollouts  median error     bias    worst   inside  width  score']
+    for row in rows:
+        inside, width, score = '', '', ''
+        if row['inside'] is not None:
+            inside = f'{row["inside"]}/{row["rollouts"]}'
+            width, score = f'{row["width_percent"]:.1f}%', f'{row["score_percent"]:.1f}%'
+        lines.append(
+            f'{row["factor"]:>6}x  {row["law"]:10}  {row["rollouts"]:>8}  '
+            f'{row["median_percent"]:>11.2f}%  {row["bias_percent"]:>+6.2f}%  '
+            f'{row["worst_percent"]:>+6.2f}%  {inside:>7}  {width:>5}  {score:>5}'
+        )
+    return lines
 
 
 def format_verification(result: Result) -> list[str]:
