@@ -6,9 +6,9 @@ every forecast is of runs that the fit did not see and that are larger than all 
 forecasts of one origin share its fit, and those of nearby origins share runs: their number is not a
 number of independent trials.
 
-Beside the laws stand two baselines without intervals: no change (the lowest loss so far), and a line
-in logarithms through the lowest losses at the largest amount of compute and at the largest that is
-less by the factor `LINE_FACTOR` or more.
+Beside the laws stand two baselines without intervals: no change (the lowest loss so far), and a
+line in logarithms through the lowest losses at the largest amount of compute and at the largest
+that is less by the factor `LINE_FACTOR` or more.
 """
 
 import math
