@@ -83,13 +83,13 @@ def parse_devices(text: str) -> dict[str, int]:
 
 
 def add_column_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --columns and --count, the columns of a table of runs."""
+    """Add --columns, --count and --loss_unit, the columns of a table of runs."""
     parser.add_argument(
         '--columns',
         type=parse_pairs,
         default={},
         metavar='THEIRS=OURS,...',
-        help="columns to rename, such as 'N=params,D=tokens,val=loss'",
+        help="columns to rename, such as 'N=params,D=tokens,val=loss'; 'body+head=params' adds two",
     )
     parser.add_argument(
         '--count',
@@ -97,6 +97,17 @@ def add_column_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='CONVENTION',
         help='parameters counted as N, the column params_CONVENTION: total, non_embedding, '
         'without_positions or active (default: the column params, or the total)',
+    )
+    add_loss_unit_argument(parser)
+
+
+def add_loss_unit_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--loss_unit',
+        default='',
+        choices=['', 'nats', 'bits', 'bits_per_byte', 'perplexity'],
+        help='unit of the loss column; bits (per token) and perplexity are converted to nats '
+        "(default: as the column's name says, else nats)",
     )
 
 
@@ -115,6 +126,12 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         metavar='K',
         help='leave out the K highest losses (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--keep_untuned',
+        action='store_true',
+        help='keep runs that differ from a better one only in hyperparameters (default: of equal '
+        'N and D, the best)',
     )
 
 
@@ -311,4 +328,6 @@ def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
         'count': arguments.count,
         'flops': arguments.flops,
         'drop_highest': arguments.drop_highest,
+        'loss_unit': arguments.loss_unit,
+        'keep_untuned': arguments.keep_untuned,
     }

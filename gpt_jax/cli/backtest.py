@@ -47,7 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
     from gpt_jax.scaling.runs import read_runs
 
     runs = read_runs(arguments.data, **shared.table_options(arguments))
-    terminal.print_lines(terminal.format_left_out(runs.left_out))
+    terminal.print_lines(
+        [*terminal.format_notes(runs.notes), *terminal.format_left_out(runs.left_out)]
+    )
     progress = Progress(sys.stderr, trial=None, name='backtest', steps=1)
     try:
         made = rollouts.run_backtest(runs, laws=laws, seed=arguments.seed, note=progress.note)

@@ -46,8 +46,9 @@ def run(arguments: argparse.Namespace) -> None:
         runs.append(read_runs(path, **shared.table_options(arguments) | {'columns': columns}))
     result = comparison.compare_recipes(*runs, draws=arguments.draws, seed=arguments.seed)
     result['files'] = [arguments.a, arguments.b]
+    notes = [line for one in runs for line in terminal.format_notes(one.notes)]
     dropped = [line for rows_ in result['left_out'] for line in terminal.format_left_out(rows_)]
-    terminal.print_lines([*dropped, *terminal.format_comparison(result)])
+    terminal.print_lines([*notes, *dropped, *terminal.format_comparison(result)])
     terminal.write_numbers(result, arguments.json)
     if arguments.plots:
         from gpt_jax.scaling.report import fit_figures

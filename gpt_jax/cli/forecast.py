@@ -98,6 +98,8 @@ def run(arguments: argparse.Namespace) -> None:
         forecast['rollouts'] = scores
     if planned.config_hash:
         forecast['config_hash'] = planned.config_hash
-    terminal.print_lines(terminal.format_left_out(forecast['left_out']))
+    terminal.print_lines(
+        [*terminal.format_notes(runs.notes), *terminal.format_left_out(forecast['left_out'])]
+    )
     line = forecast_ledger.append_forecast(arguments.ledger, forecast)
     terminal.print_lines(terminal.format_forecast(line, arguments.ledger))

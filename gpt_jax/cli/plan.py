@@ -15,6 +15,7 @@ examples:
 import argparse
 
 from gpt_jax.cli.arguments import (
+    add_loss_unit_argument,
     parse_count,
     parse_draws,
     parse_numbers,
@@ -72,6 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ],
         help='parameters counted as N (default: total)',
     )
+    add_loss_unit_argument(parser)
     parser.add_argument(
         '--draws',
         type=parse_draws,

@@ -30,9 +30,17 @@ def run(arguments: argparse.Namespace) -> None:
     from gpt_jax.scaling.report import terminal
 
     result = forecast_ledger.verify_ledger(
-        arguments.ledger, arguments.runs, columns=arguments.columns, count=arguments.count
+        arguments.ledger,
+        arguments.runs,
+        columns=arguments.columns,
+        count=arguments.count,
+        loss_unit=arguments.loss_unit,
     )
     terminal.print_lines(
-        [*terminal.format_left_out(result['left_out']), *terminal.format_verification(result)]
+        [
+            *terminal.format_notes(result['notes']),
+            *terminal.format_left_out(result['left_out']),
+            *terminal.format_verification(result),
+        ]
     )
     terminal.write_numbers(result, arguments.json)

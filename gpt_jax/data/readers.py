@@ -8,9 +8,9 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from gpt_jax.core import text_files
 from gpt_jax.core.errors import UserError
-from gpt_jax.data import text_files
-from gpt_jax.data.text_files import COMPRESSIONS, TextBlock, read_blocks, read_lines
+from gpt_jax.core.text_files import COMPRESSIONS, TextBlock, read_blocks, read_lines
 
 PARQUET_BATCH_ROWS = 256
 PARQUET = '.parquet'

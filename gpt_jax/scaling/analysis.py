@@ -64,6 +64,7 @@ def analyze_parametric(
     Returns:
       data: the file, its SHA-256, the conventions of N and C, and the number of fitted runs.
       left_out: row, name and reason of each row that is not fitted.
+      notes: what was read in another way than expected.
       seed_noise: standard deviation of log loss between seeds and its degrees of freedom, or None.
       fit: the fields of `parametric_fit.ParametricLaw`.
       intervals: for each constant, the fields of `bootstrap.Interval`.
@@ -134,6 +135,7 @@ def describe_runs(runs: Runs) -> dict[str, Any]:
     return {
         'data': runs.provenance | {'runs': len(runs)},
         'left_out': runs.left_out,
+        'notes': runs.notes,
         'residuals': {
             'params': runs.params.tolist(),
             'tokens': runs.tokens.tolist(),

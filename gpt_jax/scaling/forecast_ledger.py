@@ -113,7 +113,12 @@ def check_ledger(path: str, lines: list[bytes]) -> None:
 
 
 def verify_ledger(
-    ledger_path: str, runs_path: str, *, columns: dict[str, str] | None = None, count: str = ''
+    ledger_path: str,
+    runs_path: str,
+    *,
+    columns: dict[str, str] | None = None,
+    count: str = '',
+    loss_unit: str = '',
 ) -> dict[str, Any]:
     """Score the forecasts of a ledger against the finished runs of a file.
 
@@ -122,9 +127,10 @@ def verify_ledger(
       runs_path: a file that read_runs can read.
       columns: as in read_runs.
       count: as in read_runs, for forecasts whose own convention the file does not have.
+      loss_unit: as in read_runs.
 
     Returns:
-      As verify_forecasts, and 'left_out'.
+      As verify_forecasts, and 'left_out' and 'notes'.
 
     Raises:
       UserError: the ledger was changed, or the file cannot be read as runs.
@@ -134,10 +140,13 @@ def verify_ledger(
 
     @functools.cache
     def read_finished(count: str) -> Runs:
-        return read_runs(runs_path, columns=columns, count=count, for_fitting=False)
+        return read_runs(
+            runs_path, columns=columns, count=count, loss_unit=loss_unit, for_fitting=False
+        )
 
     result = verify_forecasts(ledger, lambda own: read_finished(own if own in counts else count))
-    return result | {'left_out': read_finished(count).left_out}
+    finished = read_finished(count)
+    return result | {'left_out': finished.left_out, 'notes': finished.notes}
 
 
 def verify_forecasts(

@@ -17,6 +17,7 @@ compute (Fritsch & Carlson 1980). At budgets where enough sizes have one, these 
 """
 
 import dataclasses
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -43,8 +44,7 @@ class IsoflopMinimum:
     """The lowest point of one isoFLOP curve.
 
     Attributes:
-      flops: the budget.
-      params, tokens, loss: at the minimum.
+      flops, params, tokens, loss: at the minimum.
       akima_params: params at the minimum of the Akima interpolation.
       spread: standard deviation of log params over the noise draws.
       used: indices of the runs in the window.
@@ -69,7 +69,7 @@ class IsoflopMinimum:
 
 
 def group_by_budget(runs: Runs) -> list[tuple[float, np.ndarray]]:
-    """Return (FLOPs, indices of the runs) of each budget with enough sizes.
+    """Return (mean FLOPs, indices of the runs) of each budget with enough sizes.
 
     Runs share a budget by the column `budget`, or else if their FLOPs are equal.
     """
@@ -90,12 +90,16 @@ def group_by_budget(runs: Runs) -> list[tuple[float, np.ndarray]]:
 def budget_per_run(runs: Runs) -> np.ndarray:
     """Return the FLOPs that each run was planned for, [runs]: the column `budget` or its FLOPs.
 
-    The column is used only if the FLOPs of each budget's runs agree to SAME_BUDGET_TOLERANCE: if
-    the plan counted parameters or FLOPs differently, its budgets are not isoFLOP curves here.
+    The runs of a budget are an isoFLOP curve even if the plan counted parameters in another way
+    than `runs` does; the FLOPs of its minimum are then those of a run of that size. Only if the
+    user asks for FLOPs that include attention, the column must agree with them, to
+    SAME_BUDGET_TOLERANCE, since the cost itself is then another.
     """
     planned = runs.extra.get('budget')
     if planned is None or np.isnan(planned).any():
         return runs.flops
+    if runs.provenance['flops'] not in ('with_attention', 'causal'):
+        return planned
     spread = [np.ptp(np.log(runs.flops[group])) for group in _group_equal(planned)]
     return planned if max(spread) <= np.log1p(SAME_BUDGET_TOLERANCE) else runs.flops
 
@@ -122,8 +126,7 @@ def find_minima(runs: Runs, *, seed: int = 0, least: int = 2) -> list[IsoflopMin
         raise UserError(
             f'approach 2: needs at least two budgets with {MIN_SIZES_PER_CURVE} sizes or more, got '
             f'{len(budgets)}; runs share a budget by the column "budget", or, without it or where '
-            f'their FLOPs differ by more than {100 * SAME_BUDGET_TOLERANCE:g}%, by FLOPs within '
-            'that tolerance'
+            f'it disagrees with --flops, by FLOPs within {100 * SAME_BUDGET_TOLERANCE:g}%'
         )
     curves = [_fit_curve(runs, group) for _, group in budgets]
     noise, freedom = estimate_seed_noise(runs)
@@ -131,8 +134,8 @@ def find_minima(runs: Runs, *, seed: int = 0, least: int = 2) -> list[IsoflopMin
         noise = _estimate_scatter(curves)
     random = np.random.default_rng(seed)
     return [
-        _find_minimum(runs, flops, group, curve, noise, random)
-        for (flops, group), curve in zip(budgets, curves, strict=True)
+        _find_minimum(runs, group, curve, noise, random)
+        for (_, group), curve in zip(budgets, curves, strict=True)
     ]
 
 
@@ -186,12 +189,7 @@ def _estimate_scatter(curves: list[_Curve]) -> float:
 
 
 def _find_minimum(
-    runs: Runs,
-    flops: float,
-    group: np.ndarray,
-    curve: _Curve,
-    noise: float,
-    random: np.random.Generator,
+    runs: Runs, group: np.ndarray, curve: _Curve, noise: float, random: np.random.Generator
 ) -> IsoflopMinimum:
     x, y, lowest, window, parabola = curve
     z = x[window] - x[lowest]
@@ -208,11 +206,15 @@ def _find_minimum(
         note = 'the curve has no minimum: it bends downward'
     sizes = np.unique(runs.params[group])
     in_window = np.isin(runs.params[group], sizes[window])
-    flops_per_token = float(np.exp(np.interp(log_params, x, _log_cost(runs, group, sizes))))
+    # A labelled curve may have other FLOPs at each size, by the count of `runs`.
+    log_flops, log_tokens = (
+        float(np.interp(log_params, x, _average_by_size(values, runs, group, sizes)))
+        for values in (runs.flops, runs.tokens)
+    )
     return IsoflopMinimum(
-        flops=flops,
+        flops=math.exp(log_flops),
         params=float(np.exp(log_params)),
-        tokens=flops / flops_per_token,
+        tokens=math.exp(log_tokens),
         loss=float(np.exp(np.polyval(parabola, log_params - x[lowest]))),
         akima_params=float(np.exp(_find_akima_minimum(x, y))),
         spread=max(float(np.std(drawn)), 1e-6),
@@ -224,10 +226,12 @@ def _find_minimum(
     )
 
 
-def _log_cost(runs: Runs, group: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Compute the log of the FLOPs per token of each size."""
-    per_token = np.log(runs.flops[group] / runs.tokens[group])
-    return np.array([per_token[runs.params[group] == size].mean() for size in sizes])
+def _average_by_size(
+    values: np.ndarray, runs: Runs, group: np.ndarray, sizes: np.ndarray
+) -> np.ndarray:
+    """Compute the mean log of values, [runs], over the group's runs of each size, [sizes]."""
+    logs = np.log(values[group])
+    return np.array([logs[runs.params[group] == size].mean() for size in sizes])
 
 
 def _find_vertex(parabola: np.ndarray, x: np.ndarray) -> float:

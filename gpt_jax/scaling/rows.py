@@ -1,4 +1,4 @@
-"""Rows of a run table: a CSV, JSON or JSONL file of any origin, with its columns renamed.
+"""Rows of a run table of any origin, with its columns renamed.
 
 The files that run.py writes (records.jsonl) are read in the same way. `gpt_jax.core.files` reads
 only those and drops a torn last line; here, every line must be valid. Columns of records.jsonl:
@@ -13,27 +13,55 @@ only those and drops a torn last line; here, every line must be valid. Columns o
     seconds                 wall-clock seconds of training
 """
 
-import csv
-import io
-import json
 import math
-from collections import Counter
-from collections.abc import Iterator
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gpt_jax.core.errors import UserError
-
-Row = dict[str, Any]
+from gpt_jax.scaling import table_formats
+from gpt_jax.scaling.table_formats import COMMA_NUMBER, Row
 
 REQUIRED_COLUMNS = ('params', 'tokens', 'loss')
-ALIASES = {'loss': ('validation_loss',), 'error': ('downstream_error',)}
+# Other names of a column, in lower case; its own name counts in any case too.
+ALIASES: dict[str, tuple[str, ...]] = {
+    'params': (),
+    'tokens': (),
+    'loss': ('validation_loss',),
+    'flops': (),
+    'error': ('downstream_error',),
+    'budget': ('flops_budget', 'compute_budget'),
+    'seed': (),
+    'status': ('state', '_state'),
+    'name': ('run_name',),
+}
+# A column `state` is that of the runs if it has one of these values (those of W&B and of Slurm).
+STATES = ('finished', 'completed', 'running', 'crashed', 'failed', 'killed', 'done', 'preempted')
 EXCLUDED_ROLES = {  # finished runs that follow no law of their parameters and tokens, by role
     'trunk': 'the trunk of cooldown branches: its learning rate never decayed',
     'finetuned': "started from another run's weights: part of its training is not its own",
     'task': 'its loss is that of a task, and laws are for text',
 }
-MISSING_WORDS = ('', 'none', 'null', 'na', 'n/a')
+MISSING_WORDS = ('', 'none', 'null', 'na', 'n/a', '-')
+COUNT_SUFFIXES = {'k': 1e3, 'm': 1e6, 'b': 1e9, 'g': 1e9, 't': 1e12}
+
+
+class RunTable(NamedTuple):
+    """The rows of a file.
+
+    Attributes:
+      rows: with the columns renamed.
+      given: by the file's own names; same order.
+      params_count: the convention of the parameters; '': as the file gives them.
+      loss_column: the file's own name of the loss.
+      notes: what was read in another way than expected, a sentence each.
+    """
+
+    rows: list[Row]
+    given: list[Row]
+    params_count: str
+    loss_column: str
+    notes: list[str]
 
 
 def read_rows(
@@ -42,35 +70,25 @@ def read_rows(
     """Read every row of the file, with its columns renamed; none is left out.
 
     Args:
-      path: .csv (with a header), .jsonl or .json (a list of objects).
-      columns: {name in the file: name here}.
+      path: a file that `table_formats.parse_table` reads.
+      columns: {name in the file, or a sum of names: name here}.
       count: which parameters are N, as in `runs.read_runs`.
       flops: which FLOPs are C, as in `runs.read_runs`.
 
     Raises:
       UserError: the file does not exist or has no rows, or a column is missing.
     """
-    return parse_rows(path, read_content(path), columns or {}, count, flops)[0]
+    return parse_rows(path, read_content(path), columns or {}, count, flops).rows
 
 
 def parse_rows(
     path: str, content: bytes, columns: dict[str, str], count: str, flops: str
-) -> tuple[list[Row], str]:
-    """Parse the rows of `content` as `read_rows` does.
-
-    Returns:
-      The rows, and the convention of their parameters; '': as the file gives them.
-    """
-    table = [_strip_names(row) for row in _iterate_rows(path, content)]
-    if not table:
-        raise UserError(f'{path}: no rows')
-    for name in columns:
-        if not any(name in row for row in table):
-            raise UserError(
-                f'{path}: --columns={name}={columns[name]}: no column {name!r}; the columns are: '
-                f'{_join_columns(table)}'
-            )
-    table = [_rename(row, columns) for row in table]
+) -> RunTable:
+    """Parse the rows of `content` as `read_rows` does."""
+    given = table_formats.parse_table(path, content)
+    if not given:
+        raise UserError(f'{path}: no rows; give a header and a row per run')
+    table, notes = _rename_columns(path, given, columns)
     # Our own records count parameters in several ways, and have no column params.
     has_totals = any('params_total' in row for row in table)
     if not count and has_totals and not any('params' in row for row in table):
@@ -84,26 +102,27 @@ def parse_rows(
     for name in REQUIRED_COLUMNS:
         if not any(name in row for row in table):
             raise UserError(
-                f'{path}: no column {name!r}; the columns are: {_join_columns(table)}; --columns '
-                f'THEIRS={name} renames one'
+                f'{path}: no column {name!r}; the columns are: {_join_columns(given)}; '
+                f'{_suggest_cure(given, name)}'
             )
-    return table, count
+    renamed = [theirs for theirs, ours in columns.items() if ours == 'loss']
+    names = ('loss', *_find_aliases(given, 'loss'))
+    own = next((name for name in names if any(name in row for row in given)), 'loss')
+    return RunTable(table, given, count, renamed[0] if renamed else own, notes)
 
 
 def list_param_counts(path: str, columns: dict[str, str] | None = None) -> set[str]:
     """List the parameter counts that all rows have: 'total', 'non_embedding', ..."""
     columns = columns or {}
-    names = [
-        {columns.get(name, name) for name in row} for row in _iterate_rows(path, read_content(path))
-    ]
+    given = table_formats.parse_table(path, read_content(path))
+    names = [{columns.get(name, name) for name in row} for row in given]
     shared = set.intersection(*names) if names else set()
     return {name.removeprefix('params_') for name in shared if name.startswith('params_')}
 
 
 def list_columns(path: str) -> set[str]:
     """List the columns of the file by their own names."""
-    rows = _iterate_rows(path, read_content(path))
-    return {name for row in rows for name in _strip_names(row)}
+    return {name for row in table_formats.parse_table(path, read_content(path)) for name in row}
 
 
 def read_content(path: str) -> bytes:
@@ -114,65 +133,87 @@ def read_content(path: str) -> bytes:
     """
     try:
         return Path(path).read_bytes()
+    except IsADirectoryError:
+        raise UserError(f'{path}: a folder; give a file, such as {path}/records.jsonl') from None
     except OSError as error:
         raise UserError(f'{path}: {error.strerror or error}') from None
 
 
-def _iterate_rows(path: str, content: bytes) -> Iterator[Row]:
-    try:
-        text = content.decode('utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise UserError(f'{path}: not UTF-8 text ({error})') from None
-    is_json = path.endswith(('.json', '.jsonl')) or text.lstrip().startswith(('{', '['))
-    if path.endswith('.csv') or not is_json:
-        yield from _iterate_csv(path, text)
-    else:
-        yield from _iterate_json(path, text)
-
-
-def _iterate_json(path: str, text: str) -> Iterator[Row]:
-    # Not str.splitlines: a JSON string may contain U+2028 and other line separators unescaped.
-    lines = [(1, text)] if path.endswith('.json') else list(enumerate(text.split('\n'), 1))
-    for number, line in lines:
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f'{path}:{number}: not JSON ({error})') from None
-        for row in value if isinstance(value, list) else [value]:
-            if not isinstance(row, dict):
+def _rename_columns(
+    path: str, given: list[Row], columns: dict[str, str]
+) -> tuple[list[Row], list[str]]:
+    """Return the rows with columns summed, renamed and known by their aliases, and notes."""
+    names = dict.fromkeys(name for row in given for name in row)
+    sums = {}
+    for theirs, ours in columns.items():
+        parts = [theirs] if theirs in names else [part.strip() for part in theirs.split('+')]
+        for part in parts:
+            if part not in names:
                 raise UserError(
-                    f'{path}:{number}: must have one JSON object per run, got {type(row).__name__}'
+                    f'{path}: --columns={theirs}={ours}: no column {part!r}; the columns are: '
+                    f'{_join_columns(given)}'
                 )
-            yield row
-
-
-def _iterate_csv(path: str, text: str) -> Iterator[Row]:
-    # A cell may contain a whole log; the file is in memory anyway.
-    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    reader = csv.DictReader(io.StringIO(text, newline=''), skipinitialspace=True)
-    for name, times in Counter(name.strip() for name in reader.fieldnames or ()).items():
-        if name and times > 1:
-            raise UserError(
-                f'{path}: {times} columns are named {name!r}; rename or delete all but one'
+        if theirs not in names:
+            sums[ours] = parts
+    aliases = {ours: _find_aliases(given, ours) for ours in ALIASES}
+    notes = []
+    for name in (
+        aliases['status'] if 'status' not in {columns.get(name, name) for name in names} else ()
+    ):
+        values = {str(row.get(name)).strip().lower() for row in given}
+        if not values & set(STATES):
+            notes.append(
+                f'column {name!r} is not read as the status of the runs: it has none of '
+                f'{", ".join(STATES)}; --columns={name}=status reads it'
             )
-    yield from reader
+            aliases['status'] = [other for other in aliases['status'] if other != name]
+    return [_rename(row, columns, sums, aliases) for row in given], notes
 
 
-def _strip_names(row: Row) -> Row:
-    return {str(key).strip(): value for key, value in row.items() if key is not None}
+def _find_aliases(given: list[Row], ours: str) -> list[str]:
+    """Return the columns that stand for `ours`, the best first."""
+    names = dict.fromkeys(name for row in given for name in row if name != ours)
+    known = (ours, *ALIASES[ours])
+    return sorted(
+        (name for name in names if name.lower() in known), key=lambda n: known.index(n.lower())
+    )
 
 
-def _rename(row: Row, columns: dict[str, str]) -> Row:
+def _rename(
+    row: Row, columns: dict[str, str], sums: dict[str, list[str]], aliases: dict[str, list[str]]
+) -> Row:
     # Renamed columns come last, so that --columns=N=params also wins over a column params.
     renamed = {key: value for key, value in row.items() if key not in columns}
     renamed |= {columns[key]: value for key, value in row.items() if key in columns}
-    for name, aliases in ALIASES.items():
-        for alias in aliases:
-            if name not in renamed and alias in renamed:
-                renamed[name] = renamed[alias]
+    renamed |= {ours: _add_cells([row.get(part) for part in parts]) for ours, parts in sums.items()}
+    for ours, names in aliases.items():
+        for name in names:
+            if ours not in renamed and name in row and name not in columns:
+                renamed[ours] = row[name]
     return renamed
+
+
+def _add_cells(cells: list[Any]) -> Any:
+    """Return the sum of cells; the first that is no number, to be refused with its row, if any."""
+    total = 0.0
+    for cell in cells:
+        try:
+            number = parse_number(cell, '', is_count=True)
+        except UserError:
+            return cell
+        if math.isnan(number):
+            return cell
+        total += number
+    return total
+
+
+def _suggest_cure(table: list[Row], name: str) -> str:
+    columns = {key for row in table for key in row}
+    if any(key.endswith('__MIN') for key in columns):
+        return 'this is a chart of W&B; export its table of runs, which has a row per run'
+    if columns == {'Wall time', 'Step', 'Value'}:
+        return "this is one run's curve from TensorBoard; give a table with a row per run"
+    return f'--columns THEIRS={name} renames one, and --columns A+B={name} adds two'
 
 
 def _apply_conventions(row: Row, count: str, flops: str) -> Row:
@@ -195,24 +236,36 @@ def _join_columns(table: list[Row]) -> str:
     return ', '.join(dict.fromkeys(key for row in table for key in row)) or 'none'
 
 
-def parse_number(value: Any, where: str) -> float:
+def parse_number(value: Any, where: str, *, is_count: bool = False) -> float:
     """Return a cell as a float; NaN for an empty one.
 
     Args:
       value: the cell.
       where: prefix of the error message.
+      is_count: whether it may be abbreviated, as 124M, 1.3B or 2T.
 
     Raises:
       UserError: the cell is not a number.
     """
     if value is None or (isinstance(value, str) and value.strip().lower() in MISSING_WORDS):
         return math.nan
+    text = value.strip().replace('_', '') if isinstance(value, str) else value
+    unit = 1.0
+    if (
+        is_count
+        and isinstance(text, str)
+        and re.fullmatch(r'[\d.]+(e\d+)?\s*[kmbgt]', text.lower())
+    ):
+        text, unit = text[:-1], COUNT_SUFFIXES[text[-1].lower()]
+    cure = 'correct the cell, or leave it empty to leave the row out'
+    if isinstance(text, str) and COMMA_NUMBER.fullmatch(text):
+        cure = 'write 5.7 for 5,7 and 5000 for 5,000'
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise UserError(f'{where} is {value!r:.80}, not a number')
+        raise UserError(f'{where} is {value!r:.80}, not a number; {cure}')
     try:
-        return float(value.replace('_', '') if isinstance(value, str) else value)
+        return float(text) * unit
     except (ValueError, OverflowError):
-        raise UserError(f'{where} is {value!r:.80}, not a number') from None
+        raise UserError(f'{where} is {value!r:.80}, not a number; {cure}') from None
 
 
 def get_column(records: list[Row], name: str) -> list[Any]:

@@ -1,9 +1,11 @@
-"""Runs that laws are fitted to, read from a CSV, JSON or JSONL file and cleaned.
+"""Runs that laws are fitted to, read from a table of any usual format and cleaned.
 
-Rows that are left out are listed with the reason. The columns that laws and plots use, after
+Rows that are left out are listed with the reason, and what is read in another way than expected in
+a note. The columns that laws and plots use, after
 --columns and the aliases of rows.py:
 
-    params, tokens, loss    parameters (under any convention), tokens trained on, nats per token
+    params, tokens, loss    parameters (under any convention), tokens trained on, nats per token (or
+                            bits per byte); 124M and 1.3B are counts
     flops                   training FLOPs; 6 x params x tokens if no row has them; if most rows
                             have them, the others are left out
     budget                  the FLOP budget that a run was planned for: runs of one budget are one
@@ -19,6 +21,7 @@ Rows that are left out are listed with the reason. The columns that laws and plo
                             different ones are not fitted together
     curve                   [[tokens, loss], ...] during training, in JSON and JSONL only; drawn,
                             never fitted
+    learning_rate, ...      hyperparameters: of equal params and tokens, the best is fitted
 """
 
 import dataclasses
@@ -29,9 +32,11 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import rows
-from gpt_jax.scaling.rows import REQUIRED_COLUMNS, Row
+from gpt_jax.scaling import loss_units, rows, tuned_runs
+from gpt_jax.scaling.rows import REQUIRED_COLUMNS, RunTable
+from gpt_jax.scaling.table_formats import Row
 
+# Optional: one that cannot be read as numbers is not used, and refuses no file.
 EXTRA_COLUMNS = ('budget', 'unique_tokens', 'planned_tokens', 'seed', 'error')
 NUMBER_COLUMNS = (*REQUIRED_COLUMNS, 'flops', *EXTRA_COLUMNS)
 POSITIVE_COLUMNS = (
@@ -51,6 +56,17 @@ DONE_WORDS = ('', 'done', 'ok', 'finished', 'complete', 'completed', 'success', 
 # Share of the planned tokens below which a run counts as stopped short; above it, only a part of
 # the last batch is missing.
 COMPLETE_SHARE = 0.995
+FLOPS_TOLERANCE = 0.3  # of C over 6ND from 1, beyond which a line says so
+# What a FLOPs column may count in, instead of FLOPs.
+FLOPS_UNITS = {
+    1e6: 'MFLOPs',
+    1e9: 'GFLOPs',
+    1e12: 'TFLOPs',
+    1e15: 'PFLOPs',
+    1e18: 'EFLOPs',
+    1e21: 'ZFLOPs',
+    8.64e19: 'PFLOP/s-days',
+}
 SAME_RUN_TOLERANCE = 0.005  # relative: with params and tokens this close, two runs are the same
 
 Curve = list[tuple[float, float]]  # (tokens, loss in nats/token), by tokens
@@ -67,8 +83,9 @@ class Runs:
       rows: the number of each run's row in the file, from 1 and without the header.
       curves: (tokens, loss) during each run, [runs]; empty if a row has none that can be read.
       left_out: {'row', 'name', 'reason'} for every row that is not fitted.
-      provenance: 'file', 'sha256', 'count', 'flops': the source of the numbers and their
-        conventions.
+      provenance: 'file', 'sha256', 'count', 'flops', 'loss_unit': the source of the numbers and
+        their conventions.
+      notes: what was read in another way than expected, a sentence each.
     """
 
     params: np.ndarray
@@ -81,6 +98,7 @@ class Runs:
     curves: list[Curve]
     left_out: list[dict[str, Any]]
     provenance: dict[str, str]
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -150,13 +168,15 @@ def read_runs(
     count: str = '',
     flops: str = '',
     drop_highest: int = 0,
+    loss_unit: str = '',
+    keep_untuned: bool = False,
     for_fitting: bool = True,
 ) -> Runs:
     """Read and clean a file of runs.
 
     Args:
-      path: .csv (with a header), .jsonl or .json (a list of objects).
-      columns: {name in the file: name here}.
+      path: a file that `table_formats.parse_table` reads.
+      columns: {name in the file, or a sum of names: name here}.
       count: which parameters are N: '' (the column params, or the total of gpt_jax records), or the
         column params_COUNT of gpt_jax records: total, non_embedding, without_positions, active.
       flops: '' (the column flops if there is one, else 6ND), '6ND', 'column'; 'with_attention' and
@@ -164,6 +184,8 @@ def read_runs(
         most runs have the column, those that lack it are left out: two ways of counting in one fit
         would distort its law.
       drop_highest: number of the highest losses to leave out.
+      loss_unit: one of `loss_units.UNITS`; '': by the name of the column, else nats.
+      keep_untuned: whether runs that differ from a better one in hyperparameters only are kept.
       for_fitting: False if the runs are only looked up to score a forecast: then one is enough,
         losses may be equal, and FLOPs, which are unused, are 6ND.
 
@@ -174,12 +196,23 @@ def read_runs(
     """
     flops = flops if for_fitting else '6ND'
     content = rows.read_content(path)
-    table, count = rows.parse_rows(path, content, columns or {}, count, flops)
-    fitted, left_out = _separate_rows(path, table)
+    table = rows.parse_rows(path, content, columns or {}, count, flops)
+    unit = loss_unit or loss_units.find_unit(table.loss_column)
+    fitted, left_out, unread = _separate_rows(path, table, unit)
+    notes = [*table.notes, *unread]
     if 'loss' not in (columns or {}).values():
-        _check_tokenizations(path, [table[row['row'] - 1] for row in fitted])
-    runs = _make_runs(path, content, fitted, left_out, count, flops)
+        _check_tokenizations(path, [table.rows[row['row'] - 1] for row in fitted])
+    runs = _make_runs(path, content, fitted, left_out, table.params_count, flops, unit)
+    median = float(np.median(runs.loss)) if len(runs) else math.nan
+    notes.append(
+        loss_units.describe_unit(table.loss_column, unit, is_given=bool(loss_unit), median=median)
+    )
     runs = _exclude_without_flops(path, runs, flops)
+    if not keep_untuned:
+        runs, note = _exclude_untuned(runs, table)
+        notes.append(note)
+    notes.append(_compare_flops(runs))
+    runs = dataclasses.replace(runs, notes=[note for note in notes if note])
     if drop_highest:
         highest = np.argsort(-runs.loss, kind='stable')[:drop_highest]
         reason = f'one of the {drop_highest} highest losses (--drop_highest)'
@@ -187,12 +220,12 @@ def read_runs(
     if not for_fitting:
         if not len(runs):
             raise UserError(
-                f'{path}: {len(table)} rows and no finished run; {_summarize_reasons(runs)}'
+                f'{path}: {len(table.rows)} rows and no finished run; {_summarize_reasons(runs)}'
             )
         return runs
     if len(runs) < 2:
         raise UserError(
-            f'{path}: {len(runs)} of {len(table)} rows can be fitted, and a law needs more; '
+            f'{path}: {len(runs)} of {len(table.rows)} rows can be fitted, and a law needs more; '
             f'{_summarize_reasons(runs)}'
         )
     if np.ptp(runs.loss) == 0:
@@ -212,28 +245,43 @@ def _check_tokenizations(path: str, fitted: list[Row]) -> None:
         )
 
 
-def _separate_rows(path: str, table: list[Row]) -> tuple[list[Row], list[dict[str, Any]]]:
-    """Return the rows that can be fitted, with numbers as floats, and the others with reasons."""
+def _separate_rows(
+    path: str, table: RunTable, unit: str
+) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
+    """Return the rows that can be fitted, with numbers as floats, the others with reasons, notes.
+
+    `unit` is that of the loss.
+    """
+    # The status comes first, because a failed run may have left anything in its columns.
+    reasons = [_find_bad_status(row) for row in table.rows]
+    unread = _find_unread_columns(
+        {number: row for number, row in enumerate(table.rows, 1) if not reasons[number - 1]}
+    )
+    names = [name for name in NUMBER_COLUMNS if name not in unread]
     fitted: list[Row] = []
     left_out: list[dict[str, Any]] = []
-    first_rows: dict[tuple[Any, ...], int] = {}  # values -> number of the first row that has them
-    for number, row in enumerate(table, 1):
+    first_rows: dict[str, int] = {}  # all cells -> number of the first row that has them
+    for number, (row, given, reason) in enumerate(
+        zip(table.rows, table.given, reasons, strict=True), 1
+    ):
         name, values = str(row.get('name') or f'row {number}'), {}
-        # The status comes first, because a failed run may have left anything in its columns.
-        reason = _find_bad_status(row)
+        where, key = f'{path}: row {number}', ''
         if not reason:
-            values = _parse_values(row, f'{path}: row {number}')
+            values = dict.fromkeys(unread, math.nan)
+            values |= {name: _parse_value(row, name, where) for name in names}
             reason = _find_bad_value(row, values)
-        key = tuple(repr(value) for value in values.values())
-        if not reason and key in first_rows:
-            reason = f'the same as row {first_rows[key]} in every column'
+        if not reason:
+            # Rounded losses of different seeds may be equal; then a name or a seed differs.
+            key = repr(sorted(given.items()))
+            same = first_rows.setdefault(key, number)
+            reason = f'the same as row {same} in every column' if same != number else ''
         if reason:
             left_out.append({'row': number, 'name': name, 'reason': reason})
         else:
-            first_rows[key] = number
-            curve = parse_curve(row.get('curve'))
+            values['loss'] = loss_units.convert_loss(values['loss'], unit, where)
+            curve = parse_curve(row.get('curve')) if unit == 'nats' else []  # its losses are nats
             fitted.append(values | {'row': number, 'name': name, 'curve': curve})
-    return fitted, left_out
+    return fitted, left_out, list(unread.values())
 
 
 def _find_bad_status(row: Row) -> str:
@@ -243,28 +291,48 @@ def _find_bad_status(row: Row) -> str:
     return rows.EXCLUDED_ROLES.get(str(row.get('role')), '')
 
 
-def _parse_values(row: Row, where: str) -> dict[str, Any]:
-    """Return the row's numbers; NaN where it has none.
+def _find_unread_columns(table: dict[int, Row]) -> dict[str, str]:
+    """Return the optional columns that cannot be read, each with a note.
+
+    Args:
+      table: the rows by number.
+    """
+    unread = {}
+    for name in EXTRA_COLUMNS:
+        for number, row in table.items():
+            try:
+                _parse_value(row, name, f'row {number}')
+            except UserError as error:
+                unread[name] = f'column {name!r} is not used: {error}'
+                break
+    return unread
+
+
+def _parse_value(row: Row, name: str, where: str) -> float:
+    """Return a number of the row; NaN where it has none.
 
     Raises:
-      UserError: a value can only be a mistake, not the result of a failed run.
+      UserError: the value can only be a mistake, not the result of a failed run.
     """
-    values = {name: rows.parse_number(row.get(name), f'{where}: {name}') for name in NUMBER_COLUMNS}
-    for name in POSITIVE_COLUMNS:
-        value = values[name]
-        if not math.isfinite(value):
-            continue
-        if value <= 0:
-            raise UserError(f'{where}: {name}: must be above zero, got {value:g}')
-        if name in COUNT_COLUMNS and value < 1:
-            raise UserError(
-                f'{where}: {name}: must be at least 1, got {value:g}; give a count, not billions'
-            )
-        if not 1 / MAX_VALUE < value < MAX_VALUE:
-            raise UserError(
-                f'{where}: {name} is {value:g}, which no run has; correct the row or delete it'
-            )
-    return values
+    cell = row.get(name)
+    if cell is None:
+        return math.nan
+    value = rows.parse_number(cell, f'{where}: {name}', is_count=name in COUNT_COLUMNS)
+    if name not in POSITIVE_COLUMNS or not math.isfinite(value):
+        return value
+    if value <= 0:
+        raise UserError(
+            f'{where}: {name}: must be above zero, got {value:g}; correct the cell or empty it'
+        )
+    if name in COUNT_COLUMNS and value < 1:
+        raise UserError(
+            f'{where}: {name}: must be at least 1, got {value:g}; give a count, not billions'
+        )
+    if not 1 / MAX_VALUE < value < MAX_VALUE:
+        raise UserError(
+            f'{where}: {name} is {value:g}, which no run has; correct the row or delete it'
+        )
+    return value
 
 
 def _find_bad_value(row: Row, values: dict[str, Any]) -> str:
@@ -288,6 +356,7 @@ def _make_runs(
     left_out: list[dict[str, Any]],
     count: str,
     flops: str,
+    unit: str,
 ) -> Runs:
     columns = {name: np.array([row[name] for row in fitted], float) for name in NUMBER_COLUMNS}
     has_flops = not np.isnan(columns['flops']).all()
@@ -306,6 +375,7 @@ def _make_runs(
             'sha256': hashlib.sha256(content).hexdigest(),
             'count': count or 'as given',
             'flops': (flops or 'column') if has_flops else '6ND',
+            'loss_unit': unit,
         },
     )
 
@@ -329,6 +399,39 @@ def _exclude_without_flops(path: str, runs: Runs, flops: str) -> Runs:
         )
     reason = f'{name} is missing, and most rows have it (--flops=6ND needs none)'
     return runs.exclude({int(i): reason for i in missing})
+
+
+def _exclude_untuned(runs: Runs, table: RunTable) -> tuple[Runs, str]:
+    """Leave out the runs that differ from a better one in hyperparameters only, with a note."""
+    unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
+    sizes = np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
+    given = [table.given[number - 1] for number in runs.rows]
+    reasons = tuned_runs.find_untuned(given, sizes, runs.loss)
+    if not reasons:
+        return runs, ''
+    note = (
+        f'{len(reasons)} of {len(runs)} runs are left out because another run of the same N and D '
+        'has better hyperparameters (--keep_untuned keeps them)'
+    )
+    return runs.exclude(reasons), note
+
+
+def _compare_flops(runs: Runs) -> str:
+    """Return a sentence if the column flops is far from 6ND, else ''."""
+    if runs.provenance['flops'] != 'column' or not len(runs):
+        return ''
+    ratio = float(np.median(runs.flops / (6 * runs.params * runs.tokens)))
+    if abs(ratio - 1) <= FLOPS_TOLERANCE:
+        return ''
+    sentence = f'flops: the median is {ratio:.3g} times 6 x params x tokens'
+    for size, unit in FLOPS_UNITS.items():
+        if abs(ratio * size - 1) <= FLOPS_TOLERANCE:
+            return f'{sentence}: the column seems to be in {unit}; --flops=6ND does not use it'
+        if abs(ratio / size - 1) <= FLOPS_TOLERANCE:
+            return (
+                f'{sentence}: params or tokens seem to be in units (product {size:.0e}), not counts'
+            )
+    return f'{sentence}: another convention, or other units; --flops=6ND does not use the column'
 
 
 def _summarize_reasons(runs: Runs) -> str:

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt_jax.core import text_files
 from gpt_jax.core.errors import UserError
-from gpt_jax.data import readers, sources, text_files, tokenized_dataset
+from gpt_jax.data import readers, sources, tokenized_dataset
 
 TEXTS = ['eins é', 'zwei']
 ROWS = [{'text': text} for text in TEXTS]

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpt_jax.core import text_files
 from gpt_jax.core.errors import UserError
-from gpt_jax.data import readers, text_files
+from gpt_jax.data import readers
 from gpt_jax.data.readers import read_chunks
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
+from gpt_jax.core import text_files
 from gpt_jax.core.errors import UserError
-from gpt_jax.data import readers, text_files, tokenizer
+from gpt_jax.data import readers, tokenizer
 
 TEXT = [
     "The cat sat on the mat, and the other cat didn't.\n",

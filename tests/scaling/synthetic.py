@@ -32,7 +32,13 @@ def runs(params: Any, tokens: Any, losses: Any, **more: Any) -> Runs:
         rows=np.arange(1, len(params) + 1),
         left_out=[],
         curves=[[] for _ in params],
-        provenance={'file': 'made', 'sha256': '0' * 64, 'count': 'as given', 'flops': '6ND'},
+        provenance={
+            'file': 'made',
+            'sha256': '0' * 64,
+            'count': 'as given',
+            'flops': '6ND',
+            'loss_unit': 'nats',
+        },
     )
 
 

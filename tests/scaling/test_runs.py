@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import analysis, bootstrap, outliers, runs
+from gpt_jax.scaling import analysis, bootstrap, isoflop, outliers, runs
 from gpt_jax.scaling.rows import read_rows as all_rows
 from tests.scaling import synthetic
 
@@ -217,3 +217,142 @@ def test_curves_stay_with_their_runs(tmp_path):
 def test_csv_has_no_curves(tmp_path):
     rows = [ONE | {'curve': '[[100, 4.0]]'}, ONE | {'loss': 2, 'curve': ''}]
     assert runs.read_runs(synthetic.write_csv(tmp_path / 'runs.csv', rows)).curves == [[], []]
+
+
+def read(tmp_path, rows, **flags):
+    return runs.read_runs(synthetic.write_csv(tmp_path / 'runs.csv', rows), **flags)
+
+
+@pytest.mark.parametrize('column', ['state', 'State', 'Status', '_state'])
+def test_status_columns_are_known_by_their_usual_names(column, tmp_path):
+    states = ['finished', 'crashed', 'failed', 'running', 'killed', 'finished']
+    rows = [ONE | {'loss': 3 - k / 10, column: state} for k, state in enumerate(states)]
+    found = read(tmp_path, rows)
+    assert found.rows.tolist() == [1, 6]
+    assert found.left_out[0]['reason'] == "status is 'crashed'"
+
+
+def test_a_state_column_without_states_is_said(tmp_path):
+    rows = [ONE | {'state': 'Ohio'}, ONE | {'loss': 2, 'state': 'Utah'}]
+    found = read(tmp_path, rows)
+    assert len(found) == 2
+    assert "column 'state' is not read as the status" in found.notes[0]
+
+
+def test_abbreviated_counts_and_sums_of_columns(tmp_path):
+    rows = [
+        {'body': '124M', 'head': '6_000k', 'D': '2.5 B', 'loss': 3.0},
+        {'body': '1.3B', 'head': '', 'D': '1t', 'loss': 2.9},
+        {'body': '1.3B', 'head': 0, 'D': '1e12', 'loss': 2.5},
+    ]
+    columns = {'body+head': 'params', 'D': 'tokens'}
+    found = read(tmp_path, rows, columns=columns)
+    assert found.params.tolist() == [130e6, 1.3e9]
+    assert found.tokens.tolist() == [2.5e9, 1e12]
+    assert found.left_out[0]['reason'] == 'params is missing'
+    with pytest.raises(UserError, match="row 2: params is 'big', not a number; correct"):
+        read(tmp_path, [rows[0], rows[2] | {'body': 'big'}], columns=columns)
+    with pytest.raises(
+        UserError, match=r"--columns=body\+x=params: no column 'x'; the columns are"
+    ):
+        read(tmp_path, rows, columns={'body+x': 'params', 'D': 'tokens'})
+
+
+BITS_NOTE = "loss: column 'val_bits' is bits per token, converted to nats per token (by its name"
+
+
+@pytest.mark.parametrize(
+    ('column', 'flag', 'losses', 'unit', 'note'),
+    [
+        ('val_ppl', '', np.log([30, 20]), 'perplexity', "column 'val_ppl' is a perplexity, conv"),
+        ('val_ppl', 'nats', [30, 20], 'nats', 'the median is 25, too high for nats per token'),
+        ('log_ppl', '', [30, 20], 'nats', 'too high for nats per token; --loss_unit=perplexity'),
+        ('loss', 'perplexity', np.log([30, 20]), 'perplexity', '(--loss_unit)'),
+        ('val_bits', '', np.log(2) * np.array([30, 20]), 'bits', BITS_NOTE),
+        ('eval/bpb', '', [30, 20], 'bits_per_byte', 'is in bits per byte, and so are all losses'),
+        ('bits_per_byte', '', [30, 20], 'bits_per_byte', 'is in bits per byte'),
+    ],
+)
+def test_units_of_the_loss(column, flag, losses, unit, note, tmp_path):
+    rows = [{'params': 10, 'tokens': 100, column: loss} for loss in (30, 20)]
+    found = read(tmp_path, rows, columns={column: 'loss'}, loss_unit=flag)
+    assert found.loss == pytest.approx(losses)
+    assert found.provenance['loss_unit'] == unit
+    assert note in found.notes[0]
+    rows[1][column] = 0.9
+    if unit == 'perplexity':
+        with pytest.raises(UserError, match='row 2: loss: a perplexity must be above 1'):
+            read(tmp_path, rows, columns={column: 'loss'}, loss_unit=flag)
+
+
+@pytest.mark.parametrize(
+    ('factor', 'words'),
+    [
+        (1.2, None),
+        (8 / 6, '1.33 times 6 x params x tokens: another convention, or other units'),
+        (1e-9, '1e-09 times 6 x params x tokens: the column seems to be in GFLOPs'),
+        (1 / 8.64e19, 'in PFLOP/s-days'),
+        (1e9, 'params or tokens seem to be in units (product 1e+09), not counts'),
+    ],
+)
+def test_flops_are_held_against_6nd(factor, words, tmp_path):
+    rows = [ONE | {'loss': loss, 'flops': 6000 * factor} for loss in (3, 2)]
+    notes = read(tmp_path, rows).notes
+    assert words in notes[0] if words else notes == []
+    assert read(tmp_path, rows, flops='6ND').notes == []
+
+
+def test_text_in_an_optional_column_refuses_nothing(tmp_path):
+    rows = [ONE | {'error': '', 'seed': 'a', 'budget': 'small', 'unique_tokens': 50}]
+    rows += [rows[0] | {'loss': 2, 'error': 'OOM'}, rows[0] | {'loss': 1, 'error': 0.5}]
+    found = read(tmp_path, rows)
+    assert len(found) == 3
+    assert set(found.extra) == {'unique_tokens'}
+    assert [note.partition(': correct')[0][:48] for note in found.notes] == [
+        "column 'budget' is not used: row 1: budget is 's",
+        "column 'seed' is not used: row 1: seed is 'a', n",
+        "column 'error' is not used: row 2: error is 'OOM",
+    ]
+
+
+def test_equal_losses_of_other_seeds_or_names_are_evidence(tmp_path):
+    for column in ('name', 'seed', 'host'):
+        rows = [ONE | {column: number} for number in (1, 2, 1)] + [ONE | {'loss': 2, column: 1}]
+        found = read(tmp_path, rows)
+        assert found.rows.tolist() == [1, 2, 4]
+        assert [one['reason'] for one in found.left_out] == ['the same as row 1 in every column']
+
+
+def test_the_best_hyperparameters_of_each_size_and_length_are_fitted(tmp_path):
+    grid = [(1e-3, 0, 3.0), ('0.001', 1, 3.3), (1e-2, 0, 3.2), (1e-2, 1, 2.99)]
+    rows = [ONE | {'config/lr': rate, 'seed': seed, 'loss': loss} for rate, seed, loss in grid]
+    rows.append(ONE | {'params': 20, 'config/lr': 1e-4, 'seed': 0, 'loss': 2.5})
+    found = read(tmp_path, rows)
+    assert found.rows.tolist() == [3, 4, 5]  # by the mean over seeds; one of its own size stays
+    assert 'not the best of its N and D' in found.left_out[0]['reason']
+    assert 'config/lr=0.01' in found.left_out[0]['reason']
+    assert found.notes[0].startswith('2 of 5 runs are left out because another run of the same N')
+    assert len(read(tmp_path, rows, keep_untuned=True)) == 5
+    assert len(read(tmp_path, [row | {'config/lr': 1} for row in rows])) == 5
+
+
+def test_labelled_budgets_are_curves_under_any_count(tmp_path):
+    """As in nanochat's table: the label counts FLOPs in its own way, and N is a sum of columns."""
+    given = synthetic.isoflop(budgets=3, sizes=6)
+    rows = [
+        {'flops_budget': 1.5 * c, 'body': n / 2, 'head': 30 * n**0.75, 'tokens': d, 'loss': loss}
+        for c, n, d, loss in zip(given.flops, given.params, given.tokens, given.loss, strict=True)
+    ]
+    found = read(tmp_path, rows, columns={'body+head': 'params'})
+    assert np.ptp(found.flops[:6]) > 0.1 * found.flops[0]
+    assert isoflop.interpolate_isoflop_runs(found) == (found, False)
+    assert [len(group) for _, group in isoflop.group_by_budget(found)] == [6, 6, 6]
+
+
+def test_a_folder_and_exports_of_one_curve_are_named(tmp_path):
+    with pytest.raises(UserError, match=r'a folder; give a file, such as .*records\.jsonl'):
+        runs.read_runs(str(tmp_path))
+    with pytest.raises(UserError, match='a chart of W&B; export its table of runs'):
+        read(tmp_path, [{'Step': 1, 'a - loss': 3, 'a - loss__MIN': 3}])
+    with pytest.raises(UserError, match="one run's curve from TensorBoard"):
+        read(tmp_path, [{'Wall time': 1, 'Step': 3, 'Value': 3}])

@@ -103,9 +103,16 @@ def _fit_law(
     arguments: argparse.Namespace,
 ) -> tuple[dict[str, float], ComputeCost, list[dict[str, float]]]:
     """Fit the law to the runs; return (constants, cost, constants of bootstrap refits)."""
-    runs = read_runs(arguments.runs, columns=arguments.columns, count=arguments.count)
+    runs = read_runs(
+        arguments.runs,
+        columns=arguments.columns,
+        count=arguments.count,
+        loss_unit=arguments.loss_unit,
+    )
     runs, delta, _ = outliers.clean_runs('chinchilla', runs)
-    terminal.print_lines(terminal.format_left_out(runs.left_out))
+    terminal.print_lines(
+        [*terminal.format_notes(runs.notes), *terminal.format_left_out(runs.left_out)]
+    )
     data = parametric_fit.to_log_data(runs)
     law = parametric_fit.fit_parametric_law(
         'chinchilla', data, delta=delta, tries=analysis.SECONDARY_STARTS
@@ -118,7 +125,9 @@ def _fit_law(
 def _plan_isoflop(arguments: argparse.Namespace, architecture: Architecture, vocab: int) -> None:
     previous, shared_layers, shared_batch, head_dim = None, None, None, None
     if arguments.runs:
-        previous = trial_rows.read_previous_runs(arguments.runs, arguments.columns, arguments.count)
+        previous = trial_rows.read_previous_runs(
+            arguments.runs, arguments.columns, arguments.count, arguments.loss_unit
+        )
         shared_layers = trial_rows.get_shared_value(previous, 'layers')
         shared_batch = trial_rows.get_shared_value(previous, 'batch')
         head_dim = trial_rows.find_head_dim(previous)
@@ -143,6 +152,7 @@ def _plan_isoflop(arguments: argparse.Namespace, architecture: Architecture, voc
     )
     result |= {'device': _describe_device(arguments)}
     result |= {'left_out': previous.runs.left_out if previous else []}
+    terminal.print_lines(terminal.format_notes(previous.runs.notes if previous else ()))
     terminal.print_lines(terminal.format_left_out(result['left_out']))
     terminal.print_lines(terminal.format_isoflop_sweep(result))
     if arguments.config:
@@ -186,8 +196,9 @@ def _check_flags(arguments: argparse.Namespace) -> None:
     for name, kinds in SWEEP_FLAGS.items():
         if getattr(arguments, name) is not None and kind not in kinds:
             raise UserError(f'--{name}: requires --{" or --".join(kinds)}')
-    if arguments.columns and not arguments.runs:
-        raise UserError('--columns: requires --runs, whose columns it renames')
+    for flag in ('columns', 'loss_unit'):
+        if getattr(arguments, flag) and not arguments.runs:
+            raise UserError(f'--{flag}: requires --runs, whose columns it is about')
 
 
 def _read_base(base: str | None) -> tuple[Architecture, int]:

@@ -36,7 +36,9 @@ class PreviousRuns(NamedTuple):
     trials: dict[str, Trial]
 
 
-def read_previous_runs(path: str, columns: dict[str, str], count: str) -> PreviousRuns:
+def read_previous_runs(
+    path: str, columns: dict[str, str], count: str, loss_unit: str = ''
+) -> PreviousRuns:
     """Read the runs; for gpt_jax records, N is without positions and C is 6ND, as in train.flops.
 
     Raises:
@@ -48,7 +50,7 @@ def read_previous_runs(path: str, columns: dict[str, str], count: str) -> Previo
     has_flops = any('flops' in row for row in table)
     if any('flops_6N' in row for row in table) and not has_flops:
         columns = columns | {'flops_6N': 'flops'}
-    runs = read_runs(path, columns=columns, count=count)
+    runs = read_runs(path, columns=columns, count=count, loss_unit=loss_unit)
     records = [table[number - 1] for number in runs.rows]
     return PreviousRuns(path, runs, records, _read_trials(Path(path).with_name('config.json')))
 

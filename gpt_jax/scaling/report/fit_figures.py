@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from gpt_jax.scaling import parametric_fit
+from gpt_jax.scaling.loss_units import label_unit
 from gpt_jax.scaling.report.figure_style import (
     HELD_OUT_COLOR,
     LAW_COLOR,
@@ -31,7 +32,6 @@ APPROACH_STYLES = {  # color and name
 }
 COUNT_LABELS = {'as given': 'parameters'}
 FLOPS_LABELS = {'column': 'training FLOPs', '6ND': 'training FLOPs (6ND)'}
-LOSS_LABEL = 'loss (nats/token)'
 
 
 class RunPoints(NamedTuple):
@@ -131,6 +131,10 @@ def _get_labels(result: dict[str, Any]) -> tuple[str, str]:
     )
 
 
+def _get_loss_label(result: dict[str, Any]) -> str:
+    return f'loss ({label_unit(result["data"]["loss_unit"])})'
+
+
 def _set_title(axes: Axes, title: str) -> None:
     axes.set_title(title, fontsize=10, fontweight='bold')
 
@@ -161,7 +165,7 @@ def _draw_loss_over_compute(figure: Figure, result: dict[str, Any]) -> list[RunP
     _draw_curves(axes, result, data, dots.to_rgba(sizes))
     axes.legend(frameon=False, fontsize=8)
     axes.set_xlabel(flops_label)
-    axes.set_ylabel(LOSS_LABEL)
+    axes.set_ylabel(_get_loss_label(result))
     set_log_ticks(axes, 'x')
     set_loss_ticks(axes)
     axes.grid(alpha=0.25, lw=0.5)
@@ -210,7 +214,7 @@ def _draw_isoflop(figure: Figure, result: dict[str, Any]) -> list[RunPoints]:
     axes.plot([], [], '*', color=HELD_OUT_COLOR, ms=8, label='minimum')
     axes.plot([], [], 'o', mfc='white', mec=MUTED_COLOR, ms=4.5, label='outside the window')
     axes.set_xlabel(_get_labels(result)[0])
-    axes.set_ylabel(LOSS_LABEL)
+    axes.set_ylabel(_get_loss_label(result))
     set_log_ticks(axes, 'x')
     axes.grid(alpha=0.25, lw=0.5)
     position: dict[str, Any] = {'loc': 'outside right center'}
@@ -345,7 +349,7 @@ def _draw_comparison(figure: Figure, result: dict[str, Any]) -> list[RunPoints]:
         label = f'{name}: C$^{{-{law["gamma"]:.3f}}}$'
         left.plot(grid, predicted, color=color, lw=1.4, label=label)
     left.set_xlabel('training FLOPs')
-    left.set_ylabel(LOSS_LABEL)
+    left.set_ylabel('loss')
     set_log_ticks(left, 'x')
     set_loss_ticks(left)
     left.legend(frameon=False, fontsize=8)
@@ -354,7 +358,7 @@ def _draw_comparison(figure: Figure, result: dict[str, Any]) -> list[RunPoints]:
     right.plot(loss, result['multiplier'], color=LAW_COLOR, lw=1.6)
     right.axhline(1, color=MUTED_COLOR, lw=1, ls=':')
     right.invert_xaxis()
-    right.set_xlabel(f'{LOSS_LABEL}, falling')
+    right.set_xlabel('loss, falling')
     right.set_ylabel('compute of A over compute of B')
     for axes in (left, right):
         axes.grid(alpha=0.25, lw=0.5)

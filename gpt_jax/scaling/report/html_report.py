@@ -13,7 +13,7 @@ import numpy as np
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import analysis, forecast_ledger, power_law
-from gpt_jax.scaling.report import fit_figures, page, scaling_curve, sections
+from gpt_jax.scaling.report import fit_figures, page, scaling_curve, sections, terminal
 from gpt_jax.scaling.report.fit_figures import ReportFigure, RunPoints
 from gpt_jax.scaling.report.page import FigureGrid, Section, embed_figure
 from gpt_jax.scaling.rows import read_rows
@@ -33,6 +33,8 @@ def write_records_report(
     count: str = '',
     flops: str = '',
     drop_highest: int = 0,
+    loss_unit: str = '',
+    keep_untuned: bool = False,
     **fit_options: Any,
 ) -> list[str]:
     """Write the report of a file of runs.
@@ -41,7 +43,7 @@ def write_records_report(
       records_path: a file that read_runs can read.
       html_path: the file to write.
       ledger_path: a ledger of forecasts to score on these runs; None: none.
-      columns, count, flops, drop_highest: as in read_runs.
+      columns, count, flops, drop_highest, loss_unit, keep_untuned: as in read_runs.
       fit_options: as in fit_for_report.
 
     Returns:
@@ -51,15 +53,25 @@ def write_records_report(
       UserError: the file cannot be read as runs, or the ledger was changed.
     """
     source: dict[str, Any] = {'columns': columns, 'count': count}
-    runs = read_runs(records_path, **source, flops=flops, drop_highest=drop_highest)
+    runs = read_runs(
+        records_path,
+        **source,
+        flops=flops,
+        drop_highest=drop_highest,
+        loss_unit=loss_unit,
+        keep_untuned=keep_untuned,
+    )
     scores = None
     if ledger_path:
-        scores = forecast_ledger.verify_ledger(ledger_path, records_path, **source)
+        scores = forecast_ledger.verify_ledger(
+            ledger_path, records_path, **source, loss_unit=loss_unit
+        )
     result, why = fit_for_report(runs, **fit_options)
     records = read_rows(records_path, **source, flops=flops)
     write_report(html_path, result, records=records, scores=scores, why=why)
     dropped = len(result['left_out'])
     lines = [f'{records_path}: {result["data"]["runs"]} runs, {dropped} rows left out']
+    lines += terminal.format_notes(runs.notes)
     return [*lines, *([why] if why else []), f'report: {html_path}']
 
 

@@ -14,6 +14,7 @@ from gpt_jax.core.formatting import (
     to_sentence,
 )
 from gpt_jax.scaling import ladder_forecast, power_law
+from gpt_jax.scaling.loss_units import label_unit
 from gpt_jax.scaling.report import scaling_curve, terminal
 from gpt_jax.scaling.report.page import (
     NUMBER,
@@ -52,6 +53,10 @@ FLOPS = {
     'causal': '6 per parameter and token, and the half of the score matrix that a causal mask '
     'keeps',
 }
+LOSS_UNITS = {
+    'nats/token': 'nats per token, natural logarithm',
+    'bits/byte': 'bits per byte of text',
+}
 EXTRA_COLUMNS = (  # key in the records, heading, format
     ('seed', 'seed', 'g'),
     ('bits_per_byte', 'bits/byte', '.4f'),
@@ -78,10 +83,15 @@ def make_summary(result: Result, scores: Result | None, why: str) -> list[Block]
     return [*blocks, BulletList(_list_findings(result, scores))]
 
 
+def _get_unit(result: Result) -> str:
+    return label_unit(result['data']['loss_unit'])
+
+
 def _list_findings(result: Result, scores: Result | None) -> list[str]:
     runs = result['residuals']
     best = int(np.argmin(runs['loss']))
-    lines = [f'The lowest loss is {runs["loss"][best]:.4f} nats/token, of {runs["name"][best]}.']
+    lowest = f'{runs["loss"][best]:.4f} {_get_unit(result)}'
+    lines = [f'The lowest loss is {lowest}, of {runs["name"][best]}.']
     if 'fit' in result and result['fit']['law'] in ('chinchilla', 'tied'):
         c = result['fit']['constants']
         beta = c.get('beta', c['alpha'])
@@ -191,7 +201,7 @@ def make_held_out_section(result: Result) -> Section | None:
             ('worst', 'worst', '+'),
         )
     ]
-    table = make_table(['', 'nats/token', 'of the loss'], rows, text_columns=[''])
+    table = make_table(['', _get_unit(result), 'of the loss'], rows, text_columns=[''])
     return Section('Held out', [Paragraph(text), table])
 
 
@@ -382,11 +392,12 @@ def _format_number(value: Any, spec: str) -> str:
 def make_left_out_section(result: Result) -> Section:
     """Return the rows that were not fitted, with the reasons."""
     rows = [[str(row['row']), row['name'], row['reason']] for row in result['left_out']]
+    notes = [BulletList([to_sentence(note) for note in result['notes']])] if result['notes'] else []
     if not rows:
-        return Section('Left out', [Paragraph('None: all rows were fitted.')])
+        return Section('Left out', [Paragraph('None: all rows were fitted.'), *notes])
     headings = ['row', 'name', 'reason']
     table = make_table(headings, rows, text_columns=['name', 'reason'], long_column='reason')
-    return Section('Left out', [table])
+    return Section('Left out', [table, *notes])
 
 
 def make_conventions_section(result: Result) -> Section:
@@ -399,7 +410,7 @@ def make_conventions_section(result: Result) -> Section:
         ['N', f'{count}: {COUNTS.get(count, "a column of the file")}'],
         ['D', 'tokens trained on, repeats counted'],
         ['C', f'{flops}: {FLOPS.get(flops, "a column of the file")}'],
-        ['loss', 'nats per token, natural logarithm'],
+        ['loss', LOSS_UNITS[_get_unit(result)]],
         ['measured over law', 'the measured loss over the loss by the law, minus 1'],
     ]
     splits = [split for split in result.get('approaches', {}).values() if not split['note']]

@@ -7,6 +7,7 @@ from typing import Any
 
 from gpt_jax.core import files
 from gpt_jax.scaling import analysis, ladder_forecast, power_law
+from gpt_jax.scaling.loss_units import label_unit
 
 Result = Mapping[str, Any]
 
@@ -92,6 +93,7 @@ def _format_cell(record: dict[str, Any], key: str, spec: str) -> str:
 def format_fit(result: dict[str, Any]) -> list[str]:
     """Return the lines for a result of analyze_parametric."""
     fit, intervals = result['fit'], result['intervals']
+    unit = label_unit(result['data']['loss_unit'])
     lines = [
         *_format_source(result),
         f'law {fit["law"]}, sum-Huber objective {fit["objective"]:.6e} (delta {fit["delta"]:.3g}), '
@@ -112,7 +114,7 @@ def format_fit(result: dict[str, Any]) -> list[str]:
             f'intervals: {100 * first["level"]:g}%, bootstrap over {first["resampled"]}, '
             f'{first["draws"]} draws'
         )
-    lines += ['', *_format_held_out(result['held_out'])]
+    lines += ['', *_format_held_out(result['held_out'], unit)]
     if 'approaches' in result:
         lines += ['', 'compute-optimal split: N* ~ C^a, D* ~ C^b']
         for number, split in result['approaches'].items():
@@ -126,9 +128,15 @@ def _format_source(result: Result) -> list[str]:
     data = result['data']
     return [
         f'{data["file"]}: {data["runs"]} runs; N: {data["count"]}, C: {data["flops"]}',
+        *format_notes(result['notes']),
         *format_left_out(result['left_out']),
         '',
     ]
+
+
+def format_notes(notes: Iterable[str]) -> list[str]:
+    """Return a line for each note on how the runs were read."""
+    return [f'  note: {note}' for note in notes]
 
 
 def format_left_out(rows: list[dict[str, Any]]) -> list[str]:
@@ -145,7 +153,7 @@ def _format_interval(interval: Result | None) -> str:
     return f'   from {interval["low"]:#.4g} to {interval["high"]:#.4g}' if interval else ''
 
 
-def _format_held_out(held_out: Result) -> list[str]:
+def _format_held_out(held_out: Result, unit: str) -> list[str]:
     condition, runs = held_out['condition'], held_out['runs']
     if held_out['note']:
         return [f'held out ({condition}, {runs} runs): not predicted: {held_out["note"]}']
@@ -153,7 +161,7 @@ def _format_held_out(held_out: Result) -> list[str]:
     percent = {name: held_out[f'{name}_percent'] for name in nats}
     return [
         f'held out ({condition}): {runs} runs predicted from the other {held_out["fitted_runs"]}',
-        f'  mean error {nats["mean_absolute"]:.4f} nats ({percent["mean_absolute"]:.2f}%), '
+        f'  mean error {nats["mean_absolute"]:.4f} {unit} ({percent["mean_absolute"]:.2f}%), '
         f'bias {nats["bias"]:+.4f} ({percent["bias"]:+.2f}%), '
         f'worst {nats["worst"]:+.4f} ({percent["worst"]:+.2f}%)',
     ]
@@ -170,8 +178,8 @@ def _format_split(title: str, split: Result) -> list[str]:
     ]
     if split.get('points', {}).get('between_runs'):
         lines.append(
-            '    no budget was run at enough sizes: curves are interpolated between the runs of '
-            'each size'
+            '    fewer than two budgets have enough sizes, by these FLOPs: curves are interpolated '
+            'between the runs of each size'
         )
     lines += [
         f'    {minimum["flops"]:.3g} FLOPs: {minimum["note"]}'

@@ -24,6 +24,12 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, 'utf-16-be'),
 )
 MARK_BYTES = 4  # length of the longest mark
+COMPRESSED_STARTS = {  # how a compressed file begins -> a key of COMPRESSIONS
+    b'\x1f\x8b': '.gz',
+    b'BZh': '.bz2',
+    b'\xfd7zXZ\0': '.xz',
+    b'\x28\xb5\x2f\xfd': '.zst',
+}
 
 
 class TextBlock(NamedTuple):
@@ -34,18 +40,20 @@ class TextBlock(NamedTuple):
 
 
 class Compression(NamedTuple):
-    """A compressed format: its name for messages, and how a file is opened."""
+    """A compressed format: its name for messages, and how a path or an open file is read."""
 
     name: str
-    open: Callable[[Path], Any]
+    open: Callable[[Any], Any]
 
 
-def _open_zstandard(path: Path) -> io.BufferedReader:
+def _open_zstandard(source: Path | BinaryIO) -> io.BufferedReader:
     import pyarrow
 
     # pyarrow is needed for Parquet anyway; Python's own module requires version 3.14.
-    stream = pyarrow.input_stream(str(path), compression='zstd')
-    return io.BufferedReader(stream)
+    if not pyarrow.Codec.is_available('zstd'):
+        raise UserError('this pyarrow has no Zstandard; decompress the file, or install pyarrow')
+    given = str(source) if isinstance(source, Path) else source
+    return io.BufferedReader(pyarrow.input_stream(given, compression='zstd'))
 
 
 COMPRESSIONS = {
@@ -125,11 +133,48 @@ def _decode_lines(path: Path, file: BinaryIO, offset: int) -> Iterator[str]:
         offset += len(line)
 
 
+def decompress(path: Path, content: bytes) -> bytes:
+    """Return the bytes of a file, decompressed if they are compressed, whatever the file's name.
+
+    Args:
+      path: for messages.
+      content: all of the file.
+
+    Raises:
+      UserError: the compressed file is damaged.
+    """
+    starts = COMPRESSED_STARTS.items()
+    compression = next((name for start, name in starts if content.startswith(start)), '')
+    if not compression:
+        return content
+    with _open_file(path, compression, io.BytesIO(content)) as file:
+        return file.read()
+
+
+def decode(path: Path, content: bytes) -> str:
+    """Return the text of a whole file, without its byte order mark.
+
+    Args:
+      path: for messages.
+      content: all of the file, decompressed.
+
+    Raises:
+      UserError: the text is not in its encoding (with the byte's offset).
+    """
+    encoding, offset = _detect_encoding(path, content[:MARK_BYTES])
+    try:
+        return content[offset:].decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f'{path}: not {_display(encoding)} at byte {offset + error.start}; convert it to UTF-8'
+        ) from None
+
+
 @contextlib.contextmanager
-def _open_file(path: Path, compression: str) -> Iterator[BinaryIO]:
+def _open_file(path: Path, compression: str, source: BinaryIO | None = None) -> Iterator[BinaryIO]:
     name, opener = COMPRESSIONS[compression]
     try:
-        with opener(path) as file:
+        with opener(path if source is None else source) as file:
             yield file
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         # Only an error of the file system has a number.

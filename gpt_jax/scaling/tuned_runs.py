@@ -1,0 +1,64 @@
+"""Runs that differ in hyperparameters only: the best of each size and token count.
+
+A law is about the loss that a size and a token count can reach, so a grid of learning rates is not
+noise between seeds: its best setting is fitted, and the others are not. The best of several noisy
+losses is a little too low; with seeds, the mean of a setting's seeds decides.
+"""
+
+import re
+
+import numpy as np
+
+from gpt_jax.scaling.table_formats import Row
+
+# Of the last part of a column's name: `lr` of `config.optimizer/lr`.
+HYPERPARAMETER = re.compile(
+    '(peak_|max_|base_)?(lr|learning_rate)|(global_|train_)?batch(_size)?|weight_decay|wd|'
+    'warmup(_steps|_tokens|_ratio|_fraction|_iters)?|(adam_)?(beta_?[12]|eps|epsilon)|momentum|'
+    '(grad_|gradient_)?clip(_norm|ping)?|dropout|optimizer|((lr_)?schedule|scheduler)(_type)?|'
+    'init_std|(final|min)_lr(_fraction|_ratio)?|z_loss|label_smoothing'
+)
+
+
+def find_untuned(rows: list[Row], sizes: np.ndarray, loss: np.ndarray) -> dict[int, str]:
+    """Find the runs whose hyperparameters are not the best of their size and token count.
+
+    Args:
+      rows: the row of each run, [runs].
+      sizes: what a law predicts the loss from (N, D and the like), [runs, columns].
+      loss: [runs].
+
+    Returns:
+      {index of the run: the reason}.
+    """
+    names = [name for name in dict.fromkeys(n for row in rows for n in row) if _is_setting(name)]
+    names = [name for name in names if len({_normalize(row.get(name)) for row in rows}) > 1]
+    if not names:
+        return {}
+    groups: dict[bytes, dict[tuple[str, ...], list[int]]] = {}
+    for index, row in enumerate(rows):
+        setting = tuple(_normalize(row.get(name)) for name in names)
+        groups.setdefault(sizes[index].tobytes(), {}).setdefault(setting, []).append(index)
+    reasons = {}
+    for settings in groups.values():
+        best = min(settings, key=lambda setting: float(np.log(loss[settings[setting]]).mean()))
+        for setting, indices in settings.items():
+            others = zip(names, setting, best, strict=True)
+            better = ', '.join(f'{name}={b or "none"}' for name, a, b in others if a != b)
+            for index in indices if setting != best else ():
+                reasons[index] = f'not the best of its N and D, which is that with {better}'
+    return reasons
+
+
+def _is_setting(name: str) -> bool:
+    last = re.split(r'[/.]', name.lower())[-1]
+    return HYPERPARAMETER.fullmatch(re.sub('[- ]', '_', last)) is not None
+
+
+def _normalize(value: object) -> str:
+    """Return one text for equal values, such as 1e-3 and 0.001; '' for none."""
+    text = '' if value is None else str(value).strip()
+    try:
+        return f'{float(text):g}'
+    except ValueError:
+        return text
