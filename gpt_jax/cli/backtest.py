@@ -19,7 +19,10 @@ BACKTEST_LAWS = ('auto', 'chinchilla', 'tied', 'kaplan')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        'data', type=shared.parse_path, metavar='DATA', help='runs: .csv, .jsonl or .json'
+        'data',
+        type=shared.parse_path,
+        metavar='DATA',
+        help='runs: CSV, JSON, JSON Lines or Parquet',
     )
     shared.add_table_arguments(parser)
     parser.add_argument(

@@ -247,6 +247,11 @@ def parse_number(value: Any, where: str, *, is_count: bool = False) -> float:
     Raises:
       UserError: the cell is not a number.
     """
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            pass
     if value is None or (isinstance(value, str) and value.strip().lower() in MISSING_WORDS):
         return math.nan
     text = value.strip().replace('_', '') if isinstance(value, str) else value

@@ -257,7 +257,8 @@ def _separate_rows(
     unread = _find_unread_columns(
         {number: row for number, row in enumerate(table.rows, 1) if not reasons[number - 1]}
     )
-    names = [name for name in NUMBER_COLUMNS if name not in unread]
+    present = {name for row in table.rows for name in row} - set(unread)
+    names = [name for name in NUMBER_COLUMNS if name in present]
     fitted: list[Row] = []
     left_out: list[dict[str, Any]] = []
     first_rows: dict[str, int] = {}  # all cells -> number of the first row that has them
@@ -265,15 +266,14 @@ def _separate_rows(
         zip(table.rows, table.given, reasons, strict=True), 1
     ):
         name, values = str(row.get('name') or f'row {number}'), {}
-        where, key = f'{path}: row {number}', ''
+        where = f'{path}: row {number}'
         if not reason:
-            values = dict.fromkeys(unread, math.nan)
+            values = dict.fromkeys(NUMBER_COLUMNS, math.nan)
             values |= {name: _parse_value(row, name, where) for name in names}
             reason = _find_bad_value(row, values)
         if not reason:
             # Rounded losses of different seeds may be equal; then a name or a seed differs.
-            key = repr(sorted(given.items()))
-            same = first_rows.setdefault(key, number)
+            same = first_rows.setdefault(repr(sorted(given.items())), number)
             reason = f'the same as row {same} in every column' if same != number else ''
         if reason:
             left_out.append({'row': number, 'name': name, 'reason': reason})

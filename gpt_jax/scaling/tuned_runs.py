@@ -41,6 +41,8 @@ def find_untuned(rows: list[Row], sizes: np.ndarray, loss: np.ndarray) -> dict[i
         groups.setdefault(sizes[index].tobytes(), {}).setdefault(setting, []).append(index)
     reasons = {}
     for settings in groups.values():
+        if len(settings) == 1:
+            continue
         best = min(settings, key=lambda setting: float(np.log(loss[settings[setting]]).mean()))
         for setting, indices in settings.items():
             others = zip(names, setting, best, strict=True)
