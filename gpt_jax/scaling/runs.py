@@ -431,7 +431,10 @@ def _compare_flops(runs: Runs) -> str:
             return (
                 f'{sentence}: params or tokens seem to be in units (product {size:.0e}), not counts'
             )
-    return f'{sentence}: another convention, or other units; --flops=6ND does not use the column'
+    return (
+        f'{sentence}: attention or embeddings count otherwise, or other units; --flops=6ND does '
+        'not use the column'
+    )
 
 
 def _summarize_reasons(runs: Runs) -> str:

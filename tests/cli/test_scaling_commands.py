@@ -115,6 +115,34 @@ def test_backtest_prints_and_writes_every_rollout(tmp_path, capsys):
     refused(['backtest', data, '--law=chincilla'], 'chincilla', capsys)
 
 
+@pytest.mark.parametrize(
+    'command',
+    [
+        'fit DATA --draws=0 --starts=4',
+        'forecast DATA --law=chinchilla --params=1e11 --tokens=1e12 --draws=10 --ledger=LEDGER',
+        'backtest DATA --law=tied',
+        'compare DATA DATA --draws=10',
+        'plan --flops=1e22 --runs=DATA --draws=0',
+        'verify LEDGER --runs=DATA',
+    ],
+)
+def test_notes_on_the_table_are_printed(command, tmp_path, capsys):
+    rows = synthetic.rows(synthetic.isoflop(budgets=3, sizes=4))
+    for row in rows:
+        row['loss'] *= 1.4427
+    names = {
+        'DATA': synthetic.write_csv(tmp_path / 'runs.csv', rows),
+        'LEDGER': str(tmp_path / 'ledger.jsonl'),
+    }
+    (tmp_path / 'ledger.jsonl').touch()
+    for name, path in names.items():
+        command = command.replace(name, path)
+    cli.main([*command.split(), '--loss-unit=bits'])
+    out = capsys.readouterr().out
+    note = "  note: loss: column 'loss' is bits per token, converted to nats per token"
+    assert out.count(note) == (2 if command.startswith('compare') else 1)
+
+
 @pytest.mark.parametrize('law', ['tied', 'kaplan', 'power'])
 def test_the_other_laws_print(law, data, capsys):
     cli.main(

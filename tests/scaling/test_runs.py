@@ -289,7 +289,7 @@ def test_units_of_the_loss(column, flag, losses, unit, note, tmp_path):
     ('factor', 'words'),
     [
         (1.2, None),
-        (8 / 6, '1.33 times 6 x params x tokens: another convention, or other units'),
+        (8 / 6, '1.33 times 6 x params x tokens: attention or embeddings count otherwise'),
         (1e-9, '1e-09 times 6 x params x tokens: the column seems to be in GFLOPs'),
         (1 / 8.64e19, 'in PFLOP/s-days'),
         (1e9, 'params or tokens seem to be in units (product 1e+09), not counts'),

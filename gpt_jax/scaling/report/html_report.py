@@ -71,8 +71,8 @@ def write_records_report(
     write_report(html_path, result, records=records, scores=scores, why=why)
     dropped = len(result['left_out'])
     lines = [f'{records_path}: {result["data"]["runs"]} runs, {dropped} rows left out']
-    lines += terminal.format_notes(runs.notes)
-    return [*lines, *([why] if why else []), f'report: {html_path}']
+    lines += [*([why] if why else []), *terminal.format_notes(runs.notes)]
+    return [*lines, f'report: {html_path}']
 
 
 def fit_for_report(

@@ -239,9 +239,16 @@ def test_the_scaled_variable_is_found():
 def test_runs_without_any_law_still_give_a_page(tmp_path):
     rows = [row | {'tokens': 1e17 / row['params']} for row in make_ladder(4)]
     lines = html_report.write_records_report(
-        write_rows(tmp_path / 'few.jsonl', rows), str(tmp_path / 'page.html'), **FAST
+        write_rows(tmp_path / 'few.jsonl', rows),
+        str(tmp_path / 'page.html'),
+        loss_unit='bits_per_byte',
+        **FAST,
     )
     page = Page((tmp_path / 'page.html').read_text())
+    assert "column 'loss' is in bits per byte" in lines[2]
+    assert "Loss: column 'loss' is in bits per byte" in page.text
+    assert f'{rows[-1]["loss"]:.4f} bits/byte' in page.text
+    assert 'nats' not in page.text
     assert 'No law over one variable either' in lines[1]
     assert lines[1] in page.text
     assert 'size 3' in page.text
