@@ -15,6 +15,7 @@ only those and drops a torn last line; here, every line must be valid. Columns o
 
 import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,8 +107,8 @@ def parse_rows(
                 f'{_suggest_cure(given, name)}'
             )
     renamed = [theirs for theirs, ours in columns.items() if ours == 'loss']
-    names = ('loss', *_find_aliases(given, 'loss'))
-    own = next((name for name in names if any(name in row for row in given)), 'loss')
+    names = dict.fromkeys(name for row in given for name in row)
+    own = 'loss' if 'loss' in names else next(iter(_find_aliases(names, 'loss')), 'loss')
     return RunTable(table, given, count, renamed[0] if renamed else own, notes)
 
 
@@ -155,28 +156,33 @@ def _rename_columns(
                 )
         if theirs not in names:
             sums[ours] = parts
-    aliases = {ours: _find_aliases(given, ours) for ours in ALIASES}
-    notes = []
-    for name in (
-        aliases['status'] if 'status' not in {columns.get(name, name) for name in names} else ()
-    ):
-        values = {str(row.get(name)).strip().lower() for row in given}
-        if not values & set(STATES):
+    aliases = {ours: _find_aliases(names, ours) for ours in ALIASES}
+    notes: list[str] = []
+    if 'status' not in {columns.get(name, name) for name in names}:
+        aliases['status'], notes = _select_states(given, aliases['status'])
+    return [_rename(row, columns, sums, aliases) for row in given], notes
+
+
+def _find_aliases(names: Iterable[str], ours: str) -> list[str]:
+    """Return the columns that stand for `ours`, the best first."""
+    known = (ours, *ALIASES[ours])
+    found = [name for name in names if name != ours and name.lower() in known]
+    return sorted(found, key=lambda name: known.index(name.lower()))
+
+
+def _select_states(given: list[Row], names: list[str]) -> tuple[list[str], list[str]]:
+    """Return the columns whose values are those of a status, and a note on each of the others."""
+    states, notes = [], []
+    for name in names:
+        values = {str(row.get(name)).strip().lower() for row in given} - set(MISSING_WORDS)
+        if not values or values & set(STATES) or name.lower() == 'status':
+            states.append(name)
+        else:
             notes.append(
                 f'column {name!r} is not read as the status of the runs: it has none of '
                 f'{", ".join(STATES)}; --columns={name}=status reads it'
             )
-            aliases['status'] = [other for other in aliases['status'] if other != name]
-    return [_rename(row, columns, sums, aliases) for row in given], notes
-
-
-def _find_aliases(given: list[Row], ours: str) -> list[str]:
-    """Return the columns that stand for `ours`, the best first."""
-    names = dict.fromkeys(name for row in given for name in row if name != ours)
-    known = (ours, *ALIASES[ours])
-    return sorted(
-        (name for name in names if name.lower() in known), key=lambda n: known.index(n.lower())
-    )
+    return states, notes
 
 
 def _rename(
