@@ -24,7 +24,7 @@ Rows that are left out are listed with the reason. The columns that laws and plo
 import dataclasses
 import hashlib
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -114,6 +114,36 @@ class Runs:
         ]
         left_out = [*self.left_out, *excluded]
         return dataclasses.replace(self.take(is_fitted), left_out=left_out)
+
+
+class Target(NamedTuple):
+    """A run to forecast."""
+
+    name: str
+    params: float
+    tokens: float
+
+
+def read_targets(
+    path: str, *, columns: dict[str, str] | None = None, count: str = ''
+) -> list[Target]:
+    """Read the runs to forecast: a file with the columns params and tokens, and perhaps name.
+
+    Raises:
+      UserError: as `read_runs`.
+    """
+    needed = ('params', 'tokens')
+    content = rows.read_content(path)
+    table, _ = rows.parse_rows(path, content, columns or {}, count, '6ND', needed)
+    targets = []
+    for number, row in enumerate(table, 1):
+        values = _parse_values({name: row.get(name) for name in needed}, f'{path}: row {number}')
+        for name in needed:
+            if not math.isfinite(values[name]):
+                raise UserError(f'{path}: row {number}: {name} is missing')
+        name = str(row.get('name') or f'row {number}')
+        targets.append(Target(name, values['params'], values['tokens']))
+    return targets
 
 
 def is_same_run(runs: Runs, params: float, tokens: float) -> np.ndarray:
