@@ -3,12 +3,19 @@
 examples:
   gpt-jax forecast runs.jsonl --params=1e9 --tokens=2e10
   gpt-jax forecast runs.jsonl --config=configs/gpt_350m.py --ledger=forecasts.jsonl
+  gpt-jax forecast runs.csv --targets=planned.csv --json=forecasts.json
 """
 
 import argparse
+from typing import TYPE_CHECKING
 
 from gpt_jax.cli import arguments as shared
 from gpt_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from gpt_jax.scaling.plan import shapes
+    from gpt_jax.scaling.rollouts import Rollout
+    from gpt_jax.scaling.runs import Runs
 
 # 'repeated' is missing: a planned run would also need its unique tokens.
 FORECAST_LAWS = ('auto', 'chinchilla', 'tied', 'kaplan', 'power')
@@ -48,42 +55,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.add_seed_argument(parser)
     parser.add_argument(
+        '--targets',
+        type=shared.parse_path,
+        metavar='FILE',
+        help='forecast every run of this table (columns params, tokens and perhaps name) by one '
+        'fit',
+    )
+    parser.add_argument(
+        '--json',
+        type=shared.parse_path,
+        metavar='PATH',
+        help='write the forecasts of --targets as a list: params, tokens, loss, low, high, level, '
+        'law, ...',
+    )
+    parser.add_argument(
         '--ledger',
         type=shared.parse_path,
-        default='forecasts.jsonl',
         metavar='PATH',
-        help='file to append to (default: %(default)s)',
+        help='file to append to (default: forecasts.jsonl; with --targets, none)',
     )
 
 
 def run(arguments: argparse.Namespace) -> None:
+    _check_arguments(arguments)
+    from gpt_jax.scaling import rollouts
+    from gpt_jax.scaling.runs import read_runs
+
+    planned = None if arguments.targets else _find_planned_run(arguments)
+    runs = read_runs(arguments.data, **shared.table_options(arguments))
+    made = []
+    if arguments.law == 'auto' and rollouts.find_origins(runs.flops):
+        made = rollouts.run_backtest(runs, laws=('auto',), baselines=())
+    if planned is None:
+        _forecast_targets(arguments, runs, made)
+    else:
+        _forecast_one(arguments, runs, made, planned)
+
+
+def _check_arguments(arguments: argparse.Namespace) -> None:
     sizes = [size for size in (arguments.params, arguments.tokens) if size is not None]
     if arguments.config and sizes:
         raise UserError('--config: not with --params or --tokens, which it determines')
-    if not arguments.config and len(sizes) < 2:
-        raise UserError('the run is missing: give --config=PATH, or --params=N and --tokens=D')
+    if arguments.targets and (arguments.config or sizes or arguments.name):
+        raise UserError('--targets: not with --config, --params, --tokens or --name')
+    if not arguments.config and not arguments.targets and len(sizes) < 2:
+        raise UserError(
+            'the run is missing: give --config=PATH, --params=N and --tokens=D, or --targets=FILE'
+        )
     shared.check_law(arguments.law, FORECAST_LAWS)
     if arguments.trial and not arguments.config:
         raise UserError('--trial: needs --config, the sweep that the trial is part of')
-    from gpt_jax.scaling import forecast_ledger, rollouts
-    from gpt_jax.scaling.forecast import forecast_run
+    if arguments.json and not arguments.targets:
+        raise UserError('--json: needs --targets; one forecast is written to the --ledger')
+    if arguments.targets and arguments.law == 'power':
+        raise UserError('--targets: not with --law=power, which is for one token count')
+
+
+def _find_planned_run(arguments: argparse.Namespace) -> 'shapes.PlannedRun':
     from gpt_jax.scaling.plan import shapes
-    from gpt_jax.scaling.report import terminal
-    from gpt_jax.scaling.runs import read_runs
 
     if arguments.config:
-        planned = shapes.read_planned_run(
+        return shapes.read_planned_run(
             arguments.config, count=arguments.count, trial=arguments.trial
         )
-    else:
-        name = f'{arguments.params:.4g} on {arguments.tokens:.4g}'
-        planned = shapes.PlannedRun(name, arguments.params, arguments.tokens, '')
-    runs = read_runs(arguments.data, **shared.table_options(arguments))
-    widening, scores = 1.0, None
-    if arguments.law == 'auto' and rollouts.find_origins(runs.flops):
-        made = rollouts.run_backtest(runs, laws=('auto',), baselines=())
-        extrapolation = planned.params * planned.tokens / (runs.params * runs.tokens).max()
-        widening, scores = rollouts.find_widening(made, extrapolation)
+    name = f'{arguments.params:.4g} on {arguments.tokens:.4g}'
+    return shapes.PlannedRun(name, arguments.params, arguments.tokens, '')
+
+
+def _forecast_one(
+    arguments: argparse.Namespace, runs: 'Runs', made: 'list[Rollout]', planned: 'shapes.PlannedRun'
+) -> None:
+    """Forecast a run, and append it to the ledger."""
+    from gpt_jax.scaling import forecast_ledger, rollouts
+    from gpt_jax.scaling.forecast import forecast_run
+    from gpt_jax.scaling.report import terminal
+
+    widening, scores = rollouts.find_widening(made, runs, planned.params, planned.tokens)
     forecast = forecast_run(
         runs,
         planned.params,
@@ -101,5 +148,30 @@ def run(arguments: argparse.Namespace) -> None:
     terminal.print_lines(
         [*terminal.format_notes(runs.notes), *terminal.format_left_out(forecast['left_out'])]
     )
-    line = forecast_ledger.append_forecast(arguments.ledger, forecast)
-    terminal.print_lines(terminal.format_forecast(line, arguments.ledger))
+    ledger = arguments.ledger or 'forecasts.jsonl'
+    line = forecast_ledger.append_forecast(ledger, forecast)
+    terminal.print_lines(terminal.format_forecast(line, ledger))
+
+
+def _forecast_targets(arguments: argparse.Namespace, runs: 'Runs', made: 'list[Rollout]') -> None:
+    """Forecast all runs of a table by one fit, and write them where the user asks for it."""
+    from gpt_jax.scaling import forecast_ledger, rollouts
+    from gpt_jax.scaling.forecast import fit_forecaster, predict_run
+    from gpt_jax.scaling.report import terminal
+    from gpt_jax.scaling.runs import read_targets
+
+    targets = read_targets(arguments.targets, columns=arguments.columns, count=arguments.count)
+    law = arguments.law
+    fitted = fit_forecaster(runs, law, draws=arguments.draws, seed=arguments.seed)
+    forecasts = []
+    for name, params, tokens in targets:
+        widening, scores = rollouts.find_widening(made, runs, params, tokens)
+        forecast = predict_run(fitted, params, tokens, law=law, name=name, widening=widening)
+        forecasts.append(forecast | ({'rollouts': scores} if scores else {}))
+    terminal.print_lines(
+        [*terminal.format_notes(runs.notes), *terminal.format_left_out(fitted.runs.left_out)]
+    )
+    terminal.print_lines(terminal.format_forecasts(forecasts))
+    terminal.write_numbers(forecasts, arguments.json)
+    for forecast in forecasts if arguments.ledger else []:
+        forecast_ledger.append_forecast(arguments.ledger, forecast)

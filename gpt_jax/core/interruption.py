@@ -64,10 +64,14 @@ class SignalCounter:
                     self._previous_handlers[number] = signal.signal(number, self._on_signal)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        global _raised_number
         if self in _counters:
             _counters.remove(self)
+            number = _raised_number
             acknowledge()
+            if kind is not None:  # what was raised is on its way to `run_command`, which names it
+                _raised_number = number
         for number, handler in self._previous_handlers.items():
             # None is a handler that was not installed from Python, which cannot be restored.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -131,9 +135,9 @@ def install(program: str) -> None:
 @contextlib.contextmanager
 def raising(program: str) -> Iterator[None]:
     """In this block, signals raise: all imports that do not belong to the command are done."""
-    global _program, _is_starting
+    global _program, _is_starting, _raised_number
     previous = _program, _is_starting
-    _program, _is_starting = program, False
+    _program, _is_starting, _raised_number = program, False, 0
     try:
         yield
     finally:

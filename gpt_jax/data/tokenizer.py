@@ -3,10 +3,13 @@
 Beside tokenizer.json, or vocab.json and merges.txt, a folder may have files that change what they
 mean. They are read as transformers 5 reads them (5.24; earlier versions differ):
 
-tokenizer_config.json    eos_token ends a document; add_prefix_space and add_bos_token count for
-                         GPT-2's class only, and the latter only without a tokenizer.json
-special_tokens_map.json  eos_token, if tokenizer_config.json has none
-added_tokens.json        tokens that are missing in tokenizer.json get the next free ids
+tokenizer_config.json    eos_token ends a document; added_tokens_decoder, the special tokens
+                         (bos_token to mask_token) and extra_special_tokens get the next free ids
+                         if they have none; add_prefix_space and add_bos_token count for GPT-2's
+                         class only, and the latter only without a tokenizer.json
+special_tokens_map.json  without an added_tokens_decoder, its tokens replace those of
+                         tokenizer_config.json
+added_tokens.json        likewise, its tokens get the next free ids if they have none
 """
 
 import dataclasses
@@ -48,6 +51,17 @@ CONFIG_FILE = 'tokenizer_config.json'
 # Other vocabularies, which transformers converts to a tokenizer.json.
 OTHER_VOCABULARIES = ('tokenizer.model', 'spiece.model', 'sentencepiece.bpe.model', 'vocab.txt')
 SIDE_FILES = (CONFIG_FILE, 'special_tokens_map.json', 'added_tokens.json')
+# Special tokens in the order in which transformers gives them ids.
+SPECIAL_KEYS = (
+    'bos_token',
+    'eos_token',
+    'unk_token',
+    'sep_token',
+    'pad_token',
+    'cls_token',
+    'mask_token',
+)
+TOKEN_FLAGS = ('single_word', 'lstrip', 'rstrip', 'normalized', 'special')
 
 TokenIds = np.ndarray[Any, np.dtype[Any]]
 
@@ -147,11 +161,12 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if content == BYTES_CONTENT:
         return _make_byte_tokenizer()
     side = _read_side_files(path.parent)
-    if not side.changes_json:
-        return parse_tokenizer_json(content, str(path), end_name=side.end_name)
     inner = _parse(content, str(path))
+    before = inner.to_str()
     _apply_side_files(inner, side)
-    return parse_tokenizer_json(inner.to_str().encode(), str(path), end_name=side.end_name)
+    if inner.to_str() != before:
+        content = inner.to_str().encode()
+    return parse_tokenizer_json(content, str(path), end_name=side.end_name)
 
 
 class SideFiles(NamedTuple):
@@ -159,35 +174,50 @@ class SideFiles(NamedTuple):
 
     Attributes:
       end_name: the eos token; '' if no file names it.
-      added: names of added tokens, by increasing id.
+      added: fields of `tokenizers.AddedToken` of added tokens, by increasing id.
+      special: the same of special tokens, in the order in which they get ids.
       prefix_space: whether a text begins with a space; None if GPT-2's class does not decide it.
       start_name: token that begins every text, for a vocabulary without a tokenizer.json.
+      default_name: token that GPT-2's class treats as special without being told; ''.
     """
 
     end_name: str
-    added: tuple[str, ...]
+    added: tuple[dict[str, Any], ...]
+    special: tuple[dict[str, Any], ...]
     prefix_space: bool | None
     start_name: str
-
-    @property
-    def changes_json(self) -> bool:
-        """Whether a tokenizer.json beside these files has to be changed."""
-        return bool(self.added) or self.prefix_space is not None
+    default_name: str
 
 
 def _read_side_files(folder: Path) -> SideFiles:
     config, special, added = (
         _read_object(folder / name) if (folder / name).is_file() else {} for name in SIDE_FILES
     )
+    decoder = config.get('added_tokens_decoder')
+    if isinstance(decoder, dict):
+        by_id = {int(id_): _token_fields(token) for id_, token in decoder.items()}
+    else:
+        config |= special
+        by_id = {id_: {'content': name} for name, id_ in added.items()}
+    named = [config.get(key) for key in SPECIAL_KEYS]
+    for fields in by_id.values():
+        if fields['content'] in map(_token_name, named):
+            fields |= {'special': True} | ({} if decoder else {'normalized': False})
+    extra = config.get('extra_special_tokens') or config.get('additional_special_tokens') or ()
+    named += list(extra.values() if isinstance(extra, dict) else extra)
     has_json = (folder / TOKENIZER_FILE).is_file()
     is_gpt2 = str(config.get('tokenizer_class', '' if has_json else 'GPT2')).startswith('GPT2')
     has_start = not has_json and config.get('add_bos_token') is True
     prefix_space = config.get('add_prefix_space')
     return SideFiles(
-        end_name=_token_name(config.get('eos_token')) or _token_name(special.get('eos_token')),
-        added=tuple(sorted(added, key=lambda name: added[name])),
+        end_name=_token_name(config.get('eos_token')),
+        added=tuple(by_id[id_] for id_ in sorted(by_id)),
+        special=tuple(
+            _token_fields(token) | {'special': True} for token in named if _token_name(token)
+        ),
         prefix_space=prefix_space if is_gpt2 and isinstance(prefix_space, bool) else None,
         start_name=_token_name(config.get('bos_token', END_OF_DOCUMENT)) if has_start else '',
+        default_name=END_OF_DOCUMENT if is_gpt2 else '',
     )
 
 
@@ -205,11 +235,29 @@ def _token_name(value: Any) -> str:
     return content if isinstance(content, str) else ''
 
 
+def _token_fields(value: Any) -> dict[str, Any]:
+    """Return the fields of `tokenizers.AddedToken` of a token in these files."""
+    flags = value if isinstance(value, dict) else {}
+    return {key: flags[key] for key in TOKEN_FLAGS if key in flags} | {
+        'content': _token_name(value)
+    }
+
+
 def _apply_side_files(inner: Any, side: SideFiles) -> None:
     """Change a `tokenizers.Tokenizer` as the files beside it say."""
     import tokenizers
 
-    missing = [name for name in side.added if inner.token_to_id(name) is None]
+    known = inner.get_added_tokens_decoder().values()
+    names, same = {token.content for token in known}, {repr(token) for token in known}
+    tokens = [tokenizers.AddedToken(**fields) for fields in side.added]
+    missing = [token for token in tokens if token.content and repr(token) not in same]
+    names |= {token.content for token in missing}
+    default = {'content': side.default_name, 'special': True}
+    has_default = inner.token_to_id(side.default_name) is not None
+    for fields in (*side.special, *([default] if has_default else [])):
+        if fields['content'] not in names:
+            names.add(fields['content'])
+            missing.append(tokenizers.AddedToken(**fields))
     inner.add_tokens(missing)
     if side.prefix_space is not None and inner.pre_tokenizer is not None:
         state = json.loads(inner.to_str())

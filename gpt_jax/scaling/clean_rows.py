@@ -71,7 +71,7 @@ def separate_rows(
         where = f'{path}: row {number}'
         if not reason:
             values = dict.fromkeys(NUMBER_COLUMNS, math.nan)
-            values |= {name: _parse_value(row, name, where) for name in names}
+            values |= {name: parse_value(row, name, where) for name in names}
             reason = _find_bad_value(row, values)
         if not reason:
             # Rounded losses of different seeds may be equal; then a name or a seed differs.
@@ -103,14 +103,14 @@ def _find_unread_columns(table: dict[int, Row]) -> dict[str, str]:
     for name in EXTRA_COLUMNS:
         for number, row in table.items():
             try:
-                _parse_value(row, name, f'row {number}')
+                parse_value(row, name, f'row {number}')
             except UserError as error:
                 unread[name] = f'column {name!r} is not used: {error}'
                 break
     return unread
 
 
-def _parse_value(row: Row, name: str, where: str) -> float:
+def parse_value(row: Row, name: str, where: str) -> float:
     """Return a number of the row; NaN where it has none.
 
     Raises:

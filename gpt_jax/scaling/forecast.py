@@ -69,6 +69,14 @@ def forecast_run(
         fitted = _fit_along_params(runs, tokens, draws, seed)
     else:
         fitted = fit_forecaster(runs, law, draws=draws, seed=seed)
+    return predict_run(fitted, params, tokens, law=law, name=name, widening=widening)
+
+
+def predict_run(
+    fitted: Forecaster, params: float, tokens: float, *, law: str, name: str, widening: float = 1.0
+) -> dict[str, Any]:
+    """Return the forecast of one run, as `forecast_run` does."""
+    runs = fitted.runs
     loss, low, high = fitted.predict(params, tokens)
     return {
         'name': name,
@@ -83,8 +91,8 @@ def forecast_run(
         'law': law,
         'extrapolation': float(params * tokens / (runs.params * runs.tokens).max()),
         'data': runs.provenance,
-        'runs': len(fitted.runs),
-        'left_out': fitted.runs.left_out,
+        'runs': len(runs),
+        'left_out': runs.left_out,
     }
 
 

@@ -215,7 +215,9 @@ def summarize_rollouts(rollouts: list[Rollout]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row['factor'])
 
 
-def find_widening(rollouts: list[Rollout], extrapolation: float) -> tuple[float, dict[str, Any]]:
+def find_widening(
+    rollouts: list[Rollout], runs: Runs, params: float, tokens: float
+) -> tuple[float, dict[str, Any]]:
     """Return the factor by which intervals must be wider for the rollouts to lie inside.
 
     It multiplies the distances of low and high from the loss, in logarithms, so that the nominal
@@ -223,8 +225,9 @@ def find_widening(rollouts: list[Rollout], extrapolation: float) -> tuple[float,
     fewer than MIN_ROLLOUTS of at least MIN_ORIGINS origins.
 
     Args:
-      rollouts: those of the law that forecasts.
-      extrapolation: compute of the run to forecast, over that of the largest of the runs.
+      rollouts: those of the law that forecasts, on `runs`.
+      runs: the runs that the forecast is made from.
+      params, tokens: the run to forecast.
 
     Returns:
       The factor, and the row of `summarize_rollouts` that it is from; {} if there is none.
@@ -232,7 +235,8 @@ def find_widening(rollouts: list[Rollout], extrapolation: float) -> tuple[float,
     rows = summarize_rollouts(rollouts)
     if not rows:
         return 1.0, {}
-    row = min(rows, key=lambda row: abs(math.log(row['factor'] / max(extrapolation, 1.0))))
+    extrapolation = max(params * tokens / (runs.params * runs.tokens).max(), 1.0)
+    row = min(rows, key=lambda row: abs(math.log(row['factor'] / extrapolation)))
     if row['rollouts'] < MIN_ROLLOUTS or row['origins'] < MIN_ORIGINS:
         return 1.0, row
     ratios = []

@@ -83,9 +83,14 @@ def read_rows(
 
 
 def parse_rows(
-    path: str, content: bytes, columns: dict[str, str], count: str, flops: str
+    path: str,
+    content: bytes,
+    columns: dict[str, str],
+    count: str,
+    flops: str,
+    required: tuple[str, ...] = REQUIRED_COLUMNS,
 ) -> RunTable:
-    """Parse the rows of `content` as `read_rows` does."""
+    """Parse the rows of `content` as `read_rows` does; the `required` columns must exist."""
     given = table_formats.parse_table(path, content)
     if not given:
         raise UserError(f'{path}: no rows; give a header and a row per run')
@@ -100,7 +105,7 @@ def parse_rows(
             f'{_join_columns(table)}'
         )
     table = [_apply_conventions(row, count, flops) for row in table]
-    for name in REQUIRED_COLUMNS:
+    for name in required:
         if not any(name in row for row in table):
             raise UserError(
                 f'{path}: no column {name!r}; the columns are: {_join_columns(given)}; '

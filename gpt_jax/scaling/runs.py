@@ -26,13 +26,19 @@ a note. The columns that laws and plots use, after --columns and the aliases of 
 import dataclasses
 import hashlib
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import loss_units, rows, tuned_runs
-from gpt_jax.scaling.clean_rows import EXTRA_COLUMNS, NUMBER_COLUMNS, Curve, separate_rows
+from gpt_jax.scaling.clean_rows import (
+    EXTRA_COLUMNS,
+    NUMBER_COLUMNS,
+    Curve,
+    parse_value,
+    separate_rows,
+)
 from gpt_jax.scaling.rows import RunTable
 from gpt_jax.scaling.table_formats import Row
 
@@ -110,6 +116,36 @@ class Runs:
         ]
         left_out = [*self.left_out, *excluded]
         return dataclasses.replace(self.take(is_fitted), left_out=left_out)
+
+
+class Target(NamedTuple):
+    """A run to forecast."""
+
+    name: str
+    params: float
+    tokens: float
+
+
+def read_targets(
+    path: str, *, columns: dict[str, str] | None = None, count: str = ''
+) -> list[Target]:
+    """Read the runs to forecast: a file with the columns params and tokens, and perhaps name.
+
+    Raises:
+      UserError: as `read_runs`.
+    """
+    needed = ('params', 'tokens')
+    content = rows.read_content(path)
+    table = rows.parse_rows(path, content, columns or {}, count, '6ND', needed).rows
+    targets = []
+    for number, row in enumerate(table, 1):
+        values = {name: parse_value(row, name, f'{path}: row {number}') for name in needed}
+        for name in needed:
+            if not math.isfinite(values[name]):
+                raise UserError(f'{path}: row {number}: {name} is missing; give every target one')
+        name = str(row.get('name') or f'row {number}')
+        targets.append(Target(name, values['params'], values['tokens']))
+    return targets
 
 
 def is_same_run(runs: Runs, params: float, tokens: float) -> np.ndarray:

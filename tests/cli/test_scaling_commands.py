@@ -101,14 +101,34 @@ def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
     assert (tmp_path / 'compare.png').exists()
 
 
+def test_many_runs_are_forecast_by_one_fit(data, tmp_path, capsys):
+    path = tmp_path / 'targets.csv'
+    path.write_text('params,tokens,name\n1e10,2e11,one\n2e10,8e11,two\n')
+    output, ledger = tmp_path / 'forecasts.json', tmp_path / 'ledger.jsonl'
+    cli.main(['forecast', data, f'--targets={path}', f'--json={output}', f'--ledger={ledger}'])
+    table = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert table[table.index('name') :][:4] == ['name', '----', 'one', 'two']
+    forecasts = json.loads(output.read_text())
+    assert [row['name'] for row in forecasts] == ['one', 'two']
+    for row in forecasts:
+        assert {'params', 'tokens', 'loss', 'low', 'high', 'level', 'law'} <= set(row)
+        assert row['low'] < float(synthetic.loss(row['params'], row['tokens'])) < row['high']
+    assert len(ledger.read_text().splitlines()) == 2
+    cli.main(['forecast', data, '--params=1e10', '--tokens=2e11', f'--ledger={tmp_path / "one"}'])
+    one = json.loads((tmp_path / 'one').read_text())
+    assert (one['loss'], one['low']) == (forecasts[0]['loss'], forecasts[0]['low'])
+    path.write_text('params,tokens\n1e10,\n')
+    refused(['forecast', data, f'--targets={path}'], 'row 1: tokens is missing', capsys)
+
+
 def test_backtest_prints_and_writes_every_rollout(tmp_path, capsys):
     rows = synthetic.rows(synthetic.isoflop(budgets=3, sizes=4))
     data = synthetic.write_csv(tmp_path / 'runs.csv', rows)
     path = tmp_path / 'backtest.json'
     cli.main(['backtest', data, '--law=auto,tied', f'--json={path}'])
     table = capsys.readouterr().out.splitlines()
-    assert table[0].split()[:3] == ['compute', 'law', 'rollouts']
-    assert {line.split()[1] for line in table[1:-1]} >= {'auto', 'tied', 'no', 'line'}
+    assert table[0].split()[:3] == ['law', 'compute', 'rollouts']
+    assert {line.split()[0] for line in table[2:-1]} >= {'auto', 'tied', 'no', 'line'}
     result = json.loads(path.read_text())
     assert sum(row['rollouts'] for row in result['scores']) == len(result['rollouts'])
     assert result['rollouts'][0]['flops'] > result['rollouts'][0]['origin']
@@ -237,6 +257,9 @@ BAD = [
         '--config: not with --params or --tokens',
     ),
     (['forecast', 'x.csv', '--params=1e6'], 'the run is missing: give --config=PATH'),
+    (['forecast', 'x.csv', '--params=1e6', '--targets=x'], '--targets: not with --config, --pa'),
+    (['forecast', 'x.csv', '--targets=x', '--law=power'], '--targets: not with --law=power'),
+    (['forecast', 'x.csv', '--params=1', '--tokens=1', '--json=x'], '--json: needs --targets'),
     (['forecast', 'x.csv', '--config=configs/ladder_cpu.py'], 'is a sweep; add --trial='),
     (
         ['forecast', 'x.csv', '--config=configs/gpt3.py:350x'],

@@ -6,7 +6,6 @@ import json
 import pytest
 
 from gpt_jax.core.config import DataConfig, default_config, parse_section
-from gpt_jax.core.errors import UserError
 from gpt_jax.data import tokenizer
 from gpt_jax.data.tokenized_dataset import prepare_dataset
 
@@ -60,7 +59,9 @@ ENDS = [
     ({}, None, 0),
     (FAST, None, 0),
     (FAST | {'eos_token': '</s>', 'pad_token': '<|endoftext|>'}, None, 1),
-    (FAST | {'eos_token': {'content': '</s>', 'special': True}}, {'eos_token': '<s>'}, 1),
+    (FAST | {'eos_token': {'content': '</s>', 'special': True}}, {'eos_token': '<s>'}, 2),
+    (FAST | {'eos_token': '</s>', 'added_tokens_decoder': {}}, {'eos_token': '<s>'}, 1),
+    (FAST | {'eos_token': '<|im_end|>'}, None, 277),
     (FAST, {'eos_token': {'content': '<s>'}}, 2),
     (None, {'eos_token': '</s>'}, 1),
 ]
@@ -72,7 +73,8 @@ def test_a_document_ends_with_the_eos_token(tmp_path, trained, form, config, spe
     words = load(write_folder(tmp_path / 'x', trained, form, config, special))
     assert words.end_of_document == expected
     assert words.decode([*words.encode('the cat'), expected]) == 'the cat'
-    assert expected not in words.encode(f'a {SPECIAL[expected]} b')
+    name = dict(enumerate(SPECIAL)).get(expected, '<|im_end|>')
+    assert expected not in words.encode(f'a {name} b')
     tokenizer.save_tokenizer(words, tmp_path)
     again = tokenizer.load_tokenizer(tmp_path / 'tokenizer.json')
     assert (again.end_of_document, again.fingerprint) == (expected, words.fingerprint)
@@ -80,10 +82,50 @@ def test_a_document_ends_with_the_eos_token(tmp_path, trained, form, config, spe
     assert (words.end_name == '') == (expected == 0)
 
 
-def test_an_eos_token_without_an_id_is_refused(tmp_path, trained):
-    folder = write_folder(tmp_path / 'x', trained, 'json', {'eos_token': '<eos>'})
-    with pytest.raises(UserError, match="eos_token '<eos>' has no id"):
-        load(folder)
+SPECIAL_TOKENS = [
+    ({}, None, None),
+    (FAST | {'eos_token': '<|im_end|>', 'pad_token': '[PAD]', 'bos_token': '<s>'}, None, None),
+    (FAST | {'additional_special_tokens': ['<x>', '</s>']}, None, None),
+    (FAST | {'extra_special_tokens': {'image_token': '<x>'}}, None, None),
+    (
+        FAST
+        | {
+            'added_tokens_decoder': {
+                '278': {'content': '[PAD]', 'special': False, 'normalized': False},
+                '277': {'content': '<x>', 'lstrip': True, 'rstrip': True, 'special': True},
+            },
+            'pad_token': '[PAD]',
+        },
+        {'eos_token': '<s>'},
+        {'<y>': 277},
+    ),
+    (FAST | {'eos_token': '</s>'}, {'eos_token': '<s>', 'pad_token': '<x>'}, {'[PAD]': 277}),
+    (FAST, {'unk_token': {'content': '<x>', 'lstrip': True}}, None),
+]
+
+
+@pytest.mark.parametrize('form', ['json', 'vocabulary'])
+@pytest.mark.parametrize('files', SPECIAL_TOKENS, ids=str)
+def test_special_tokens_in_a_prompt_are_those_of_transformers(tmp_path, trained, form, files):
+    config, special, added = files
+    if form == 'vocabulary':
+        config = config | GPT2
+    transformers = pytest.importorskip('transformers')
+    folder = write_folder(tmp_path / 'x', trained, form, config, special, added)
+    words, theirs = load(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    if theirs.eos_token_id is not None:
+        assert words.end_of_document == theirs.eos_token_id
+    prompts = tokenizer.encode_special_tokens(words)
+    for name in (*SPECIAL, '<x>', '<y>', '[PAD]', '<|im_end|>'):
+        text = f'the {name} cat{name}<s>'
+        assert list(prompts.encode(text)) == theirs.encode(text), text
+        assert not {*words.encode(text)} & set(theirs.all_special_ids)
+
+
+def test_a_folder_without_news_beside_it_is_read_unchanged(tmp_path, trained):
+    config = FAST | {'eos_token': '</s>', 'pad_token': {'content': '<s>', 'special': True}}
+    folder = write_folder(tmp_path / 'x', trained, 'json', config)
+    assert load(folder).content == (folder / 'tokenizer.json').read_bytes()
 
 
 SIDE_FILES = [

@@ -335,6 +335,7 @@ def test_a_bad_flag_is_named(flag, message, monkeypatch, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_runs_on_an_image_without_the_other_packages(tmp_path, monkeypatch):
     blocker = f"""
 import sys

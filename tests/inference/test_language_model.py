@@ -50,6 +50,7 @@ def test_importing_the_package_imports_no_dependencies():
         _ = gpt_jax.lood
 
 
+@pytest.mark.slow
 def test_process_with_one_device_generates_the_same(run, greedy_tokens):
     """One CPU device is the default; it stores matrices transposed and uses another library."""
     code = f"""

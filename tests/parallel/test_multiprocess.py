@@ -45,6 +45,7 @@ def run(workdir, source, mesh, processes):
     return losses
 
 
+@pytest.mark.slow
 def test_collectives_along_several_axes_have_enough_threads(source, tmp_path):
     """Two layers in a stage, whose weights and activations cross devices at once."""
     mesh = {'data': 1, 'fsdp': 2, 'pipeline': 2, 'tensor': 2, 'strategy': 'fsdp', 'cpu_devices': 8}

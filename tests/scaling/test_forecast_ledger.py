@@ -95,6 +95,7 @@ def test_verify_scores_finished_runs_only(tmp_path):
     assert (result['verified'], result['inside']) == (1, 1)
 
 
+@pytest.mark.slow
 def test_intervals_have_their_nominal_coverage():
     truth = float(synthetic.loss(*TARGET))
     inside = 0

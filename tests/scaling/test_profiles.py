@@ -38,6 +38,7 @@ def test_few_noisy_lengths_do_not_identify_the_exponents():
     assert not results['alpha']['identified']
 
 
+@pytest.mark.slow
 def test_range_of_a_noisy_grid_contains_the_truth():
     inside = 0
     for seed in range(3):

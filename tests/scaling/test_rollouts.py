@@ -89,13 +89,15 @@ def test_intervals_are_widened_until_the_rollouts_are_inside():
         make_rollout(2.0 * sign, 2.0 * sign / 1.01, 2.0 * sign * 1.01, 2.0, origin=1e18 * k)
         for k, sign in enumerate([1.02, 1 / 1.02] * 5, 1)
     ]
-    widening, row = rollouts.find_widening(made, 20.0)
+    runs = synthetic.runs([1e8, 1e8], [1e9, 2e9], [3, 2])
+    new = (1e9, 4e9)  # 20 times the compute
+    widening, row = rollouts.find_widening(made, runs, *new)
     assert widening == pytest.approx(math.log(1.02) / math.log(1.01))
     assert (row['factor'], row['rollouts'], row['inside']) == (10, 10, 0)
-    assert rollouts.find_widening(made[:7], 20.0)[0] == 1  # too few
+    assert rollouts.find_widening(made[:7], runs, *new)[0] == 1  # too few
     inside = [r._replace(reached=r.predicted) for r in made]
-    assert rollouts.find_widening(inside, 20.0)[0] == 1
-    assert rollouts.find_widening([], 20.0) == (1.0, {})
+    assert rollouts.find_widening(inside, runs, *new)[0] == 1
+    assert rollouts.find_widening([], runs, *new) == (1.0, {})
 
 
 def test_without_larger_runs_there_is_nothing_to_forecast():

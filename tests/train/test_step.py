@@ -58,13 +58,16 @@ def run_on_one_device(settings, reference):
             'model.scan_layers': True,
             'model.remat': 'block',
         },
-        {
-            'mesh.data': 4,
-            'mesh.fsdp': 2,
-            'mesh.strategy': 'fsdp',
-            'train.microbatch_size': 1,
-            'model.loss_chunk': 4,
-        },
+        pytest.param(
+            {
+                'mesh.data': 4,
+                'mesh.fsdp': 2,
+                'mesh.strategy': 'fsdp',
+                'train.microbatch_size': 1,
+                'model.loss_chunk': 4,
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=str,
 )

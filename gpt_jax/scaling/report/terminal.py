@@ -38,7 +38,7 @@ def print_figure_paths(paths: Iterable[Path]) -> None:
     print_lines(f'figure: {path}' for path in paths)
 
 
-def write_numbers(result: dict[str, Any], path: str | None) -> None:
+def write_numbers(result: Any, path: str | None) -> None:
     """Write a result as JSON and print the path; do nothing without a path."""
     if path:
         files.write_json(path, analysis.nan_to_none(result))
@@ -376,20 +376,40 @@ def format_forecast(line: dict[str, Any], path: str) -> list[str]:
     ]
 
 
-def format_backtest(rows: list[dict[str, Any]]) -> list[str]:
+def format_forecasts(forecasts: Sequence[Result]) -> list[str]:
+    """Return a table of many forecasts by one fit."""
+    cells = [
+        [
+            forecast['name'],
+            f'{forecast["params"]:.4g}',
+            f'{forecast["tokens"]:.4g}',
+            f'{forecast["extrapolation"]:.3g}x',
+            f'{forecast["loss"]:.4f}',
+            f'{forecast["low"]:.4f} to {forecast["high"]:.4f}',
+        ]
+        for forecast in forecasts
+    ]
+    level = f'{100 * forecasts[0]["level"]:g}%'
+    return format_table(['name', 'params', 'tokens', 'compute', 'loss', level], cells)
+
+
+def format_backtest(rows: Sequence[Result]) -> list[str]:
     """Return a table of the scores of `rollouts.summarize_rollouts`."""
-    lines = ['compute  law         rollouts  median error     bias    worst   inside  width  score']
+    cells = []
     for row in rows:
-        inside, width, score = '', '', ''
+        intervals = ['', '', '']
         if row['inside'] is not None:
-            inside = f'{row["inside"]}/{row["rollouts"]}'
-            width, score = f'{row["width_percent"]:.1f}%', f'{row["score_percent"]:.1f}%'
-        lines.append(
-            f'{row["factor"]:>6}x  {row["law"]:10}  {row["rollouts"]:>8}  '
-            f'{row["median_percent"]:>11.2f}%  {row["bias_percent"]:>+6.2f}%  '
-            f'{row["worst_percent"]:>+6.2f}%  {inside:>7}  {width:>5}  {score:>5}'
-        )
-    return lines
+            intervals = [
+                f'{row["inside"]}/{row["rollouts"]}',
+                f'{row["width_percent"]:.1f}%',
+                f'{row["score_percent"]:.1f}%',
+            ]
+        errors = [f'{row["median_percent"]:.2f}%', f'{row["bias_percent"]:+.2f}%']
+        worst = f'{row["worst_percent"]:+.2f}%'
+        count = str(row['rollouts'])
+        cells.append([row['law'], f'{row["factor"]}x', count, *errors, worst, *intervals])
+    headings = ['law', 'compute', 'rollouts', 'median error', 'bias', 'worst']
+    return format_table([*headings, 'inside 95%', 'width', 'interval score'], cells)
 
 
 def format_verification(result: Result) -> list[str]:
