@@ -136,7 +136,14 @@ def read_targets(
     """
     needed = ('params', 'tokens')
     content = rows.read_content(path)
-    table = rows.parse_rows(path, content, columns or {}, count, '6ND', needed).rows
+    # --columns is about the runs too: their loss, or names that the targets do not have.
+    names = rows.list_columns(path)
+    own = {
+        theirs: ours
+        for theirs, ours in (columns or {}).items()
+        if theirs in names or set(theirs.split('+')) <= names
+    }
+    table = rows.parse_rows(path, content, own, count, '6ND', needed).rows
     targets = []
     for number, row in enumerate(table, 1):
         values = {name: parse_value(row, name, f'{path}: row {number}') for name in needed}

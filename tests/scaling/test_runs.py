@@ -349,6 +349,12 @@ def test_labelled_budgets_are_curves_under_any_count(tmp_path):
     assert [len(group) for _, group in isoflop.group_by_budget(found)] == [6, 6, 6]
 
 
+def test_targets_need_no_column_of_the_runs(tmp_path):
+    columns = {'N': 'params', 'body+head': 'params', 'D': 'tokens', 'val': 'loss'}
+    path = synthetic.write_csv(tmp_path / 'targets.csv', [{'N': '7B', 'tokens': '2T', 'name': 'a'}])
+    assert runs.read_targets(path, columns=columns) == [('a', 7e9, 2e12)]
+
+
 def test_a_folder_and_exports_of_one_curve_are_named(tmp_path):
     with pytest.raises(UserError, match=r'a folder; give a file, such as .*records\.jsonl'):
         runs.read_runs(str(tmp_path))
