@@ -44,6 +44,8 @@ def parse_flags(argv: list[str]) -> list[str]:
     if path and not Path(path.partition(':')[0]).exists():
         known = sorted(str(file) for file in Path('configs').rglob('*.py') if file.stem[0] != '_')
         raise UserError(f'--config={path}: no such file{config_fields.nearest(path, known)}')
+    if path and not path.partition(':')[0].endswith('.py'):
+        raise UserError(f"--config={path}: a config file's name must end in .py")
     if ':' in path:
         read_config_file(path)  # its message for an unknown variant is clearer than absl's
     try:

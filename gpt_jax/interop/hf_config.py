@@ -54,6 +54,7 @@ FIXED_FIELDS: Mapping[str, tuple[Any, ...]] = {
     'quantization_config': (None,),
     'per_layer_config': (None,),
     'tie_last_hidden_states': (None,),
+    'transformers_weights': (None,),  # the name of another file of weights
 }
 # Fields that transformers' KV cache reads of any model, with the values that change nothing.
 CACHE_FIELDS = ('sliding_window', 'attention_chunk_size', 'layer_types')

@@ -166,6 +166,11 @@ def read_folder(source: str, argument: str = 'SOURCE') -> HuggingFaceFolder:
     values = safetensors_files.read_json(folder, CONFIG_FILE)
     reader = ConfigReader(folder / CONFIG_FILE, values)
     model_type = _find_model_type(reader)
+    if model_type is None and values.get('architectures'):
+        known = ', '.join(layout.architecture for layout in LAYOUTS.values())
+        raise reader.make_error(
+            'architectures', f'{values["architectures"]!r} is not supported; supported are {known}'
+        )
     if not isinstance(model_type, str) or model_type not in LAYOUTS:
         raise reader.make_error(
             'model_type', f'{model_type!r} is not supported; supported are {", ".join(LAYOUTS)}'

@@ -70,6 +70,7 @@ UNSUPPORTED = [
     ('gpt2', 'add_cross_attention', True),
     ('gpt2', 'is_encoder_decoder', True),
     ('gpt2', 'pruned_heads', {'0': [1]}),
+    ('llama', 'transformers_weights', 'other.safetensors'),
     ('gpt2', 'quantization_config', {'quant_method': 'gptq'}),
     ('gpt2', 'hidden_size', 25),
     ('openai-gpt', 'afn', 'gelu_new'),

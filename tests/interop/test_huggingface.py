@@ -144,6 +144,11 @@ def test_the_class_stands_in_for_a_missing_model_type(tmp_path):
     lines = []
     folder.log_unknown_fields(lines.append)
     assert lines == [f'{tmp_path}/config.json: ignored, since gpt2 has no unsloth_fixed']
+    fields['architectures'] = ['MyModel']
+    with pytest.raises(
+        UserError, match=r"architectures: \['MyModel'\] is not supported; supported"
+    ):
+        huggingface.read_folder(str(write_folder(tmp_path / 'mine', config=fields)))
 
 
 def test_gpt_neox_head_and_buffers(tmp_path):
@@ -223,7 +228,7 @@ def test_half_precision_is_imported_and_exported_exactly(tmp_path, dtype):
         ),
         (
             {'model_type': None, 'architectures': ['GPTForCausalLM']},
-            'model_type: None is not supported',
+            'architectures: .*GPTForCausalLM.* is not supported',
         ),
         (
             {'architectures': ['GPT2ForSequenceClassification']},

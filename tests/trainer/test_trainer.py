@@ -343,6 +343,7 @@ BAD = [
     ({'config.data.source': 'tfds'}, 'data.source'),
     ({'config': 'configs/gpt_350.py'}, 'configs/'),
     ({'config': 'configs/gpt_tinny.py'}, "no such file; the nearest is 'configs/gpt_tiny.py'"),
+    ({'config': 'README.md'}, "--config=README.md: a config file's name must end in .py"),
     ({'config.optimizer.learning_rate': 'inf'}, 'config.optimizer.learning_rate: must be finite'),
     ({'mode': 'trian'}, 'train'),
     ({'wokdir': 'x'}, "the nearest is 'workdir'"),
