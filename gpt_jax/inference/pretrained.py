@@ -339,6 +339,9 @@ def _open_adapters(folder: Path, log: LogFn) -> Pretrained:
     adapter_config = read_adapter_config(
         path, safetensors_files.read_json(folder, ADAPTER_CONFIG_FILE)
     )
+    if adapter_config.unknown_fields:
+        fields = ', '.join(adapter_config.unknown_fields)
+        log(f'{path}: ignored, since PEFT has no {fields}')
     if not adapter_config.base:
         raise UserError(f'{path}: base_model_name_or_path: must name the base model, got none')
     base = find_pretrained(

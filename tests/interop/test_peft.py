@@ -235,7 +235,6 @@ Q = 'base_model.model.model.layers.0.self_attn.q_proj'
         ({'task_type': 'SEQ_CLS'}, "task_type: 'SEQ_CLS' is not supported"),
         ({'bias': 'all'}, "bias: 'all' is not supported"),
         ({'init_lora_weights': 'pissa'}, "init_lora_weights: 'pissa' is not supported"),
-        ({'lora_gamma': 3}, "lora_gamma: 3: no such field is known; the nearest is 'lora_alpha'"),
         ({'r': 0}, r'r: must be an integer in \[1, '),
         ({'lora_alpha': -1}, 'lora_alpha: must be a number above 0, got -1'),
         ({'lora_dropout': 1.0}, r'lora_dropout: must be a number in \[0, 1\), got 1.0'),

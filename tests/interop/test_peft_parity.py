@@ -3,8 +3,10 @@
 Prints the errors: pytest -n 0 -s tests/interop/test_peft_parity.py -k folder
 """
 
+import dataclasses
 import json
 import warnings
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 from gpt_jax.core.errors import UserError
 from gpt_jax.finetune import lora
 from gpt_jax.inference import pretrained
-from gpt_jax.interop import huggingface
+from gpt_jax.interop import huggingface, peft_config
 from gpt_jax.interop import peft as peft_module
 from tests import peers
 from tests.interop import golden, small_models
@@ -280,3 +282,15 @@ def test_bfloat16_export_only_rounds(tmp_path):
     )
     assert np.abs(logits - double).max() <= TOLERANCE * np.abs(double).max()
     assert peft_module.ADAPTER_FILE == 'adapter_model.safetensors'
+
+
+def test_every_field_of_the_class_of_peft_is_known():
+    """Others are ignored there too, and named."""
+    fields = {field.name: None for field in dataclasses.fields(peft.LoraConfig)}
+    values = fields | {key: kinds[0] for key, kinds in peft_config.FIXED_FIELDS.items()}
+    values |= {'r': 8, 'lora_alpha': 8, 'lora_dropout': 0.0, 'use_rslora': False}
+    values |= {'rank_pattern': {}, 'alpha_pattern': {}, 'ensure_weight_tying': False}
+    path = Path('adapter_config.json')
+    assert peft_config.read_adapter_config(path, values).unknown_fields == ()
+    values |= {'my_lab': 'yes', 'later': None}
+    assert peft_config.read_adapter_config(path, values).unknown_fields == ('later', 'my_lab')
