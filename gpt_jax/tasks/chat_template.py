@@ -82,10 +82,19 @@ def find_end_of_answer(template: ChatTemplate) -> str:
     """Return the template's text after an answer, for example '<|im_end|>', without white space.
 
     If the text ends with the answer, this is what the template writes before the user's next turn.
+
+    Raises:
+      UserError: the template rejects a user's turn with an answer, also after a system turn.
     """
     user, answer = {'role': 'user', 'content': PROBE}, {'role': ASSISTANT, 'content': PROBE}
-    end = template.render([user, answer], False).split(PROBE)[-1].strip()
-    return end or template.render([user, answer, user], False).split(PROBE)[-2].strip()
+    turns = [user, answer]
+    try:
+        text = template.render(turns, False)
+    except UserError:  # some templates require a system turn
+        turns = [{'role': 'system', 'content': PROBE}, *turns]
+        text = template.render(turns, False)
+    end = text.split(PROBE)[-1].strip()
+    return end or template.render([*turns, user], False).split(PROBE)[-2].strip()
 
 
 def render_open_turn(template: ChatTemplate, turns: list[Turn]) -> str:

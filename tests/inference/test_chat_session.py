@@ -96,6 +96,14 @@ def test_end_of_an_answer(template, expected):
     assert chat_template.find_end_of_answer(ChatTemplate(template, ())) == expected
 
 
+def test_a_template_may_require_a_system_turn():
+    rule = "{% if messages[0]['role'] != 'system' %}{{ raise_exception('need system') }}{% endif %}"
+    template = ChatTemplate(rule + TEMPLATE, ())
+    assert chat_template.find_end_of_answer(template) == '<end>'
+    with pytest.raises(UserError, match='need system'):
+        chat_template.find_end_of_answer(ChatTemplate(rule.replace("!= 'system'", "!= 'tool'"), ()))
+
+
 @pytest.mark.parametrize('content', ['x', 'The end', ' two  ', 'a<end>', 'a\nb \n'])
 @pytest.mark.parametrize('trim', ['', ' | trim'])
 def test_an_open_turn_is_that_of_transformers(content, trim):
