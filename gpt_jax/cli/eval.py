@@ -172,7 +172,8 @@ def _run_suite(arguments: argparse.Namespace) -> None:
     results = suite.run_suite(arguments.model[0], suite_config, mode, command.log)
     print(suite.format_table(results['tasks']))
     if arguments.output is not None:
-        Path(arguments.output).write_text(json.dumps(results, indent=1) + '\n')
+        with files.name_errors(arguments.output):
+            Path(arguments.output).write_text(json.dumps(results, indent=1) + '\n')
         command.log(f'{arguments.output}: written')
 
 

@@ -204,7 +204,7 @@ def write_tensors(path: Path, tensors: Iterable[LazyTensor]) -> None:
         offset += tensor.size
     content = json.dumps(header, separators=(',', ':')).encode()
     content += b' ' * (-len(content) % 8)  # aligns the tensors
-    with open(path, 'wb') as file:
+    with files.name_errors(path), open(path, 'wb') as file:
         file.write(struct.pack('<Q', len(content)) + content)
         for tensor in tensors:
             value = tensor.make()

@@ -13,10 +13,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gpt_jax.core import files
 from gpt_jax.core.errors import DiskFull
+from gpt_jax.interop.safetensors_files import LazyTensor, write_tensors
 from gpt_jax.train import disk_space
 from gpt_jax.train.disk_space import SpaceNeed
 from gpt_jax.train.metrics import MetricsWriter
@@ -149,6 +151,11 @@ def test_a_full_disk_names_the_file(tmp_path):
             files.append_jsonl(path, {'a': 'x' * 20_000})
         assert error.value.filename == str(path)
         assert path.read_bytes() == before
+        weights = tmp_path / 'disk' / 'model.safetensors'
+        tensor = LazyTensor('a', 'F32', (9000,), lambda: np.zeros(9000, np.float32))
+        with pytest.raises(OSError, match='No space left') as error:
+            write_tensors(weights, [tensor])
+        assert error.value.filename == str(weights)
 
 
 BUS_ERROR = """
