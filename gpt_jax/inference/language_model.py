@@ -382,8 +382,6 @@ class LanguageModel:
         self, text: Any, name: str, *, special_tokens: bool = True
     ) -> TokenizedPrompt:
         check_text(text, name)
-        if not text:
-            return TokenizedPrompt(text, np.zeros(0, np.int32))
         try:
             tokenizer = self._prompt_tokenizer if special_tokens else self.tokenizer
             ids = np.asarray(tokenizer.encode(text), np.int32)

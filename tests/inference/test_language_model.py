@@ -266,3 +266,11 @@ def test_more_devices_than_available_raise(run):
     message = r'^data x fsdp x tensor: must be at most 8 devices, got 9; [^-]* request fewer$'
     with pytest.raises(UserError, match=message):
         gpt_jax.load(run, data=9)
+
+
+def test_an_empty_prompt_may_have_a_start_token(run, model):
+    other = gpt_jax.load(run)
+    other.pretrained = other.pretrained._replace(prefix_ids=(5,))
+    texts = other.generate([''], max_new_tokens=3)
+    assert texts[0].prompt == ''
+    assert list_tokens(texts) == list_tokens(model.generate(['\x05'], max_new_tokens=3))
