@@ -178,7 +178,6 @@ def test_a_signal_in_the_final_validation_is_named(source, tmp_path):
     """The state is saved, so that the signal raises, and passes the counter that heard it."""
     process = program.start(long_command(tmp_path / 'run', source))
     wait_for_note(process, tmp_path / 'run', 'step 12/12 · evaluating')
-    time.sleep(0.5)
     seconds, err = end(process, signal.SIGTERM)
     check_end(process, seconds, err)
     assert err.endswith('run.py: interrupted by SIGTERM; run the same command again\n')
