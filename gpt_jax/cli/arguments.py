@@ -111,6 +111,12 @@ def add_loss_unit_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'data', type=parse_path, metavar='DATA', help='runs: CSV, JSON, JSON Lines or Parquet'
+    )
+
+
 def add_table_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for reading a table of runs: columns and conventions."""
     add_column_arguments(parser)

@@ -18,12 +18,7 @@ BACKTEST_LAWS = ('auto', 'chinchilla', 'tied', 'kaplan')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'data',
-        type=shared.parse_path,
-        metavar='DATA',
-        help='runs: CSV, JSON, JSON Lines or Parquet',
-    )
+    shared.add_data_argument(parser)
     shared.add_table_arguments(parser)
     parser.add_argument(
         '--law',
@@ -60,5 +55,7 @@ def run(arguments: argparse.Namespace) -> None:
         progress.close()
     rows = rollouts.summarize_rollouts(made)
     terminal.print_lines(terminal.format_backtest(rows))
+    for law in sorted(set(laws) - {row['law'] for row in rows}):
+        terminal.print_lines([f'law {law}: the runs of no origin can determine it'])
     numbers = {'scores': rows, 'rollouts': [rollout._asdict() for rollout in made]}
     terminal.write_numbers(numbers, arguments.json)

@@ -14,12 +14,7 @@ from gpt_jax.core.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'data',
-        type=shared.parse_path,
-        metavar='DATA',
-        help='runs: CSV, JSON, JSON Lines or Parquet',
-    )
+    shared.add_data_argument(parser)
     shared.add_table_arguments(parser)
     shared.add_law_arguments(parser, approach='3')
     parser.add_argument(

@@ -12,12 +12,7 @@ from gpt_jax.cli import arguments as shared
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'data',
-        type=shared.parse_path,
-        metavar='DATA',
-        help='runs: CSV, JSON, JSON Lines or Parquet',
-    )
+    shared.add_data_argument(parser)
     shared.add_table_arguments(parser)
     shared.add_law_arguments(parser, approach='all')
     parser.add_argument(

@@ -88,7 +88,7 @@ def run_backtest(
     origins = find_origins(runs.flops)
     if not origins:
         raise UserError(
-            f'backtest: needs {MIN_RUNS} runs, and others of at least {FACTORS[0] / WINDOW:.3g} '
+            f'needs {MIN_RUNS} runs, and others of at least {FACTORS[0] / WINDOW:.3g} '
             'times their compute'
         )
     rollouts = []
@@ -230,7 +230,7 @@ def find_widening(
       params, tokens: the run to forecast.
 
     Returns:
-      The factor, and the row of `summarize_rollouts` that it is from; {} if there is none.
+      The factor, and the row of `summarize_rollouts` for the nearest factor; {} without rollouts.
     """
     rows = summarize_rollouts(rollouts)
     if not rows:

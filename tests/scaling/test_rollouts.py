@@ -102,7 +102,5 @@ def test_intervals_are_widened_until_the_rollouts_are_inside():
 
 def test_without_larger_runs_there_is_nothing_to_forecast():
     n = np.geomspace(1e8, 1.2e8, 8)
-    with pytest.raises(
-        UserError, match=r'backtest: needs 6 runs, and others of at least 1\.88 times'
-    ):
+    with pytest.raises(UserError, match=r'needs 6 runs, and others of at least 1\.88 times'):
         rollouts.run_backtest(synthetic.runs(n, 20 * n, 3 - n / 1e9))
