@@ -106,8 +106,7 @@ def analyze_parametric(
         'profiles': {name: profiles.profile_constant(fitted, data, name) for name in names},
         'held_out': evaluate_holdout(law, runs, holdout, delta=delta, constants=constants),
     }
-    log_predicted = np.log(fitted.predict(runs.params, runs.tokens, np.exp(data.u)))
-    result['residuals']['log_residual'] = (data.log_loss - log_predicted).tolist()
+    result['residuals']['log_residual'] = (data.log_loss - fitted.predict_data(data)).tolist()
     if has_optimal_split(fitted.constants):
         result['approaches'], result['disagreements'] = compare_approaches(
             runs, fitted, refits, resampled, at_flops, which, seed
@@ -179,8 +178,7 @@ def evaluate_holdout(
         )
     except UserError as reason:
         return about | {'note': str(reason)}
-    unique_tokens = np.exp(parametric_fit.to_log_data(held_out).u)
-    predicted = fitted.predict(held_out.params, held_out.tokens, unique_tokens)
+    predicted = np.exp(fitted.predict_data(parametric_fit.to_log_data(held_out)))
     error = predicted - held_out.loss
     percent = 100 * error / held_out.loss
     return about | {

@@ -48,9 +48,8 @@ def estimate_seed_noise(runs: Runs) -> tuple[float, int]:
     It is pooled over configurations with several runs; NaN and 0 if there are none.
     """
     groups: dict[tuple[float, ...], list[float]] = {}
-    unique = runs.extra.get('unique_tokens', np.full(len(runs), math.nan))
-    for n, d, u, loss in zip(runs.params, runs.tokens, unique, runs.loss, strict=True):
-        groups.setdefault((n, d, -1.0 if math.isnan(u) else u), []).append(math.log(loss))
+    for sizes, loss in zip(runs.stack_sizes(), runs.loss, strict=True):
+        groups.setdefault(tuple(sizes), []).append(math.log(loss))
     repeated = [np.array(group) for group in groups.values() if len(group) > 1]
     freedom = sum(len(group) - 1 for group in repeated)
     if not freedom:
@@ -71,9 +70,7 @@ def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
       How often each run occurs in each resample, [draws, runs]; and the units resampled, in words.
     """
     random = np.random.default_rng(seed)
-    unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
-    keys = np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
-    _, group = np.unique(keys, axis=0, return_inverse=True)
+    _, group = np.unique(runs.stack_sizes(), axis=0, return_inverse=True)
     group = group.reshape(-1)
     members = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
     weights = np.zeros((draws, len(runs)))

@@ -3,6 +3,7 @@
 The forecast of a ladder's largest run, which is in fit.json, is in ladder_forecast.py.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,13 +24,14 @@ class Forecaster(NamedTuple):
       runs: the runs that it was fitted to.
       constants: of the law, by name; where there are several laws, of the one with the most weight.
       resampled: what the intervals come from, in words.
-      predict: (params, tokens) -> (loss, low, high).
+      predict: (params, tokens) -> (loss, low, high); with unique_tokens and params_total by name,
+        where a law depends on them.
     """
 
     runs: Runs
     constants: dict[str, float]
     resampled: str
-    predict: Callable[[float, float], tuple[float, float, float]]
+    predict: Callable[..., tuple[float, float, float]]
 
 
 def forecast_run(
@@ -125,11 +127,11 @@ def fit_forecaster(
         parametric_fit.from_constants(law, constants)
         for constants in bootstrap.refit_resamples(best, data, resamples)
     ]
-    residual = data.log_loss - np.log(best.predict(runs.params, runs.tokens, np.exp(data.u)))
+    residual = data.log_loss - best.predict_data(data)
 
-    def predict(params: float, tokens: float) -> tuple[float, float, float]:
-        drawn = np.array([float(refit.predict(params, tokens)) for refit in refits])
-        loss = float(best.predict(params, tokens))
+    def predict(params: float, tokens: float, **more: float) -> tuple[float, float, float]:
+        drawn = np.array([float(refit.predict(params, tokens, **more)) for refit in refits])
+        loss = float(best.predict(params, tokens, **more))
         return loss, *_compute_ends(drawn, residual, seed)
 
     return Forecaster(runs, best.constants, f'{resampled}; and the residuals', predict)
@@ -140,8 +142,9 @@ def _fit_posterior(runs: Runs) -> Forecaster:
     posterior = law_posterior.fit_posterior(parametric_fit.to_log_data(runs))
     tail = (1 - bootstrap.CONFIDENCE_LEVEL) / 2
 
-    def predict(params: float, tokens: float) -> tuple[float, float, float]:
-        quantiles = posterior.predict(params, tokens).compute_quantiles(0.5, tail, 1 - tail)
+    def predict(params: float, tokens: float, **more: float) -> tuple[float, float, float]:
+        unique_tokens = more.get('unique_tokens', math.nan)
+        quantiles = posterior.predict(params, tokens, unique_tokens).compute_quantiles(0.5, tail, 1 - tail)
         loss, low, high = quantiles
         return loss, low, high
 
@@ -171,8 +174,8 @@ def _fit_along_params(runs: Runs, tokens: float, draws: int, seed: int) -> Forec
     is_fitted = runs.params >= np.sort(runs.params)[-fitted.points]
     residual = np.log(runs.loss) - np.log(power_law.predict_loss(fitted, runs.params))
 
-    def predict(params: float, tokens: float) -> tuple[float, float, float]:
-        del tokens
+    def predict(params: float, tokens: float, **more: float) -> tuple[float, float, float]:
+        del tokens, more
         drawn = np.array([float(power_law.predict_loss(refit, params)) for refit in refits])
         loss = float(power_law.predict_loss(fitted, params))
         return loss, *_compute_ends(drawn, residual[is_fitted], seed)

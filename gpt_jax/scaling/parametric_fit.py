@@ -23,6 +23,7 @@ from gpt_jax.scaling.robust_fit import (
 from gpt_jax.scaling.runs import Runs
 
 BASE_TRIES = 12  # starts of the fit of the base law of 'repeated'
+EXPANSION_RANGE = 0.1  # of the log of all parameters over the active ones, that 'experts' needs
 JOINT_STARTS = 6  # starts of the joint fit of 'repeated' and its base law, the best of the grid
 
 
@@ -40,16 +41,28 @@ class ParametricLaw(FittedLaw):
     constants: dict[str, float]
     delta: float
 
-    def predict(self, params: Any, tokens: Any, unique_tokens: Any = None) -> np.ndarray:
-        """Return the loss at N and D (broadcast against each other)."""
-        n, d = np.broadcast_arrays(
-            np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
-        )
-        u = d if unique_tokens is None else np.minimum(d, np.log(np.asarray(unique_tokens, float)))
+    def predict(
+        self, params: Any, tokens: Any, unique_tokens: Any = None, params_total: Any = None
+    ) -> np.ndarray:
+        """Return the loss at N and D (all arguments are broadcast against each other).
+
+        Args:
+          params: N; the active parameters, where params_total are more.
+          tokens: D.
+          unique_tokens: of distinct text; None or NaN: no token is repeated.
+          params_total: with all experts; None or NaN: N are all.
+        """
+        given = (params, tokens, unique_tokens, params_total)
+        filled = (np.nan if value is None else np.asarray(value, float) for value in given)
+        n, d, u, total = np.broadcast_arrays(*(np.log(value) for value in filled))
+        u, total = np.fmin(d, u), np.fmax(n, total)
+        data = LogData(n.ravel(), d.ravel(), u.ravel(), n.ravel(), total.ravel())
+        return np.exp(self.predict_data(data)).reshape(n.shape)
+
+    def predict_data(self, data: LogData) -> np.ndarray:
+        """Return the log loss of runs, [runs]."""
         form = find_law_form(self.law)
-        data = LogData(n.ravel(), d.ravel(), np.broadcast_to(u, n.shape).ravel(), n.ravel())
-        log_loss, _ = form.predict(form.pack(self.constants), data)
-        return np.exp(log_loss).reshape(n.shape)
+        return form.predict(form.pack(self.constants), data)[0]
 
 
 def from_constants(law: str, constants: dict[str, float]) -> ParametricLaw:
@@ -60,11 +73,15 @@ def from_constants(law: str, constants: dict[str, float]) -> ParametricLaw:
 
 
 def to_log_data(runs: Runs) -> LogData:
-    """Return the logarithms of the runs' columns; without unique_tokens, no token is repeated."""
-    d = np.log(runs.tokens)
-    unique = runs.extra.get('unique_tokens', np.full(len(runs), np.nan))
+    """Return the logarithms of the runs' columns.
+
+    Without unique_tokens, no token is repeated; without params_total, all parameters are active.
+    """
+    n, d = np.log(runs.params), np.log(runs.tokens)
+    missing = np.full(len(runs), np.nan)
+    unique, total = (runs.extra.get(name, missing) for name in ('unique_tokens', 'params_total'))
     u = np.where(np.isnan(unique), d, np.minimum(d, np.log(unique)))
-    return LogData(np.log(runs.params), d, u, np.log(runs.loss))
+    return LogData(n, d, u, np.log(runs.loss), np.fmax(n, np.log(total)))
 
 
 def search_options(tolerance: float = 1e-10) -> dict[str, Any]:
@@ -118,6 +135,14 @@ def fit_parametric_law(
 
 def _require_enough(law: str, data: LogData, constants: int) -> None:
     sizes, lengths = np.unique(data.n).size, np.unique(data.d).size
+    if law == 'experts' and (data.total is None or np.ptp(data.total - data.n) < EXPANSION_RANGE):
+        raise UserError(
+            'experts: needs runs whose params_total are up to 1.1 times or more their params, in '
+            'different ratios; count the active parameters by --count=active, and name the column '
+            'of all by --columns=THEIRS=params_total'
+        )
+    if law == 'experts':  # at one token count it describes N and the experts
+        lengths = 3
     if len(data.n) <= constants or sizes < 3 or lengths < 3:
         raise UserError(
             f'{law}: {len(data.n)} runs of {sizes} sizes and {lengths} token counts cannot '
@@ -141,7 +166,7 @@ def _start_jointly(data: LogData, delta: float) -> LawForm:
     try:
         base = fit_parametric_law(
             'chinchilla',
-            LogData(*(column[unrepeated] for column in data)),
+            data.take(unrepeated),
             delta=delta,
             tries=BASE_TRIES,
         )

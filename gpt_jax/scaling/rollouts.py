@@ -34,7 +34,7 @@ MIN_ROLLOUTS, MIN_ORIGINS = 8, 3  # that may widen an interval
 BASELINES = ('no change', 'line')
 LAWS = ('auto', 'chinchilla')
 
-Forecast = Callable[[float, float], tuple[float, float, float]]  # (N, D) -> (loss, low, high)
+Forecast = Callable[..., tuple[float, float, float]]  # (N, D) -> (loss, low, high)
 
 
 class Rollout(NamedTuple):
@@ -145,7 +145,7 @@ def make_forecast(fitted: Runs, law: str, seed: int) -> Forecast:
 def _make_baseline(fitted: Runs, law: str) -> Forecast:
     lowest = float(fitted.loss.min())
     if law == 'no change':
-        return lambda *_: (lowest, math.nan, math.nan)
+        return lambda *_, **__: (lowest, math.nan, math.nan)
     top = fitted.flops.max()
     smaller = fitted.flops[fitted.flops < top / LINE_FACTOR]
     if not smaller.size:
@@ -159,7 +159,7 @@ def _make_baseline(fitted: Runs, law: str) -> Forecast:
     slope = (y1 - y0) / (x1 - x0)
     scale = float(np.median(fitted.flops / (fitted.params * fitted.tokens)))
 
-    def forecast(params: float, tokens: float) -> tuple[float, float, float]:
+    def forecast(params: float, tokens: float, **_: float) -> tuple[float, float, float]:
         compute = math.log(scale * params * tokens)
         return math.exp(y1 + slope * (compute - x1)), math.nan, math.nan
 
@@ -171,7 +171,12 @@ def roll_out(
 ) -> Rollout:
     params, tokens = float(runs.params[index]), float(runs.tokens[index])
     flops, reached = float(runs.flops[index]), float(runs.loss[index])
-    predicted = forecast(params, tokens)
+    more = {
+        name: float(runs.extra[name][index])
+        for name in ('unique_tokens', 'params_total')
+        if name in runs.extra
+    }
+    predicted = forecast(params, tokens, **more)
     name = runs.names[index]
     return Rollout(law, factor, origin, name, params, tokens, flops, reached, *predicted)
 

@@ -10,6 +10,7 @@ a note. The columns that laws and plots use, after --columns and the aliases of 
     budget                  the FLOP budget that a run was planned for: runs of one budget are one
                             isoFLOP curve
     unique_tokens           tokens of distinct text; less than `tokens` where text was repeated
+    params_total            parameters with all experts, where params are those active for a token
     planned_tokens          tokens at which the run was to end; a run that stopped short is left out
     seed, status, name      seed; 'done' or what went wrong; the run's name
     role                    'trunk' for a run at a constant learning rate, from which others cool
@@ -90,6 +91,12 @@ class Runs:
     def variable(self, over: str) -> np.ndarray:
         """Return the values of one variable, 'N', 'D' or 'C'."""
         return {'N': self.params, 'D': self.tokens, 'C': self.flops}[over]
+
+    def stack_sizes(self) -> np.ndarray:
+        """Return what laws predict the loss from, [runs, 4]; 0 where a row lacks it."""
+        zeros = np.zeros(len(self))
+        more = [self.extra.get(name, zeros) for name in ('unique_tokens', 'params_total')]
+        return np.nan_to_num(np.stack([self.params, self.tokens, *more], axis=1))
 
     def take(self, selection: np.ndarray) -> 'Runs':
         """Return the runs of a mask or of indices; `left_out` is unchanged."""
@@ -299,8 +306,7 @@ def _exclude_without_flops(path: str, runs: Runs, flops: str) -> Runs:
 
 def _exclude_untuned(runs: Runs, table: RunTable) -> tuple[Runs, str]:
     """Leave out the runs that differ from a better one in hyperparameters only, with a note."""
-    unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
-    sizes = np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
+    sizes = runs.stack_sizes()
     given = [table.given[number - 1] for number in runs.rows]
     reasons = tuned_runs.find_untuned(given, sizes, runs.loss)
     if not reasons:
