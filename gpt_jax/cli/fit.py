@@ -32,7 +32,15 @@ def run(arguments: argparse.Namespace) -> None:
     from gpt_jax.scaling.runs import read_runs
 
     runs = read_runs(arguments.data, **shared.table_options(arguments))
-    if arguments.law == 'power':
+    if arguments.law == 'broken':
+        for name in ('plots', 'no_irreducible'):
+            if getattr(arguments, name):
+                raise UserError(f'--{name}: not with --law=broken')
+        result = analysis.analyze_broken_law(
+            runs, arguments.over, delta=arguments.delta, keep_outliers=arguments.keep_outliers
+        )
+        lines = terminal.format_broken_fit(result, arguments.over)
+    elif arguments.law == 'power':
         result = analysis.analyze_power_law(
             runs,
             arguments.over,

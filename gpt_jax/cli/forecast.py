@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from gpt_jax.scaling.rollouts import Rollout
     from gpt_jax.scaling.runs import Runs
 
-# 'repeated' is missing: a planned run would also need its unique tokens.
-FORECAST_LAWS = ('auto', 'chinchilla', 'tied', 'kaplan', 'power')
+FORECAST_LAWS = ('auto', *shared.LAWS_OF_TWO_VARIABLES, 'power', 'broken')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--law',
         default='auto',
         help=f'form of the law: {", ".join(FORECAST_LAWS)}, or a dotted path; auto allows for the '
-        'error of the form; power is over N alone, for a ladder at one token count (default: '
-        '%(default)s)',
+        'error of the form; power and broken are over N alone, for a ladder at one token count '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--draws',
@@ -107,8 +106,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError('--trial: needs --config, the sweep that the trial is part of')
     if arguments.json and not arguments.targets:
         raise UserError('--json: needs --targets; one forecast is written to the --ledger')
-    if arguments.targets and arguments.law == 'power':
-        raise UserError('--targets: not with --law=power, which is for one token count')
+    if arguments.targets and arguments.law in ('power', 'broken'):
+        raise UserError(f'--targets: not with --law={arguments.law}, which is for one token count')
 
 
 def _find_planned_run(arguments: argparse.Namespace) -> 'shapes.PlannedRun':

@@ -9,6 +9,7 @@ example:
 import argparse
 
 from gpt_jax.cli import arguments as shared
+from gpt_jax.core.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     shared.resolve_law_arguments(arguments, approach='all')
+    if arguments.law == 'broken':
+        raise UserError('--law: broken is not in the report; use gpt-jax fit --law=broken')
     from gpt_jax.scaling.report import html_report, terminal
 
     lines = html_report.write_records_report(

@@ -12,6 +12,7 @@ import numpy as np
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import (
     bootstrap,
+    broken_law,
     downstream,
     isoflop,
     ladder_forecast,
@@ -277,6 +278,46 @@ def analyze_power_law(
     if np.unique(x).size >= ladder_forecast.MIN_SIZES:
         result['forecast'] = ladder_forecast.leave_largest_out(x, runs.loss)
         result['forecast'] |= {'x_column': VARIABLE_COLUMNS[over]}
+    return result
+
+
+def analyze_broken_law(
+    runs: Runs, over: str, *, delta: float, keep_outliers: bool = False
+) -> dict[str, Any]:
+    """Fit a broken power law over one variable, and forecast the largest run from the others.
+
+    Args:
+      runs: the runs.
+      over: 'N', 'D' or 'C'.
+      delta: residual at which the Huber loss turns from quadratic to linear.
+      keep_outliers: whether runs far from a power law are fitted too.
+
+    Returns:
+      data, left_out, residuals, envelope: as in `analyze_parametric`; log_residual is that of this
+        law.
+      over: 'N', 'D' or 'C'.
+      law: the fields of `broken_law.BrokenLaw`.
+      held_out: x, reached and predicted of the largest run; only where the others have enough
+        sizes.
+
+    Raises:
+      UserError: there are too few sizes.
+    """
+    if not keep_outliers:
+        runs = outliers.drop_power_law_outliers(over, runs, irreducible=True, delta=delta)
+    x = runs.variable(over)
+    law = broken_law.fit_broken_law(x, runs.loss, delta=delta)
+    result = describe_runs(runs) | {'over': over, 'law': dataclasses.asdict(law)}
+    log_residual = np.log(runs.loss / broken_law.predict_loss(law, x))
+    result['residuals']['log_residual'] = log_residual.tolist()
+    rest = x < x.max()
+    if np.unique(x[rest]).size >= broken_law.MIN_SIZES:
+        shorter = broken_law.fit_broken_law(x[rest], runs.loss[rest], delta=delta)
+        result['held_out'] = {
+            'x': float(x.max()),
+            'reached': float(runs.loss[~rest].mean()),
+            'predicted': float(broken_law.predict_loss(shorter, x.max())),
+        }
     return result
 
 

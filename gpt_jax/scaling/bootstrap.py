@@ -108,11 +108,11 @@ def refit_resamples(
       resamples: weights of the runs, [draws, runs].
       fixed_base: for 'repeated', whether the base law was given instead of fitted.
     """
-    form = (
-        parametric_fit.free_repeated_form()
-        if law.law == 'repeated' and not fixed_base
-        else parametric_fit.get_law_form(law.law, law.constants)
-    )
+    if law.law == 'repeated' and not fixed_base:
+        form = parametric_fit.free_repeated_form()
+        resamples = resamples * parametric_fit.weight_epochs(data)
+    else:
+        form = parametric_fit.get_law_form(law.law, law.constants)
     start = form.pack(law.constants)
     options = parametric_fit.search_options(REFIT_TOLERANCE)
 

@@ -56,7 +56,8 @@ def make_broken_form(log_loss: np.ndarray, z: np.ndarray) -> LawForm:
     breaks = (float(z.min()) - span, float(z.max()) + span)
     exponents: Bounds = ((0.0, 6.0), (-6.0, 6.0))
     floor = (low + MIN_LOG_IRREDUCIBLE, high)
-    bounds: Bounds = ((None, None), *exponents, breaks, (np.log(0.02), np.log(max(span, 0.1))), floor)
+    sharpness = (float(np.log(0.02)), float(np.log(max(span, 0.1))))
+    bounds: Bounds = ((None, None), *exponents, breaks, sharpness, floor)
     names = ('A', 'c0', 'c1', 'd', 'f', 'E')
 
     def unpack(theta: np.ndarray) -> dict[str, float]:

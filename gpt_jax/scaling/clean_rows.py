@@ -25,7 +25,8 @@ POSITIVE_COLUMNS = (
     'planned_tokens',
     'loss',
 )
-COUNT_COLUMNS = ('params', 'tokens', 'unique_tokens', 'params_total', 'planned_tokens')  # at least 1
+# At least 1.
+COUNT_COLUMNS = ('params', 'tokens', 'unique_tokens', 'params_total', 'planned_tokens')
 # Far above any run, and small enough that squares computed in a fit are still finite.
 MAX_VALUE = 1e40
 MAX_CURVE_VALUE = 1e300  # integers in JSON are unbounded, floats are not

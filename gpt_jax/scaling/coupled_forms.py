@@ -1,17 +1,17 @@
 """Laws in which parameters and tokens act on each other, or experts act on both.
 
-    skaling        L = E + A (N^-alpha + R D^-beta)^k                     arXiv 2608.07222
-    kaplan_offset  L = E + [(Nc / N)^(alphaN / alphaD) + Dc / D]^alphaD   Kaplan et al. 2020, eq.
-                   1.5, with an irreducible loss
-    interaction    L = E + A / N^alpha + B / D^beta + G (A / N^alpha) (B / D^beta)   Hoffmann et
-                   al. 2022, with the product of Zhang et al. 2024 (arXiv 2402.17193) as a further
-                   term; G may be negative
-    farseer        L = exp(a3 N^gamma + b3) + exp(a2 N^beta + b2) D^-exp(a1 N^alpha + b1)
-                   Li et al. 2025 (arXiv 2506.10972)
-    experts        L = E + A S^delta / N^(alpha + gamma log S) + B S^omega / D^(beta + zeta log S)
-                   Ludziejewski et al. 2025 (arXiv 2502.05172). N is the active parameters; S is
-                   the expansion by experts, which saturates (Clark et al. 2022, section 3):
-                   1/S = 1 / (T/N - 1 + 1 / (1 - 1/M)) + 1/M, T all parameters, M the largest S.
+skaling        L = E + A (N^-alpha + R D^-beta)^k                     arXiv 2608.07222
+kaplan_offset  L = E + [(Nc / N)^(alphaN / alphaD) + Dc / D]^alphaD   Kaplan et al. 2020, eq.
+               1.5, with an irreducible loss
+interaction    L = E + A / N^alpha + B / D^beta + G (A / N^alpha) (B / D^beta)   Hoffmann et
+               al. 2022, with the product of Zhang et al. 2024 (arXiv 2402.17193) as a further
+               term; G may be negative
+farseer        L = exp(a3 N^gamma + b3) + exp(a2 N^beta + b2) D^-exp(a1 N^alpha + b1)
+               Li et al. 2025 (arXiv 2506.10972)
+experts        L = E + A S^delta / N^(alpha + gamma log S) + B S^omega / D^(beta + zeta log S)
+               Ludziejewski et al. 2025 (arXiv 2502.05172). N is the active parameters; S is
+               the expansion by experts, which saturates (Clark et al. 2022, section 3):
+               1/S = 1 / (T/N - 1 + 1 / (1 - 1/M)) + 1/M, T all parameters, M the largest S.
 """
 
 import itertools
@@ -170,7 +170,7 @@ def _pack_farseer(c: dict[str, float]) -> np.ndarray:
 
 
 def _unpack_farseer(theta: np.ndarray) -> dict[str, float]:
-    constants = {}
+    constants: dict[str, float] = {}
     curves = zip('321', ('gamma', 'beta', 'alpha'), theta.reshape(3, 3), strict=True)
     for digit, name, (value, slope, exponent) in curves:
         level = slope / exponent
@@ -257,9 +257,7 @@ COUPLED_FORMS: dict[str, LawForm] = {
         _start_interaction,
         (*LOG_BOUNDS, *EXPONENT_BOUNDS, (-20.0, 100.0)),
         ((1, 3, 'n'), (2, 4, 'd')),
-        pack=lambda c: np.array(
-            [*np.log([c['E'], c['A'], c['B']]), c['alpha'], c['beta'], c['G']]
-        ),
+        pack=lambda c: np.array([*np.log([c['E'], c['A'], c['B']]), c['alpha'], c['beta'], c['G']]),
         unpack=lambda theta: dict(
             zip(
                 (*_LEVELS, 'alpha', 'beta', 'G'),

@@ -31,8 +31,8 @@ from gpt_jax.scaling.law_terms import LogData
 from gpt_jax.scaling.power_law import check_points
 
 LAWS = ('power', 'broken')
-LENGTH_SCALES = (0.5, 1.0, 2.0)  # of g, in factors e of x
-GROWTHS = (-1.0, 0.0, 1.0)
+LENGTH_SCALES = (0.5, 2.0)  # of g, in factors e of x
+GROWTHS = (-1.0, 1.0)
 NOISE_RATIOS = (0.05, 0.3, 2.0)  # variance of the noise over that of g
 MIN_SIZES = 5  # distinct x
 MAX_SIZES = 150  # of more, neighbors are averaged
@@ -49,7 +49,7 @@ WIDTH = (math.log(0.7), 0.5)
 FORM_SD, FORM_COUNT = 0.01, 2.0  # of g: its size, and the number of points that this is worth
 
 TEMPERATURE = 3.0  # of the evidence: the model is not exact either
-SD_FACTOR = 1.25
+SD_FACTOR = 1.45
 DRIFT_SD = 0.004  # per factor e of x beyond the data
 
 
@@ -250,10 +250,11 @@ def _fit_law(
         slope = gradient.T @ residual / variance - (theta - mean) / sd**2
         step = np.linalg.solve(precision + damping * np.diag(np.diag(precision)), slope)
         candidate = theta + np.clip(step, -2, 2)
-        *values, score = evaluate(candidate)
+        *values, candidate_variance, score = evaluate(candidate)
         if score >= best - 1e-9:
             has_converged = score - best < 1e-6
-            theta, (gradient, residual, variance), best = candidate, values, score
+            theta, (gradient, residual), best = candidate, values, score
+            variance = candidate_variance
             damping = max(damping / 5, 1e-9)
             if has_converged:
                 break

@@ -10,10 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import bootstrap, law_posterior, outliers, parametric_fit, power_law
+from gpt_jax.scaling import (
+    bootstrap,
+    broken_law,
+    law_posterior,
+    outliers,
+    parametric_fit,
+    power_law,
+)
 from gpt_jax.scaling.ladder_forecast import LADDER_HUBER_DELTA, choose_law
 from gpt_jax.scaling.runs import SAME_RUN_TOLERANCE, Runs, is_same_run
 
+MIN_REFITS = 10  # that an interval needs
 FORECAST_STARTS = 24  # starts of the search
 
 
@@ -51,7 +59,7 @@ def forecast_run(
       runs: finished runs.
       params: parameters of the new run.
       tokens: training tokens of the new run.
-      law: 'auto', a key of LAW_FORMS, or 'power'.
+      law: 'auto', a key of LAW_FORMS, 'power' or 'broken'.
       draws: number of bootstrap resamples; not used by 'auto'.
       seed: seed of the random numbers.
       name: name of the new run.
@@ -67,8 +75,8 @@ def forecast_run(
         raise UserError(
             f'{name}: this run is already in the data ({known}); forecast a run before making it'
         )
-    if law == 'power':
-        fitted = _fit_along_params(runs, tokens, draws, seed)
+    if law in ('power', 'broken'):
+        fitted = _fit_along_params(runs, tokens, law, draws, seed)
     else:
         fitted = fit_forecaster(runs, law, draws=draws, seed=seed)
     return predict_run(fitted, params, tokens, law=law, name=name, widening=widening)
@@ -144,7 +152,9 @@ def _fit_posterior(runs: Runs) -> Forecaster:
 
     def predict(params: float, tokens: float, **more: float) -> tuple[float, float, float]:
         unique_tokens = more.get('unique_tokens', math.nan)
-        quantiles = posterior.predict(params, tokens, unique_tokens).compute_quantiles(0.5, tail, 1 - tail)
+        quantiles = posterior.predict(params, tokens, unique_tokens).compute_quantiles(
+            0.5, tail, 1 - tail
+        )
         loss, low, high = quantiles
         return loss, low, high
 
@@ -152,34 +162,44 @@ def _fit_posterior(runs: Runs) -> Forecaster:
     return Forecaster(runs, posterior.describe_constants(), words, predict)
 
 
-def _fit_along_params(runs: Runs, tokens: float, draws: int, seed: int) -> Forecaster:
-    """Fit a power law over N by the rule of ladder_forecast.py, at one token count."""
+def _fit_along_params(runs: Runs, tokens: float, law: str, draws: int, seed: int) -> Forecaster:
+    """Fit a law over N at one token count: a broken power law or the rule of a ladder."""
     other = np.abs(runs.tokens / tokens - 1) > SAME_RUN_TOLERANCE
     runs = runs.exclude(
         {int(i): f'{runs.tokens[i]:.4g} tokens, not {tokens:.4g}' for i in np.flatnonzero(other)}
     )
     if np.unique(runs.params).size < 2:
         raise UserError(
-            f'--law=power: needs at least two sizes with {tokens:.4g} tokens; this law is for one '
+            f'--law={law}: needs at least two sizes with {tokens:.4g} tokens; this law is for one '
             'token count'
         )
     runs = outliers.drop_power_law_outliers('N', runs, irreducible=True, delta=LADDER_HUBER_DELTA)
-    fitted = choose_law(runs.params, runs.loss)
+    predict_loss: Any = broken_law.predict_loss if law == 'broken' else power_law.predict_loss
+    fit: Any = broken_law.fit_broken_law if law == 'broken' else choose_law
+    fitted = fit(runs.params, runs.loss, delta=LADDER_HUBER_DELTA)
+    least = broken_law.MIN_SIZES if law == 'broken' else 2
     resamples, resampled = bootstrap.draw_resamples(runs, draws, seed)
     refits = []
     for weights in resamples.astype(int):
-        if np.unique(runs.params[weights > 0]).size >= 2:
+        if np.unique(runs.params[weights > 0]).size >= least:
             n, loss = np.repeat(runs.params, weights), np.repeat(runs.loss, weights)
-            refits.append(choose_law(n, loss, tries=2))
+            refits.append(fit(n, loss, delta=LADDER_HUBER_DELTA, tries=2))
     is_fitted = runs.params >= np.sort(runs.params)[-fitted.points]
-    residual = np.log(runs.loss) - np.log(power_law.predict_loss(fitted, runs.params))
+    residual = np.log(runs.loss) - np.log(predict_loss(fitted, runs.params))
 
     def predict(params: float, tokens: float, **more: float) -> tuple[float, float, float]:
         del tokens, more
-        drawn = np.array([float(power_law.predict_loss(refit, params)) for refit in refits])
-        loss = float(power_law.predict_loss(fitted, params))
+        drawn = np.array([float(predict_loss(refit, params)) for refit in refits])
+        loss = float(predict_loss(fitted, params))
         return loss, *_compute_ends(drawn, residual[is_fitted], seed)
 
+    if len(refits) < MIN_REFITS:
+        raise UserError(
+            f'--law={law}: {len(refits)} of {draws} resamples have the {least} sizes that the law '
+            'needs; give more runs, or use --law=auto'
+        )
+    if law == 'broken':
+        return Forecaster(runs, fitted.constants, f'{resampled}; and the residuals', predict)
     constants = {'E': fitted.irreducible, 'A': fitted.amplitude, 'alpha': fitted.exponent}
     return Forecaster(runs, constants, f'{resampled}; and the residuals', predict)
 

@@ -36,7 +36,8 @@ class LogData(NamedTuple):
 
     def take(self, selection: np.ndarray) -> 'LogData':
         """Return the runs of a mask or of indices."""
-        return LogData(*(None if column is None else column[selection] for column in self))
+        n, d, u, log_loss = (column[selection] for column in self[:4])
+        return LogData(n, d, u, log_loss, None if self.total is None else self.total[selection])
 
 
 class LawForm(NamedTuple):
@@ -71,9 +72,7 @@ def log_sum_exp(terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return top + np.log(total), shares
 
 
-def start_from_exponents(
-    data: LogData, pairs: Iterable[tuple[float, float]]
-) -> list[np.ndarray]:
+def start_from_exponents(data: LogData, pairs: Iterable[tuple[float, float]]) -> list[np.ndarray]:
     """Make a start of chinchilla per (alpha, beta), with E, A and B by non-negative least squares.
 
     With fixed exponents the law is linear in E, A and B (variable projection).

@@ -23,6 +23,7 @@ from gpt_jax.scaling.robust_fit import (
 from gpt_jax.scaling.runs import Runs
 
 BASE_TRIES = 12  # starts of the fit of the base law of 'repeated'
+EPOCH_POWER = 1.0  # weight of a run in that fit: one over its number of epochs to this power
 EXPANSION_RANGE = 0.1  # of the log of all parameters over the active ones, that 'experts' needs
 JOINT_STARTS = 6  # starts of the joint fit of 'repeated' and its base law, the best of the grid
 
@@ -120,7 +121,8 @@ def fit_parametric_law(
         same_optimum=1e-4,
         same_optimum_absolute=1e-9 * len(data.n),
     )
-    weights = np.ones(len(data.n))  # a weighted sum, so that it rounds like the bootstrap's refits
+    # A weighted sum in any case, so that it rounds like the bootstrap's refits.
+    weights = weight_epochs(data) if jointly else np.ones(len(data.n))
     solution = search_all(form, data, delta, settings, tries=tries, weights=weights)
     return ParametricLaw(
         law=law,
@@ -137,9 +139,9 @@ def _require_enough(law: str, data: LogData, constants: int) -> None:
     sizes, lengths = np.unique(data.n).size, np.unique(data.d).size
     if law == 'experts' and (data.total is None or np.ptp(data.total - data.n) < EXPANSION_RANGE):
         raise UserError(
-            'experts: needs runs whose params_total are up to 1.1 times or more their params, in '
-            'different ratios; count the active parameters by --count=active, and name the column '
-            'of all by --columns=THEIRS=params_total'
+            'experts: params_total must be larger than params, in several ratios; count the '
+            'active parameters by --count=active, and name the column of all parameters by '
+            '--columns=THEIRS=params_total'
         )
     if law == 'experts':  # at one token count it describes N and the experts
         lengths = 3
@@ -156,6 +158,15 @@ def get_law_form(law: str, constants: dict[str, float] | None) -> LawForm:
     return _fix_base(form, constants) if law == 'repeated' and constants is not None else form
 
 
+def weight_epochs(data: LogData) -> np.ndarray:
+    """Return the weights of runs in a joint fit of 'repeated' and its base law, [runs].
+
+    The law describes a run less well the more often it repeats its tokens, so that with equal
+    weights a few runs of hundreds of epochs bend the base law.
+    """
+    return np.exp(EPOCH_POWER * (data.u - data.d))
+
+
 def _start_jointly(data: LogData, delta: float) -> LawForm:
     """Make 'repeated' with a free base law, started from a fit to the runs without repetition.
 
@@ -165,10 +176,7 @@ def _start_jointly(data: LogData, delta: float) -> LawForm:
     form, unrepeated = free_repeated_form(), data.d - data.u < 1e-6
     try:
         base = fit_parametric_law(
-            'chinchilla',
-            data.take(unrepeated),
-            delta=delta,
-            tries=BASE_TRIES,
+            'chinchilla', data.take(unrepeated), delta=delta, tries=BASE_TRIES
         )
     except UserError as error:
         raise UserError(

@@ -20,6 +20,8 @@ import numpy as np
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import bootstrap
 from gpt_jax.scaling.forecast import fit_forecaster
+from gpt_jax.scaling.law_forms import LAW_FORMS
+from gpt_jax.scaling.parametric_fit import to_log_data
 from gpt_jax.scaling.runs import Runs
 
 FACTORS = (3, 10, 30, 100)
@@ -104,6 +106,16 @@ def run_backtest(
             for factor, indices in targets.items():
                 rollouts += [roll_out(runs, i, law, factor, origin, forecast) for i in indices]
     return rollouts
+
+
+def list_laws(runs: Runs) -> tuple[str, ...]:
+    """Return 'auto' and the laws over N and D that the runs' columns allow."""
+    data = to_log_data(runs)
+    needs = {
+        'repeated': bool((data.d - data.u > 1e-6).any()),
+        'experts': data.total is not None and bool((data.total - data.n > 1e-6).any()),
+    }
+    return ('auto', *(law for law in LAW_FORMS if needs.get(law, True)))
 
 
 def find_origins(flops: np.ndarray) -> list[float]:
