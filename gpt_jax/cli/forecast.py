@@ -36,6 +36,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--tokens', type=shared.parse_positive, help='training tokens of the run')
     parser.add_argument(
+        '--unique_tokens',
+        type=shared.parse_positive,
+        default=float('nan'),
+        metavar='U',
+        help='distinct tokens of the run, if it repeats some; auto and repeated use it '
+        '(default: all are distinct)',
+    )
+    parser.add_argument(
+        '--params_total',
+        type=shared.parse_positive,
+        default=float('nan'),
+        metavar='N',
+        help='parameters with all experts, where --params are the active ones; for --law=experts',
+    )
+    parser.add_argument(
         '--trial', default='', metavar='NAME', help='the trial, if --config is a sweep'
     )
     parser.add_argument('--name', default='', help='name of the run in the ledger')
@@ -57,8 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--targets',
         type=shared.parse_path,
         metavar='FILE',
-        help='forecast every run of this table (columns params, tokens and perhaps name) by one '
-        'fit',
+        help='forecast every run of this table by one fit: columns params, tokens, perhaps name, '
+        'unique_tokens and params_total',
     )
     parser.add_argument(
         '--json',
@@ -139,6 +154,7 @@ def _forecast_one(
         seed=arguments.seed,
         name=arguments.name or planned.name,
         widening=widening,
+        more={'unique_tokens': arguments.unique_tokens, 'params_total': arguments.params_total},
     )
     if scores:
         forecast['rollouts'] = scores
@@ -163,9 +179,12 @@ def _forecast_targets(arguments: argparse.Namespace, runs: 'Runs', made: 'list[R
     law = arguments.law
     fitted = fit_forecaster(runs, law, draws=arguments.draws, seed=arguments.seed)
     forecasts = []
-    for name, params, tokens in targets:
+    for name, params, tokens, unique_tokens, params_total in targets:
+        more = {'unique_tokens': unique_tokens, 'params_total': params_total}
         widening, scores = rollouts.find_widening(made, runs, params, tokens)
-        forecast = predict_run(fitted, params, tokens, law=law, name=name, widening=widening)
+        forecast = predict_run(
+            fitted, params, tokens, law=law, name=name, widening=widening, more=more
+        )
         forecasts.append(forecast | ({'rollouts': scores} if scores else {}))
     terminal.print_lines(
         [*terminal.format_notes(runs.notes), *terminal.format_left_out(fitted.runs.left_out)]

@@ -52,6 +52,7 @@ def forecast_run(
     seed: int,
     name: str,
     widening: float = 1.0,
+    more: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Forecast the loss of a run from a law fitted to `runs`, with an interval.
 
@@ -65,6 +66,7 @@ def forecast_run(
       name: name of the new run.
       widening: factor by which the logarithms of low and high are further from that of the loss
         than the law says (`rollouts.find_widening`).
+      more: unique_tokens and params_total of the new run, where a law depends on them.
 
     Raises:
       UserError: the run is among `runs`, or they cannot determine the law.
@@ -79,19 +81,28 @@ def forecast_run(
         fitted = _fit_along_params(runs, tokens, law, draws, seed)
     else:
         fitted = fit_forecaster(runs, law, draws=draws, seed=seed)
-    return predict_run(fitted, params, tokens, law=law, name=name, widening=widening)
+    return predict_run(fitted, params, tokens, law=law, name=name, widening=widening, more=more)
 
 
 def predict_run(
-    fitted: Forecaster, params: float, tokens: float, *, law: str, name: str, widening: float = 1.0
+    fitted: Forecaster,
+    params: float,
+    tokens: float,
+    *,
+    law: str,
+    name: str,
+    widening: float = 1.0,
+    more: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Return the forecast of one run, as `forecast_run` does."""
     runs = fitted.runs
-    loss, low, high = fitted.predict(params, tokens)
+    more = {key: value for key, value in (more or {}).items() if not math.isnan(value)}
+    loss, low, high = fitted.predict(params, tokens, **more)
     return {
         'name': name,
         'params': params,
         'tokens': tokens,
+        **more,
         'loss': loss,
         'low': loss * (low / loss) ** widening,
         'high': loss * (high / loss) ** widening,

@@ -126,17 +126,24 @@ class Runs:
 
 
 class Target(NamedTuple):
-    """A run to forecast."""
+    """A run to forecast.
+
+    Attributes:
+      name, params, tokens: of the run.
+      unique_tokens, params_total: as in the table above; NaN where the table has none.
+    """
 
     name: str
     params: float
     tokens: float
+    unique_tokens: float = math.nan
+    params_total: float = math.nan
 
 
 def read_targets(
     path: str, *, columns: dict[str, str] | None = None, count: str = ''
 ) -> list[Target]:
-    """Read the runs to forecast: a file with the columns params and tokens, and perhaps name.
+    """Read the runs to forecast: params, tokens, and perhaps name, unique_tokens, params_total.
 
     Raises:
       UserError: as `read_runs`.
@@ -158,7 +165,12 @@ def read_targets(
             if not math.isfinite(values[name]):
                 raise UserError(f'{path}: row {number}: {name} is missing; give every target one')
         name = str(row.get('name') or f'row {number}')
-        targets.append(Target(name, values['params'], values['tokens']))
+        more = {
+            column: parse_value(row, column, f'{path}: row {number}')
+            for column in ('unique_tokens', 'params_total')
+            if column in row
+        }
+        targets.append(Target(name, **values, **more))
     return targets
 
 
