@@ -41,7 +41,7 @@ def test_fit_prints_writes_and_draws(data, tmp_path, capsys):
         '54 runs',
         'alpha',
         'starts reached it',
-        'bootstrap over runs',
+        'drawn: runs, with replacement',
         'held out',
         '3 parametric',
         'D/N',
@@ -62,7 +62,7 @@ def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
             'plan',
             '--flops=1e20',
             f'--runs={data}',
-            '--draws=10',
+            '--draws=20',
             f'--config={tmp_path / "planned.py"}',
         ]
     )
@@ -239,9 +239,9 @@ BAD = [
     (['fit', 'x.csv', '--law=power', '--approach=3'], '--approach: not with --law=power'),
     (['fit', 'x.csv', '--law=power', '--at-flops=1e20'], '--at_flops: not with --law=power'),
     (['fit', 'x.csv', '--law=power', '--starts=8'], '--starts: not with --law=power'),
-    (['fit', 'x.csv', '--base=E=1,A=1,B=1,alpha=1,beta=1'], '--base: not with --law=chinchilla'),
-    (['fit', 'x.csv', '--over=N'], '--over: not with --law=chinchilla'),
-    (['report', 'x.csv', '--no-irreducible'], '--no_irreducible: not with --law=chinchilla'),
+    (['fit', 'x.csv', '--base=E=1,A=1,B=1,alpha=1,beta=1'], '--base: not with --law=auto'),
+    (['fit', 'x.csv', '--over=N'], '--over: not with --law=auto'),
+    (['report', 'x.csv', '--no-irreducible'], '--no_irreducible: not with --law=auto'),
     (
         ['fit', 'x.csv', '--law=kaplan', '--approach=1'],
         '--approach: not with --law=kaplan; that law is for',

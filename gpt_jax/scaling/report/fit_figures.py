@@ -29,6 +29,7 @@ APPROACH_STYLES = {  # color and name
     '1': ('#27ae60', 'envelope'),
     '2': ('#e67e22', 'isoFLOP'),
     '3': (LAW_COLOR, 'parametric'),
+    'auto': ('#8e44ad', 'auto'),
 }
 COUNT_LABELS = {'as given': 'parameters'}
 FLOPS_LABELS = {'column': 'training FLOPs', '6ND': 'training FLOPs (6ND)'}
@@ -269,7 +270,8 @@ def _draw_splits(axes: Axes, approaches: dict[str, Any], flops: np.ndarray, vari
             continue
         color, name = APPROACH_STYLES[number]
         exponent = split['a' if variable == 'n' else 'b']
-        label = f'{number} {name}: C$^{{{exponent:.3f}}}$'
+        title = name if number == name else f'{number} {name}'
+        label = f'{title}: C$^{{{exponent:.3f}}}$'
         optimum = split[f'{variable}_coefficient'] * grid**exponent
         axes.plot(grid, optimum, color=color, lw=1.5, label=label)
         _draw_band(axes, split, variable, color)
