@@ -6,6 +6,7 @@ V"): the slope of log movement over log size is 0. If the slope is positive, the
 suits a small model is too high for a large one.
 """
 
+import contextlib
 import copy
 import json
 from pathlib import Path
@@ -23,6 +24,7 @@ from gpt_jax.core.config import ModelConfig, RawConfig, parse_config
 from gpt_jax.core.errors import CheckFailed
 from gpt_jax.core.progress import LogFn
 from gpt_jax.model import loss as losses
+from gpt_jax.model.experts import compute_router_logits
 from gpt_jax.model.gpt import GPT, unstack_layers
 from gpt_jax.parallel import sharding
 from gpt_jax.scaling.report.figure_style import (
@@ -124,7 +126,7 @@ def _train_and_measure(raw_config: RawConfig, data: TextData) -> dict[str, float
 def capture_activations(
     config: ModelConfig, params: Any, tokens_BL: jax.Array
 ) -> dict[str, jax.Array]:
-    """Return activations of the model, with the same five entries for every width and depth.
+    """Return activations of the model, with the same entries for every width and depth.
 
     Args:
       params: as stored, layers stacked.
@@ -132,7 +134,7 @@ def capture_activations(
     Returns:
       'attention' and 'feedforward': the outputs of these branches in every layer [N, B, L, D];
       'residual': the output of the last block, 'norm': after the last norm, both [B, L, D];
-      'logits' [B, L, V].
+      'logits' [B, L, V]; with experts, 'router': the router's logits in every layer [N, B x L, E].
     """
     model = GPT(config, sharding.UNSHARDED, train=False)
     parts = ('attention', 'feedforward', 'norm')
@@ -141,18 +143,32 @@ def capture_activations(
         is_block = str(module.name).startswith('block_')
         return method == '__call__' and (module.name in parts or is_block)
 
-    features, variables = model.apply(
-        {'params': unstack_layers(params, config.layers)},
-        tokens_BL,
-        capture_intermediates=is_captured,
-        mutable=['intermediates'],
-    )
+    router_logits = []
+
+    def capture_router(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        module = context.module
+        if (module.name, context.method_name) == ('feedforward', '__call__'):
+            x_TD = args[0].reshape(-1, config.width)
+            router_DE = module.get_variable('params', 'router')
+            router_logits.append(compute_router_logits(x_TD, router_DE, config))
+        return call(*args, **kwargs)
+
+    has_router = config.feedforward == 'experts'
+    with nn.intercept_methods(capture_router) if has_router else contextlib.nullcontext():
+        features, variables = model.apply(
+            {'params': unstack_layers(params, config.layers)},
+            tokens_BL,
+            capture_intermediates=is_captured,
+            mutable=['intermediates'],
+        )
     captured = variables['intermediates']
     blocks = [captured[f'block_{n}'] for n in range(config.layers)]
     branches = {
         name: jnp.stack([block[name]['__call__'][0][0] for block in blocks])
         for name in ('attention', 'feedforward')
     }
+    if has_router:
+        branches['router'] = jnp.stack(router_logits)
     return branches | {
         'residual': blocks[-1]['__call__'][0][0],
         'norm': captured['norm']['__call__'][0],
