@@ -193,7 +193,8 @@ def check_slopes(
 
     Returns:
       over (the dimension), sizes, moved (a list per activation), slopes (per activation), worst
-      (the activation, of those that are judged), tolerance, passed, and verdict: 'pass', 'FAIL' or 'not judged'.
+      (the activation, of those that are judged), tolerance, passed, and verdict: 'pass', 'FAIL' or
+      'not judged'.
     """
     names = [name for name in movements[0] if all(name in movement for movement in movements)]
     moved = {name: [movement[name] for movement in movements] for name in names}

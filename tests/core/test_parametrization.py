@@ -177,7 +177,7 @@ def test_router_logits_scale_as_those_of_a_head(settings):
         config = make_model_config(settings, 'mup', width, **fields)
         boxed = build.declare_params(config)['blocks']['feedforward']['router']
         router_DE = init_weight(boxed.role, jax.random.key(0), (width, 64), config)
-        x_TD = jax.random.normal(jax.random.key(1), (256, width))
+        x_TD = jax.random.rademacher(jax.random.key(1), (256, width), jnp.float32)
         compute = lambda w, x_TD=x_TD, config=config: compute_router_logits(x_TD, w, config)
         initial[width] = float(jnp.sqrt(jnp.mean(jnp.square(jax.jit(compute)(router_DE)))))
         # Adam's first update that raises the first token's logits.
@@ -187,7 +187,7 @@ def test_router_logits_scale_as_those_of_a_head(settings):
         moved[width] = float(jnp.mean(change_TE[0]))
     assert initial[16] / initial[256] == pytest.approx(16**0.5, rel=0.1)
     assert moved[16] > 0.05
-    assert moved[16] / moved[256] == pytest.approx(1, rel=0.2)
+    assert moved[16] / moved[256] == pytest.approx(1, rel=1e-4)
 
 
 def test_forward_multipliers_follow_the_papers(configs):
