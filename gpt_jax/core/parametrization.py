@@ -1,4 +1,4 @@
-"""Parametrizations: how init, multipliers and learning rates depend on a model's shape.
+"""Parametrizations: how init, multipliers and the optimizer depend on a model's shape.
 
 Standard, muP (Yang et al. 2022) and CompleteP (Dey et al. 2025), each a table with one row per
 role. A weight is declared with a role (model/weights.py), and the role's row determines the rest.
