@@ -25,7 +25,6 @@ from gpt_jax.scaling.runs import Runs
 POINTS = 25  # of a grid of losses
 MIN_COSTS = 3
 MAX_CONFIGURATIONS = 400  # of a recipe; more are averaged over cells of log N, log D and log cost
-MANY_FAILED = 0.01  # share of the refits
 
 
 class _Configurations(NamedTuple):

@@ -31,7 +31,8 @@ class Frontiers(NamedTuple):
       drawn: the same for each draw, [draws, constants] each; None without degrees of freedom.
       noise: standard deviation of a run's log loss, of each recipe.
       freedom: degrees of freedom of the noise.
-      correlation: mean over the draws, between recipes at the same configuration.
+      correlation: mean over the draws, between recipes at the same configuration; NaN if their noise
+        levels differ: then it is taken as independent.
       shared: number of configurations that all recipes have.
       failed: number of draws whose search did not converge; their constants are NaN.
       lack_of_fit: chi-square per degree of freedom of the configurations, by the noise of seeds;
@@ -102,7 +103,7 @@ def fit_frontiers(
         drawn=None,
         noise=noise.tolist(),
         freedom=max(0.0, float(fit.freedom.sum())),
-        correlation=0.0,
+        correlation=math.nan,
         shared=len(shared_runs[0]),
         failed=0,
         lack_of_fit=lack_of_fit,
@@ -238,7 +239,7 @@ def _draw_noise_levels(
     recipes, freedom = len(noise), float(fit.freedom.sum())
     if has_own_noise:
         chances = [random.chisquare(own, draws) / own for own in fit.freedom]
-        return noise[:, None] / np.sqrt(chances), np.zeros(draws)
+        return noise[:, None] / np.sqrt(chances), np.full(draws, np.nan)
     squares, weights = np.full(1, fit.squares.sum()), np.ones(1)
     if len(shared_runs[0]):
         counts = np.array([len(one) for one in fit.residuals])
@@ -270,7 +271,7 @@ def _refit(
     shared_runs: list[np.ndarray],
 ) -> tuple[list[np.ndarray], int]:
     """Refit to noisy data; NaN where a search did not converge, and the number of such draws."""
-    draws = len(correlation)
+    draws, correlation = len(correlation), np.nan_to_num(correlation)
     common = random.standard_normal((draws, len(shared_runs[0])))
     noisy = []
     for points, runs, level in zip(problem.recipes, shared_runs, scale, strict=True):

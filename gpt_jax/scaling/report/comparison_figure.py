@@ -19,9 +19,9 @@ from gpt_jax.scaling.report.figure_style import (
 
 # Okabe and Ito's colors, which the color-blind can tell apart; the base is dark.
 COLORS = ('#1f3b5c', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f8c8d')
-SMALL = (0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8)
-MULTIPLIERS = (*SMALL, 2, 2.5, 3, 4, 6, 10, 20, 50, 100)
-MAX_TICKS = 9
+FINE_TICKS = (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2)
+COARSE_TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100)
+FINE_RANGE = 2.5  # of the axis, up to which ticks are fine
 
 
 def draw_comparison(result: dict[str, Any], folder: str) -> list[Path]:
@@ -84,15 +84,16 @@ def _draw_arrow(axes: Axes, result: dict[str, Any]) -> None:
         float(np.exp(np.interp(-loss, -np.array(own['loss']), np.log(own['cost']))))
         for own in (result['recipes'][0]['frontier'], recipe['frontier'])
     ]
+    is_cheaper = ends[1] < ends[0]
     axes.annotate(
         '', (ends[1], loss), (ends[0], loss), arrowprops={'arrowstyle': '->', 'color': '#222222'}
     )
     axes.annotate(
         f'{along["multiplier"][middle]:.3g}x',
-        (min(ends), loss),
-        (-4, 0),
+        (ends[1], loss),
+        (-4 if is_cheaper else 4, 0),
         textcoords='offset points',
-        ha='right',
+        ha='right' if is_cheaper else 'left',
         va='center',
         fontsize=10,
         fontweight='bold',
@@ -122,9 +123,8 @@ def _draw_multipliers(axes: Axes, result: dict[str, Any]) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, 0.02) / 1.03, min(high, 200) * 1.03)
     low, high = axes.get_ylim()
-    shown = [tick for tick in MULTIPLIERS if low <= tick <= high]
-    while len(shown) > MAX_TICKS:
-        shown = [tick for index, tick in enumerate(shown) if tick == 1 or index % 2]
+    ticks = FINE_TICKS if high / low < FINE_RANGE else COARSE_TICKS
+    shown = [tick for tick in ticks if low <= tick <= high]
     set_ticks(axes.yaxis, shown, '{:g}x'.format)
     axes.minorticks_off()
     axes.set_xlabel('loss, falling')

@@ -108,7 +108,7 @@ def _format_intervals(result: dict[str, Any]) -> list[str]:
         f'intervals: {100 * result["level"]:g}%, {result["draws"]} refits of the laws with new '
         f'noise ({" and ".join(noise)} of the loss, {result["freedom"]:.0f} degrees of freedom)'
     ]
-    if result['shared']:
+    if result['shared'] and _is_known(result['correlation']):
         lines.append(
             f'  {result["shared"]} configurations are shared: the correlation of their noise is '
             f'{result["correlation"]:.2f}, and what is common cancels'
