@@ -93,7 +93,7 @@ def compare_recipes(
     if len(recipes) > len(ascii_uppercase):
         raise UserError(f'at most {len(ascii_uppercase)} recipes can be compared')
     names = list(ascii_uppercase[: len(recipes)])
-    clean = [_drop_outliers(runs) for runs in recipes]
+    clean = [_drop_outliers(_drop_checkpoints(runs)) for runs in recipes]
     means = [_average_seeds(runs, get_cost(runs, by)) for runs in clean]
     for name, one in zip(names, means, strict=True):
         costs = np.unique(one.logs[:, 2]).size
@@ -145,13 +145,19 @@ def _drop_outliers(runs: Runs) -> Runs:
     return runs.exclude(law_posterior.find_outliers(LogData(*logs)))
 
 
+def _drop_checkpoints(runs: Runs) -> Runs:
+    """Leave out all checkpoints of a run but the last: their noise is not independent."""
+    _, cluster = np.unique(runs.clusters, return_inverse=True)
+    last = np.zeros(cluster.max(initial=0) + 1)
+    np.maximum.at(last, cluster, runs.tokens)
+    before = np.flatnonzero(runs.tokens < last[cluster])
+    return runs.exclude({int(i): 'a checkpoint: the last of its run is used' for i in before})
+
+
 def _average_seeds(runs: Runs, cost: np.ndarray) -> _Configurations:
-    """Average the runs of equal N, D, unique tokens and cost."""
-    unique = np.nan_to_num(runs.extra.get('unique_tokens', np.zeros(len(runs))))
+    """Average the runs of each configuration."""
     logs = np.log(np.stack([runs.params, runs.tokens, cost, runs.loss], axis=1))
-    # The seconds of seeds differ, their FLOPs do not.
-    keys = np.column_stack([logs[:, :2], unique])
-    means, counts, squares = _average_groups(keys, logs, np.ones(len(logs)))
+    means, counts, squares = _average_groups(runs.clusters[:, None], logs, np.ones(len(logs)))
     seeds, size = len(logs) - len(means), 0.02
     while len(means) > MAX_CONFIGURATIONS:
         means, counts, _ = _average_groups(np.round(means[:, :3] / size), means, counts)
@@ -269,8 +275,8 @@ def _compute_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
     ends = (1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2
     is_unknown = np.isnan(drawn)
-    low = np.quantile(np.where(is_unknown, -np.inf, drawn), ends[0], axis=0, method='lower')
-    high = np.quantile(np.where(is_unknown, np.inf, drawn), ends[1], axis=0, method='higher')
+    low = np.quantile(np.where(is_unknown, -np.inf, drawn), ends[0], axis=0, method='nearest')
+    high = np.quantile(np.where(is_unknown, np.inf, drawn), ends[1], axis=0, method='nearest')
     return low, high
 
 

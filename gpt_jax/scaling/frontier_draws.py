@@ -19,7 +19,7 @@ from gpt_jax.scaling.frontier_fit import Points, Problem
 START_NOISE, MAX_UPDATES, SAME_NOISE = 0.01, 40, 1e-3
 REJECTED = 0.01  # p-value of an F test, below which the noise of seeds rejects the law
 DIFFERENT_NOISE = 0.01  # p-value of an F test, below which recipes have noise levels of their own
-UNCORRELATED = 0.8  # prior weight of no correlation
+UNCORRELATED = 0.9  # prior weight of no correlation
 CORRELATIONS = np.concatenate([[0.0], np.linspace(0.02, 0.9, 45), 1 - np.geomspace(0.09, 1e-9, 90)])
 
 
@@ -31,8 +31,8 @@ class Frontiers(NamedTuple):
       drawn: the same for each draw, [draws, constants] each; None without degrees of freedom.
       noise: standard deviation of a run's log loss, of each recipe.
       freedom: degrees of freedom of the noise.
-      correlation: mean over the draws, between recipes at the same configuration; NaN if their noise
-        levels differ: then it is taken as independent.
+      correlation: mean over the draws, between recipes at the same configuration; NaN if their
+        noise levels differ: then it is taken as independent.
       shared: number of configurations that all recipes have.
       failed: number of draws whose search did not converge; their constants are NaN.
       lack_of_fit: chi-square per degree of freedom of the configurations, by the noise of seeds;

@@ -21,7 +21,7 @@ from gpt_jax.scaling.report.figure_style import (
 COLORS = ('#1f3b5c', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#7f8c8d')
 FINE_TICKS = (0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2)
 COARSE_TICKS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 10, 20, 50, 100)
-FINE_RANGE = 2.5  # of the axis, up to which ticks are fine
+FINE_RANGE = 3.0  # of the axis, up to which ticks are fine
 
 
 def draw_comparison(result: dict[str, Any], folder: str) -> list[Path]:
