@@ -325,6 +325,27 @@ def test_two_files_are_compared_that_name_their_columns_otherwise(data, tmp_path
     )
 
 
+def test_several_recipes_are_ranked_at_a_loss_and_a_budget(data, tmp_path, capsys):
+    better = [
+        {'N': n, 'D': d, 'L': 0.99 * loss} for n, d, loss in zip(*synthetic_columns(), strict=True)
+    ]
+    theirs = synthetic.write_csv(tmp_path / 'theirs.csv', better)
+    command = ['compare', data, theirs, data, '--draws=20', '--columns=N=params,D=tokens,L=loss']
+    written = ['--at-loss=3,2.9', '--at-flops=1e21', f'--json={tmp_path / "numbers.json"}']
+    cli.main([*command, *written, f'--plots={tmp_path}'])
+    out = capsys.readouterr().out
+    assert 'conventions: loss in nats/token, C is FLOPs by 6ND' in out
+    assert out.count('best with probability') == 9
+    table = out[out.index('ranking, the best first:') :].splitlines()
+    assert table[3].split()[0] == 'B'
+    made = json.loads((tmp_path / 'numbers.json').read_text())
+    assert made['ranking'][0] == 'B'
+    assert made['at_cost'][0]['recipes'][1]['p_best'] == 1
+    assert (tmp_path / 'compare.svg').exists()
+    refused([*command, '--at-seconds=9'], '--at_seconds: requires --by=seconds', capsys)
+    refused([*command, '--by=seconds'], 'column seconds is missing in 54 of 54 runs', capsys)
+
+
 def synthetic_columns():
     given = synthetic.isoflop()
     return given.params, given.tokens, given.loss

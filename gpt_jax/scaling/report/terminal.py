@@ -484,23 +484,3 @@ def format_verification(result: Result) -> list[str]:
             f'bias {result["bias_percent"]:+.2f}%, worst {result["worst_percent"]:+.2f}%'
         )
     return lines or ['the ledger is empty']
-
-
-def format_comparison(result: dict[str, Any]) -> list[str]:
-    """Return the lines for a result of compare_recipes."""
-    lines = [f'{name}: {path}' for name, path in zip('AB', result['files'], strict=True)]
-    for name, law in result['laws'].items():
-        formula = f'{law["E"]:.4g} + {law["K"]:.4g} C^-{law["gamma"]:.4f}'
-        lines.append(f'  {name}: loss = {formula} along its envelope')
-    if result['warning']:
-        lines.append(f'warning: {result["warning"]}')
-    lines.append('compute of A over compute of B for the same loss:')
-    losses, multipliers = result['loss'], result['multiplier']
-    every = max(1, (len(losses) - 1) // 4)
-    for index in range(0, len(losses), every):
-        low, high = result['low'][index], result['high'][index]
-        lines.append(
-            f'  loss {losses[index]:.4f}: {multipliers[index]:.3g} times '
-            f'(from {low:.3g} to {high:.3g})'
-        )
-    return [*lines, f'intervals: {100 * result["level"]:g}%, bootstrap over {result["resampled"]}']
