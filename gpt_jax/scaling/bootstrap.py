@@ -75,12 +75,17 @@ def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
     keys = np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
     _, group = np.unique(keys, axis=0, return_inverse=True)
     group = group.reshape(-1)
-    members = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
+    sizes = np.bincount(group)
+    members = np.split(np.argsort(group, kind='stable'), np.cumsum(sizes)[:-1])
+    first = np.array([runs_of_group[0] for runs_of_group in members])
     weights = np.zeros((draws, len(runs)))
     for weights_of_draw in weights:
-        for g in random.integers(len(members), size=len(members)):
-            np.add.at(weights_of_draw, random.choice(members[g], size=len(members[g])), 1)
-    if any(len(runs_of_group) > 1 for runs_of_group in members):
+        drawn = random.integers(len(members), size=len(members))
+        has_seeds = sizes[drawn] > 1
+        seeds = [random.choice(members[g], size=sizes[g]) for g in drawn[has_seeds]]
+        chosen = np.concatenate([first[drawn[~has_seeds]], *seeds])
+        weights_of_draw += np.bincount(chosen, minlength=len(runs))
+    if sizes.max() > 1:
         return weights, 'configurations, and the seeds within each, with replacement'
     return weights, 'runs, with replacement'
 
@@ -102,8 +107,7 @@ def refit_resamples(
 ) -> list[dict[str, float]]:
     """Refit the constants to each resample, from the optimum of all runs.
 
-    Each search is repeated once from its result. Resamples with too few distinct runs for the law
-    are left out.
+    Resamples with too few distinct runs for the law are left out.
 
     Args:
       law: the law fitted to all runs.
@@ -116,17 +120,14 @@ def refit_resamples(
         if law.law == 'repeated' and not fixed_base
         else parametric_fit.get_law_form(law.law, law.constants)
     )
-    start = form.pack(law.constants)
-    options = parametric_fit.search_options(REFIT_TOLERANCE)
-
-    def search(start: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return robust_fit.search(start, form, data, law.delta, options, weights).x
-
-    return [
-        form.unpack(search(search(start, weights), weights))
-        for weights in resamples
-        if np.count_nonzero(weights) > len(start)
-    ]
+    start, refits = form.pack(law.constants), []
+    for weights in resamples:
+        drawn = weights > 0
+        if np.count_nonzero(drawn) > len(start):
+            part = law_forms.LogData(*(column[drawn] for column in data))
+            theta, _ = robust_fit.search(start, form, part, law.delta, weights[drawn])
+            refits.append(form.unpack(theta))
+    return refits
 
 
 def bootstrap_statistic(

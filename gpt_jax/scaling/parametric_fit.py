@@ -18,6 +18,7 @@ from gpt_jax.scaling.robust_fit import (
     FittedLaw,
     SearchSettings,
     huber_objective,
+    search,
     search_all,
 )
 from gpt_jax.scaling.runs import Runs
@@ -67,9 +68,9 @@ def to_log_data(runs: Runs) -> LogData:
     return LogData(np.log(runs.params), d, u, np.log(runs.loss))
 
 
-def search_options(tolerance: float = 1e-10) -> dict[str, Any]:
-    """Return the options of scipy's L-BFGS-B for these laws; `tolerance` is relative."""
-    return {'maxiter': 1000, 'maxfun': 4000, 'ftol': tolerance, 'gtol': 1e-8, 'maxcor': 20}
+def make_settings(runs: int) -> SearchSettings:
+    """Return how the laws over N and D are searched; the last term counts for noise-free runs."""
+    return SearchSettings(search, same_optimum=1e-4, same_optimum_absolute=1e-13 * runs)
 
 
 def fit_parametric_law(
@@ -97,14 +98,8 @@ def fit_parametric_law(
     jointly = law == 'repeated' and constants is None
     form = _start_jointly(data, delta) if jointly else get_law_form(law, constants)
     _require_enough(law, data, len(form.bounds))
-    settings = SearchSettings(
-        options=search_options(),
-        polish_tolerance=1e-14,
-        same_optimum=1e-4,
-        same_optimum_absolute=1e-9 * len(data.n),
-    )
-    weights = np.ones(len(data.n))  # a weighted sum, so that it rounds like the bootstrap's refits
-    solution = search_all(form, data, delta, settings, tries=tries, weights=weights)
+    settings = SearchSettings(search, same_optimum=1e-4, same_optimum_absolute=1e-13 * len(data.n))
+    solution = search_all(form, data, delta, settings, tries=tries)
     return ParametricLaw(
         law=law,
         constants=form.unpack(solution.theta),
@@ -154,10 +149,8 @@ def _start_jointly(data: LogData, delta: float) -> LawForm:
 
     def starts(data: LogData) -> list[np.ndarray]:
         thetas = [np.concatenate([start, halves]) for halves in form.starts(data)]
-        ones = np.ones(len(data.n))
-        return sorted(thetas, key=lambda theta: huber_objective(theta, form, data, delta, ones)[0])[
-            :JOINT_STARTS
-        ]
+        thetas.sort(key=lambda theta: huber_objective(theta, form, data, delta)[0])
+        return thetas[:JOINT_STARTS]
 
     return form._replace(starts=starts)
 
