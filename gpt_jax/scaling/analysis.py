@@ -5,6 +5,7 @@ same numbers.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ def analyze_parametric(
     *,
     law: str = 'chinchilla',
     delta: float = robust_fit.HUBER_DELTA,
-    draws: int = 1000,
+    residual: str = 'log',
+    loss_function: str = 'huber',
+    draws: int | None = None,
     seed: int = 0,
     holdout: str = '',
     at_flops: tuple[float, ...] = (),
@@ -52,7 +55,9 @@ def analyze_parametric(
       runs: the runs.
       law: a key of LAW_FORMS.
       delta: residual at which the Huber loss turns from quadratic to linear.
-      draws: number of bootstrap resamples; 0: none.
+      residual: 'log' or 'loss': what the residuals are differences of.
+      loss_function: 'huber' or 'squares', summed over the residuals.
+      draws: number of bootstrap resamples; 0: none; None: as many as `bootstrap.choose_draws` says.
       seed: seed of the random numbers.
       holdout: condition on the runs to hold out, such as 'flops>=1e21'; '': the largest by FLOPs.
       at_flops: FLOP budgets to split.
@@ -89,10 +94,15 @@ def analyze_parametric(
     runs, delta, noise = outliers.clean_runs(
         law, runs, delta=delta, constants=constants, keep_outliers=keep_outliers
     )
+    if residual == 'loss':
+        delta *= float(np.median(runs.loss))  # a relative error of delta
+    if loss_function == 'squares':
+        delta = math.inf
     data = parametric_fit.to_log_data(runs)
     fitted = parametric_fit.fit_parametric_law(
-        law, data, delta=delta, constants=constants, tries=starts
+        law, data, delta=delta, constants=constants, tries=starts, residual=residual
     )
+    draws = bootstrap.choose_draws(len(runs)) if draws is None else draws
     resamples, resampled = bootstrap.draw_resamples(runs, draws, seed)
     refits: list[dict[str, float]] = []
     if draws:
@@ -104,7 +114,9 @@ def analyze_parametric(
         'fit': dataclasses.asdict(fitted),
         'intervals': _compute_intervals(fitted, refits, resampled),
         'profiles': {name: profiles.profile_constant(fitted, data, name) for name in names},
-        'held_out': evaluate_holdout(law, runs, holdout, delta=delta, constants=constants),
+        'held_out': evaluate_holdout(
+            law, runs, holdout, delta=delta, constants=constants, residual=residual
+        ),
     }
     log_predicted = np.log(fitted.predict(runs.params, runs.tokens, np.exp(data.u)))
     result['residuals']['log_residual'] = (data.log_loss - log_predicted).tolist()
@@ -150,7 +162,13 @@ def describe_runs(runs: Runs) -> dict[str, Any]:
 
 
 def evaluate_holdout(
-    law: str, runs: Runs, condition: str, *, delta: float, constants: dict[str, float] | None
+    law: str,
+    runs: Runs,
+    condition: str,
+    *,
+    delta: float,
+    constants: dict[str, float] | None,
+    residual: str = 'log',
 ) -> dict[str, Any]:
     """Fit the law without the held-out runs, and predict those.
 
@@ -160,6 +178,7 @@ def evaluate_holdout(
       condition: selects the held-out runs, as in `select_holdout`.
       delta: residual at which the Huber loss turns from quadratic to linear.
       constants: constants of the base law, which 'repeated' then holds fixed.
+      residual: 'log' or 'loss'.
 
     Returns:
       condition, runs (number held out), fitted_runs, constants, note; and the mean absolute error,
@@ -176,6 +195,7 @@ def evaluate_holdout(
             delta=delta,
             constants=constants,
             tries=SECONDARY_STARTS,
+            residual=residual,
         )
     except UserError as reason:
         return about | {'note': str(reason)}
@@ -239,7 +259,7 @@ def analyze_power_law(
     *,
     irreducible: bool,
     delta: float,
-    draws: int = POWER_DRAWS,
+    draws: int | None = None,
     seed: int = 0,
     keep_outliers: bool = False,
 ) -> dict[str, Any]:
@@ -250,7 +270,7 @@ def analyze_power_law(
       over: 'N', 'D' or 'C'.
       irreducible: whether the law has an irreducible loss.
       delta: residual at which the Huber loss turns from quadratic to linear.
-      draws: number of bootstrap resamples, at most POWER_DRAWS; 0: none.
+      draws: number of bootstrap resamples, at most POWER_DRAWS; 0: none; None: POWER_DRAWS.
       seed: seed of the random numbers.
       keep_outliers: whether runs far from the law are fitted too.
 
@@ -271,8 +291,8 @@ def analyze_power_law(
     result = describe_runs(runs) | {'over': over, 'law': dataclasses.asdict(law), 'intervals': {}}
     log_residual = np.log(runs.loss / power_law.predict_loss(law, x))
     result['residuals']['log_residual'] = log_residual.tolist()
-    if draws and np.unique(x).size > MIN_POWER_SIZES:
-        few_draws = min(draws, POWER_DRAWS)
+    few_draws = POWER_DRAWS if draws is None else min(draws, POWER_DRAWS)
+    if few_draws and np.unique(x).size > MIN_POWER_SIZES:
         result['intervals'] = _bootstrap_power_law(
             x, runs.loss, irreducible=irreducible, delta=delta, draws=few_draws, seed=seed
         )

@@ -20,6 +20,8 @@ from gpt_jax.scaling.runs import Runs
 
 CONFIDENCE_LEVEL = 0.95
 REFIT_TOLERANCE = 1e-9  # relative tolerance of the objective
+DRAWS, FEW_DRAWS = 1000, 200  # by default: up to MANY_RUNS runs, and with more
+MANY_RUNS = 10_000
 MIN_RUNS = 5  # with fewer, a resample is mostly repeats of two or three runs
 RESAMPLED_WORDS = 'runs, with replacement; a resample of fewer than {} sizes is drawn again'
 
@@ -57,6 +59,11 @@ def estimate_seed_noise(runs: Runs) -> tuple[float, int]:
         return math.nan, 0
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in repeated)
     return math.sqrt(squares / freedom), freedom
+
+
+def choose_draws(runs: int) -> int:
+    """Return the default number of resamples of this many runs."""
+    return DRAWS if runs <= MANY_RUNS else FEW_DRAWS
 
 
 def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
@@ -121,6 +128,7 @@ def refit_resamples(
         else parametric_fit.get_law_form(law.law, law.constants)
     )
     start, refits = form.pack(law.constants), []
+    form, data = parametric_fit.with_residual(form, data, law.residual)
     for weights in resamples:
         drawn = weights > 0
         if np.count_nonzero(drawn) > len(start):
