@@ -67,7 +67,9 @@ def choose_draws(runs: int) -> int:
 
 
 def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
-    """Draw resamples of configurations, and of the seeds within each.
+    """Draw resamples of clusters, and of the seeds within each.
+
+    The checkpoints of a run are drawn together.
 
     Args:
       runs: the runs.
@@ -78,21 +80,22 @@ def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
       How often each run occurs in each resample, [draws, runs]; and the units resampled, in words.
     """
     random = np.random.default_rng(seed)
-    unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
-    keys = np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
-    _, group = np.unique(keys, axis=0, return_inverse=True)
-    group = group.reshape(-1)
-    sizes = np.bincount(group)
-    members = np.split(np.argsort(group, kind='stable'), np.cumsum(sizes)[:-1])
-    first = np.array([runs_of_group[0] for runs_of_group in members])
+    order = np.argsort(runs.clusters, kind='stable')
+    members = np.split(order, np.flatnonzero(np.diff(runs.clusters[order])) + 1)
+    are_checkpoints = [np.unique(runs.tokens[indices]).size > 1 for indices in members]
+    first, sizes = np.array([(indices[0], len(indices)) for indices in members]).T
     weights = np.zeros((draws, len(runs)))
     for weights_of_draw in weights:
         drawn = random.integers(len(members), size=len(members))
-        has_seeds = sizes[drawn] > 1
-        seeds = [random.choice(members[g], size=sizes[g]) for g in drawn[has_seeds]]
-        chosen = np.concatenate([first[drawn[~has_seeds]], *seeds])
-        weights_of_draw += np.bincount(chosen, minlength=len(runs))
-    if sizes.max() > 1:
+        single = sizes[drawn] == 1
+        chosen = [first[drawn[single]]]
+        for g in drawn[~single]:
+            indices = members[g]
+            chosen.append(indices if are_checkpoints[g] else random.choice(indices, len(indices)))
+        weights_of_draw += np.bincount(np.concatenate(chosen), minlength=len(runs))
+    if any(are_checkpoints):
+        return weights, 'whole runs with their checkpoints, with replacement'
+    if len(members) < len(runs):
         return weights, 'configurations, and the seeds within each, with replacement'
     return weights, 'runs, with replacement'
 
