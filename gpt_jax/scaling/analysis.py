@@ -5,6 +5,7 @@ same numbers.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,9 @@ def analyze_parametric(
     *,
     law: str = 'auto',
     delta: float | None = None,
-    draws: int = 1000,
+    residual: str = 'log',
+    loss_function: str = 'huber',
+    draws: int | None = None,
     seed: int = 0,
     holdout: str = '',
     at_flops: tuple[float, ...] = (),
@@ -59,7 +62,10 @@ def analyze_parametric(
         errors of the posterior (`law_posterior.py`) too.
       delta: residual at which the Huber loss turns from quadratic to linear; None: as
         `outliers.clean_runs` chooses.
-      draws: number of draws of the constants; 0: none.
+      residual: 'log' or 'loss': what the residuals are differences of.
+      loss_function: 'huber' or 'squares', summed over the residuals.
+      draws: number of draws of the constants; 0: none; None: as many as `bootstrap.choose_draws`
+        says.
       seed: seed of the random numbers.
       holdout: condition on the runs to hold out, such as 'flops>=1e21'; '': the largest by FLOPs.
       at_flops: FLOP budgets to split.
@@ -100,27 +106,34 @@ def analyze_parametric(
     runs, delta, noise = outliers.clean_runs(
         form, runs, delta=delta, constants=constants, keep_outliers=keep_outliers
     )
+    if residual == 'loss':
+        delta *= float(np.median(runs.loss))  # a relative error of delta
+    if loss_function == 'squares':
+        delta = math.inf
     data = parametric_fit.to_log_data(runs)
     fitted = parametric_fit.fit_parametric_law(
-        form, data, delta=delta, constants=constants, tries=starts
+        form, data, delta=delta, constants=constants, tries=starts, residual=residual
     )
+    draws = bootstrap.choose_draws(len(runs)) if draws is None else draws
     drawn = refits.draw_refits(runs, fitted, draws, seed, fixed_base=constants is not None)
     names = profiles.PROFILED_CONSTANTS.get(form, ())
     log_predicted = np.log(fitted.predict(runs.params, runs.tokens, np.exp(data.u)))
-    residual = data.log_loss - log_predicted
+    log_residual = data.log_loss - log_predicted
     gap = identifiability.find_design_gap(runs)
     result = describe_runs(runs) | {
         'seed_noise': noise,
-        'lack_of_fit': lack_of_fit.test_lack_of_fit(runs, residual, len(fitted.constants)),
+        'lack_of_fit': lack_of_fit.test_lack_of_fit(runs, log_residual, len(fitted.constants)),
         'design_gap': gap.describe() if gap else '',
         'fit': dataclasses.asdict(fitted),
         'intervals': _compute_intervals(fitted, drawn),
         'resampled': drawn.words,
         'failed_draws': drawn.failed,
         'profiles': {name: profiles.profile_constant(fitted, data, name) for name in names},
-        'held_out': evaluate_holdout(form, runs, holdout, delta=delta, constants=constants),
+        'held_out': evaluate_holdout(
+            form, runs, holdout, delta=delta, constants=constants, residual=residual
+        ),
     }
-    result['residuals']['log_residual'] = residual.tolist()
+    result['residuals']['log_residual'] = log_residual.tolist()
     if has_optimal_split(fitted.constants):
         result['approaches'], result['disagreements'] = compare_approaches(
             runs, fitted, drawn.constants, drawn.words, at_flops, which, seed
@@ -207,7 +220,13 @@ def describe_runs(runs: Runs) -> dict[str, Any]:
 
 
 def evaluate_holdout(
-    law: str, runs: Runs, condition: str, *, delta: float, constants: dict[str, float] | None
+    law: str,
+    runs: Runs,
+    condition: str,
+    *,
+    delta: float,
+    constants: dict[str, float] | None,
+    residual: str = 'log',
 ) -> dict[str, Any]:
     """Fit the law without the held-out runs, and predict those.
 
@@ -217,6 +236,7 @@ def evaluate_holdout(
       condition: selects the held-out runs, as in `select_holdout`.
       delta: residual at which the Huber loss turns from quadratic to linear.
       constants: constants of the base law, which 'repeated' then holds fixed.
+      residual: 'log' or 'loss'.
 
     Returns:
       condition, runs (number held out), fitted_runs, constants, note; and the mean absolute error,
@@ -235,6 +255,7 @@ def evaluate_holdout(
             delta=delta,
             constants=constants,
             tries=SECONDARY_STARTS,
+            residual=residual,
         )
     except UserError as reason:
         return about | {'note': str(reason)}
@@ -291,7 +312,7 @@ def analyze_power_law(
     *,
     irreducible: bool,
     delta: float,
-    draws: int = POWER_DRAWS,
+    draws: int | None = None,
     seed: int = 0,
     keep_outliers: bool = False,
 ) -> dict[str, Any]:
@@ -302,7 +323,7 @@ def analyze_power_law(
       over: 'N', 'D' or 'C'.
       irreducible: whether the law has an irreducible loss.
       delta: residual at which the Huber loss turns from quadratic to linear.
-      draws: number of bootstrap resamples, at most POWER_DRAWS; 0: none.
+      draws: number of bootstrap resamples, at most POWER_DRAWS; 0: none; None: POWER_DRAWS.
       seed: seed of the random numbers.
       keep_outliers: whether runs far from the law are fitted too.
 
@@ -323,8 +344,8 @@ def analyze_power_law(
     result = describe_runs(runs) | {'over': over, 'law': dataclasses.asdict(law), 'intervals': {}}
     log_residual = np.log(runs.loss / power_law.predict_loss(law, x))
     result['residuals']['log_residual'] = log_residual.tolist()
-    if draws and np.unique(x).size > MIN_POWER_SIZES:
-        few_draws = min(draws, POWER_DRAWS)
+    few_draws = POWER_DRAWS if draws is None else min(draws, POWER_DRAWS)
+    if few_draws and np.unique(x).size > MIN_POWER_SIZES:
         result['intervals'] = _bootstrap_power_law(
             x, runs.loss, irreducible=irreducible, delta=delta, draws=few_draws, seed=seed
         )

@@ -111,9 +111,9 @@ def _refit_losses(
 ) -> list[dict[str, float]]:
     """Refit the law to each row of log losses, [draws, runs]."""
     start, drawn = form.pack(law.constants), []
-    options = parametric_fit.search_options(bootstrap.REFIT_TOLERANCE)
     for log_loss in losses:
         redrawn = data._replace(log_loss=log_loss)
-        theta = robust_fit.search(start, form, redrawn, law.delta, options).x
-        drawn.append(form.unpack(robust_fit.search(theta, form, redrawn, law.delta, options).x))
+        own_form, redrawn = parametric_fit.with_residual(form, redrawn, law.residual)
+        theta, _ = robust_fit.search(start, own_form, redrawn, law.delta)
+        drawn.append(form.unpack(theta))
     return drawn

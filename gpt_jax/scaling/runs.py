@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import loss_units, rows, run_groups, tuned_runs
+from gpt_jax.scaling import loss_units, rows, run_groups, select_rows, tuned_runs
 from gpt_jax.scaling.clean_rows import (
     EXTRA_COLUMNS,
     NUMBER_COLUMNS,
@@ -177,6 +177,7 @@ def read_runs(
     drop_highest: int = 0,
     loss_unit: str = '',
     keep_untuned: bool = False,
+    where: str = '',
     for_fitting: bool = True,
 ) -> Runs:
     """Read and clean a file of runs.
@@ -193,6 +194,7 @@ def read_runs(
       drop_highest: number of the highest losses to leave out.
       loss_unit: one of `loss_units.UNITS`; '': by the name of the column, else nats.
       keep_untuned: whether runs that differ from a better one in hyperparameters only are kept.
+      where: 'COLUMN=VALUE,...', the rows to fit, by the file's own columns; '': all.
       for_fitting: False if the runs are only looked up to score a forecast: then one is enough,
         losses may be equal, and FLOPs, which are unused, are 6ND.
 
@@ -218,6 +220,9 @@ def read_runs(
     notes.append(
         loss_units.describe_unit(table.loss_column, unit, is_given=bool(loss_unit), median=median)
     )
+    if where:
+        unselected = select_rows.find_unselected([table.given[i - 1] for i in runs.rows], where)
+        runs = runs.exclude(unselected)
     runs = _exclude_without_flops(path, runs, flops)
     if not keep_untuned:
         runs, note = _exclude_untuned(runs, table)

@@ -44,6 +44,7 @@ def write_records_report(
     drop_highest: int = 0,
     loss_unit: str = '',
     keep_untuned: bool = False,
+    where: str = '',
     backtest: bool = True,
     note: Callable[[str], None] = lambda _: None,
     **fit_options: Any,
@@ -54,7 +55,7 @@ def write_records_report(
       records_path: a file that read_runs can read.
       html_path: the file to write.
       ledger_path: a ledger of forecasts to score on these runs; None: none.
-      columns, count, flops, drop_highest, loss_unit, keep_untuned: as in read_runs.
+      columns, count, flops, drop_highest, loss_unit, keep_untuned, where: as in read_runs.
       backtest: whether to forecast the larger runs from the smaller ones.
       note: receives what the backtest does.
       fit_options: as in fit_for_report.
@@ -73,6 +74,7 @@ def write_records_report(
         drop_highest=drop_highest,
         loss_unit=loss_unit,
         keep_untuned=keep_untuned,
+        where=where,
     )
     scores = None
     if ledger_path:

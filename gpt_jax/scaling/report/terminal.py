@@ -96,11 +96,13 @@ def format_fit(result: dict[str, Any]) -> list[str]:
     unit = label_unit(result['data']['loss_unit'])
     lines = [
         *_format_source(result),
-        f'law {fit["law"]}, sum-Huber objective {fit["objective"]:.6e} (delta {fit["delta"]:.3g}), '
+        f'law {fit["law"]}, {_describe_objective(fit)}, '
         f'{fit["starts_reached"]} of {fit["starts"]} starts reached it',
     ]
     for name, value in fit['constants'].items():
         lines.append(f'  {name:8s}{value:#12.5g}{_format_interval(intervals.get(name))}')
+    if fit['law'] == 'tied':
+        lines.append(_format_tied(fit['constants']))
     lines += [f'  {profile["note"]}' for profile in result['profiles'].values() if profile['note']]
     noise = result['seed_noise']
     if noise:
@@ -144,6 +146,23 @@ def describe_lack_of_fit(result: Result) -> list[str]:
             'summarize these runs and are not those of a law'
         )
     return [words]
+
+
+def _describe_objective(fit: Result) -> str:
+    of = '' if fit['residual'] == 'log' else ' of the loss itself'
+    if math.isinf(fit['delta']):
+        return f'half the sum of squares{of} {fit["objective"]:.6e}'
+    return f'sum-Huber objective{of} {fit["objective"]:.6e} (delta {fit["delta"]:.3g})'
+
+
+def _format_tied(constants: Mapping[str, float]) -> str:
+    """Format the constants as Gadre et al. 2024 define them, with C = 6 N D."""
+    eta = constants['alpha'] / 2
+    a, b = (constants[name] * 6**eta for name in ('A', 'B'))
+    return (
+        f'  as E + (a M^eta + b M^-eta) C^-eta with M = D/N and C = 6ND: eta {eta:.5g}, a {a:.5g}, '
+        f'b {b:.5g}'
+    )
 
 
 def _format_source(result: Result) -> list[str]:
