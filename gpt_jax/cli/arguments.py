@@ -139,6 +139,18 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         help='keep runs that differ from a better one only in hyperparameters (default: of equal '
         'N and D, the best)',
     )
+    add_checkpoint_argument(parser)
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--checkpoints',
+        default='',
+        choices=['', 'last', 'half', 'all', 'separate'],
+        help='rows of one run that are fitted: the last, those of its second half, or all; '
+        'separate: every row is a run (default: last, or half where the last rows are few or of '
+        'one length)',
+    )
 
 
 def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None:
@@ -336,4 +348,5 @@ def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
         'drop_highest': arguments.drop_highest,
         'loss_unit': arguments.loss_unit,
         'keep_untuned': arguments.keep_untuned,
+        'checkpoints': arguments.checkpoints,
     }

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import (
@@ -29,6 +30,7 @@ VARIABLE_COLUMNS = {'N': 'params', 'D': 'tokens', 'C': 'flops'}
 POWER_DRAWS = 300  # bootstrap draws of a power law; more hardly change its intervals
 MIN_POWER_SIZES = 4  # in a resample
 SECONDARY_STARTS = 12  # starts of every fit except the main one
+MIN_RUNS_OF_ROWS = 10  # runs with several rows each, to be resampled; fewer have no interval
 LARGEST = 'the largest by FLOPs'
 
 
@@ -62,7 +64,8 @@ def analyze_parametric(
       starts: number of starts of the main fit; None: all starts of the law.
 
     Returns:
-      data: the file, its SHA-256, the conventions of N and C, and the number of fitted runs.
+      data: the file, its SHA-256, the conventions of N and C, and the numbers of fitted runs and of
+        their rows.
       left_out: row, name and reason of each row that is not fitted.
       notes: what was read in another way than expected.
       seed_noise: standard deviation of log loss between seeds and its degrees of freedom, or None.
@@ -95,15 +98,24 @@ def analyze_parametric(
     )
     resamples, resampled = bootstrap.draw_resamples(runs, draws, seed)
     refits: list[dict[str, float]] = []
+    ends = int(runs.are_ends().sum())
+    if draws and MIN_RUNS_OF_ROWS > ends < len(runs):
+        draws = 0
+        why = f'no intervals: {ends} runs are too few to resample, {MIN_RUNS_OF_ROWS} are needed'
+        runs = dataclasses.replace(runs, notes=[*runs.notes, why])
     if draws:
         fixed_base = constants is not None
         refits = bootstrap.refit_resamples(fitted, data, resamples, fixed_base=fixed_base)
     names = profiles.PROFILED_CONSTANTS.get(law, ())
+    factor = _compute_variance_factor(len(runs), ends, len(names))
     result = describe_runs(runs) | {
         'seed_noise': noise,
         'fit': dataclasses.asdict(fitted),
         'intervals': _compute_intervals(fitted, refits, resampled),
-        'profiles': {name: profiles.profile_constant(fitted, data, name) for name in names},
+        'profiles': {
+            name: profiles.profile_constant(fitted, data, name, variance_factor=factor)
+            for name in names
+        },
         'held_out': evaluate_holdout(law, runs, holdout, delta=delta, constants=constants),
     }
     log_predicted = np.log(fitted.predict(runs.params, runs.tokens, np.exp(data.u)))
@@ -116,6 +128,17 @@ def analyze_parametric(
         few_draws = min(draws, downstream.DRAWS)
         result['downstream'] = downstream.fit_downstream(runs, draws=few_draws, seed=seed)
     return result
+
+
+def _compute_variance_factor(rows: int, runs: int, constants: int) -> float:
+    """Return by how much the rows of runs tell less of a constant than as many runs would.
+
+    The rows of a run are taken for one, and the spread of so few runs is uncertain itself.
+    """
+    if rows == runs:
+        return 1.0
+    limit = scipy.stats.f.ppf(bootstrap.CONFIDENCE_LEVEL, 1, max(1, runs - constants))
+    return float(rows / runs * limit / profiles.CHI_SQUARE_LIMIT)
 
 
 def _compute_intervals(
@@ -133,7 +156,7 @@ def _compute_intervals(
 def describe_runs(runs: Runs) -> dict[str, Any]:
     """Return the part of a result that describes the runs; the same for every law."""
     return {
-        'data': runs.provenance | {'runs': len(runs)},
+        'data': runs.provenance | {'runs': int(runs.are_ends().sum()), 'rows': len(runs)},
         'left_out': runs.left_out,
         'notes': runs.notes,
         'residuals': {
@@ -162,13 +185,14 @@ def evaluate_holdout(
       constants: constants of the base law, which 'repeated' then holds fixed.
 
     Returns:
-      condition, runs (number held out), fitted_runs, constants, note; and the mean absolute error,
-      the bias and the worst error, in nats and percent. Only condition, runs and note if the rest
-      of the runs cannot determine the law.
+      condition, runs and rows (held out), fitted_runs, constants, note; and the mean absolute
+      error, the bias and the worst error, in nats and percent. Only condition, runs, rows and note
+      if the rest of the runs cannot determine the law.
     """
     is_held_out = select_holdout(runs, condition)
     rest, held_out = runs.take(~is_held_out), runs.take(is_held_out)
-    about = {'condition': condition or LARGEST, 'runs': len(held_out)}
+    ends = int(held_out.are_ends().sum())
+    about = {'condition': condition or LARGEST, 'runs': ends, 'rows': len(held_out)}
     try:
         fitted = parametric_fit.fit_parametric_law(
             law,
@@ -184,7 +208,7 @@ def evaluate_holdout(
     error = predicted - held_out.loss
     percent = 100 * error / held_out.loss
     return about | {
-        'fitted_runs': len(rest),
+        'fitted_runs': int(rest.are_ends().sum()),
         'constants': fitted.constants,
         'mean_absolute_nats': float(np.abs(error).mean()),
         'bias_nats': float(error.mean()),
@@ -197,7 +221,7 @@ def evaluate_holdout(
 
 
 def select_holdout(runs: Runs, condition: str) -> np.ndarray:
-    """Return the mask of the runs that are held out, [runs].
+    """Return the mask of the runs that are held out, [runs]; clusters are held out as a whole.
 
     Args:
       runs: all runs.
@@ -207,7 +231,7 @@ def select_holdout(runs: Runs, condition: str) -> np.ndarray:
       UserError: the condition is malformed, or it leaves nothing to fit or nothing to predict.
     """
     if not condition:
-        return runs.flops >= runs.flops.max() * (1 - 1e-6)
+        return runs.max_in_cluster(runs.flops) >= runs.flops.max() * (1 - 1e-6)
     comparisons = {'>=': np.greater_equal, '<=': np.less_equal, '>': np.greater, '<': np.less}
     sign = next((sign for sign in comparisons if sign in condition), '>=')
     name, _, value = condition.partition(sign)
@@ -225,6 +249,7 @@ def select_holdout(runs: Runs, condition: str) -> np.ndarray:
             f"--holdout={condition}: must be COLUMN>=NUMBER, such as 'flops>=1e21'; columns: "
             f'{", ".join(columns)}'
         ) from None
+    mask = np.isin(runs.clusters, runs.clusters[mask])
     if mask.all() or not mask.any():
         raise UserError(
             f'--holdout={condition}: holds out {int(mask.sum())} of {len(mask)} runs; it must '

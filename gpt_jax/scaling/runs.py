@@ -53,6 +53,8 @@ FLOPS_UNITS = {
     1e21: 'ZFLOPs',
     8.64e19: 'PFLOP/s-days',
 }
+# The noise between seeds is known to a factor of 3 from this many degrees of freedom on.
+MIN_NOISE_FREEDOM = 4
 SAME_RUN_TOLERANCE = 0.005  # relative: with params and tokens this close, two runs are the same
 
 
@@ -95,6 +97,17 @@ class Runs:
     def variable(self, over: str) -> np.ndarray:
         """Return the values of one variable, 'N', 'D' or 'C'."""
         return {'N': self.params, 'D': self.tokens, 'C': self.flops}[over]
+
+    def max_in_cluster(self, values: np.ndarray) -> np.ndarray:
+        """Return the largest value of each row's cluster, [runs]."""
+        _, label = np.unique(self.clusters, return_inverse=True)
+        largest = np.full(label.max(initial=-1) + 1, -math.inf)
+        np.maximum.at(largest, label, values)
+        return largest[label]
+
+    def are_ends(self) -> np.ndarray:
+        """Return whether each row is the end of a run rather than an earlier checkpoint, [runs]."""
+        return self.tokens == self.max_in_cluster(self.tokens)
 
     def take(self, selection: np.ndarray) -> 'Runs':
         """Return the runs of a mask or of indices; `left_out` is unchanged."""
@@ -176,6 +189,7 @@ def read_runs(
     drop_highest: int = 0,
     loss_unit: str = '',
     keep_untuned: bool = False,
+    checkpoints: str = '',
     for_fitting: bool = True,
 ) -> Runs:
     """Read and clean a file of runs.
@@ -192,6 +206,8 @@ def read_runs(
       drop_highest: number of the highest losses to leave out.
       loss_unit: one of `loss_units.UNITS`; '': by the name of the column, else nats.
       keep_untuned: whether runs that differ from a better one in hyperparameters only are kept.
+      checkpoints: which rows of a run with several are fitted: one of
+        `run_groups.CHECKPOINT_CHOICES`; 'separate': every row is a run.
       for_fitting: False if the runs are only looked up to score a forecast: then one is enough,
         losses may be equal, and FLOPs, which are unused, are 6ND.
 
@@ -209,19 +225,17 @@ def read_runs(
     if 'loss' not in (columns or {}).values():
         _check_tokenizations(path, [table.rows[row['row'] - 1] for row in fitted])
     runs = _make_runs(path, content, fitted, left_out, table.params_count, flops, unit)
-    groups = run_groups.group_rows(
-        [table.rows[number - 1] for number in runs.rows], _list_sizes(runs)
-    )
-    runs = dataclasses.replace(runs, clusters=groups.clusters)
     median = float(np.median(runs.loss)) if len(runs) else math.nan
     notes.append(
         loss_units.describe_unit(table.loss_column, unit, is_given=bool(loss_unit), median=median)
     )
     runs = _exclude_without_flops(path, runs, flops)
-    if not keep_untuned:
-        runs, note = _exclude_untuned(runs, table)
-        notes.append(note)
+    if len(runs):
+        checkpoints = checkpoints if for_fitting else 'last'
+        runs, more = _select_rows(runs, table, checkpoints, keep_untuned)
+        notes += more
     notes.append(_compare_flops(runs))
+    notes.append(_describe_reruns(runs))
     runs = dataclasses.replace(runs, notes=[note for note in notes if note])
     if drop_highest:
         highest = np.argsort(-runs.loss, kind='stable')[:drop_highest]
@@ -314,17 +328,61 @@ def _list_sizes(runs: Runs) -> np.ndarray:
     return np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
 
 
-def _exclude_untuned(runs: Runs, table: RunTable) -> tuple[Runs, str]:
-    """Leave out the runs that differ from a better one in hyperparameters only, with a note."""
-    given = [table.given[number - 1] for number in runs.rows]
-    reasons = tuned_runs.find_untuned(given, _list_sizes(runs), runs.loss)
-    if not reasons:
-        return runs, ''
-    note = (
-        f'{len(reasons)} of {len(runs)} runs are left out because another run of the same N and D '
-        'has better hyperparameters (--keep_untuned keeps them)'
+def _select_rows(
+    runs: Runs, table: RunTable, checkpoints: str, keep_untuned: bool
+) -> tuple[Runs, list[str]]:
+    """Label the clusters, and leave out untuned runs and early checkpoints; return notes on it."""
+    given, sizes = [table.rows[number - 1] for number in runs.rows], _list_sizes(runs)
+    groups = run_groups.group_rows(given, sizes, are_runs=checkpoints == 'separate')
+    runs = dataclasses.replace(runs, clusters=groups.clusters)
+    notes, reasons = [], {}
+    last = np.flatnonzero(groups.is_last)
+    if not keep_untuned:
+        found = tuned_runs.find_untuned([given[i] for i in last], sizes[last], runs.loss[last])
+        untuned = {int(groups.runs[last[i]]): reason for i, reason in found.items()}
+        labels = enumerate(groups.runs.tolist())
+        reasons = {index: untuned[run] for index, run in labels if run in untuned}
+        if untuned:
+            notes.append(
+                f'{len(untuned)} of {np.unique(groups.runs).size} runs are left out because '
+                'another run of the same N and D has better hyperparameters (--keep_untuned keeps '
+                'them)'
+            )
+    if groups.evidence:
+        tuned = np.array([index not in reasons for index in range(len(runs))])
+        early = run_groups.find_early(groups, runs.tokens, tuned, checkpoints)
+        curves = (
+            _make_curves(runs, groups) if runs.provenance['loss_unit'] == 'nats' else runs.curves
+        )
+        runs = dataclasses.replace(runs, curves=curves)
+        reasons = early | reasons
+        notes.append(run_groups.describe_checkpoints(groups, reasons))
+    return runs.exclude(reasons), notes
+
+
+def _describe_reruns(runs: Runs) -> str:
+    """Return a sentence if runs were repeated, but too few to tell the noise; else ''."""
+    repeated = len(runs) - np.unique(np.stack([runs.clusters, runs.tokens]), axis=1).shape[1]
+    if not 0 < repeated < MIN_NOISE_FREEDOM:
+        return ''
+    rows, words = ('row repeats', 'its') if repeated == 1 else ('rows repeat', 'their')
+    return (
+        f'{repeated} {rows} another but for {words} loss: too few for a level of noise, for which '
+        f'{MIN_NOISE_FREEDOM} are needed'
     )
-    return runs.exclude(reasons), note
+
+
+def _make_curves(runs: Runs, groups: run_groups.RunGroups) -> list[Curve]:
+    """Return the curve of each row; the last row of a run that has none gets its checkpoints."""
+    points: dict[int, Curve] = {}
+    for run, tokens, loss in zip(groups.runs.tolist(), runs.tokens, runs.loss, strict=True):
+        points.setdefault(run, []).append((float(tokens), float(loss)))
+    return [
+        curve or (sorted(points[run]) if is_last and len(points[run]) > 1 else [])
+        for curve, run, is_last in zip(
+            runs.curves, groups.runs.tolist(), groups.is_last, strict=True
+        )
+    ]
 
 
 def _compare_flops(runs: Runs) -> str:

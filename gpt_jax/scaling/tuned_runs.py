@@ -6,6 +6,7 @@ losses is a little too low; with seeds, the mean of a setting's seeds decides.
 """
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from gpt_jax.scaling.table_formats import Row
 
 # Of the last part of a column's name: `lr` of `config.optimizer/lr`.
 HYPERPARAMETER = re.compile(
-    '(peak_|max_|base_)?(lr|learning_rate)|(global_|train_)?batch(_size)?|weight_decay|wd|'
+    '(peak_|max_|base_)?(lr|learning_rate)|(global_|train_)?(batch(_size)?|bs|bsz)|weight_decay|wd|'
     'warmup(_steps|_tokens|_ratio|_fraction|_iters)?|(adam_)?(beta_?[12]|eps|epsilon)|momentum|'
     '(grad_|gradient_)?clip(_norm|ping)?|dropout|optimizer|((lr_)?schedule|scheduler)(_type)?|'
     'init_std|(final|min)_lr(_fraction|_ratio)?|z_loss|label_smoothing'
@@ -31,7 +32,7 @@ def find_untuned(rows: list[Row], sizes: np.ndarray, loss: np.ndarray) -> dict[i
     Returns:
       {index of the run: the reason}.
     """
-    names = find_settings(rows)
+    names = find_varying(rows, is_hyperparameter)
     if not names:
         return {}
     groups: dict[bytes, dict[tuple[str, ...], list[int]]] = {}
@@ -51,10 +52,15 @@ def find_untuned(rows: list[Row], sizes: np.ndarray, loss: np.ndarray) -> dict[i
     return reasons
 
 
-def find_settings(rows: list[Row]) -> list[str]:
-    """Return the columns of hyperparameters that differ between the rows."""
+def is_hyperparameter(column: str) -> bool:
+    """Return whether a column is that of a hyperparameter, by its name."""
+    return HYPERPARAMETER.fullmatch(last_word(column)) is not None
+
+
+def find_varying(rows: list[Row], is_wanted: Callable[[str], bool]) -> list[str]:
+    """Return the columns of the wanted names whose values differ between the rows."""
     columns = dict.fromkeys(name for row in rows for name in row)
-    names = [name for name in columns if HYPERPARAMETER.fullmatch(last_word(name))]
+    names = filter(is_wanted, columns)
     return [name for name in names if len({_normalize(row.get(name)) for row in rows}) > 1]
 
 

@@ -296,7 +296,7 @@ def test_units_of_the_loss(column, flag, losses, unit, note, tmp_path):
     ],
 )
 def test_flops_are_held_against_6nd(factor, words, tmp_path):
-    rows = [ONE | {'loss': loss, 'flops': 6000 * factor} for loss in (3, 2)]
+    rows = [ONE | {'tokens': 100 * k, 'loss': 4 - k, 'flops': 6000 * k * factor} for k in (1, 2)]
     notes = read(tmp_path, rows).notes
     assert words in notes[0] if words else notes == []
     assert read(tmp_path, rows, flops='6ND').notes == []
@@ -312,6 +312,7 @@ def test_text_in_an_optional_column_refuses_nothing(tmp_path):
         "column 'budget' is not used: row 1: budget is 's",
         "column 'seed' is not used: row 1: seed is 'a', n",
         "column 'error' is not used: row 2: error is 'OOM",
+        '2 rows repeat another but for their loss: too fe',
     ]
 
 

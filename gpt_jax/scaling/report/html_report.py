@@ -35,6 +35,7 @@ def write_records_report(
     drop_highest: int = 0,
     loss_unit: str = '',
     keep_untuned: bool = False,
+    checkpoints: str = '',
     **fit_options: Any,
 ) -> list[str]:
     """Write the report of a file of runs.
@@ -43,7 +44,7 @@ def write_records_report(
       records_path: a file that read_runs can read.
       html_path: the file to write.
       ledger_path: a ledger of forecasts to score on these runs; None: none.
-      columns, count, flops, drop_highest, loss_unit, keep_untuned: as in read_runs.
+      columns, count, flops, drop_highest, loss_unit, keep_untuned, checkpoints: as in read_runs.
       fit_options: as in fit_for_report.
 
     Returns:
@@ -60,6 +61,7 @@ def write_records_report(
         drop_highest=drop_highest,
         loss_unit=loss_unit,
         keep_untuned=keep_untuned,
+        checkpoints=checkpoints,
     )
     scores = None
     if ledger_path:
