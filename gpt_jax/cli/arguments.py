@@ -112,8 +112,14 @@ def add_loss_unit_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    """Add DATA, one or several tables of runs."""
     parser.add_argument(
-        'data', type=parse_path, metavar='DATA', help='runs: CSV, JSON, JSON Lines or Parquet'
+        'data',
+        nargs='+',
+        type=parse_path,
+        metavar='DATA',
+        help='runs: CSV, JSON, JSON Lines or Parquet; a folder of TensorBoard event files; or '
+        'wandb:ENTITY/PROJECT; several are read one after the other',
     )
 
 

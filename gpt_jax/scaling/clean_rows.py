@@ -36,14 +36,11 @@ COMPLETE_SHARE = 0.995
 Curve = list[tuple[float, float]]  # (tokens, loss in nats/token), by tokens
 
 
-def separate_rows(
-    path: str, table: RunTable, unit: str
-) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
+def separate_rows(table: RunTable, unit: str) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
     """Separate the rows that can be fitted from the others.
 
     Args:
-      path: the file, for messages.
-      table: its rows.
+      table: the rows.
       unit: unit of the loss, one of `loss_units.UNITS`.
 
     Returns:
@@ -64,11 +61,10 @@ def separate_rows(
     fitted: list[Row] = []
     left_out: list[dict[str, Any]] = []
     first_rows: dict[str, int] = {}  # all cells -> number of the first row that has them
-    for number, (row, given, reason) in enumerate(
-        zip(table.rows, table.given, reasons, strict=True), 1
+    for number, (row, given, where, reason) in enumerate(
+        zip(table.rows, table.given, table.places, reasons, strict=True), 1
     ):
         name, values = str(row.get('name') or f'row {number}'), {}
-        where = f'{path}: row {number}'
         if not reason:
             values = dict.fromkeys(NUMBER_COLUMNS, math.nan)
             values |= {name: parse_value(row, name, where) for name in names}

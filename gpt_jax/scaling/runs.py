@@ -24,8 +24,8 @@ a note. The columns that laws and plots use, after --columns and the aliases of 
 """
 
 import dataclasses
-import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +41,7 @@ from gpt_jax.scaling.clean_rows import (
 )
 from gpt_jax.scaling.rows import RunTable
 from gpt_jax.scaling.table_formats import Row
+from gpt_jax.scaling.table_sources import list_paths
 
 FLOPS_TOLERANCE = 0.3  # of C over 6ND from 1, beyond which a line says so
 # What a FLOPs column may count in, instead of FLOPs.
@@ -66,7 +67,8 @@ class Runs:
       params, tokens, loss, flops: float64, [runs].
       extra: the other numeric columns of the file, NaN where a row lacks the value.
       names: names of the runs, [runs]; 'row 12' if the file gives none.
-      rows: the number of each run's row in the file, from 1 and without the header.
+      rows: the number of each run's row, from 1 and without the header.
+      files: what each run was read from, [runs].
       clusters: integer label of the configuration, [runs]. Rows of one cluster are not independent
         evidence on a law: they are checkpoints of one run, or runs of equal params, tokens at the
         end, unique tokens and hyperparameters (seeds and re-runs). A cluster is resampled and held
@@ -85,6 +87,7 @@ class Runs:
     extra: dict[str, np.ndarray]
     names: list[str]
     rows: np.ndarray
+    files: list[str]
     clusters: np.ndarray
     curves: list[Curve]
     left_out: list[dict[str, Any]]
@@ -121,6 +124,7 @@ class Runs:
             extra={name: values[index] for name, values in self.extra.items()},
             names=[self.names[i] for i in index],
             rows=self.rows[index],
+            files=[self.files[i] for i in index],
             clusters=self.clusters[index],
             curves=[self.curves[i] for i in index],
         )
@@ -154,7 +158,6 @@ def read_targets(
       UserError: as `read_runs`.
     """
     needed = ('params', 'tokens')
-    content = rows.read_content(path)
     # --columns is about the runs too: their loss, or names that the targets do not have.
     names = rows.list_columns(path)
     own = {
@@ -162,7 +165,7 @@ def read_targets(
         for theirs, ours in (columns or {}).items()
         if theirs in names or set(theirs.split('+')) <= names
     }
-    table = rows.parse_rows(path, content, own, count, '6ND', needed).rows
+    table = rows.read_table(path, own, count, '6ND', needed).rows
     targets = []
     for number, row in enumerate(table, 1):
         values = {name: parse_value(row, name, f'{path}: row {number}') for name in needed}
@@ -181,7 +184,7 @@ def is_same_run(runs: Runs, params: float, tokens: float) -> np.ndarray:
 
 
 def read_runs(
-    path: str,
+    paths: str | Sequence[str],
     *,
     columns: dict[str, str] | None = None,
     count: str = '',
@@ -192,10 +195,11 @@ def read_runs(
     checkpoints: str = '',
     for_fitting: bool = True,
 ) -> Runs:
-    """Read and clean a file of runs.
+    """Read and clean one or several tables of runs.
 
     Args:
-      path: a file that `table_formats.parse_table` reads.
+      paths: what `table_sources.read_source` reads. The rows of several are numbered one after the
+        other.
       columns: {name in the file, or a sum of names: name here}.
       count: which parameters are N: '' (the column params, or the total of gpt_jax records), or the
         column params_COUNT of gpt_jax records: total, non_embedding, without_positions, active.
@@ -217,14 +221,14 @@ def read_runs(
         lack FLOPs that others have, or there are fewer than two runs.
     """
     flops = flops if for_fitting else '6ND'
-    content = rows.read_content(path)
-    table = rows.parse_rows(path, content, columns or {}, count, flops)
+    path = ', '.join(list_paths(paths))
+    table = rows.read_table(paths, columns or {}, count, flops, loss_unit=loss_unit)
     unit = loss_unit or loss_units.find_unit(table.loss_column)
-    fitted, left_out, unread = separate_rows(path, table, unit)
+    fitted, left_out, unread = separate_rows(table, unit)
     notes = [*table.notes, *unread]
     if 'loss' not in (columns or {}).values():
         _check_tokenizations(path, [table.rows[row['row'] - 1] for row in fitted])
-    runs = _make_runs(path, content, fitted, left_out, table.params_count, flops, unit)
+    runs = _make_runs(path, table, fitted, left_out, flops, unit)
     median = float(np.median(runs.loss)) if len(runs) else math.nan
     notes.append(
         loss_units.describe_unit(table.loss_column, unit, is_given=bool(loss_unit), median=median)
@@ -271,10 +275,9 @@ def _check_tokenizations(path: str, fitted: list[Row]) -> None:
 
 def _make_runs(
     path: str,
-    content: bytes,
+    table: RunTable,
     fitted: list[Row],
     left_out: list[dict[str, Any]],
-    count: str,
     flops: str,
     unit: str,
 ) -> Runs:
@@ -288,13 +291,14 @@ def _make_runs(
         extra={name: columns[name] for name in EXTRA_COLUMNS if not np.isnan(columns[name]).all()},
         names=[row['name'] for row in fitted],
         rows=np.array([row['row'] for row in fitted], int),
+        files=[table.places[row['row'] - 1].rpartition(':')[0] for row in fitted],
         clusters=np.arange(len(fitted)),
         curves=[row['curve'] for row in fitted],
         left_out=left_out,
         provenance={
             'file': path,
-            'sha256': hashlib.sha256(content).hexdigest(),
-            'count': count or 'as given',
+            'sha256': table.sha256,
+            'count': table.params_count or 'as given',
             'flops': (flops or 'column') if has_flops else '6ND',
             'loss_unit': unit,
         },

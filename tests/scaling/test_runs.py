@@ -357,7 +357,7 @@ def test_targets_need_no_column_of_the_runs(tmp_path):
 
 
 def test_a_folder_and_exports_of_one_curve_are_named(tmp_path):
-    with pytest.raises(UserError, match=r'a folder; give a file, such as .*records\.jsonl'):
+    with pytest.raises(UserError, match=r'event files; give a file, such as .*records\.jsonl'):
         runs.read_runs(str(tmp_path))
     with pytest.raises(UserError, match='a chart of W&B; export its table of runs'):
         read(tmp_path, [{'Step': 1, 'a - loss': 3, 'a - loss__MIN': 3}])

@@ -5,6 +5,7 @@ over parameters and tokens, as with a ladder at one token count, the report has 
 variable instead, and a sentence with the reason.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ SAME_TOLERANCE = 0.01  # relative: tokens or sizes this close differ only by rou
 
 
 def write_records_report(
-    records_path: str,
+    records_paths: str | Sequence[str],
     html_path: str,
     ledger_path: str | None = None,
     *,
@@ -41,7 +42,7 @@ def write_records_report(
     """Write the report of a file of runs.
 
     Args:
-      records_path: a file that read_runs can read.
+      records_paths: one or several tables that read_runs can read.
       html_path: the file to write.
       ledger_path: a ledger of forecasts to score on these runs; None: none.
       columns, count, flops, drop_highest, loss_unit, keep_untuned, checkpoints: as in read_runs.
@@ -55,7 +56,7 @@ def write_records_report(
     """
     source: dict[str, Any] = {'columns': columns, 'count': count}
     runs = read_runs(
-        records_path,
+        records_paths,
         **source,
         flops=flops,
         drop_highest=drop_highest,
@@ -66,13 +67,13 @@ def write_records_report(
     scores = None
     if ledger_path:
         scores = forecast_ledger.verify_ledger(
-            ledger_path, records_path, **source, loss_unit=loss_unit
+            ledger_path, records_paths, **source, loss_unit=loss_unit
         )
     result, why = fit_for_report(runs, **fit_options)
-    records = read_rows(records_path, **source, flops=flops)
+    records = read_rows(records_paths, **source, flops=flops)
     write_report(html_path, result, records=records, scores=scores, why=why)
     dropped = len(result['left_out'])
-    lines = [f'{records_path}: {result["data"]["runs"]} runs, {dropped} rows left out']
+    lines = [f'{runs.provenance["file"]}: {result["data"]["runs"]} runs, {dropped} rows left out']
     lines += [*([why] if why else []), *terminal.format_notes(runs.notes)]
     return [*lines, f'report: {html_path}']
 
