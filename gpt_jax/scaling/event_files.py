@@ -37,7 +37,7 @@ def read_event_folder(path: str) -> list[Row]:
     """
     root = Path(path)
     rows: dict[Path, Row] = {}
-    for file in sorted(root.rglob(FILE_PATTERN)):
+    for file in sorted(root.rglob(FILE_PATTERN), key=lambda file: (len(file.parts), file)):
         folder = file.parent
         if folder.parent in rows and TIME_NAME.fullmatch(folder.name):
             folder = folder.parent

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling.loss_units import find_unit
-from gpt_jax.scaling.table_formats import COMMA_NUMBER, Row
+from gpt_jax.scaling.table_formats import COMMA_NUMBER, Row, list_names
 from gpt_jax.scaling.table_sources import Source, list_paths, read_source
 
 REQUIRED_COLUMNS = ('params', 'tokens', 'loss')
@@ -107,7 +107,7 @@ def read_table(
     """
     paths = list_paths(paths)
     sources = {path: read_source(path) for path in paths}
-    names = {path: _list_names(source.rows) for path, source in sources.items()}
+    names = {path: list_names(source.rows) for path, source in sources.items()}
     tables = []
     for path, source in sources.items():
         others = {name for other, found in names.items() if other != path for name in found}
@@ -192,16 +192,11 @@ def _parse_table(
                 f'{_suggest_cure(given, name)}'
             )
     renamed = [theirs for theirs, ours in columns.items() if ours == 'loss']
-    names = _list_names(given)
+    names = list_names(given)
     own = 'loss' if 'loss' in names else next(iter(_find_aliases(names, 'loss')), 'loss')
     places = [f'{path}: row {number}' for number in range(1, len(given) + 1)]
     sha256 = hashlib.sha256(source.content).hexdigest()
     return RunTable(table, given, count, renamed[0] if renamed else own, notes, places, sha256)
-
-
-def _list_names(rows: list[Row]) -> dict[str, None]:
-    """Return the names of the columns, in their order."""
-    return dict.fromkeys(name for row in rows for name in row)
 
 
 def list_param_counts(
@@ -217,14 +212,14 @@ def list_param_counts(
 
 def list_columns(path: str) -> set[str]:
     """List the columns of the table by their own names."""
-    return set(_list_names(read_source(path).rows))
+    return set(list_names(read_source(path).rows))
 
 
 def _rename_columns(
     path: str, given: list[Row], columns: dict[str, str]
 ) -> tuple[list[Row], list[str]]:
     """Return the rows with columns summed, renamed and known by their aliases, and notes."""
-    names = _list_names(given)
+    names = list_names(given)
     sums = {}
     for theirs, ours in columns.items():
         parts = [theirs] if theirs in names else [part.strip() for part in theirs.split('+')]
@@ -319,7 +314,7 @@ def _apply_conventions(row: Row, count: str, flops: str) -> Row:
 
 
 def _join_columns(table: list[Row]) -> str:
-    return ', '.join(dict.fromkeys(key for row in table for key in row)) or 'none'
+    return ', '.join(list_names(table)) or 'none'
 
 
 def parse_number(value: Any, where: str, *, is_count: bool = False) -> float:

@@ -27,8 +27,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt_jax.scaling.table_formats import Row
-from gpt_jax.scaling.tuned_runs import HYPERPARAMETER, find_varying, get_setting, last_word
+from gpt_jax.scaling.table_formats import Row, list_names
+from gpt_jax.scaling.tuned_runs import HYPERPARAMETER, find_varying, last_word, list_settings
 
 # Columns that tell runs apart, the surest first; `name` may also be that of a size.
 RUN_COLUMNS = ('run_id', 'wandb_id', 'uid', 'id', '_id', 'run', 'run_name', 'trial', 'name')
@@ -88,9 +88,9 @@ def group_rows(rows: list[Row], sizes: np.ndarray, *, are_runs: bool = False) ->
     is_last = tokens == last_tokens[runs]
     names = find_varying(rows, is_setting)
     settings: dict[int, tuple[Hashable, ...]] = {}  # of the last row of each run
-    for index in np.flatnonzero(is_last):
-        setting = (*sizes[index].tolist(), *get_setting(rows[index], names))
-        settings.setdefault(int(runs[index]), setting)
+    all_settings, all_sizes = list_settings(rows, names), sizes.tolist()
+    for index in np.flatnonzero(is_last).tolist():
+        settings.setdefault(int(runs[index]), (*all_sizes[index], *all_settings[index]))
     order = {setting: label for label, setting in enumerate(sorted(set(settings.values())))}
     clusters = np.array([order[settings[run]] for run in runs.tolist()], int)
     return RunGroups(runs, clusters, is_last, evidence if len(last_tokens) < len(rows) else '')
@@ -154,13 +154,15 @@ def _number(keys: list[Hashable]) -> np.ndarray:
 
 def _find_run_keys(rows: list[Row], sizes: np.ndarray) -> tuple[list[Hashable], str]:
     """Return a key for each row, equal for rows of one run, and how that is known."""
-    columns = dict.fromkeys(name for row in rows for name in row)
+    columns = list_names(rows)
     words = {name: last_word(name) for name in columns}
     steps = [name for name in columns if name.lower() in STEP_COLUMNS]
     # What a run has only one of. A learning rate beside a step is that of the step.
     lengths = [name for name, word in words.items() if LENGTH_COLUMNS.fullmatch(word)]
     tokens = [f'{count:g}' for count in sizes[:, 1].tolist()]
-    lengths = [name for name in lengths if [get_setting(row, [name])[0] for row in rows] != tokens]
+    lengths = [
+        name for name in lengths if list_settings(rows, [name]) != [(count,) for count in tokens]
+    ]
     fixed = lengths + [
         name
         for name in find_varying(rows, is_setting)
@@ -170,8 +172,10 @@ def _find_run_keys(rows: list[Row], sizes: np.ndarray) -> tuple[list[Hashable], 
     column = _find_run_column(rows, words)
     names = [STEP_SUFFIX.sub('', str(row.get(column))) if column else '' for row in rows]
     keys: list[Hashable] = [
-        (name, float(size), *get_setting(row, fixed))
-        for name, size, row in zip(names, sizes[:, 0], rows, strict=True)
+        (name, size, *setting)
+        for name, size, setting in zip(
+            names, sizes[:, 0].tolist(), list_settings(rows, fixed), strict=True
+        )
     ]
     if column and not (words[column] == 'name' and _are_of_size(names, sizes)):
         return keys, f'by the column {column!r}'
@@ -203,14 +207,10 @@ def _is_index(texts: list[str]) -> bool:
 
 def _are_of_size(names: list[str], sizes: np.ndarray) -> bool:
     """Return whether the names say no more than the size: one per size, and they look so."""
-    by_name: defaultdict[str, set[float]] = defaultdict(set)
-    by_size: defaultdict[float, set[str]] = defaultdict(set)
-    for name, size in zip(names, sizes[:, 0].tolist(), strict=True):
-        by_name[name].add(size)
-        by_size[size].add(name)
-    counts = [*map(len, by_name.values()), *map(len, by_size.values())]
-    is_one_to_one = all(count == 1 for count in counts)
-    return is_one_to_one and all(SIZE_NAME.search(name) for name in by_name)
+    distinct, counts = set(names), sizes[:, 0].tolist()
+    pairs = set(zip(names, counts, strict=True))
+    is_one_to_one = len(pairs) == len(distinct) == len(set(counts))
+    return is_one_to_one and all(map(SIZE_NAME.search, distinct))
 
 
 def _are_close(keys: list[Hashable], sizes: np.ndarray) -> bool:

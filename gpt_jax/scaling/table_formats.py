@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ def parse_table(path: str, content: bytes) -> list[Row]:
         {name: value for name, value in row.items() if not INDEX_NAME.fullmatch(name)}
         for row in table
     ]
+
+
+def list_names(rows: Iterable[Row]) -> list[str]:
+    """Return the names of the columns, in their order."""
+    orders = dict.fromkeys(map(tuple, rows))  # a few, since most rows have the same columns
+    return list(dict.fromkeys(name for order in orders for name in order))
 
 
 def _parse_parquet(path: str, content: bytes) -> list[Row]:
