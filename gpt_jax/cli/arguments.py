@@ -112,8 +112,14 @@ def add_loss_unit_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    """Add DATA, one or several tables of runs."""
     parser.add_argument(
-        'data', type=parse_path, metavar='DATA', help='runs: CSV, JSON, JSON Lines or Parquet'
+        'data',
+        nargs='+',
+        type=parse_path,
+        metavar='DATA',
+        help='runs: CSV, JSON, JSON Lines or Parquet; a folder of TensorBoard event files; or '
+        'wandb:ENTITY/PROJECT; several are read one after the other',
     )
 
 
@@ -144,6 +150,18 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         default='',
         metavar='COLUMN=VALUE,...',
         help="fit only the rows with one of these values in a column, such as 'split=fit'",
+    )
+    add_checkpoint_argument(parser)
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--checkpoints',
+        default='',
+        choices=['', 'last', 'half', 'all', 'separate'],
+        help='rows of one run that are fitted: the last, those of its second half, or all; '
+        'separate: every row is a run (default: last, or half where the last rows are few or of '
+        'one length)',
     )
 
 
@@ -360,4 +378,5 @@ def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
         'loss_unit': arguments.loss_unit,
         'keep_untuned': arguments.keep_untuned,
         'where': arguments.where,
+        'checkpoints': arguments.checkpoints,
     }

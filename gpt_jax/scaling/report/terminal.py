@@ -13,6 +13,7 @@ Result = Mapping[str, Any]
 
 MAX_LEFT_OUT_LINES = 12  # --json has all rows
 APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric', 'auto': 'auto'}
+MAX_EQUAL_LINES = 3  # rows left out for one reason
 FAR_EXTRAPOLATION = 100  # times the compute of the largest run
 # Key in the records, heading, format. A heading states its convention, without which numbers cannot
 # be compared.
@@ -169,11 +170,17 @@ def _format_source(result: Result) -> list[str]:
     """Format the file with its conventions, and the rows left out."""
     data = result['data']
     return [
-        f'{data["file"]}: {data["runs"]} runs; N: {data["count"]}, C: {data["flops"]}',
+        f'{data["file"]}: {_count_runs(data)}; N: {data["count"]}, C: {data["flops"]}',
         *format_notes(result['notes']),
         *format_left_out(result['left_out']),
         '',
     ]
+
+
+def _count_runs(data: Result) -> str:
+    rows, runs = data['rows'], data['runs']
+    words = f'{runs} run{"" if runs == 1 else "s"}'
+    return words if rows == runs else f'{rows} rows of {words}'
 
 
 def format_notes(notes: Iterable[str]) -> list[str]:
@@ -182,13 +189,20 @@ def format_notes(notes: Iterable[str]) -> list[str]:
 
 
 def format_left_out(rows: list[dict[str, Any]]) -> list[str]:
-    """Return one line for each row that was not fitted, with the reason."""
-    lines = [
-        f'  left out: row {row["row"]} ({row["name"]}): {row["reason"]}'
-        for row in rows[:MAX_LEFT_OUT_LINES]
-    ]
-    more = len(rows) - MAX_LEFT_OUT_LINES
-    return [*lines, f'  and {more} more rows; --json lists all'] if more > 0 else lines
+    """Return lines for the rows that were not fitted: one per row, or per reason of many rows."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_reason.setdefault(row['reason'], []).append(row)
+    lines = []
+    for reason, group in by_reason.items():
+        if len(group) > MAX_EQUAL_LINES:
+            first = ', '.join(str(row['row']) for row in group[:MAX_EQUAL_LINES])
+            lines.append(f'  left out: {len(group)} rows ({first}, ...): {reason}')
+        else:
+            lines += [f'  left out: row {row["row"]} ({row["name"]}): {reason}' for row in group]
+    more = len(lines) - MAX_LEFT_OUT_LINES
+    end = [f'  and {more} more lines; --json lists all rows'] if more > 0 else []
+    return lines[:MAX_LEFT_OUT_LINES] + end
 
 
 def _format_interval(interval: Result | None) -> str:
@@ -202,7 +216,8 @@ def _format_held_out(held_out: Result, unit: str) -> list[str]:
     nats = {name: held_out[f'{name}_nats'] for name in ('mean_absolute', 'bias', 'worst')}
     percent = {name: held_out[f'{name}_percent'] for name in nats}
     return [
-        f'held out ({condition}): {runs} runs predicted from the other {held_out["fitted_runs"]}',
+        f'held out ({condition}): {_count_runs(held_out)} predicted from the other '
+        f'{held_out["fitted_runs"]}',
         f'  mean error {nats["mean_absolute"]:.4f} {unit} ({percent["mean_absolute"]:.2f}%), '
         f'bias {nats["bias"]:+.4f} ({percent["bias"]:+.2f}%), '
         f'worst {nats["worst"]:+.4f} ({percent["worst"]:+.2f}%)',
