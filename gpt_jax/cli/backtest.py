@@ -5,7 +5,7 @@ intervals that contain the loss, beside two baselines: no change, and a line thr
 amounts of compute.
 
 examples:
-  gpt-jax backtest runs.csv
+  gpt-jax backtest runs.csv --plots=figures
   gpt-jax backtest runs/isoflop/records.jsonl --law=all --json=backtest.json
   gpt-jax backtest curves.csv --over=D --group=task,model --split=training --law=auto,power
 """
@@ -16,7 +16,7 @@ import sys
 from gpt_jax.cli import arguments as shared
 from gpt_jax.core.errors import UserError
 
-BACKTEST_LAWS = ('auto', *shared.LAWS_OF_TWO_VARIABLES, 'all')
+BACKTEST_LAWS = (*shared.LAWS_OF_TWO_VARIABLES, 'all')
 CURVE_LAWS = ('auto', 'power', 'broken', 'ladder')
 
 
@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='PATH',
         help='write the scores and every rollout as JSON',
     )
+    parser.add_argument(
+        '--plots', type=shared.parse_path, metavar='FOLDER', help='write the figure as PNG and SVG'
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -90,6 +93,10 @@ def run(arguments: argparse.Namespace) -> None:
         terminal.print_lines([f'law {law}: the runs of no origin can determine it'])
     numbers = {'scores': rows, 'rollouts': [rollout._asdict() for rollout in made]}
     terminal.write_numbers(numbers, arguments.json)
+    if arguments.plots:
+        from gpt_jax.scaling.report import rollout_figures
+
+        terminal.print_figure_paths(rollout_figures.draw_rollouts(made, arguments.plots))
 
 
 def _run_curves(arguments: argparse.Namespace) -> None:

@@ -15,12 +15,13 @@ from scipy import optimize, special
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling.law_terms import Bounds, LawForm, LogData
-from gpt_jax.scaling.power_law import SETTINGS, check_points
-from gpt_jax.scaling.robust_fit import HUBER_DELTA, FittedLaw, search_all
+from gpt_jax.scaling.power_law import check_points
+from gpt_jax.scaling.robust_fit import HUBER_DELTA, FittedLaw, SearchSettings, search, search_all
 
+SETTINGS = SearchSettings(search, same_optimum=1e-4, same_optimum_absolute=1e-12)
 MIN_SIZES = 7  # one more than the constants
 SLOPES = ((0.0, 0.3), (0.15, -0.1), (0.5, -0.4), (0.1, 0.9))  # c0, c1
-BREAKS, SHARPNESS = (0.3, 0.7), 0.6  # of the range of log x; f
+BREAKS, SHARPNESS = (0.25, 0.5, 0.75), (0.4, 1.0)  # of the range of log x; f
 MIN_LOG_IRREDUCIBLE = -12.0  # relative to the lowest loss; there E is practically zero
 
 
@@ -75,8 +76,8 @@ def make_broken_form(log_loss: np.ndarray, z: np.ndarray) -> LawForm:
 def _start_broken(data: LogData) -> list[np.ndarray]:
     """Make a start per shape, with A and E by non-negative least squares on relative errors."""
     starts, weight, z = [], np.exp(-data.log_loss), data.n
-    for (c0, c1), place in itertools.product(SLOPES, BREAKS):
-        log_d, log_f = z.min() + place * np.ptp(z), np.log(SHARPNESS)
+    for (c0, c1), place, f in itertools.product(SLOPES, BREAKS, SHARPNESS):
+        log_d, log_f = z.min() + place * np.ptp(z), np.log(f)
         shape, _ = predict_broken(np.array([0.0, c0, c1, log_d, log_f, -np.inf]), data)
         design = np.stack([np.exp(shape), np.ones_like(z)], axis=1) * weight[:, None]
         linear, _ = optimize.nnls(design, np.ones_like(z))

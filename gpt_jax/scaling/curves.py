@@ -79,7 +79,7 @@ def read_curves(
       UserError: a column is missing, or a cell is not a number above zero.
     """
     name = COLUMNS[over]
-    table = rows.parse_rows(path, rows.read_content(path), columns, '', '', (name, 'loss'))
+    table = rows.read_table(path, columns, '', '', (name, 'loss'))
     for column in (*group, *([split] if split else [])):
         if not any(column in row for row in table.given):
             names = ', '.join(dict.fromkeys(key for row in table.given for key in row))
