@@ -19,6 +19,7 @@ from gpt_jax.scaling.power_law import check_points
 from gpt_jax.scaling.robust_fit import HUBER_DELTA, FittedLaw, SearchSettings, search, search_all
 
 SETTINGS = SearchSettings(search, same_optimum=1e-4, same_optimum_absolute=1e-12)
+CONTINUATIONS = 10  # of the best search
 MIN_SIZES = 7  # one more than the constants
 SLOPES = ((0.0, 0.3), (0.15, -0.1), (0.5, -0.4), (0.1, 0.9))  # c0, c1
 BREAKS, SHARPNESS = (0.25, 0.5, 0.75), (0.4, 1.0)  # of the range of log x; f
@@ -118,12 +119,18 @@ def fit_broken_law(
     data = LogData(z, z, z, np.log(loss))
     form = make_broken_form(data.log_loss, z)
     solution = search_all(form, data, delta, SETTINGS, tries=tries)
-    constants = form.unpack(solution.theta)
+    # Along E, c1 and f the objective is a long valley, in which a search may run out of steps.
+    theta, objective = solution.theta, solution.objective
+    for _ in range(CONTINUATIONS):
+        last, (theta, objective) = objective, search(theta, form, data, delta)
+        if objective >= last * (1 - 1e-6):
+            break
+    constants = form.unpack(theta)
     constants['A'] *= float(np.exp(constants['c0'] * centre))
     constants['d'] *= float(np.exp(centre))
     return BrokenLaw(
         constants=constants,
-        objective=solution.objective,
+        objective=objective,
         starts=solution.starts,
         starts_reached=len(solution.reached),
         points=x.size,
