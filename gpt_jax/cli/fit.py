@@ -38,7 +38,10 @@ def run(arguments: argparse.Namespace) -> None:
             if getattr(arguments, name):
                 raise UserError(f'--{name}: not with --law=broken')
         result = analysis.analyze_broken_law(
-            runs, arguments.over, delta=arguments.delta, keep_outliers=arguments.keep_outliers
+            runs,
+            arguments.over,
+            delta=arguments.delta or HUBER_DELTA,
+            keep_outliers=arguments.keep_outliers,
         )
         lines = terminal.format_broken_fit(result, arguments.over)
     elif arguments.law == 'power':
