@@ -104,9 +104,7 @@ def train(width: int, rows: str, decayed: str) -> list[float]:
         def step(carried, batch):
             params, state = carried
             gradients = jax.grad(compute_loss)(params, batch)
-            gradients = clip_by_norm(
-                gradients, optax.global_norm(gradients), settings.grad_clip_norm
-            )
+            gradients = clip_by_norm(gradients, optax.tree.norm(gradients), settings.grad_clip_norm)
             updates, state = optimizer.update(gradients, state, params)
             return (optax.apply_updates(params, updates), state), None
 
