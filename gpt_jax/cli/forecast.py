@@ -22,9 +22,7 @@ FORECAST_LAWS = ('auto', 'chinchilla', 'tied', 'kaplan', 'power')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'data', type=shared.parse_path, metavar='DATA', help='the runs to forecast from'
-    )
+    shared.add_data_argument(parser)
     shared.add_table_arguments(parser)
     parser.add_argument(
         '--config',
@@ -83,9 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     planned = None if arguments.targets else _find_planned_run(arguments)
     runs = read_runs(arguments.data, **shared.table_options(arguments))
-    made = []
-    if arguments.law == 'auto' and rollouts.find_origins(runs.flops):
-        made = rollouts.run_backtest(runs, laws=('auto',), baselines=())
+    made = rollouts.run_own_backtest(runs) if arguments.law == 'auto' else []
     if planned is None:
         _forecast_targets(arguments, runs, made)
     else:

@@ -26,7 +26,7 @@ since laws fitted to a part of a set of runs predict too high a loss for the res
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -53,6 +53,8 @@ EXPONENT = (0.3, 0.07)
 LOG_KAPPA = (-1.0, 0.7)
 FORM_SD, FORM_COUNT = 0.01, 2.0  # of g: its size, and the number of runs that this is worth
 EXPONENT_RANGE, LOG_KAPPA_RANGE = (0.02, 2.0), (-3.0, 1.5)
+
+RUN_SHARE = 0.8  # of the noise of a checkpoint: its run's, which its other checkpoints share
 
 TEMPERATURE = 3.0  # of the evidence: the model is not exact either
 SD_FACTOR = 1.25
@@ -142,16 +144,46 @@ class LawPosterior(NamedTuple):
         )
 
     def _predict(self, member: Member, point: np.ndarray) -> tuple[float, float]:
-        """Return mean and variance of a run's log loss by one member."""
-        law, gradient = predict_law(member.theta, point[None])
-        factor = _grow(member.growth, law, self.lowest)[0]
-        near = _correlate(self.points, point[None], member.length_scale)[:, 0]
-        known = solve_triangular(member.cholesky, near * member.factor * factor, lower=True)
+        """Return mean and variance of a run's log loss by one member, its noise included."""
+        means, covariance = self._predict_jointly(member, point[None])
+        growth = _grow(member.growth, predict_law(member.theta, point[None])[0], self.lowest)[0]
+        noise = member.variance * member.noise_ratio * growth**2
+        return means[0], max(covariance[0, 0], 1e-12 * member.variance) + noise
+
+    def draw_losses(self, params: Any, tokens: Any, draws: int, seed: int) -> np.ndarray:
+        """Draw log losses of several runs together, without their noise, [draws, runs].
+
+        A draw is one possible surface of the loss over N and D. DRIFT and DRIFT_SD are left out:
+        they are of the level, and the runs that are compared have the same compute.
+        """
+        points = np.log(np.stack([params, tokens], axis=1)) - self.centre
+        random = np.random.default_rng(seed)
+        drawn = []
+        counts = random.multinomial(draws, self.weights / self.weights.sum())
+        for member, count in zip(self.members, counts, strict=True):
+            if count:
+                mean, covariance = self._predict_jointly(member, points)
+                values, vectors = np.linalg.eigh(covariance)
+                scales = SD_FACTOR * np.sqrt(np.maximum(values, 0))
+                drawn.append(
+                    mean + (random.standard_normal((count, len(values))) * scales) @ vectors.T
+                )
+        return np.concatenate(drawn)
+
+    def _predict_jointly(self, member: Member, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and covariance of the log losses of several runs, without their noise."""
+        law, gradient = predict_law(member.theta, points)
+        factor = _grow(member.growth, law, self.lowest)
+        near = _correlate(self.points, points, member.length_scale)
+        scaled = near * member.factor[:, None] * factor
+        known = solve_triangular(member.cholesky, scaled, lower=True)
         # The constants move the residuals of the near runs too.
-        gradient = gradient[0] - known @ member.gradient
-        form = factor**2 * (1 + member.noise_ratio) - known @ known
-        constants = gradient @ np.linalg.solve(member.precision, gradient)
-        return law[0] + known @ member.residual, member.variance * max(form, 1e-12) + constants
+        gradient = gradient - known.T @ member.gradient
+        form = np.outer(factor, factor) * _correlate(points, points, member.length_scale)
+        constants = gradient @ np.linalg.solve(member.precision, gradient.T)
+        return law + known.T @ member.residual, member.variance * (
+            form - known.T @ known
+        ) + constants
 
     def describe_constants(self) -> dict[str, float]:
         """Return the law's constants by the member with the most weight."""
@@ -177,16 +209,24 @@ def predict_law(theta: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.n
     return loss, np.stack([*columns, share * kappa * entropy], axis=1)
 
 
-def fit_posterior(data: LogData) -> LawPosterior:
+def fit_posterior(data: LogData, clusters: np.ndarray | None = None) -> LawPosterior:
     """Fit all members to runs.
 
     Args:
       data: the runs, in logarithms; `u` is not used.
+      clusters: labels of the runs that rows are checkpoints of, [rows]; None: every row is a run.
 
     Raises:
       UserError: there are too few runs to say anything.
     """
-    points, log_loss, counts = _average_cells(np.stack([data.n, data.d], axis=1), data.log_loss)
+    points, log_loss = np.stack([data.n, data.d], axis=1), data.log_loss
+    if clusters is None:
+        points, log_loss, counts = _average_cells(points, log_loss)
+        noise = np.diag(1 / counts)
+    else:
+        rows = np.unique(np.linspace(0, len(log_loss) - 1, MAX_POINTS).round().astype(int))
+        points, log_loss, labels = points[rows], log_loss[rows], clusters[rows]
+        noise = np.eye(len(rows)) + RUN_SHARE * ((labels[:, None] == labels) - np.eye(len(rows)))
     if len(log_loss) < MIN_RUNS or np.unique(points, axis=0).shape[0] < MIN_SIZES:
         raise UserError(
             f'--law=auto: needs at least {MIN_RUNS} runs of {MIN_SIZES} sizes or lengths, got '
@@ -203,7 +243,7 @@ def fit_posterior(data: LogData) -> LawPosterior:
         form = np.outer(factor, factor) * _correlate(points, points, length_scale)
         theta = start
         for noise_ratio in NOISE_RATIOS:
-            covariance = form + np.diag(noise_ratio * factor**2 / counts)
+            covariance = form + noise_ratio * np.outer(factor, factor) * noise
             fitted = _fit_member(theta, points, log_loss, covariance, prior)
             theta = fitted[1]
             members.append(Member(length_scale, growth, noise_ratio, factor, *fitted))
