@@ -10,7 +10,7 @@ from gpt_jax.core import files
 from gpt_jax.core.config_fields import nearest
 from gpt_jax.core.errors import EXIT_BAD_INPUT, UserError
 
-LAWS = ('chinchilla', 'tied', 'kaplan', 'repeated', 'power')
+LAWS = ('auto', 'chinchilla', 'tied', 'kaplan', 'repeated', 'power')
 MIN_DRAWS = 10  # of a bootstrap; fewer have no interval
 
 
@@ -145,6 +145,12 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         help='keep runs that differ from a better one only in hyperparameters (default: of equal '
         'N and D, the best)',
     )
+    parser.add_argument(
+        '--where',
+        default='',
+        metavar='COLUMN=VALUE,...',
+        help="fit only the rows with one of these values in a column, such as 'split=fit'",
+    )
     add_checkpoint_argument(parser)
 
 
@@ -163,8 +169,9 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
     """Add the arguments for fitting a law; `approach` is the default of --approach."""
     parser.add_argument(
         '--law',
-        default='chinchilla',
-        help=f'form of the law: {", ".join(LAWS)}, or a dotted path (default: chinchilla)',
+        default='auto',
+        help=f"form of the law: {', '.join(LAWS)}, or a dotted path; auto gives Chinchilla's "
+        'constants, and a split that allows for the error of the form (default: %(default)s)',
     )
     parser.add_argument(
         '--over', choices=['N', 'D', 'C'], help='variable of --law=power (default: N)'
@@ -183,8 +190,17 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
     parser.add_argument(
         '--delta',
         type=parse_positive,
-        default=1e-3,
-        help='residual at which the Huber loss turns linear (default: %(default)s)',
+        help='residual at which the Huber loss turns linear (default: 0.001; 0.05 for few runs)',
+    )
+    parser.add_argument(
+        '--residual',
+        choices=['log', 'loss'],
+        help='what the law is fitted to: log loss or the loss itself (default: log)',
+    )
+    parser.add_argument(
+        '--loss_function',
+        choices=['huber', 'squares'],
+        help='what is minimized: the sum of Huber losses or of squares (default: huber)',
     )
     parser.add_argument(
         '--starts', type=parse_count, help='starting points of the search (default: the whole grid)'
@@ -192,8 +208,8 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
     parser.add_argument(
         '--draws',
         type=parse_draws,
-        default=1000,
-        help='bootstrap resamples of the law; 0: none (default: %(default)s)',
+        help='bootstrap resamples of the law; 0: none (default: 1000; 200 for more than 10,000 '
+        'runs)',
     )
     add_seed_argument(parser)
     parser.add_argument(
@@ -282,7 +298,7 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
-LAWS_OF_TWO_VARIABLES = ('chinchilla', 'tied', 'kaplan', 'repeated')
+LAWS_OF_TWO_VARIABLES = ('auto', 'chinchilla', 'tied', 'kaplan', 'repeated')
 # The laws that an argument applies to, and why it applies to no others.
 LAW_ARGUMENTS = {
     'over': (('power',), 'it is the variable of --law=power'),
@@ -291,6 +307,8 @@ LAW_ARGUMENTS = {
     'approach': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
     'at_flops': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
     'holdout': (LAWS_OF_TWO_VARIABLES, 'that law always holds out the largest runs'),
+    'residual': (LAWS_OF_TWO_VARIABLES, 'that law is fitted to log loss'),
+    'loss_function': (LAWS_OF_TWO_VARIABLES, 'that law minimizes the Huber loss'),
     'starts': (LAWS_OF_TWO_VARIABLES, 'that law has its own starting points'),
 }
 
@@ -306,7 +324,8 @@ def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> No
       UserError: an argument does not suit the law; names the argument.
     """
     check_law(arguments.law, LAWS)
-    custom = ('holdout', 'starts') if ':' in arguments.law else ()  # arguments of a user's own law
+    # A user's own law has these arguments, too.
+    custom = ('holdout', 'starts', 'residual', 'loss_function') if ':' in arguments.law else ()
     for name, (laws, reason) in LAW_ARGUMENTS.items():
         if getattr(arguments, name) and arguments.law not in laws and name not in custom:
             raise UserError(f'--{name}: not with --law={arguments.law}; {reason}')
@@ -318,6 +337,8 @@ def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> No
         )
     arguments.approach = arguments.approach or approach
     arguments.over = arguments.over or 'N'
+    arguments.residual = arguments.residual or 'log'
+    arguments.loss_function = arguments.loss_function or 'huber'
 
 
 def check_law(law: str, known: Sequence[str]) -> None:
@@ -334,6 +355,8 @@ def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         'law': arguments.law,
         'delta': arguments.delta,
+        'residual': arguments.residual,
+        'loss_function': arguments.loss_function,
         'draws': arguments.draws,
         'seed': arguments.seed,
         'holdout': arguments.holdout,
@@ -358,4 +381,5 @@ def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
         'loss_unit': arguments.loss_unit,
         'keep_untuned': arguments.keep_untuned,
         'checkpoints': arguments.checkpoints or ('last' if is_over_params else ''),
+        'where': arguments.where,
     }

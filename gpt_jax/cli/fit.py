@@ -64,13 +64,14 @@ def _fit(runs: 'Runs', arguments: argparse.Namespace) -> tuple[dict[str, Any], l
     """Return the result of the fit, and its lines for the terminal."""
     from gpt_jax.scaling import analysis
     from gpt_jax.scaling.report import terminal
+    from gpt_jax.scaling.robust_fit import HUBER_DELTA
 
     if arguments.law == 'power':
         result = analysis.analyze_power_law(
             runs,
             arguments.over,
             irreducible=not arguments.no_irreducible,
-            delta=arguments.delta,
+            delta=arguments.delta or HUBER_DELTA,
             draws=arguments.draws,
             seed=arguments.seed,
             keep_outliers=arguments.keep_outliers,

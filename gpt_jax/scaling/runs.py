@@ -15,6 +15,7 @@ a note. The columns that laws and plots use, after --columns and the aliases of 
     role                    'trunk' for a run at a constant learning rate, from which others cool
                             down; 'finetuned' for one that started from another run's weights;
                             'task' for one that was trained on a task: all of these are left out
+    seconds                 wall-clock seconds of training, for `compare --by=seconds`
     error                   downstream error in (0, 1), for error = eps - k exp(-gamma loss)
     tokenization            what the text was split into, by `gpt-jax eval --records`; losses of
                             different ones are not fitted together
@@ -31,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import loss_units, rows, run_groups, tuned_runs
+from gpt_jax.scaling import loss_units, rows, run_groups, select_rows, tuned_runs
 from gpt_jax.scaling.clean_rows import (
     EXTRA_COLUMNS,
     NUMBER_COLUMNS,
@@ -193,6 +194,7 @@ def read_runs(
     loss_unit: str = '',
     keep_untuned: bool = False,
     checkpoints: str = '',
+    where: str = '',
     for_fitting: bool = True,
 ) -> Runs:
     """Read and clean one or several tables of runs.
@@ -212,6 +214,7 @@ def read_runs(
       keep_untuned: whether runs that differ from a better one in hyperparameters only are kept.
       checkpoints: which rows of a run with several are fitted: one of
         `run_groups.CHECKPOINT_CHOICES`; 'separate': every row is a run.
+      where: 'COLUMN=VALUE,...', the rows to fit, by the file's own columns; '': all.
       for_fitting: False if the runs are only looked up to score a forecast: then one is enough,
         losses may be equal, and FLOPs, which are unused, are 6ND.
 
@@ -233,6 +236,9 @@ def read_runs(
     notes.append(
         loss_units.describe_unit(table.loss_column, unit, is_given=bool(loss_unit), median=median)
     )
+    if where:
+        unselected = select_rows.find_unselected([table.given[i - 1] for i in runs.rows], where)
+        runs = runs.exclude(unselected)
     runs = _exclude_without_flops(path, runs, flops)
     if len(runs):
         checkpoints = checkpoints if for_fitting else 'last'
