@@ -370,6 +370,9 @@ def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `add_table_arguments` as keyword arguments of runs.read_runs."""
+    # A law over N alone is of one token count, which only the ends of runs may have.
+    is_power = getattr(arguments, 'law', '') == 'power'
+    is_over_params = is_power and getattr(arguments, 'over', '') not in ('D', 'C')
     return {
         'columns': arguments.columns,
         'count': arguments.count,
@@ -377,6 +380,6 @@ def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
         'drop_highest': arguments.drop_highest,
         'loss_unit': arguments.loss_unit,
         'keep_untuned': arguments.keep_untuned,
+        'checkpoints': arguments.checkpoints or ('last' if is_over_params else ''),
         'where': arguments.where,
-        'checkpoints': arguments.checkpoints,
     }

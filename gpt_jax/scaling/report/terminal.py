@@ -231,7 +231,7 @@ def _format_held_out_by_posterior(held_out: Result) -> list[str]:
         return []
     return [
         f'  by auto: mean error {auto["mean_absolute_percent"]:.2f}%, bias '
-        f'{auto["bias_percent"]:+.2f}%; {auto["inside"]} of {held_out["runs"]} inside the 95% '
+        f'{auto["bias_percent"]:+.2f}%; {auto["inside"]} of {held_out["rows"]} inside the 95% '
         'intervals'
     ]
 
