@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import bootstrap, envelope, isoflop
+from gpt_jax.scaling import bootstrap, envelope, interpolated_runs, isoflop
 from gpt_jax.scaling.compute_optimal import (
     ComputeCost,
     ComputeSplit,
@@ -104,7 +104,7 @@ def _fit_envelope(inputs: _Inputs) -> _Outcome:
 
 def _fit_minima(inputs: _Inputs) -> _Outcome:
     """Apply approach 2, the minima of isoFLOP curves."""
-    runs, between_runs = isoflop.interpolate_isoflop_runs(inputs.runs)
+    runs, between_runs = interpolated_runs.interpolate_isoflop_runs(inputs.runs)
     curves = isoflop.fit_curves(runs, inputs.curves)
     minima = isoflop.describe_minima(curves, runs, seed=inputs.seed)
     equal = math.isinf(curves.options.window)

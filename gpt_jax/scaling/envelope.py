@@ -14,13 +14,12 @@ from scipy import interpolate
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling.compute_optimal import ComputeCost, ComputeSplit, fit_split_line
+from gpt_jax.scaling.interpolated_runs import interpolate_sizes
 from gpt_jax.scaling.runs import Runs
 
 BINS_PER_DECADE = 8  # of compute
 MIN_POINTS = 3  # for the line
-MIN_LENGTHS_PER_SIZE = 3  # to interpolate between the runs of a size
 GRID_POINTS = 2000  # of compute, to find crossings
-SplineOfSize = interpolate.PchipInterpolator  # log loss over log FLOPs
 
 
 class EnvelopeFit(NamedTuple):
@@ -118,20 +117,9 @@ def draw_envelope_lines(
     ]
 
 
-def interpolate_sizes(runs: Runs) -> dict[float, SplineOfSize]:
-    """Return a monotone cubic of log loss over log FLOPs for each size with enough lengths."""
-    curves = {}
-    for size in np.unique(runs.params):
-        members = np.flatnonzero(runs.params == size)
-        lengths, where = np.unique(runs.flops[members], return_inverse=True)
-        if len(lengths) >= MIN_LENGTHS_PER_SIZE:
-            sums = np.bincount(where.ravel(), np.log(runs.loss[members]))
-            means = sums / np.bincount(where.ravel())
-            curves[float(size)] = SplineOfSize(np.log(lengths), means, extrapolate=False)
-    return curves
-
-
-def _find_crossings(curves: dict[float, SplineOfSize]) -> tuple[list[tuple[float, float]], float]:
+def _find_crossings(
+    curves: dict[float, interpolate.PchipInterpolator],
+) -> tuple[list[tuple[float, float]], float]:
     """Find where the lowest curve changes from one size to another: (log FLOPs, log N)."""
     if len(curves) < 2:
         return [], 0.0

@@ -8,11 +8,6 @@ minimum of a parabola through a wide range is shifted, and the shift differs bet
 the minimum is that of a parabola through the few points around the lowest or, as alternatives, of
 more points, of a cubic or of an Akima interpolation. A minimum at the edge of a sweep is not a true
 one: it gets a note and is left out of the line.
-
-Runs that were not planned as isoFLOP curves can still give some (`interpolate_isoflop_runs`). A
-size with several token counts, such as cooldown branches of one trunk, is given a loss at every
-compute between its shortest and its longest run, by a monotone cubic through log loss over log
-compute (Fritsch & Carlson 1980). At budgets where enough sizes have one, these are isoFLOP curves.
 """
 
 import dataclasses
@@ -25,7 +20,6 @@ from scipy import interpolate
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling.bootstrap import estimate_seed_noise
 from gpt_jax.scaling.compute_optimal import ComputeCost, ComputeSplit, fit_split_line
-from gpt_jax.scaling.envelope import SplineOfSize, interpolate_sizes
 from gpt_jax.scaling.runs import Runs
 
 SAME_BUDGET_TOLERANCE = 0.1  # relative: runs whose FLOPs differ by less share a budget
@@ -34,7 +28,6 @@ WINDOW = 6**0.5  # a curve is fitted to the sizes within this factor of the lowe
 MIN_NOISE = 1e-6  # of log loss: losses are not recorded more precisely
 DRAWS = 1000  # draws of the loss noise per curve (Porian et al. 2024)
 AKIMA_POINTS = 1001
-INTERPOLATED_BUDGETS = 8  # evenly in log compute, over the range that enough sizes share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -411,50 +404,3 @@ def draw_split_lines(
     misfit = float(((about_line / spread) ** 2).sum())
     drawn = draw_minima(curves, minima, misfit, draws, seed)
     return [fit_split_line(log_flops, row, weights, cost) for row in drawn]
-
-
-def interpolate_isoflop_runs(runs: Runs) -> tuple[Runs, bool]:
-    """Return runs that make isoFLOP curves, and whether they are interpolated between runs.
-
-    They are the runs themselves if these make curves, or if nothing can be interpolated.
-    """
-    if len(group_by_budget(runs)) >= 2:
-        return runs, False
-    curves = interpolate_sizes(runs)
-    points = [
-        (size, flops, float(np.exp(curve(np.log(flops)))))
-        for flops in _find_shared_budgets(list(curves.values()))
-        for size, curve in curves.items()
-        if curve.x[0] <= np.log(flops) <= curve.x[-1]
-    ]
-    if not points:
-        return runs, False
-    params, flops, loss = np.array(points).T
-    flops_per_token = {
-        size: float(np.mean((runs.flops / runs.tokens)[runs.params == size])) for size in curves
-    }
-    return dataclasses.replace(
-        runs,
-        params=params,
-        tokens=flops / np.array([flops_per_token[size] for size in params]),
-        loss=loss,
-        flops=flops,
-        extra={'budget': flops},
-        names=[f'{size:.4g} at {budget:.3g} FLOPs' for size, budget, _ in points],
-        rows=np.zeros(len(points), int),
-        curves=[[] for _ in points],
-        clusters=np.arange(len(points)),
-    ), True
-
-
-def _find_shared_budgets(curves: list[SplineOfSize]) -> list[float]:
-    """Find budgets at which enough sizes have a loss."""
-    least = MIN_SIZES_PER_CURVE
-    if len(curves) < least:
-        return []
-    low = sorted(float(curve.x[0]) for curve in curves)[least - 1]
-    high = sorted((float(curve.x[-1]) for curve in curves), reverse=True)[least - 1]
-    if low >= high:
-        return []
-    log_budgets = np.linspace(low + 1e-9, high - 1e-9, INTERPOLATED_BUDGETS)
-    return [float(np.exp(log_budget)) for log_budget in log_budgets]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import compute_optimal, isoflop
+from gpt_jax.scaling import compute_optimal, interpolated_runs, isoflop
 from tests.scaling import simulated_sweeps, synthetic
 
 ASYMMETRIC = {'E': 1.7, 'A': 60.0, 'B': 60000.0, 'alpha': 0.25, 'beta': 0.48}
@@ -113,10 +113,10 @@ def trunks(sizes=12, lengths=8):
 
 
 def test_interpolated_curves_find_the_optimum_of_the_law():
-    interpolated, between = isoflop.interpolate_isoflop_runs(trunks())
+    interpolated, between = interpolated_runs.interpolate_isoflop_runs(trunks())
     assert between
     minima = isoflop.find_minima(interpolated)
-    assert len(minima) == isoflop.INTERPOLATED_BUDGETS
+    assert len(minima) == interpolated_runs.INTERPOLATED_BUDGETS
     truth = compute_optimal.compute_split(synthetic.TRUTH, compute_optimal.COST_6ND)
     inside = [minimum for minimum in minima if not minimum.note]
     assert len(inside) >= 3
@@ -128,7 +128,7 @@ def test_interpolated_curves_find_the_optimum_of_the_law():
 
 
 def test_interpolated_losses_follow_the_law():
-    interpolated, _ = isoflop.interpolate_isoflop_runs(trunks(lengths=12))
+    interpolated, _ = interpolated_runs.interpolate_isoflop_runs(trunks(lengths=12))
     np.testing.assert_allclose(
         interpolated.loss, synthetic.loss(interpolated.params, interpolated.tokens), rtol=2e-3
     )
@@ -139,9 +139,9 @@ def test_interpolated_losses_follow_the_law():
 
 def test_planned_curves_and_short_grids_are_not_interpolated():
     planned = synthetic.isoflop()
-    assert isoflop.interpolate_isoflop_runs(planned) == (planned, False)
+    assert interpolated_runs.interpolate_isoflop_runs(planned) == (planned, False)
     few = trunks(lengths=2)
-    assert isoflop.interpolate_isoflop_runs(few)[1] is False
+    assert interpolated_runs.interpolate_isoflop_runs(few)[1] is False
 
 
 @pytest.mark.parametrize('shape', ['parabola', 'cubic', 'akima'])
