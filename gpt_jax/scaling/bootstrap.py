@@ -19,7 +19,6 @@ from gpt_jax.scaling import law_forms, parametric_fit, power_law, robust_fit
 from gpt_jax.scaling.runs import MIN_NOISE_FREEDOM, Runs
 
 CONFIDENCE_LEVEL = 0.95
-REFIT_TOLERANCE = 1e-9  # relative tolerance of the objective
 DRAWS, FEW_DRAWS = 1000, 200  # by default: up to MANY_RUNS runs, and with more
 MANY_RUNS = 10_000
 MIN_RUNS = 5  # with fewer, a resample is mostly repeats of two or three runs

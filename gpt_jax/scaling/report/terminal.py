@@ -250,6 +250,15 @@ def _format_split(title: str, split: Result) -> list[str]:
             '    fewer than two budgets have enough sizes, by these FLOPs: curves are interpolated '
             'between the runs of each size'
         )
+    if split.get('between_runs'):
+        lines.append(
+            '    where the curves of two sizes cross, interpolated between the runs of each size'
+        )
+    if split.get('budgets_left_out'):
+        budgets = ', '.join(f'{flops:.3g}' for flops in split['budgets_left_out'])
+        lines.append(
+            f'    left out: {budgets} FLOPs, whose best size is the smallest or the largest there'
+        )
     lines += [
         f'    {minimum["flops"]:.3g} FLOPs: {minimum["note"]}'
         for minimum in split.get('minima', [])
