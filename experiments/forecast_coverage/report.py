@@ -1,0 +1,142 @@
+"""Tables and figure of the simulated coverage."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from gpt_jax.scaling.report.figure_style import (
+    HELD_OUT_COLOR,
+    MEASURED_COLOR,
+    RC_PARAMS,
+    save_figure,
+)
+
+GOAL = (0.90, 0.99)  # coverage of a 95% interval
+COLORS = {'gpt_jax': MEASURED_COLOR, 'simple-scaling-laws': HELD_OUT_COLOR}
+Row = dict[str, Any]
+
+
+def find_latest(rows: list[Row]) -> list[Row]:
+    """Return the last line of each tool, quantity and cell."""
+    names = ('tool', 'quantity', 'design', 'truth', 'noise')
+    return list({tuple(row[name] for name in names): row for row in rows}.values())
+
+
+def compute_coverage(row: Row) -> float:
+    """Return the share of the intervals that contain the truth; NaN if there are none."""
+    return row['inside'] / row['intervals'] if row['intervals'] else float('nan')
+
+
+def holds(row: Row | None) -> bool:
+    """Return whether the coverage is in GOAL, up to two standard errors of the replicates."""
+    if row is None or not row['intervals']:
+        return False
+    slack = 2 * np.sqrt(0.95 * 0.05 / row['intervals'])
+    return bool(compute_coverage(row) >= GOAL[0] - max(0.0, slack - 0.05))
+
+
+def print_tables(rows: list[Row]) -> None:
+    """Print a table per quantity: a line per design and truth, both tools at both noises."""
+    noises = sorted({row['noise'] for row in rows})
+    for quantity in dict.fromkeys(row['quantity'] for row in rows):
+        own = {
+            (row['design'], row['truth'], row['noise'], row['tool']): row
+            for row in rows
+            if row['quantity'] == quantity
+        }
+        columns = [(noise, tool) for noise in noises for tool in COLORS]
+        heads = [f'{tool}, noise {100 * noise:g}%' for noise, tool in columns]
+        print(f'\n| {quantity} | ' + ' | '.join(heads) + ' |\n|' + ' --- |' * (len(heads) + 1))
+        for design, truth in dict.fromkeys(key[:2] for key in own):
+            cells = [own.get((design, truth, *column)) for column in columns]
+            print(f'| {design}, {truth} | ' + ' | '.join(map(format_cell, cells)) + ' |')
+        print('\n' + describe_comparison(quantity, own.values()))
+
+
+def format_cell(row: Row | None) -> str:
+    """Return coverage and mean width, and how many draws had no interval."""
+    if row is None:
+        return ''
+    none = row['replicates'] - row['intervals']
+    missing = f', none for {none} of {row["replicates"]}' if none else ''
+    if not row['intervals']:
+        return f'none for {none}'
+    return (
+        f'{100 * compute_coverage(row):.0f}%, {row["median_width_percent"]:.3g}% wide, '
+        f'{row["median_error_percent"]:.2g}% off{missing}'
+    )
+
+
+def describe_comparison(quantity: str, rows: Iterable[Row]) -> str:
+    """Return how many cells are in the goal, and where both tools hold, which is narrower."""
+    rows = list(rows)
+    lines = []
+    for tool in COLORS:
+        own = [row for row in rows if row['tool'] == tool and row['intervals']]
+        if own:
+            shares = np.array([compute_coverage(row) for row in own])
+            total = sum(row['inside'] for row in own) / sum(row['intervals'] for row in own)
+            within = int(((shares >= GOAL[0]) & (shares <= GOAL[1])).sum())
+            lines.append(
+                f'{quantity}, {tool}: {100 * total:.1f}% inside; {within} of {len(own)} cells '
+                f'in 90 to 99%, {int((shares < GOAL[0]).sum())} below, '
+                f'{int((shares > GOAL[1]).sum())} above'
+            )
+    pairs = find_pairs(rows)
+    both = [(ours, peer) for ours, peer in pairs if holds(ours) and holds(peer)]
+    if both:
+        ratios = np.array([a['median_width_percent'] / b['median_width_percent'] for a, b in both])
+        lines.append(
+            f'both hold in {len(both)} of {len(pairs)} cells; gpt_jax is narrower in '
+            f'{int((ratios < 1).sum())}, with a median ratio of widths of {np.median(ratios):.2f}'
+        )
+        order = np.argsort(-ratios)
+        wider = [
+            f'{both[i][0]["design"]}, {both[i][0]["truth"]}, {100 * both[i][0]["noise"]:g}%: '
+            f'{ratios[i]:.2f}'
+            for i in order
+            if ratios[i] > 1
+        ]
+        if wider:
+            lines.append('wider although both hold: ' + '; '.join(wider))
+    return '\n'.join(lines)
+
+
+def find_pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
+    """Return the cells that both tools have: (gpt_jax, simple-scaling-laws)."""
+    by_cell: dict[tuple[Any, ...], dict[str, Row]] = {}
+    for row in rows:
+        by_cell.setdefault((row['design'], row['truth'], row['noise']), {})[row['tool']] = row
+    ours, peer = COLORS
+    return [(tools[ours], tools[peer]) for tools in by_cell.values() if len(tools) == 2]
+
+
+def draw_figure(rows: list[Row], path: Path) -> list[Path]:
+    """Draw the coverage of every cell, by quantity and design, with the goal as a band."""
+    quantities = list(dict.fromkeys(row['quantity'] for row in rows))
+    lines = [
+        (quantity, design)
+        for quantity in quantities
+        for design in dict.fromkeys(row['design'] for row in rows if row['quantity'] == quantity)
+    ]
+    with matplotlib.rc_context(RC_PARAMS):
+        figure = Figure(figsize=(7.6, 0.2 * len(lines) + 1.4), layout='constrained')
+        axes = figure.subplots()
+        axes.axvspan(100 * GOAL[0], 100 * GOAL[1], color='0.9', lw=0, label='90 to 99%')
+        for tool, offset in zip(COLORS, (0.16, -0.16), strict=True):
+            own = [row for row in rows if row['tool'] == tool and row['intervals']]
+            x = [100 * compute_coverage(row) for row in own]
+            y = [len(lines) - lines.index((row['quantity'], row['design'])) + offset for row in own]
+            axes.plot(x, y, 'o', ms=2.8, alpha=0.6, mew=0, color=COLORS[tool], label=tool)
+        axes.axvline(95, color='black', lw=0.8)
+        labels = [f'{quantity}: {design}' for quantity, design in lines]
+        axes.set_yticks(range(len(lines), 0, -1), labels, fontsize=7.0)
+        axes.set_ylim(0.3, len(lines) + 0.7)
+        axes.set_xlabel('95% intervals that contain the truth (%), a dot per truth and noise')
+        axes.grid(alpha=0.25, lw=0.5)
+        axes.legend(frameon=False, loc='lower left', bbox_to_anchor=(0, 1), ncols=3)
+        return save_figure(figure, path)
