@@ -90,7 +90,7 @@ def test_cells_are_appended_and_resumed(tmp_path, capsys):
         simulate.main(make_flags(tmp_path, replicates=replicates))
         assert len((tmp_path / 'results.jsonl').read_text().splitlines()) == lines
     output = capsys.readouterr()
-    assert 'six, chinchilla' in output.out
+    assert '| six | 100% (100), ' in output.out
     assert 'simple-scaling-laws is skipped' in output.err
     assert (tmp_path / 'forecast_coverage.png').stat().st_size > 5000
 
@@ -119,7 +119,7 @@ def test_the_peer_is_given_the_same_draws(tmp_path, monkeypatch):
 def measure_coverage(measure, design, truth, noise, replicates) -> dict:
     outcomes = simulate.measure_cell(measure, design, truth, noise, replicates)
     (row,) = simulate.summarize_outcomes(outcomes)
-    print(f'\n{design}, {truth}, {100 * noise:g}%: {report.format_cell(row)}')
+    print(f'\n{design}, {truth}, {100 * noise:g}%: {report.format_cells([row])}')
     return row
 
 
