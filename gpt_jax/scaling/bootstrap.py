@@ -60,7 +60,9 @@ def estimate_seed_noise(runs: Runs) -> tuple[float, int]:
 
 
 def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
-    """Draw resamples of configurations, and of the seeds within each.
+    """Draw resamples of clusters, and of the seeds within each.
+
+    The checkpoints of a run are drawn together.
 
     Args:
       runs: the runs.
@@ -71,16 +73,19 @@ def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
       How often each run occurs in each resample, [draws, runs]; and the units resampled, in words.
     """
     random = np.random.default_rng(seed)
-    unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
-    keys = np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
-    _, group = np.unique(keys, axis=0, return_inverse=True)
-    group = group.reshape(-1)
-    members = [np.flatnonzero(group == g) for g in range(group.max() + 1)]
+    order = np.argsort(runs.clusters, kind='stable')
+    members = np.split(order, np.flatnonzero(np.diff(runs.clusters[order])) + 1)
+    are_checkpoints = [np.unique(runs.tokens[indices]).size > 1 for indices in members]
     weights = np.zeros((draws, len(runs)))
     for weights_of_draw in weights:
         for g in random.integers(len(members), size=len(members)):
-            np.add.at(weights_of_draw, random.choice(members[g], size=len(members[g])), 1)
-    if any(len(runs_of_group) > 1 for runs_of_group in members):
+            drawn = members[g]
+            if not are_checkpoints[g]:
+                drawn = random.choice(drawn, size=len(drawn))
+            np.add.at(weights_of_draw, drawn, 1)
+    if any(are_checkpoints):
+        return weights, 'whole runs with their checkpoints, with replacement'
+    if len(members) < len(runs):
         return weights, 'configurations, and the seeds within each, with replacement'
     return weights, 'runs, with replacement'
 

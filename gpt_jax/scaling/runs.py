@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import loss_units, rows, tuned_runs
+from gpt_jax.scaling import loss_units, rows, run_groups, tuned_runs
 from gpt_jax.scaling.clean_rows import (
     EXTRA_COLUMNS,
     NUMBER_COLUMNS,
@@ -65,6 +65,10 @@ class Runs:
       extra: the other numeric columns of the file, NaN where a row lacks the value.
       names: names of the runs, [runs]; 'row 12' if the file gives none.
       rows: the number of each run's row in the file, from 1 and without the header.
+      clusters: integer label of the configuration, [runs]. Rows of one cluster are not independent
+        evidence on a law: they are checkpoints of one run, or runs of equal params, tokens at the
+        end, unique tokens and hyperparameters (seeds and re-runs). A cluster is resampled and held
+        out as a whole. `run_groups` says how runs and checkpoints are known.
       curves: (tokens, loss) during each run, [runs]; empty if a row has none that can be read.
       left_out: {'row', 'name', 'reason'} for every row that is not fitted.
       provenance: 'file', 'sha256', 'count', 'flops', 'loss_unit': the source of the numbers and
@@ -79,6 +83,7 @@ class Runs:
     extra: dict[str, np.ndarray]
     names: list[str]
     rows: np.ndarray
+    clusters: np.ndarray
     curves: list[Curve]
     left_out: list[dict[str, Any]]
     provenance: dict[str, str]
@@ -103,6 +108,7 @@ class Runs:
             extra={name: values[index] for name, values in self.extra.items()},
             names=[self.names[i] for i in index],
             rows=self.rows[index],
+            clusters=self.clusters[index],
             curves=[self.curves[i] for i in index],
         )
 
@@ -203,6 +209,10 @@ def read_runs(
     if 'loss' not in (columns or {}).values():
         _check_tokenizations(path, [table.rows[row['row'] - 1] for row in fitted])
     runs = _make_runs(path, content, fitted, left_out, table.params_count, flops, unit)
+    groups = run_groups.group_rows(
+        [table.rows[number - 1] for number in runs.rows], _list_sizes(runs)
+    )
+    runs = dataclasses.replace(runs, clusters=groups.clusters)
     median = float(np.median(runs.loss)) if len(runs) else math.nan
     notes.append(
         loss_units.describe_unit(table.loss_column, unit, is_given=bool(loss_unit), median=median)
@@ -264,6 +274,7 @@ def _make_runs(
         extra={name: columns[name] for name in EXTRA_COLUMNS if not np.isnan(columns[name]).all()},
         names=[row['name'] for row in fitted],
         rows=np.array([row['row'] for row in fitted], int),
+        clusters=np.arange(len(fitted)),
         curves=[row['curve'] for row in fitted],
         left_out=left_out,
         provenance={
@@ -297,12 +308,16 @@ def _exclude_without_flops(path: str, runs: Runs, flops: str) -> Runs:
     return runs.exclude({int(i): reason for i in missing})
 
 
+def _list_sizes(runs: Runs) -> np.ndarray:
+    """Return params, tokens and unique tokens (0 where unknown), [runs, 3]."""
+    unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
+    return np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
+
+
 def _exclude_untuned(runs: Runs, table: RunTable) -> tuple[Runs, str]:
     """Leave out the runs that differ from a better one in hyperparameters only, with a note."""
-    unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
-    sizes = np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
     given = [table.given[number - 1] for number in runs.rows]
-    reasons = tuned_runs.find_untuned(given, sizes, runs.loss)
+    reasons = tuned_runs.find_untuned(given, _list_sizes(runs), runs.loss)
     if not reasons:
         return runs, ''
     note = (

@@ -31,13 +31,12 @@ def find_untuned(rows: list[Row], sizes: np.ndarray, loss: np.ndarray) -> dict[i
     Returns:
       {index of the run: the reason}.
     """
-    names = [name for name in dict.fromkeys(n for row in rows for n in row) if _is_setting(name)]
-    names = [name for name in names if len({_normalize(row.get(name)) for row in rows}) > 1]
+    names = find_settings(rows)
     if not names:
         return {}
     groups: dict[bytes, dict[tuple[str, ...], list[int]]] = {}
     for index, row in enumerate(rows):
-        setting = tuple(_normalize(row.get(name)) for name in names)
+        setting = get_setting(row, names)
         groups.setdefault(sizes[index].tobytes(), {}).setdefault(setting, []).append(index)
     reasons = {}
     for settings in groups.values():
@@ -52,9 +51,21 @@ def find_untuned(rows: list[Row], sizes: np.ndarray, loss: np.ndarray) -> dict[i
     return reasons
 
 
-def _is_setting(name: str) -> bool:
-    last = re.split(r'[/.]', name.lower())[-1]
-    return HYPERPARAMETER.fullmatch(re.sub('[- ]', '_', last)) is not None
+def find_settings(rows: list[Row]) -> list[str]:
+    """Return the columns of hyperparameters that differ between the rows."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    names = [name for name in columns if HYPERPARAMETER.fullmatch(last_word(name))]
+    return [name for name in names if len({_normalize(row.get(name)) for row in rows}) > 1]
+
+
+def get_setting(row: Row, names: list[str]) -> tuple[str, ...]:
+    """Return the values of these columns, one text for equal values."""
+    return tuple(_normalize(row.get(name)) for name in names)
+
+
+def last_word(name: str) -> str:
+    """Return the last part of a column's name: `lr` of `config.optimizer/lr`."""
+    return re.sub('[- ]', '_', re.split(r'[/.]', name.lower())[-1])
 
 
 def _normalize(value: object) -> str:

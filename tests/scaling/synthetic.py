@@ -22,6 +22,7 @@ def loss(params: Any, tokens: Any, truth: dict[str, float] = TRUTH) -> np.ndarra
 
 def runs(params: Any, tokens: Any, losses: Any, **more: Any) -> Runs:
     params, tokens, losses = (np.asarray(values, float) for values in (params, tokens, losses))
+    sizes = np.stack([params, tokens, more.get('unique_tokens', np.zeros(len(params)))], axis=1)
     return Runs(
         params=params,
         tokens=tokens,
@@ -30,6 +31,7 @@ def runs(params: Any, tokens: Any, losses: Any, **more: Any) -> Runs:
         extra={name: np.asarray(values, float) for name, values in more.items()},
         names=[f'run {i}' for i in range(len(params))],
         rows=np.arange(1, len(params) + 1),
+        clusters=np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1),
         left_out=[],
         curves=[[] for _ in params],
         provenance={
