@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from experiments.forecast_coverage.worlds import CHINCHILLA
 from gpt_jax.scaling.report.figure_style import (
     HELD_OUT_COLOR,
     MEASURED_COLOR,
@@ -114,26 +115,28 @@ def find_pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
 
 def draw_figure(rows: list[Row], path: Path) -> list[Path]:
     """Draw the coverage of every cell, by quantity and design, with the goal as a band."""
+    rows = [row for row in rows if row['intervals']]
     quantities = list(dict.fromkeys(row['quantity'] for row in rows))
-    lines = [
-        (quantity, design)
-        for quantity in quantities
-        for design in dict.fromkeys(row['design'] for row in rows if row['quantity'] == quantity)
-    ]
+    rows.sort(key=lambda row: quantities.index(row['quantity']))
+    lines = list(dict.fromkeys(_label_line(row) for row in rows))
     with matplotlib.rc_context(RC_PARAMS):
-        figure = Figure(figsize=(7.6, 0.2 * len(lines) + 1.4), layout='constrained')
+        figure = Figure(figsize=(7.2, 0.19 * len(lines) + 1.2), layout='constrained')
         axes = figure.subplots()
-        axes.axvspan(100 * GOAL[0], 100 * GOAL[1], color='0.9', lw=0, label='90 to 99%')
-        for tool, offset in zip(COLORS, (0.16, -0.16), strict=True):
-            own = [row for row in rows if row['tool'] == tool and row['intervals']]
+        axes.axvspan(100 * GOAL[0], 100 * GOAL[1], color='0.88', lw=0, label='90 to 99%')
+        for tool, offset in zip(COLORS, (0.18, -0.18), strict=True):
+            own = [row for row in rows if row['tool'] == tool]
             x = [100 * compute_coverage(row) for row in own]
-            y = [len(lines) - lines.index((row['quantity'], row['design'])) + offset for row in own]
-            axes.plot(x, y, 'o', ms=2.8, alpha=0.6, mew=0, color=COLORS[tool], label=tool)
+            y = [len(lines) - lines.index(_label_line(row)) + offset for row in own]
+            axes.plot(x, y, 'o', ms=3.6, alpha=0.55, mew=0, color=COLORS[tool], label=tool)
         axes.axvline(95, color='black', lw=0.8)
-        labels = [f'{quantity}: {design}' for quantity, design in lines]
-        axes.set_yticks(range(len(lines), 0, -1), labels, fontsize=7.0)
+        axes.set_yticks(range(len(lines), 0, -1), lines, fontsize=7.5)
         axes.set_ylim(0.3, len(lines) + 0.7)
-        axes.set_xlabel('95% intervals that contain the truth (%), a dot per truth and noise')
+        axes.set_xlabel('95% intervals that contain the truth (%), a dot per constant and cell')
         axes.grid(alpha=0.25, lw=0.5)
         axes.legend(frameon=False, loc='lower left', bbox_to_anchor=(0, 1), ncols=3)
         return save_figure(figure, path)
+
+
+def _label_line(row: Row) -> str:
+    quantity = 'constants' if row['quantity'] in CHINCHILLA else row['quantity']
+    return f'{quantity}: {row["design"]}'
