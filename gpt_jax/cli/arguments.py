@@ -10,7 +10,7 @@ from gpt_jax.core import files
 from gpt_jax.core.config_fields import nearest
 from gpt_jax.core.errors import EXIT_BAD_INPUT, UserError
 
-LAWS = ('chinchilla', 'tied', 'kaplan', 'repeated', 'power')
+LAWS = ('auto', 'chinchilla', 'tied', 'kaplan', 'repeated', 'power')
 MIN_DRAWS = 10  # of a bootstrap; fewer have no interval
 
 
@@ -145,8 +145,9 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
     """Add the arguments for fitting a law; `approach` is the default of --approach."""
     parser.add_argument(
         '--law',
-        default='chinchilla',
-        help=f'form of the law: {", ".join(LAWS)}, or a dotted path (default: chinchilla)',
+        default='auto',
+        help=f"form of the law: {', '.join(LAWS)}, or a dotted path; auto gives Chinchilla's "
+        'constants, and a split that allows for the error of the form (default: %(default)s)',
     )
     parser.add_argument(
         '--over', choices=['N', 'D', 'C'], help='variable of --law=power (default: N)'
@@ -165,8 +166,7 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
     parser.add_argument(
         '--delta',
         type=parse_positive,
-        default=1e-3,
-        help='residual at which the Huber loss turns linear (default: %(default)s)',
+        help='residual at which the Huber loss turns linear (default: 0.001; 0.05 for few runs)',
     )
     parser.add_argument(
         '--starts', type=parse_count, help='starting points of the search (default: the whole grid)'
@@ -264,7 +264,7 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
-LAWS_OF_TWO_VARIABLES = ('chinchilla', 'tied', 'kaplan', 'repeated')
+LAWS_OF_TWO_VARIABLES = ('auto', 'chinchilla', 'tied', 'kaplan', 'repeated')
 # The laws that an argument applies to, and why it applies to no others.
 LAW_ARGUMENTS = {
     'over': (('power',), 'it is the variable of --law=power'),

@@ -5,7 +5,7 @@ intervals that contain the loss, beside two baselines: no change, and a line thr
 amounts of compute.
 
 examples:
-  gpt-jax backtest runs.csv
+  gpt-jax backtest runs.csv --plots=figures
   gpt-jax backtest runs/isoflop/records.jsonl --law=auto,chinchilla,kaplan --json=backtest.json
 """
 
@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='PATH',
         help='write the scores and every rollout as JSON',
     )
+    parser.add_argument(
+        '--plots', type=shared.parse_path, metavar='FOLDER', help='write the figure as PNG and SVG'
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -59,3 +62,7 @@ def run(arguments: argparse.Namespace) -> None:
         terminal.print_lines([f'law {law}: the runs of no origin can determine it'])
     numbers = {'scores': rows, 'rollouts': [rollout._asdict() for rollout in made]}
     terminal.write_numbers(numbers, arguments.json)
+    if arguments.plots:
+        from gpt_jax.scaling.report import rollout_figures
+
+        terminal.print_figure_paths(rollout_figures.draw_rollouts(made, arguments.plots))

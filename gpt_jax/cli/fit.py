@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     shared.resolve_law_arguments(arguments, approach='3')
     from gpt_jax.scaling import analysis
     from gpt_jax.scaling.report import terminal
+    from gpt_jax.scaling.robust_fit import HUBER_DELTA
     from gpt_jax.scaling.runs import read_runs
 
     runs = read_runs(arguments.data, **shared.table_options(arguments))
@@ -37,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
             runs,
             arguments.over,
             irreducible=not arguments.no_irreducible,
-            delta=arguments.delta,
+            delta=arguments.delta or HUBER_DELTA,
             draws=arguments.draws,
             seed=arguments.seed,
             keep_outliers=arguments.keep_outliers,

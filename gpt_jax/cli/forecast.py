@@ -83,9 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     planned = None if arguments.targets else _find_planned_run(arguments)
     runs = read_runs(arguments.data, **shared.table_options(arguments))
-    made = []
-    if arguments.law == 'auto' and rollouts.find_origins(runs.flops):
-        made = rollouts.run_backtest(runs, laws=('auto',), baselines=())
+    made = rollouts.run_own_backtest(runs) if arguments.law == 'auto' else []
     if planned is None:
         _forecast_targets(arguments, runs, made)
     else:

@@ -17,11 +17,11 @@ import argparse
 from gpt_jax.cli.arguments import (
     add_loss_unit_argument,
     parse_count,
-    parse_draws,
     parse_numbers,
     parse_pairs,
     parse_path,
     parse_positive,
+    parse_required_draws,
 )
 from gpt_jax.core.hardware import CHIPS
 from gpt_jax.scaling.plan import DEFAULT_CONTEXT, DEFAULT_SIZES, DEFAULT_SPAN, DEFAULT_VOCAB
@@ -76,9 +76,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_loss_unit_argument(parser)
     parser.add_argument(
         '--draws',
-        type=parse_draws,
-        default=300,
-        help='bootstrap resamples for the intervals (default: %(default)s)',
+        type=parse_required_draws,
+        default=400,
+        help='draws of the posterior for the intervals of N* and D* (default: %(default)s)',
     )
     parser.add_argument(
         '--context',

@@ -7,6 +7,7 @@ example:
 """
 
 import argparse
+import sys
 
 from gpt_jax.cli import arguments as shared
 
@@ -28,19 +29,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='PATH',
         help='ledger of gpt-jax forecast, to score on DATA',
     )
+    parser.add_argument(
+        '--no_backtest',
+        action='store_true',
+        help='leave out how good forecasts of the larger runs would have been (saves seconds)',
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     shared.resolve_law_arguments(arguments, approach='all')
+    from gpt_jax.core.progress import Progress
     from gpt_jax.scaling.report import html_report, terminal
 
-    lines = html_report.write_records_report(
-        arguments.data,
-        arguments.html,
-        arguments.ledger,
-        **shared.table_options(arguments),
-        over=arguments.over,
-        irreducible=not arguments.no_irreducible,
-        **shared.fit_options(arguments),
-    )
+    progress = Progress(sys.stderr, trial=None, name='backtest', steps=1)
+    try:
+        lines = html_report.write_records_report(
+            arguments.data,
+            arguments.html,
+            arguments.ledger,
+            **shared.table_options(arguments),
+            backtest=not arguments.no_backtest,
+            note=progress.note,
+            over=arguments.over,
+            irreducible=not arguments.no_irreducible,
+            **shared.fit_options(arguments),
+        )
+    finally:
+        progress.close()
     terminal.print_lines(lines)

@@ -226,12 +226,12 @@ class ModelConfig(ConfigSection):
     init_std: float = field(0.02, 'Standard deviation of initial matrices.', allowed=POSITIVE)
     parametrization: str = field(
         'standard',
-        'How init, learning rates and decay depend on the shape.',
+        'How init, learning rates, decay and epsilon depend on the shape.',
         choices=('standard', 'mup', 'completep'),
     )
     base_width: int = field(
         0,
-        'mup, completep: width at which init_std and learning rate were tuned; 0: width.',
+        'mup, completep: width at which init_std, rate and decay were tuned; 0: width.',
         allowed=POSITIVE,
     )
     base_layers: int = field(

@@ -1,4 +1,4 @@
-"""Parametrizations: how init, multipliers and learning rates depend on a model's shape.
+"""Parametrizations: how init, multipliers and the optimizer depend on a model's shape.
 
 Standard, muP (Yang et al. 2022) and CompleteP (Dey et al. 2025), each a table with one row per
 role. A weight is declared with a role (model/weights.py), and the role's row determines the rest.
@@ -94,38 +94,43 @@ STANDARD = Parametrization(
     }
 )
 
-# Yang et al. 2022, table 8, for Adam: the initial variance and the learning rate of a hidden matrix
-# scale as 1/m_N; logits are divided by m_N, and attention scores by head_dim instead of its root.
-_MATRIX = {'std': ShapePower(-0.5, 0), 'lr': ShapePower(-1, 0)}
+# Factors over the width, for AdamW:
+# - std, lr, logits, attention: Yang et al. 2022, table 8. A hidden matrix has 1/m_N of the variance
+#   and of the learning rate; logits are divided by m_N, and attention scores by head_dim instead of
+#   its root.
+# - decay_scale: Dey et al. 2025, table 1 (hidden WD), and MuAdamW of microsoft/mup. AdamW decays by
+#   rate x decay; without the factor, that would vanish with the width.
+# - epsilon: Dey et al. 2025, table 1; Everett et al. 2024. With logits divided by m_N, the gradient
+#   of every entry falls as 1/m_N; the paper lists the residual blocks only.
+# The row 'head' is that of Yang et al.'s output weights, whose outputs do not become more as the
+# width grows: the head, a task's head and the router of experts (model/experts.py divides its
+# logits, too).
+_VECTOR = {'epsilon': ShapePower(-1, 0)}
+_MATRIX = {
+    'std': ShapePower(-0.5, 0),
+    'lr': ShapePower(-1, 0),
+    'decay_scale': ShapePower(1, 0),
+    'epsilon': ShapePower(-1, 0),
+}
 MUP = Parametrization(
     {
-        **STANDARD.rules,
+        'embedding': RoleRule(_normal, decay=1, **_VECTOR),
         'hidden': RoleRule(_normal, decay=1, **_MATRIX),
         'residual': RoleRule(_residual, decay=1, **_MATRIX),
+        'head': RoleRule(_normal, decay=1, **_VECTOR),
+        'scale': RoleRule(_ones, decay=0, **_VECTOR),
+        'bias': RoleRule(_zeros, decay=0, **_VECTOR),
     },
     logits=ShapePower(-1, 0),
     attention=0.5,
 )
 
-# Dey et al. 2025, table 1, with alpha = 1: branches are divided by m_L, which replaces GPT-2's
-# 1/sqrt(layers) beyond the base depth; epsilon follows the size of the gradients; decay compensates
-# for the learning rate, so that lr x decay is constant.
-_OUTER = {'epsilon': ShapePower(-1, 0)}
-_INNER = {'epsilon': ShapePower(-1, -1)}
-_INNER_MATRIX = {**_MATRIX, **_INNER, 'decay_scale': ShapePower(1, 0)}
-_INNER_RESIDUAL = _INNER_MATRIX | {'std': ShapePower(-0.5, 0.5)}
-COMPLETEP = Parametrization(
-    {
-        'embedding': RoleRule(_normal, decay=1, **_OUTER),
-        'hidden': RoleRule(_normal, decay=1, **_INNER_MATRIX),
-        'residual': RoleRule(_residual, decay=1, **_INNER_RESIDUAL),
-        'head': RoleRule(_normal, decay=1, **_OUTER),
-        'scale': RoleRule(_ones, decay=0, **_INNER),
-        'bias': RoleRule(_zeros, decay=0, **_INNER),
-    },
+# Dey et al. 2025, table 1, with alpha = 1: muP, and branches divided by m_L, which replaces GPT-2's
+# 1/sqrt(layers) beyond the base depth. It divides the gradients in the blocks, too, so
+# `optimizer_multipliers` gives their epsilon the same factor.
+COMPLETEP = MUP._replace(
+    rules={**MUP.rules, 'residual': MUP.rules['residual']._replace(std=ShapePower(-0.5, 0.5))},
     branch=ShapePower(0, -1),
-    logits=ShapePower(-1, 0),
-    attention=0.5,
 )
 
 PARAMETRIZATIONS: Mapping[str, Parametrization] = {
@@ -171,15 +176,23 @@ class OptimizerMultipliers(NamedTuple):
 
 
 def optimizer_multipliers(roles: Any, config: ModelConfig) -> OptimizerMultipliers:
-    """Compute the optimizer's multipliers for a tree of roles."""
+    """Compute the optimizer's multipliers for a tree of roles, whose key 'blocks' has the layers'.
+
+    In the blocks, epsilon also has the factor of the branches, as their gradients do.
+    """
     rules = PARAMETRIZATIONS[config.parametrization].rules
+    branch = forward_multipliers(config).branch
 
     def weight_decay(role: str) -> np.float32:
         rule = rules[role]
         return np.float32(rule.decay * rule.decay_scale.evaluate(config))
 
+    def epsilon(path: tuple[Any, ...], role: str) -> float:
+        in_blocks = path[:1] == (jax.tree_util.DictKey('blocks'),)
+        return rules[role].epsilon.evaluate(config) * (branch if in_blocks else 1.0)
+
     return OptimizerMultipliers(
         lr=jax.tree.map(lambda role: rules[role].lr.evaluate(config), roles),
         weight_decay=jax.tree.map(weight_decay, roles),
-        epsilon=jax.tree.map(lambda role: rules[role].epsilon.evaluate(config), roles),
+        epsilon=jax.tree.map_with_path(epsilon, roles),
     )

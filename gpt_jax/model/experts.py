@@ -26,8 +26,9 @@ import jax
 import jax.numpy as jnp
 
 from gpt_jax.core.config import ModelConfig
+from gpt_jax.core.parametrization import forward_multipliers
 from gpt_jax.model.feedforward import get_activation
-from gpt_jax.model.matmul import einsum, grouped_matmul
+from gpt_jax.model.matmul import apply_multiplier, einsum, grouped_matmul
 from gpt_jax.model.weights import ParamFn
 from gpt_jax.parallel.sharding import ShardingPolicy
 
@@ -45,7 +46,7 @@ def routed_experts(
     `route_tokens`' statistics.
     """
     x_BLD = policy.group('F').all_gather(x_BLD, 1)
-    router = policy.group('E').all_gather(param('router', 'DE', 'hidden'), 1)
+    router = policy.group('E').all_gather(param('router', 'DE', 'head'), 1)
     gate, up = param('gate', 'EDF', 'hidden'), param('up', 'EDF', 'hidden')
     weights = (router, gate, up, param('down', 'EFD', 'residual'))
     apply = policy.shard_map_block(functools.partial(_apply_routed, config=config, policy=policy))
@@ -105,8 +106,6 @@ def route_tokens(
 ) -> tuple[jax.Array, jax.Array, RoutingStatistics]:
     """Choose the experts of each token.
 
-    The router is float32 throughout (Fedus et al. 2021, section 2.4).
-
     Returns:
       weights_TX: the chosen experts' probabilities, float32; they sum to 1 if `normalize_experts`.
       experts_TX: int32, the most probable expert first.
@@ -119,9 +118,7 @@ def route_tokens(
         busiest_expert: E x the largest f_e: the number of fair shares that this expert has.
         idle_experts: the share of the experts that no token chose.
     """
-    logits_TE = jnp.einsum(
-        'TD,DE->TE', x_TD.astype(jnp.float32), router_DE, precision=jax.lax.Precision.HIGHEST
-    )
+    logits_TE = compute_router_logits(x_TD, router_DE, config)
     lse_T = jax.nn.logsumexp(logits_TE, axis=-1)
     log_p_TE = logits_TE - lse_T[:, None]
     p_TE = jnp.exp(log_p_TE)
@@ -138,6 +135,18 @@ def route_tokens(
         'idle_experts': jnp.mean(shares_E == 0, dtype=jnp.float32),
     }
     return weights_TX, experts_TX, statistics
+
+
+def compute_router_logits(x_TD: jax.Array, router_DE: jax.Array, config: ModelConfig) -> jax.Array:
+    """Compute the router's logits [T, E].
+
+    The router is float32 throughout (Fedus et al. 2021, section 2.4). Like the head, it maps a
+    growing width to a fixed number of outputs, and a parametrization treats it alike.
+    """
+    logits_TE = jnp.einsum(
+        'TD,DE->TE', x_TD.astype(jnp.float32), router_DE, precision=jax.lax.Precision.HIGHEST
+    )
+    return apply_multiplier(logits_TE, forward_multipliers(config).logits)
 
 
 def _count_choices(experts_TX: jax.Array, experts: int) -> jax.Array:

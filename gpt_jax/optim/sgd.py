@@ -15,9 +15,12 @@ def make(
     """Make the transformation from gradients to updates at a learning rate of 1.
 
     Raises:
-      UserError: the parametrization has learning-rate multipliers, which are derived for Adam.
+      UserError: the parametrization has multipliers of learning rate or epsilon: they are derived
+        for Adam, whose updates do not depend on the size of the gradients.
     """
-    if any(multiplier != 1 for multiplier in jax.tree.leaves(params_info.lr)):
+    if any(
+        multiplier != 1 for multiplier in jax.tree.leaves((params_info.lr, params_info.epsilon))
+    ):
         raise UserError(
             "config.optimizer.name: must be 'adamw' with model.parametrization mup or completep, "
             "got 'sgd'; their learning rates are derived for Adam"

@@ -13,15 +13,20 @@ from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import (
     bootstrap,
     downstream,
+    identifiability,
     isoflop,
+    lack_of_fit,
     ladder_forecast,
+    law_posterior,
     outliers,
     parametric_fit,
+    posterior_split,
     power_law,
     profiles,
-    robust_fit,
+    refits,
 )
 from gpt_jax.scaling.approaches import compare_approaches
+from gpt_jax.scaling.compute_optimal import fit_cost
 from gpt_jax.scaling.law_forms import has_optimal_split
 from gpt_jax.scaling.runs import Runs
 
@@ -35,8 +40,8 @@ LARGEST = 'the largest by FLOPs'
 def analyze_parametric(
     runs: Runs,
     *,
-    law: str = 'chinchilla',
-    delta: float = robust_fit.HUBER_DELTA,
+    law: str = 'auto',
+    delta: float | None = None,
     draws: int = 1000,
     seed: int = 0,
     holdout: str = '',
@@ -50,9 +55,11 @@ def analyze_parametric(
 
     Args:
       runs: the runs.
-      law: a key of LAW_FORMS.
-      delta: residual at which the Huber loss turns from quadratic to linear.
-      draws: number of bootstrap resamples; 0: none.
+      law: a key of LAW_FORMS; or 'auto': Chinchilla's constants, and the split and the held-out
+        errors of the posterior (`law_posterior.py`) too.
+      delta: residual at which the Huber loss turns from quadratic to linear; None: as
+        `outliers.clean_runs` chooses.
+      draws: number of draws of the constants; 0: none.
       seed: seed of the random numbers.
       holdout: condition on the runs to hold out, such as 'flops>=1e21'; '': the largest by FLOPs.
       at_flops: FLOP budgets to split.
@@ -66,19 +73,22 @@ def analyze_parametric(
       left_out: row, name and reason of each row that is not fitted.
       notes: what was read in another way than expected.
       seed_noise: standard deviation of log loss between seeds and its degrees of freedom, or None.
+      lack_of_fit: the result of `lack_of_fit.test_lack_of_fit`: None without seeds.
+      design_gap: what the runs cannot identify and the run that would tell, or ''.
+      failed_draws: number of draws that could not be refitted.
       fit: the fields of `parametric_fit.ParametricLaw`.
       intervals: for each constant, the fields of `bootstrap.Interval`.
       profiles: for each constant, the result of `profiles.profile_constant`.
       residuals: for each run, params, tokens, flops, loss, row, name, curves and log_residual (log
         of measured over predicted loss).
       envelope: the runs that no cheaper run beats, as indices into residuals.
-      held_out: the result of `evaluate_holdout`.
+      held_out: the result of `evaluate_holdout`; for 'auto' also 'auto', that of the posterior.
       approaches: for each approach, a, b (N* ~ C^a, D* ~ C^b), n_coefficient, d_coefficient, cost
         (C = k N^p D), a_interval, band (N* along compute: flops, params_low, params_high), at (for
         each budget, flops, params, tokens, tokens_per_param, loss, params_low, params_high), note;
         for approach 2 also minima (`isoflop.IsoflopMinimum`), points (the points that their indices
         refer to; between_runs: whether they are interpolated between runs) and akima; for approach
-        1 also envelope (indices into residuals).
+        1 also envelope (indices into residuals). For 'auto', 'auto' is the split by the posterior.
       disagreements: sentences on approaches whose intervals of a, or of N* and D* at a budget, do
         not overlap.
       downstream: the result of `downstream.fit_downstream`, if the runs have an error.
@@ -86,47 +96,94 @@ def analyze_parametric(
     Raises:
       UserError: the runs cannot determine the law.
     """
+    form = 'chinchilla' if law == 'auto' else law
     runs, delta, noise = outliers.clean_runs(
-        law, runs, delta=delta, constants=constants, keep_outliers=keep_outliers
+        form, runs, delta=delta, constants=constants, keep_outliers=keep_outliers
     )
     data = parametric_fit.to_log_data(runs)
     fitted = parametric_fit.fit_parametric_law(
-        law, data, delta=delta, constants=constants, tries=starts
+        form, data, delta=delta, constants=constants, tries=starts
     )
-    resamples, resampled = bootstrap.draw_resamples(runs, draws, seed)
-    refits: list[dict[str, float]] = []
-    if draws:
-        fixed_base = constants is not None
-        refits = bootstrap.refit_resamples(fitted, data, resamples, fixed_base=fixed_base)
-    names = profiles.PROFILED_CONSTANTS.get(law, ())
+    drawn = refits.draw_refits(runs, fitted, draws, seed, fixed_base=constants is not None)
+    names = profiles.PROFILED_CONSTANTS.get(form, ())
+    log_predicted = np.log(fitted.predict(runs.params, runs.tokens, np.exp(data.u)))
+    residual = data.log_loss - log_predicted
+    gap = identifiability.find_design_gap(runs)
     result = describe_runs(runs) | {
         'seed_noise': noise,
+        'lack_of_fit': lack_of_fit.test_lack_of_fit(runs, residual, len(fitted.constants)),
+        'design_gap': gap.describe() if gap else '',
         'fit': dataclasses.asdict(fitted),
-        'intervals': _compute_intervals(fitted, refits, resampled),
+        'intervals': _compute_intervals(fitted, drawn),
+        'resampled': drawn.words,
+        'failed_draws': drawn.failed,
         'profiles': {name: profiles.profile_constant(fitted, data, name) for name in names},
-        'held_out': evaluate_holdout(law, runs, holdout, delta=delta, constants=constants),
+        'held_out': evaluate_holdout(form, runs, holdout, delta=delta, constants=constants),
     }
-    log_predicted = np.log(fitted.predict(runs.params, runs.tokens, np.exp(data.u)))
-    result['residuals']['log_residual'] = (data.log_loss - log_predicted).tolist()
+    result['residuals']['log_residual'] = residual.tolist()
     if has_optimal_split(fitted.constants):
         result['approaches'], result['disagreements'] = compare_approaches(
-            runs, fitted, refits, resampled, at_flops, which, seed
+            runs, fitted, drawn.constants, drawn.words, at_flops, which, seed
         )
+    if law == 'auto':
+        _add_posterior(result, runs, at_flops, holdout, seed)
     if 'error' in runs.extra:
         few_draws = min(draws, downstream.DRAWS)
         result['downstream'] = downstream.fit_downstream(runs, draws=few_draws, seed=seed)
     return result
 
 
-def _compute_intervals(
-    law: parametric_fit.ParametricLaw, refits: list[dict[str, float]], resampled: str
-) -> dict[str, Any]:
-    if not refits:
+def _compute_intervals(law: parametric_fit.ParametricLaw, drawn: refits.Refits) -> dict[str, Any]:
+    if not drawn.constants:
         return {}
-    draws = {name: [constants[name] for constants in refits] for name in law.constants}
+    draws = {name: [constants[name] for constants in drawn.constants] for name in law.constants}
     return {
-        name: dataclasses.asdict(bootstrap.compute_interval(values, resampled))
+        name: dataclasses.asdict(bootstrap.compute_interval(values, drawn.words))
         for name, values in draws.items()
+    }
+
+
+def _add_posterior(
+    result: dict[str, Any], runs: Runs, at_flops: tuple[float, ...], holdout: str, seed: int
+) -> None:
+    """Add the split and the held-out errors of the posterior to a result."""
+    posterior = law_posterior.fit_posterior(parametric_fit.to_log_data(runs))
+    cost, largest = fit_cost(runs), float(runs.flops.max())
+    result['approaches']['auto'] = posterior_split.describe_split(
+        posterior, cost, largest, at_flops, level=bootstrap.CONFIDENCE_LEVEL, seed=seed
+    )
+    is_held_out = select_holdout(runs, holdout)
+    try:
+        rest = law_posterior.fit_posterior(parametric_fit.to_log_data(runs.take(~is_held_out)))
+    except UserError as reason:
+        result['held_out']['auto'] = {'note': str(reason)}
+        return
+    held_out = runs.take(is_held_out)
+    tail = (1 - bootstrap.CONFIDENCE_LEVEL) / 2
+    predicted, low, high = np.array(
+        [
+            rest.predict(n, d).compute_quantiles(0.5, tail, 1 - tail)
+            for n, d in zip(held_out.params, held_out.tokens, strict=True)
+        ]
+    ).T
+    inside = int(((low <= held_out.loss) & (held_out.loss <= high)).sum())
+    result['held_out']['auto'] = _measure_errors(predicted, held_out.loss) | {
+        'inside': inside,
+        'note': '',
+    }
+
+
+def _measure_errors(predicted: np.ndarray, reached: np.ndarray) -> dict[str, float]:
+    """Return mean absolute error, bias and worst error, in units of the loss and in percent."""
+    error = predicted - reached
+    percent = 100 * error / reached
+    return {
+        'mean_absolute_nats': float(np.abs(error).mean()),
+        'bias_nats': float(error.mean()),
+        'worst_nats': float(error[np.argmax(np.abs(error))]),
+        'mean_absolute_percent': float(np.abs(percent).mean()),
+        'bias_percent': float(percent.mean()),
+        'worst_percent': float(percent[np.argmax(np.abs(percent))]),
     }
 
 
@@ -169,6 +226,8 @@ def evaluate_holdout(
     is_held_out = select_holdout(runs, condition)
     rest, held_out = runs.take(~is_held_out), runs.take(is_held_out)
     about = {'condition': condition or LARGEST, 'runs': len(held_out)}
+    if not len(rest):
+        return about | {'note': 'all runs have the same FLOPs'}
     try:
         fitted = parametric_fit.fit_parametric_law(
             law,
@@ -181,17 +240,10 @@ def evaluate_holdout(
         return about | {'note': str(reason)}
     unique_tokens = np.exp(parametric_fit.to_log_data(held_out).u)
     predicted = fitted.predict(held_out.params, held_out.tokens, unique_tokens)
-    error = predicted - held_out.loss
-    percent = 100 * error / held_out.loss
     return about | {
         'fitted_runs': len(rest),
         'constants': fitted.constants,
-        'mean_absolute_nats': float(np.abs(error).mean()),
-        'bias_nats': float(error.mean()),
-        'worst_nats': float(error[np.argmax(np.abs(error))]),
-        'mean_absolute_percent': float(np.abs(percent).mean()),
-        'bias_percent': float(percent.mean()),
-        'worst_percent': float(percent[np.argmax(np.abs(percent))]),
+        **_measure_errors(predicted, held_out.loss),
         'note': '',
     }
 

@@ -13,7 +13,7 @@ from gpt_jax.scaling.rows import REQUIRED_COLUMNS, RunTable
 from gpt_jax.scaling.table_formats import Row
 
 # Optional: one that cannot be read as numbers is not used, and refuses no file.
-EXTRA_COLUMNS = ('budget', 'unique_tokens', 'planned_tokens', 'seed', 'error')
+EXTRA_COLUMNS = ('budget', 'unique_tokens', 'planned_tokens', 'seed', 'error', 'seconds')
 NUMBER_COLUMNS = (*REQUIRED_COLUMNS, 'flops', *EXTRA_COLUMNS)
 POSITIVE_COLUMNS = (
     'params',

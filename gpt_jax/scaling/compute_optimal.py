@@ -39,6 +39,7 @@ class ComputeSplit(NamedTuple):
 
 
 COST_6ND = ComputeCost(6.0, 1.0)
+MAX_LOG = 300.0
 
 
 def evaluate_split(split: ComputeSplit, law: ParametricLaw, flops: float) -> dict[str, float]:
@@ -90,6 +91,7 @@ def fit_split_line(
 
 def _make_split(a: float, log_n: float, cost: ComputeCost) -> ComputeSplit:
     """Return the split with N* = exp(log_n) C^a, and the tokens that the cost leaves."""
+    log_n = float(np.clip(log_n, -MAX_LOG, MAX_LOG))  # of a law that the runs leave open
     return ComputeSplit(
         float(a),
         float(1 - cost.p * a),

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import bootstrap, law_posterior, outliers, parametric_fit, power_law
+from gpt_jax.scaling import (
+    bootstrap,
+    identifiability,
+    law_posterior,
+    outliers,
+    parametric_fit,
+    power_law,
+    refits,
+)
 from gpt_jax.scaling.ladder_forecast import LADDER_HUBER_DELTA, choose_law
 from gpt_jax.scaling.runs import SAME_RUN_TOLERANCE, Runs, is_same_run
 
@@ -24,12 +32,14 @@ class Forecaster(NamedTuple):
       constants: of the law, by name; where there are several laws, of the one with the most weight.
       resampled: what the intervals come from, in words.
       predict: (params, tokens) -> (loss, low, high).
+      posterior: of 'auto'; None for another law.
     """
 
     runs: Runs
     constants: dict[str, float]
     resampled: str
     predict: Callable[[float, float], tuple[float, float, float]]
+    posterior: law_posterior.LawPosterior | None = None
 
 
 def forecast_run(
@@ -78,6 +88,7 @@ def predict_run(
     """Return the forecast of one run, as `forecast_run` does."""
     runs = fitted.runs
     loss, low, high = fitted.predict(params, tokens)
+    gap = identifiability.find_design_gap(runs, (params, tokens))
     return {
         'name': name,
         'params': params,
@@ -93,6 +104,7 @@ def predict_run(
         'data': runs.provenance,
         'runs': len(runs),
         'left_out': runs.left_out,
+        'design_gap': gap.describe() if gap else '',
     }
 
 
@@ -120,19 +132,17 @@ def fit_forecaster(
     runs, delta, _ = outliers.clean_runs(law, runs)
     data = parametric_fit.to_log_data(runs)
     best = parametric_fit.fit_parametric_law(law, data, delta=delta, tries=starts)
-    resamples, resampled = bootstrap.draw_resamples(runs, draws, seed)
-    refits = [
-        parametric_fit.from_constants(law, constants)
-        for constants in bootstrap.refit_resamples(best, data, resamples)
-    ]
-    residual = data.log_loss - np.log(best.predict(runs.params, runs.tokens, np.exp(data.u)))
+    drawn = refits.draw_refits(runs, best, draws, seed)
+    if not drawn.constants:
+        raise UserError(f'--law={law}: {drawn.words}')
+    laws = [parametric_fit.from_constants(law, constants) for constants in drawn.constants]
 
     def predict(params: float, tokens: float) -> tuple[float, float, float]:
-        drawn = np.array([float(refit.predict(params, tokens)) for refit in refits])
-        loss = float(best.predict(params, tokens))
-        return loss, *_compute_ends(drawn, residual, seed)
+        losses = np.array([float(refit.predict(params, tokens)) for refit in laws])
+        interval = bootstrap.compute_interval(losses * np.exp(drawn.noise[: len(losses)]), '')
+        return float(best.predict(params, tokens)), interval.low, interval.high
 
-    return Forecaster(runs, best.constants, f'{resampled}; and the residuals', predict)
+    return Forecaster(runs, best.constants, f'{drawn.words}; and the noise of a run', predict)
 
 
 def _fit_posterior(runs: Runs) -> Forecaster:
@@ -146,7 +156,7 @@ def _fit_posterior(runs: Runs) -> Forecaster:
         return loss, low, high
 
     words = "posterior of the constants, of the error of the law's form, and of the noise"
-    return Forecaster(runs, posterior.describe_constants(), words, predict)
+    return Forecaster(runs, posterior.describe_constants(), words, predict, posterior)
 
 
 def _fit_along_params(runs: Runs, tokens: float, draws: int, seed: int) -> Forecaster:

@@ -26,7 +26,7 @@ since laws fitted to a part of a set of runs predict too high a loss for the res
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -142,16 +142,46 @@ class LawPosterior(NamedTuple):
         )
 
     def _predict(self, member: Member, point: np.ndarray) -> tuple[float, float]:
-        """Return mean and variance of a run's log loss by one member."""
-        law, gradient = predict_law(member.theta, point[None])
-        factor = _grow(member.growth, law, self.lowest)[0]
-        near = _correlate(self.points, point[None], member.length_scale)[:, 0]
-        known = solve_triangular(member.cholesky, near * member.factor * factor, lower=True)
+        """Return mean and variance of a run's log loss by one member, its noise included."""
+        means, covariance = self._predict_jointly(member, point[None])
+        growth = _grow(member.growth, predict_law(member.theta, point[None])[0], self.lowest)[0]
+        noise = member.variance * member.noise_ratio * growth**2
+        return means[0], max(covariance[0, 0], 1e-12 * member.variance) + noise
+
+    def draw_losses(self, params: Any, tokens: Any, draws: int, seed: int) -> np.ndarray:
+        """Draw log losses of several runs together, without their noise, [draws, runs].
+
+        A draw is one possible surface of the loss over N and D. DRIFT and DRIFT_SD are left out:
+        they are of the level, and the runs that are compared have the same compute.
+        """
+        points = np.log(np.stack([params, tokens], axis=1)) - self.centre
+        random = np.random.default_rng(seed)
+        drawn = []
+        counts = random.multinomial(draws, self.weights / self.weights.sum())
+        for member, count in zip(self.members, counts, strict=True):
+            if count:
+                mean, covariance = self._predict_jointly(member, points)
+                values, vectors = np.linalg.eigh(covariance)
+                scales = SD_FACTOR * np.sqrt(np.maximum(values, 0))
+                drawn.append(
+                    mean + (random.standard_normal((count, len(values))) * scales) @ vectors.T
+                )
+        return np.concatenate(drawn)
+
+    def _predict_jointly(self, member: Member, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and covariance of the log losses of several runs, without their noise."""
+        law, gradient = predict_law(member.theta, points)
+        factor = _grow(member.growth, law, self.lowest)
+        near = _correlate(self.points, points, member.length_scale)
+        scaled = near * member.factor[:, None] * factor
+        known = solve_triangular(member.cholesky, scaled, lower=True)
         # The constants move the residuals of the near runs too.
-        gradient = gradient[0] - known @ member.gradient
-        form = factor**2 * (1 + member.noise_ratio) - known @ known
-        constants = gradient @ np.linalg.solve(member.precision, gradient)
-        return law[0] + known @ member.residual, member.variance * max(form, 1e-12) + constants
+        gradient = gradient - known.T @ member.gradient
+        form = np.outer(factor, factor) * _correlate(points, points, member.length_scale)
+        constants = gradient @ np.linalg.solve(member.precision, gradient.T)
+        return law + known.T @ member.residual, member.variance * (
+            form - known.T @ known
+        ) + constants
 
     def describe_constants(self) -> dict[str, float]:
         """Return the law's constants by the member with the most weight."""

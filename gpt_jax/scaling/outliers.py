@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpt_jax.scaling import bootstrap, parametric_fit, power_law
+from gpt_jax.scaling import bootstrap, parametric_fit, power_law, refits
 from gpt_jax.scaling.robust_fit import HUBER_DELTA
 from gpt_jax.scaling.runs import Runs
 
@@ -16,6 +16,7 @@ OUTLIER_SIGMAS = 8.0  # robust standard deviations
 MIN_OUTLIER_RESIDUAL = 0.08  # of log loss: a run this close to the law is not an outlier
 MAX_OUTLIER_SHARE = 0.2  # of the runs: if more are far off, the law is wrong, not the runs
 TRIES = 12  # starts of each fit
+FEW_DELTA = 0.05  # Huber delta for few configurations: almost least squares
 
 
 def drop_outliers(
@@ -73,19 +74,21 @@ def clean_runs(
     law: str,
     runs: Runs,
     *,
-    delta: float = HUBER_DELTA,
+    delta: float | None = None,
     constants: dict[str, float] | None = None,
     keep_outliers: bool = False,
 ) -> tuple[Runs, float, dict[str, Any] | None]:
     """Return the runs, the Huber delta and the seed noise that all commands use.
 
     Differences between seeds are noise, which must count quadratically, so delta is at least as
-    large as that noise.
+    large as that noise. Few configurations cannot afford the precision that a small delta costs
+    (with normal noise, intervals a quarter wider), so theirs is FEW_DELTA.
 
     Args:
       law: a key of LAW_FORMS.
       runs: all runs.
-      delta: residual at which the Huber loss turns from quadratic to linear.
+      delta: residual at which the Huber loss turns from quadratic to linear; None: HUBER_DELTA, or
+        FEW_DELTA for fewer than `refits.MANY` configurations.
       constants: constants of the base law, which 'repeated' then holds fixed.
       keep_outliers: whether outliers are kept.
 
@@ -93,7 +96,10 @@ def clean_runs(
       The runs without outliers, the Huber delta to use, and the noise between seeds, if known.
     """
     if not keep_outliers:
-        runs = drop_outliers(law, runs, delta=delta, constants=constants)
+        runs = drop_outliers(law, runs, delta=delta or HUBER_DELTA, constants=constants)
+    if delta is None:
+        is_few = np.unique(runs.clusters).size < refits.MANY
+        delta = FEW_DELTA if is_few else HUBER_DELTA
     noise, freedom = bootstrap.estimate_seed_noise(runs)
     if not freedom:
         return runs, delta, None

@@ -106,6 +106,13 @@ def run_backtest(
     return rollouts
 
 
+def run_own_backtest(runs: Runs, *, note: Callable[[str], None] = lambda _: None) -> list[Rollout]:
+    """Return the rollouts of 'auto' alone, which widen its intervals; [] if there are none."""
+    if not find_origins(runs.flops):
+        return []
+    return run_backtest(runs, laws=('auto',), baselines=(), note=note)
+
+
 def find_origins(flops: np.ndarray) -> list[float]:
     """Return amounts of compute to forecast from: each the FLOPs of a run, ascending."""
     amounts = np.unique(flops)

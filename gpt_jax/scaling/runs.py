@@ -15,6 +15,7 @@ a note. The columns that laws and plots use, after --columns and the aliases of 
     role                    'trunk' for a run at a constant learning rate, from which others cool
                             down; 'finetuned' for one that started from another run's weights;
                             'task' for one that was trained on a task: all of these are left out
+    seconds                 wall-clock seconds of training, for `compare --by=seconds`
     error                   downstream error in (0, 1), for error = eps - k exp(-gamma loss)
     tokenization            what the text was split into, by `gpt-jax eval --records`; losses of
                             different ones are not fitted together

@@ -41,7 +41,7 @@ def test_fit_prints_writes_and_draws(data, tmp_path, capsys):
         '54 runs',
         'alpha',
         'starts reached it',
-        'bootstrap over runs',
+        'drawn: runs, with replacement',
         'held out',
         '3 parametric',
         'D/N',
@@ -62,7 +62,7 @@ def test_plan_forecast_verify_and_compare(data, tmp_path, capsys):
             'plan',
             '--flops=1e20',
             f'--runs={data}',
-            '--draws=10',
+            '--draws=20',
             f'--config={tmp_path / "planned.py"}',
         ]
     )
@@ -239,9 +239,9 @@ BAD = [
     (['fit', 'x.csv', '--law=power', '--approach=3'], '--approach: not with --law=power'),
     (['fit', 'x.csv', '--law=power', '--at-flops=1e20'], '--at_flops: not with --law=power'),
     (['fit', 'x.csv', '--law=power', '--starts=8'], '--starts: not with --law=power'),
-    (['fit', 'x.csv', '--base=E=1,A=1,B=1,alpha=1,beta=1'], '--base: not with --law=chinchilla'),
-    (['fit', 'x.csv', '--over=N'], '--over: not with --law=chinchilla'),
-    (['report', 'x.csv', '--no-irreducible'], '--no_irreducible: not with --law=chinchilla'),
+    (['fit', 'x.csv', '--base=E=1,A=1,B=1,alpha=1,beta=1'], '--base: not with --law=auto'),
+    (['fit', 'x.csv', '--over=N'], '--over: not with --law=auto'),
+    (['report', 'x.csv', '--no-irreducible'], '--no_irreducible: not with --law=auto'),
     (
         ['fit', 'x.csv', '--law=kaplan', '--approach=1'],
         '--approach: not with --law=kaplan; that law is for',
@@ -323,6 +323,27 @@ def test_two_files_are_compared_that_name_their_columns_otherwise(data, tmp_path
     refused(
         ['compare', data, theirs, '--columns=N=params,D=tokens,X=loss'], "no column 'X'", capsys
     )
+
+
+def test_several_recipes_are_ranked_at_a_loss_and_a_budget(data, tmp_path, capsys):
+    better = [
+        {'N': n, 'D': d, 'L': 0.99 * loss} for n, d, loss in zip(*synthetic_columns(), strict=True)
+    ]
+    theirs = synthetic.write_csv(tmp_path / 'theirs.csv', better)
+    command = ['compare', data, theirs, data, '--draws=20', '--columns=N=params,D=tokens,L=loss']
+    written = ['--at-loss=3,2.9', '--at-flops=1e21', f'--json={tmp_path / "numbers.json"}']
+    cli.main([*command, *written, f'--plots={tmp_path}'])
+    out = capsys.readouterr().out
+    assert 'conventions: loss in nats/token, C is FLOPs by 6ND' in out
+    assert out.count('best with probability') == 9
+    table = out[out.index('ranking, the best first:') :].splitlines()
+    assert table[3].split()[0] == 'B'
+    made = json.loads((tmp_path / 'numbers.json').read_text())
+    assert made['ranking'][0] == 'B'
+    assert made['at_cost'][0]['recipes'][1]['p_best'] == 1
+    assert (tmp_path / 'compare.svg').exists()
+    refused([*command, '--at-seconds=9'], '--at_seconds: requires --by=seconds', capsys)
+    refused([*command, '--by=seconds'], 'column seconds is missing in 54 of 54 runs', capsys)
 
 
 def synthetic_columns():

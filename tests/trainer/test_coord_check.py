@@ -17,15 +17,18 @@ SMALL = {
 
 
 @pytest.mark.parametrize(
-    ('parametrization', 'passed'),
+    ('parametrization', 'feedforward', 'passed'),
     [
-        ('standard', {'width': False}),
+        ('standard', 'mlp', {'width': False}),
         # over width, CompleteP has the rules of muP
-        pytest.param('mup', {'width': True}, marks=pytest.mark.slow),
-        pytest.param('completep', {'width': True, 'layers': True}, marks=pytest.mark.slow),
+        pytest.param('mup', 'mlp', {'width': True}, marks=pytest.mark.slow),
+        pytest.param('mup', 'experts', {'width': True}, marks=pytest.mark.slow),
+        pytest.param('completep', 'mlp', {'width': True, 'layers': True}, marks=pytest.mark.slow),
     ],
 )
-def test_mup_passes_and_standard_fails(tmp_path, source, monkeypatch, parametrization, passed):
+def test_mup_passes_and_standard_fails(
+    tmp_path, source, monkeypatch, parametrization, feedforward, passed
+):
     fields = SMALL | {'mode': 'coord_check', 'config.data.source': source}
     fields['config.model.layers'] = 2 if 'layers' in passed else 1
     if 'layers' not in passed:  # then two depths are enough to write the table
@@ -33,6 +36,9 @@ def test_mup_passes_and_standard_fails(tmp_path, source, monkeypatch, parametriz
     if not passed['width']:  # the smallest and the largest show the slope
         monkeypatch.setitem(coord_check.FACTORS, 'width', (1, 8))
     fields['config.model.parametrization'] = parametrization
+    fields['config.model.feedforward'] = feedforward
+    if feedforward == 'experts':
+        fields |= {'config.model.experts': 4, 'config.model.activation': 'silu'}
     command = in_process.command(tmp_path / 'c', **fields)
     out, err = in_process.run(command, code=0 if all(passed.values()) else 3)
     report = json.loads((tmp_path / 'c/coord_check.json').read_text())
@@ -40,6 +46,7 @@ def test_mup_passes_and_standard_fails(tmp_path, source, monkeypatch, parametriz
     assert {dimension: checks[dimension]['passed'] for dimension in passed} == passed
     assert checks['width']['sizes'] == [16 * factor for factor in coord_check.FACTORS['width']]
     names = {'attention', 'feedforward', 'residual', 'norm', 'logits'}
+    names |= {'router'} if feedforward == 'experts' else set()
     assert set(checks['width']['slopes']) == names
     assert json.loads(out.splitlines()[-1])['passed'] is all(passed.values())
     assert (tmp_path / 'c/coord_check.png').stat().st_size > 10_000
@@ -54,10 +61,10 @@ def test_mup_passes_and_standard_fails(tmp_path, source, monkeypatch, parametriz
 )
 def test_slopes_and_verdicts(tmp_path, power, judged, verdict):
     sizes = [32, 64, 128]
-    movements = [{'logits': 2.0 * size**power, 'norm': 1.0} for size in sizes]
+    movements = [{'logits': 2.0 * size**power, 'norm': 1.0, 'router': size**-0.6} for size in sizes]
     movements[0]['only here'] = 1.0
     result = coord_check.check_slopes(sizes, movements, 'width', judged=judged)
-    assert result['slopes'] == {'logits': pytest.approx(power), 'norm': pytest.approx(0)}
+    assert result['slopes'] == pytest.approx({'logits': power, 'norm': 0, 'router': -0.6})
     assert (result['worst'], result['verdict']) == ('logits', verdict)
     assert coord_check.format_check(result, 'mup')[-1].startswith(
         f'{verdict}: with mup, the movement of logits scales as width^'

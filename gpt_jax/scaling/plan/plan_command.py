@@ -11,8 +11,7 @@ from gpt_jax.core import files
 from gpt_jax.core.config_cli import read_config_file
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.hardware import CHIPS, find_peak_flops
-from gpt_jax.scaling import analysis, bootstrap, compute_optimal, outliers, parametric_fit
-from gpt_jax.scaling.compute_optimal import ComputeCost
+from gpt_jax.scaling import identifiability
 from gpt_jax.scaling.plan import (
     DEFAULT_CONTEXT,
     DEFAULT_SIZES,
@@ -63,21 +62,19 @@ def plan(arguments: argparse.Namespace) -> None:
 
 
 def _plan_run(arguments: argparse.Namespace, architecture: Architecture, vocab: int) -> None:
-    constants, cost = planner.PUBLISHED_LAW, compute_optimal.COST_6ND
-    drawn: list[dict[str, float]] = []
+    optimum: planner.LawOptimum | planner.PosteriorOptimum
+    optimum, gap = planner.LawOptimum(planner.PUBLISHED_LAW), ''
     if arguments.runs:
-        constants, cost, drawn = _fit_law(arguments)
+        optimum, gap = _fit_runs(arguments)
     hardware = _find_hardware(arguments)
     flops = arguments.budget
     if arguments.hours:
         flops = planner.convert_hours_to_flops(arguments.hours, **hardware)
     for _ in range(HOURS_ITERATIONS if arguments.hours else 1):
         result = planner.plan_run(
-            constants,
+            optimum,
             flops=flops,
             tokens=arguments.tokens,
-            cost=cost,
-            drawn=drawn,
             count=arguments.count or 'total',
             context=arguments.context or DEFAULT_CONTEXT,
             vocab=arguments.vocab or vocab,
@@ -89,9 +86,11 @@ def _plan_run(arguments: argparse.Namespace, architecture: Architecture, vocab: 
             # The hours include attention, which the FLOPs of a law may leave out.
             flops *= arguments.hours / result['hours']
     source = arguments.runs or 'Besiroglu et al. 2024'
-    result |= {'law': {'source': source, 'constants': constants}}
+    result |= {'law': {'source': source, 'constants': optimum.constants}, 'design_gap': gap}
     result |= {'device': _describe_device(arguments)}
     terminal.print_lines(terminal.format_plan(result))
+    if arguments.config and gap:
+        raise UserError(f'--config: no config is written, since N* is {gap}')
     if arguments.config:
         name = Path(arguments.config).stem
         text = write_config.render_run_config(result, name, arguments.base or '', architecture)
@@ -99,27 +98,20 @@ def _plan_run(arguments: argparse.Namespace, architecture: Architecture, vocab: 
     terminal.write_numbers(result, arguments.json)
 
 
-def _fit_law(
-    arguments: argparse.Namespace,
-) -> tuple[dict[str, float], ComputeCost, list[dict[str, float]]]:
-    """Fit the law to the runs; return (constants, cost, constants of bootstrap refits)."""
+def _fit_runs(arguments: argparse.Namespace) -> tuple[planner.PosteriorOptimum, str]:
+    """Fit the posterior to the runs; return it and what the runs cannot identify, or ''."""
     runs = read_runs(
         arguments.runs,
         columns=arguments.columns,
         count=arguments.count,
         loss_unit=arguments.loss_unit,
     )
-    runs, delta, _ = outliers.clean_runs('chinchilla', runs)
+    optimum = planner.PosteriorOptimum(runs, arguments.draws)
     terminal.print_lines(
-        [*terminal.format_notes(runs.notes), *terminal.format_left_out(runs.left_out)]
+        [*terminal.format_notes(runs.notes), *terminal.format_left_out(optimum.runs.left_out)]
     )
-    data = parametric_fit.to_log_data(runs)
-    law = parametric_fit.fit_parametric_law(
-        'chinchilla', data, delta=delta, tries=analysis.SECONDARY_STARTS
-    )
-    resamples, _ = bootstrap.draw_resamples(runs, arguments.draws, 0)
-    drawn = bootstrap.refit_resamples(law, data, resamples)
-    return law.constants, compute_optimal.fit_cost(runs), drawn
+    gap = identifiability.find_design_gap(optimum.runs)
+    return optimum, gap.describe() if gap else ''
 
 
 def _plan_isoflop(arguments: argparse.Namespace, architecture: Architecture, vocab: int) -> None:

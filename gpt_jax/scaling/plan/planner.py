@@ -2,24 +2,121 @@
 
 from typing import Any
 
-import numpy as np
-
-from gpt_jax.scaling import compute_optimal, parametric_fit
+from gpt_jax.scaling import (
+    bootstrap,
+    compute_optimal,
+    forecast,
+    parametric_fit,
+    posterior_split,
+    rollouts,
+)
 from gpt_jax.scaling.plan.shapes import GPT2, Architecture, find_shape
+from gpt_jax.scaling.runs import Runs
 
 # Besiroglu et al. 2024, the replicated fit of Hoffmann et al. 2022's approach 3.
 PUBLISHED_LAW = {'E': 1.8172, 'A': 482.01, 'B': 2085.43, 'alpha': 0.3478, 'beta': 0.3658}
+TOKENS_ITERATIONS, MIN_SLOPE = 8, 0.2
 # DeepSeek-AI 2024, section 3.1: batch size in tokens and peak learning rate over training FLOPs.
 BATCH, RATE = (0.2920, 0.3271), (0.3118, -0.1250)
 
 
+class LawOptimum:
+    """The optimum of a budget by a law with known constants, which has no intervals.
+
+    Attributes:
+      constants: E, A, B, alpha, beta of the law, whose N is counted as the plan counts it.
+      cost: C as a function of N and D.
+    """
+
+    def __init__(
+        self,
+        constants: dict[str, float],
+        cost: compute_optimal.ComputeCost = compute_optimal.COST_6ND,
+    ):
+        self.constants, self.cost = constants, cost
+        self._law = parametric_fit.from_constants('chinchilla', constants)
+        self._split = compute_optimal.compute_split(constants, cost)
+
+    def find_flops(self, tokens: float) -> float:
+        """Return the budget whose optimal run has these tokens."""
+        return (tokens / self._split.d_coefficient) ** (1 / self._split.b)
+
+    def evaluate(self, flops: float) -> dict[str, Any]:
+        """Return flops, params, tokens, tokens_per_param, loss and split of the optimal run."""
+        best = compute_optimal.evaluate_split(self._split, self._law, flops)
+        return best | {'split': self._split._asdict()}
+
+    def predict(self, params: float, tokens: float) -> dict[str, Any]:
+        """Return the loss of a run."""
+        return {'loss': float(self._law.predict(params, tokens))}
+
+
+class PosteriorOptimum:
+    """The optimum of a budget by the posterior of finished runs, with 95% intervals.
+
+    Attributes:
+      runs: the runs, without outliers.
+      draws: number of draws of the posterior.
+      constants: of the law's member with the most weight.
+      cost: C as a function of N and D, of the runs.
+    """
+
+    def __init__(self, runs: Runs, draws: int = posterior_split.DRAWS):
+        forecaster = forecast.fit_forecaster(runs, 'auto', draws=0, seed=0)
+        assert forecaster.posterior is not None
+        self.runs, self.constants = forecaster.runs, forecaster.constants
+        self.cost, self.draws = compute_optimal.fit_cost(self.runs), draws
+        self._forecaster, self._posterior = forecaster, forecaster.posterior
+        self._rollouts = rollouts.run_own_backtest(self.runs)
+
+    def find_flops(self, tokens: float) -> float:
+        """Return the budget whose optimal run has these tokens."""
+        flops = float(self.runs.flops.max())
+        for _ in range(TOKENS_ITERATIONS):
+            best = self.evaluate(flops)
+            flops *= (tokens / best['tokens']) ** (1 / max(best['split']['b'], MIN_SLOPE))
+        return flops
+
+    def evaluate(self, flops: float) -> dict[str, Any]:
+        """Return the optimal run, as LawOptimum does, with params_interval and tokens_interval."""
+        largest = float(self.runs.flops.max())
+        split = posterior_split.describe_split(
+            self._posterior,
+            self.cost,
+            largest,
+            (flops,),
+            level=bootstrap.CONFIDENCE_LEVEL,
+            draws=self.draws,
+            band_points=0,
+        )
+        best = split['at'][0]
+        params = [best['params_low'], best['params_high']]
+        tokens = [flops / (self.cost.k * n**self.cost.p) for n in reversed(params)]
+        names = ('a', 'b', 'n_coefficient', 'd_coefficient')
+        return {
+            **{name: best[name] for name in ('flops', 'params', 'tokens', 'tokens_per_param')},
+            **self.predict(best['params'], best['tokens']),
+            'params_interval': params,
+            'tokens_interval': tokens,
+            'identified': best['identified'],
+            'split': {name: split[name] for name in names},
+        }
+
+    def predict(self, params: float, tokens: float) -> dict[str, Any]:
+        """Return the loss of a run, loss_interval, and how good such forecasts would have been."""
+        widening, scores = rollouts.find_widening(self._rollouts, self.runs, params, tokens)
+        predicted = forecast.predict_run(
+            self._forecaster, params, tokens, law='auto', name='', widening=widening
+        )
+        interval = [predicted['low'], predicted['high']]
+        return {'loss': predicted['loss'], 'loss_interval': interval, 'rollouts': scores}
+
+
 def plan_run(
-    constants: dict[str, float],
+    optimum: LawOptimum | PosteriorOptimum,
     *,
     flops: float | None = None,
     tokens: float | None = None,
-    cost: compute_optimal.ComputeCost,
-    drawn: list[dict[str, float]],
     count: str,
     context: int,
     vocab: int,
@@ -32,11 +129,9 @@ def plan_run(
     """Plan the optimal run for a budget of FLOPs, or the optimal model for a number of tokens.
 
     Args:
-      constants: E, A, B, alpha, beta of the law, whose N is counted by `count`.
+      optimum: gives the optimal run of a budget; its N is counted by `count`.
       flops: the budget; None: `tokens` determines it.
       tokens: training tokens; None: `flops` determines them.
-      cost: C as a function of N and D.
-      drawn: constants of bootstrap refits, for the intervals; may be empty.
       count: the convention of N, a key of `Architecture.count_parameters`.
       context: tokens per sequence.
       vocab: size of the vocabulary.
@@ -49,13 +144,14 @@ def plan_run(
     Returns:
       A JSON-able dict:
       flops, params, tokens, tokens_per_param, loss: the optimum, N by `count` (also returned).
-      params_interval, tokens_interval, loss_interval: [low, high], 95%; only with `drawn`.
+      params_interval, tokens_interval, loss_interval: [low, high], 95%; identified: whether the
+        interval of N* is of use; rollouts: the scores of such forecasts. Only of finished runs.
       split: a, b (N* ~ C^a, D* ~ C^b), n_coefficient, d_coefficient.
       shape: layers, width, heads, context, vocab.
       shape_params: its parameters by convention.
       shape_flops_per_token, shape_flops: training FLOPs by convention, per token and in total.
       shape_tokens: training tokens, in whole batches.
-      shape_loss: loss of this shape on these tokens, by the law.
+      shape_loss: loss of this shape on these tokens.
       batch: sequences per step.
       steps: number of steps.
       learning_rate: peak learning rate.
@@ -65,12 +161,10 @@ def plan_run(
     Raises:
       UserError: no shape is near the optimal size.
     """
-    split = compute_optimal.compute_split(constants, cost)
     if tokens is not None:
-        flops = (tokens / split.d_coefficient) ** (1 / split.b)
+        flops = optimum.find_flops(tokens)
     assert flops is not None
-    law = parametric_fit.from_constants('chinchilla', constants)
-    best = compute_optimal.evaluate_split(split, law, flops)
+    best = optimum.evaluate(flops)
     shape = find_shape(
         best['params'], count=count, context=context, vocab=vocab, architecture=architecture
     )
@@ -78,21 +172,20 @@ def plan_run(
     flops_per_token = architecture.flops_per_token(shape)
     # The tokens that the budget allows for exactly this shape, in whole batches.
     batch = suggest_batch_size(flops, context)
-    own_tokens = flops / (cost.k * counts[count] ** cost.p)
+    own_tokens = flops / (optimum.cost.k * counts[count] ** optimum.cost.p)
     steps = max(1, round(own_tokens / (batch * context)))
     trained = steps * batch * context
     total_flops = {name: per_token * trained for name, per_token in flops_per_token.items()}
     hours = total_flops['with_attention'] / (peak * utilization * devices) / 3600
-    result: dict[str, Any] = {
+    return {
         **best,
         'count': count,
-        'split': split._asdict(),
         'shape': shape._asdict(),
         'shape_params': counts,
         'shape_flops_per_token': flops_per_token,
         'shape_flops': total_flops,
         'shape_tokens': trained,
-        'shape_loss': float(law.predict(counts[count], trained)),
+        'shape_loss': optimum.predict(counts[count], trained)['loss'],
         'batch': batch,
         'steps': steps,
         'learning_rate': suggest_learning_rate(flops),
@@ -100,28 +193,6 @@ def plan_run(
         'devices': devices,
         'utilization': utilization,
         'cost': hours * devices * price if price else None,
-    }
-    return result | (_compute_intervals(best, flops, cost, drawn) if drawn else {})
-
-
-def _compute_intervals(
-    best: dict[str, float],
-    flops: float,
-    cost: compute_optimal.ComputeCost,
-    drawn: list[dict[str, float]],
-) -> dict[str, list[float]]:
-    """Compute 95% intervals of N*, D* and the loss of the optimum, over bootstrap refits."""
-    splits = [compute_optimal.compute_split(constants, cost) for constants in drawn]
-    params = np.array([float(split.at(flops)[0]) for split in splits])
-    laws = [parametric_fit.from_constants('chinchilla', constants) for constants in drawn]
-    values = {
-        'params': params,
-        'tokens': flops / (cost.k * params**cost.p),
-        'loss': np.array([float(law.predict(best['params'], best['tokens'])) for law in laws]),
-    }
-    intervals = {name: np.quantile(draws, [0.025, 0.975]) for name, draws in values.items()}
-    return {
-        f'{name}_interval': [float(low), float(high)] for name, (low, high) in intervals.items()
     }
 
 

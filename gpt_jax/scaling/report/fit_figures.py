@@ -1,4 +1,4 @@
-"""Figures of a fit over parameters and tokens, and of the comparison of two recipes."""
+"""Figures of a fit over parameters and tokens."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +29,7 @@ APPROACH_STYLES = {  # color and name
     '1': ('#27ae60', 'envelope'),
     '2': ('#e67e22', 'isoFLOP'),
     '3': (LAW_COLOR, 'parametric'),
+    'auto': ('#8e44ad', 'auto'),
 }
 COUNT_LABELS = {'as given': 'parameters'}
 FLOPS_LABELS = {'column': 'training FLOPs', '6ND': 'training FLOPs (6ND)'}
@@ -269,7 +270,8 @@ def _draw_splits(axes: Axes, approaches: dict[str, Any], flops: np.ndarray, vari
             continue
         color, name = APPROACH_STYLES[number]
         exponent = split['a' if variable == 'n' else 'b']
-        label = f'{number} {name}: C$^{{{exponent:.3f}}}$'
+        title = name if number == name else f'{number} {name}'
+        label = f'{title}: C$^{{{exponent:.3f}}}$'
         optimum = split[f'{variable}_coefficient'] * grid**exponent
         axes.plot(grid, optimum, color=color, lw=1.5, label=label)
         _draw_band(axes, split, variable, color)
@@ -325,42 +327,3 @@ def _draw_residuals(figure: Figure, result: dict[str, Any]) -> list[RunPoints]:
         RunPoints(axes, runs, data[name], percent)
         for axes, name in zip(panels, labels, strict=True)
     ]
-
-
-def draw_comparison(result: dict[str, Any], folder: str) -> list[Path]:
-    """Draw a result of compare_recipes into a folder; return the files.
-
-    The figure shows both envelopes with their laws, and the compute multiplier over the loss.
-    """
-    drawing = _make_figure(_draw_comparison, result, 'compare', (7.6, 3.6))
-    return save_figure(drawing.figure, Path(folder) / f'{drawing.name}.png')
-
-
-def _draw_comparison(figure: Figure, result: dict[str, Any]) -> list[RunPoints]:
-    left, right = figure.subplots(1, 2)
-    left.set_xscale('log')
-    left.set_yscale('log')
-    for name, color in (('A', MEASURED_COLOR), ('B', HELD_OUT_COLOR)):
-        points, law = result['envelopes'][name], result['laws'][name]
-        flops = np.array(points['flops'])
-        grid = np.geomspace(flops.min(), flops.max(), 80)
-        left.plot(flops, points['loss'], 'o', color=color, ms=4)
-        predicted = law['E'] + law['K'] * grid ** -law['gamma']
-        label = f'{name}: C$^{{-{law["gamma"]:.3f}}}$'
-        left.plot(grid, predicted, color=color, lw=1.4, label=label)
-    left.set_xlabel('training FLOPs')
-    left.set_ylabel('loss')
-    set_log_ticks(left, 'x')
-    set_loss_ticks(left)
-    left.legend(frameon=False, fontsize=8)
-    loss, low, high = result['loss'], result['low'], result['high']
-    right.fill_between(loss, low, high, color=LAW_COLOR, alpha=0.18, lw=0)
-    right.plot(loss, result['multiplier'], color=LAW_COLOR, lw=1.6)
-    right.axhline(1, color=MUTED_COLOR, lw=1, ls=':')
-    right.invert_xaxis()
-    right.set_xlabel('loss, falling')
-    right.set_ylabel('compute of A over compute of B')
-    for axes in (left, right):
-        axes.grid(alpha=0.25, lw=0.5)
-    figure.suptitle('How much compute B saves', fontsize=10, fontweight='bold')
-    return []

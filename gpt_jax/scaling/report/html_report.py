@@ -5,6 +5,7 @@ over parameters and tokens, as with a ladder at one token count, the report has 
 variable instead, and a sentence with the reason.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,18 @@ import numpy as np
 
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import analysis, forecast_ledger, power_law
-from gpt_jax.scaling.report import fit_figures, page, scaling_curve, sections, terminal
+from gpt_jax.scaling import analysis, forecast_ledger, power_law, rollouts
+from gpt_jax.scaling.report import (
+    fit_figures,
+    page,
+    rollout_figures,
+    scaling_curve,
+    sections,
+    terminal,
+)
 from gpt_jax.scaling.report.fit_figures import ReportFigure, RunPoints
 from gpt_jax.scaling.report.page import FigureGrid, Section, embed_figure
+from gpt_jax.scaling.rollouts import Rollout
 from gpt_jax.scaling.rows import read_rows
 from gpt_jax.scaling.runs import Runs, read_runs
 
@@ -35,6 +44,8 @@ def write_records_report(
     drop_highest: int = 0,
     loss_unit: str = '',
     keep_untuned: bool = False,
+    backtest: bool = True,
+    note: Callable[[str], None] = lambda _: None,
     **fit_options: Any,
 ) -> list[str]:
     """Write the report of a file of runs.
@@ -44,6 +55,8 @@ def write_records_report(
       html_path: the file to write.
       ledger_path: a ledger of forecasts to score on these runs; None: none.
       columns, count, flops, drop_highest, loss_unit, keep_untuned: as in read_runs.
+      backtest: whether to forecast the larger runs from the smaller ones.
+      note: receives what the backtest does.
       fit_options: as in fit_for_report.
 
     Returns:
@@ -68,7 +81,21 @@ def write_records_report(
         )
     result, why = fit_for_report(runs, **fit_options)
     records = read_rows(records_path, **source, flops=flops)
-    write_report(html_path, result, records=records, scores=scores, why=why)
+    made, why_none = [], 'turned off'
+    if backtest:
+        try:
+            made = rollouts.run_backtest(runs, seed=fit_options.get('seed', 0), note=note)
+        except UserError as error:
+            why_none = str(error)
+    write_report(
+        html_path,
+        result,
+        records=records,
+        scores=scores,
+        why=why,
+        backtest=made,
+        why_no_backtest=why_none,
+    )
     dropped = len(result['left_out'])
     lines = [f'{records_path}: {result["data"]["runs"]} runs, {dropped} rows left out']
     lines += [*([why] if why else []), *terminal.format_notes(runs.notes)]
@@ -78,7 +105,7 @@ def write_records_report(
 def fit_for_report(
     runs: Runs,
     *,
-    law: str = 'chinchilla',
+    law: str = 'auto',
     over: str = 'N',
     at_flops: tuple[float, ...] = (),
     holdout: str = '',
@@ -122,7 +149,7 @@ def fit_for_report(
     if not over:
         why += ' No law over one variable either: larger models do not always have more tokens.'
         return analysis.describe_runs(runs), why
-    delta = fit_options.get('delta', power_law.HUBER_DELTA)
+    delta = fit_options.get('delta') or power_law.HUBER_DELTA
     try:
         result = analysis.analyze_power_law(runs, over, irreducible=irreducible, delta=delta)
     except UserError as error:
@@ -149,6 +176,8 @@ def write_report(
     records: list[dict[str, Any]],
     scores: dict[str, Any] | None,
     why: str,
+    backtest: Sequence[Rollout] = (),
+    why_no_backtest: str = 'turned off',
 ) -> Path:
     """Write the page.
 
@@ -159,15 +188,18 @@ def write_report(
       records: all rows of the file, from read_rows.
       scores: the result of verify_forecasts, or None.
       why: a sentence on a law that could not be fitted, or ''.
+      backtest: rollouts of `rollouts.run_backtest`.
+      why_no_backtest: why there are none, a clause.
 
     Returns:
       The path.
     """
     parts = [
-        Section('Figures', [_make_figure_grid(result)]),
+        Section('Figures', [_make_figure_grid(result, backtest)]),
         sections.make_law_section(result),
         sections.make_power_law_section(result),
         sections.make_held_out_section(result),
+        sections.make_rollouts_section(list(backtest), why_no_backtest),
         sections.make_split_section(result),
         sections.make_noise_section(result),
         sections.make_forecasts_section(scores),
@@ -179,18 +211,27 @@ def write_report(
         title=f'Scaling report: {"/".join(Path(result["data"]["file"]).parts[-2:])}',
         summary=sections.make_summary(result, scores, why),
         sections=[part for part in parts if part is not None],
-        numbers=analysis.nan_to_none({'result': result, 'forecasts': scores, 'why': why}),
+        numbers=analysis.nan_to_none(
+            {
+                'result': result,
+                'forecasts': scores,
+                'why': why,
+                'rollouts': [rollout._asdict() for rollout in backtest],
+            }
+        ),
     )
     files.write_text(path, html)
     return Path(path)
 
 
-def _make_figure_grid(result: dict[str, Any]) -> FigureGrid:
+def _make_figure_grid(result: dict[str, Any], backtest: Sequence[Rollout]) -> FigureGrid:
     """Render every figure for wide screens, then every figure for narrow ones."""
     svgs = []
     for css_class, narrow in (('wide', False), ('narrow', True)):
         drawings = [*_make_ladder_figure(result, narrow)]
         drawings += fit_figures.make_fit_figures(result, narrow=narrow)
+        if backtest:
+            drawings.append(rollout_figures.make_rollouts_figure(backtest, narrow=narrow))
         svgs += [embed_figure(drawing, css_class) for drawing in drawings]
     return FigureGrid(svgs)
 

@@ -28,6 +28,7 @@ from gpt_jax.scaling.report.page import (
     TableRow,
     make_table,
 )
+from gpt_jax.scaling.rollouts import Rollout, summarize_rollouts
 
 Result = Mapping[str, Any]  # from analyze_parametric, analyze_power_law or describe_runs
 
@@ -145,9 +146,13 @@ def make_law_section(result: Result) -> Section | None:
     if intervals:
         first = next(iter(intervals.values()))
         interval_heading = f'{100 * first["level"]:g}% interval'
-        lines.append(f'Intervals: bootstrap over {first["resampled"]}, {first["draws"]} draws.')
+        failed = f', {result["failed_draws"]} failed' if result['failed_draws'] else ''
+        lines.append(f'Intervals: {first["draws"]} draws{failed}; drawn: {first["resampled"]}.')
     else:
-        lines.append('No intervals: the bootstrap was turned off (--draws=0).')
+        lines.append(to_sentence(result['resampled']))
+    lines += map(to_sentence, terminal.describe_lack_of_fit(result))
+    if result['design_gap']:
+        lines.append(to_sentence(result['design_gap']))
     if 'downstream' in result:
         lines += [line for line in terminal.format_downstream(result['downstream']) if line]
     headings = ['constant', 'value', interval_heading, 'note']
@@ -157,7 +162,9 @@ def make_law_section(result: Result) -> Section | None:
         make_table(headings, rows, text_columns=['constant', 'note'], long_column='note'),
         BulletList(lines),
     ]
-    return Section('The law', blocks)
+    test = result['lack_of_fit']
+    is_rejected = bool(test and test['rejected'])
+    return Section('A description of the runs' if is_rejected else 'The law', blocks)
 
 
 def _format_interval(interval: Result | None, spec: str) -> str:
@@ -203,6 +210,22 @@ def make_held_out_section(result: Result) -> Section | None:
     ]
     table = make_table(['', _get_unit(result), 'of the loss'], rows, text_columns=[''])
     return Section('Held out', [Paragraph(text), table])
+
+
+def make_rollouts_section(rollouts: list[Rollout], why: str) -> Section:
+    """Return how good forecasts of these runs from the smaller ones would have been."""
+    title = 'Backtest'
+    if not rollouts:
+        return Section(title, [Paragraph(to_sentence(f'no rollouts: {why}'))])
+    text = (
+        'For several amounts of compute, the runs up to it were fitted and larger ones forecast. '
+        'The interval score is the width of the 95% interval plus 40 times the distance of a loss '
+        'outside of it, in percent of the loss: the smaller, the better. The forecasts of one '
+        'amount share their fit, so they are not independent trials.'
+    )
+    headings, cells = terminal.tabulate_backtest(summarize_rollouts(rollouts))
+    table = make_table(headings, cells, text_columns=['law'])
+    return Section(title, [Paragraph(text), table])
 
 
 def make_split_section(result: Result) -> Section | None:

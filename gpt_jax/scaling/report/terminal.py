@@ -12,7 +12,7 @@ from gpt_jax.scaling.loss_units import label_unit
 Result = Mapping[str, Any]
 
 MAX_LEFT_OUT_LINES = 12  # --json has all rows
-APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric'}
+APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric', 'auto': 'auto'}
 FAR_EXTRAPOLATION = 100  # times the compute of the largest run
 # Key in the records, heading, format. A heading states its convention, without which numbers cannot
 # be compared.
@@ -108,12 +108,18 @@ def format_fit(result: dict[str, Any]) -> list[str]:
             f'seed noise: {100 * noise["log_loss_sd"]:.2f}% of the loss, '
             f'{noise["degrees_of_freedom"]} degrees of freedom'
         )
+    lines += describe_lack_of_fit(result)
     if intervals:
         first = next(iter(intervals.values()))
+        failed = f', {result["failed_draws"]} failed' if result['failed_draws'] else ''
         lines.append(
-            f'intervals: {100 * first["level"]:g}%, bootstrap over {first["resampled"]}, '
-            f'{first["draws"]} draws'
+            f'intervals: {100 * first["level"]:g}%, {first["draws"]} draws{failed}; '
+            f'drawn: {first["resampled"]}'
         )
+    else:
+        lines.append(result['resampled'])
+    if result['design_gap']:
+        lines.append(result['design_gap'])
     lines += ['', *_format_held_out(result['held_out'], unit)]
     if 'approaches' in result:
         lines += ['', 'compute-optimal split: N* ~ C^a, D* ~ C^b']
@@ -121,6 +127,23 @@ def format_fit(result: dict[str, Any]) -> list[str]:
             lines += _format_split(APPROACH_TITLES[number], split)
         lines += result['disagreements']
     return lines
+
+
+def describe_lack_of_fit(result: Result) -> list[str]:
+    """Return a line that says whether the noise between seeds rejects the law; [] without seeds."""
+    test = result['lack_of_fit']
+    if not test:
+        return []
+    words = (
+        f'lack of fit: chi-square per degree of freedom {test["chi_square_per_dof"]:.3g} '
+        f'({test["degrees_of_freedom"]} and {test["noise_degrees_of_freedom"]} degrees of freedom)'
+    )
+    if test['rejected']:
+        words += (
+            f': the noise between seeds rejects the form {result["fit"]["law"]}; its constants '
+            'summarize these runs and are not those of a law'
+        )
+    return [words]
 
 
 def _format_source(result: Result) -> list[str]:
@@ -164,6 +187,18 @@ def _format_held_out(held_out: Result, unit: str) -> list[str]:
         f'  mean error {nats["mean_absolute"]:.4f} {unit} ({percent["mean_absolute"]:.2f}%), '
         f'bias {nats["bias"]:+.4f} ({percent["bias"]:+.2f}%), '
         f'worst {nats["worst"]:+.4f} ({percent["worst"]:+.2f}%)',
+        *_format_held_out_by_posterior(held_out),
+    ]
+
+
+def _format_held_out_by_posterior(held_out: Result) -> list[str]:
+    auto = held_out.get('auto')
+    if not auto or auto['note']:
+        return []
+    return [
+        f'  by auto: mean error {auto["mean_absolute_percent"]:.2f}%, bias '
+        f'{auto["bias_percent"]:+.2f}%; {auto["inside"]} of {held_out["runs"]} inside the 95% '
+        'intervals'
     ]
 
 
@@ -194,6 +229,7 @@ def _format_split(title: str, split: Result) -> list[str]:
             f'    at {optimum["flops"]:.3g} FLOPs: N* {optimum["params"]:.4g}{interval}, '
             f'D* {optimum["tokens"]:.4g}, D/N {optimum["tokens_per_param"]:.3g}, '
             f'loss {optimum["loss"]:.4f}'
+            f'{"" if optimum.get("identified", True) else "; not identified"}'
         )
     if 'akima' in split:
         sizes = [
@@ -246,6 +282,8 @@ def format_plan(result: dict[str, Any]) -> list[str]:
         f'D* {result["tokens"]:.4g}{_format_range(result, "tokens")}, '
         f'D/N {result["tokens_per_param"]:.3g}, '
         f'loss {result["loss"]:.4f}{_format_range(result, "loss")}',
+        *describe_rollouts(result.get('rollouts')),
+        *([result['design_gap']] if result['design_gap'] else []),
         '',
         f'nearest shape: {shape["layers"]} layers, {shape["width"]} wide, {shape["heads"]} heads '
         f'of {shape["width"] // shape["heads"]}, context {shape["context"]:,}, '
@@ -359,12 +397,9 @@ def format_forecast(line: dict[str, Any], path: str) -> list[str]:
         f'  law {line["law"]} through {line["runs"]} runs; {factor:.3g} times the compute of the '
         'largest of them',
     ]
-    if rollouts := line.get('rollouts'):
-        lines.append(
-            f'  in {rollouts["rollouts"]} rollouts at {rollouts["factor"]} times the compute on '
-            f'these runs: median error {rollouts["median_percent"]:.2g}%, '
-            f'{rollouts["inside"]} inside'
-        )
+    lines += describe_rollouts(line.get('rollouts'))
+    if line['design_gap']:
+        lines.append(f'  {line["design_gap"]}')
     if factor > FAR_EXTRAPOLATION and line['law'] != 'auto':
         lines.append(
             f'  warning: more than {FAR_EXTRAPOLATION} times beyond the runs; the interval holds '
@@ -373,6 +408,16 @@ def format_forecast(line: dict[str, Any], path: str) -> list[str]:
     return [
         *lines,
         f'  written to {path} on {line["date"]}; after the run, gpt-jax verify scores it',
+    ]
+
+
+def describe_rollouts(scores: Result | None) -> list[str]:
+    """Return a line on how good such forecasts would have been on these runs; [] if unknown."""
+    if not scores:
+        return []
+    return [
+        f'  in {scores["rollouts"]} rollouts at {scores["factor"]} times the compute on '
+        f'these runs: median error {scores["median_percent"]:.2g}%, {scores["inside"]} inside'
     ]
 
 
@@ -390,11 +435,18 @@ def format_forecasts(forecasts: Sequence[Result]) -> list[str]:
         for forecast in forecasts
     ]
     level = f'{100 * forecasts[0]["level"]:g}%'
-    return format_table(['name', 'params', 'tokens', 'compute', 'loss', level], cells)
+    table = format_table(['name', 'params', 'tokens', 'compute', 'loss', level], cells)
+    gaps = dict.fromkeys(f['design_gap'] for f in forecasts if f['design_gap'])
+    return [*table, *gaps]
 
 
 def format_backtest(rows: Sequence[Result]) -> list[str]:
     """Return a table of the scores of `rollouts.summarize_rollouts`."""
+    return format_table(*tabulate_backtest(rows))
+
+
+def tabulate_backtest(rows: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and the cells of the scores of `rollouts.summarize_rollouts`."""
     cells = []
     for row in rows:
         intervals = ['', '', '']
@@ -409,7 +461,7 @@ def format_backtest(rows: Sequence[Result]) -> list[str]:
         count = str(row['rollouts'])
         cells.append([row['law'], f'{row["factor"]}x', count, *errors, worst, *intervals])
     headings = ['law', 'compute', 'rollouts', 'median error', 'bias', 'worst']
-    return format_table([*headings, 'inside 95%', 'width', 'interval score'], cells)
+    return [*headings, 'inside 95%', 'width', 'interval score'], cells
 
 
 def format_verification(result: Result) -> list[str]:
@@ -432,23 +484,3 @@ def format_verification(result: Result) -> list[str]:
             f'bias {result["bias_percent"]:+.2f}%, worst {result["worst_percent"]:+.2f}%'
         )
     return lines or ['the ledger is empty']
-
-
-def format_comparison(result: dict[str, Any]) -> list[str]:
-    """Return the lines for a result of compare_recipes."""
-    lines = [f'{name}: {path}' for name, path in zip('AB', result['files'], strict=True)]
-    for name, law in result['laws'].items():
-        formula = f'{law["E"]:.4g} + {law["K"]:.4g} C^-{law["gamma"]:.4f}'
-        lines.append(f'  {name}: loss = {formula} along its envelope')
-    if result['warning']:
-        lines.append(f'warning: {result["warning"]}')
-    lines.append('compute of A over compute of B for the same loss:')
-    losses, multipliers = result['loss'], result['multiplier']
-    every = max(1, (len(losses) - 1) // 4)
-    for index in range(0, len(losses), every):
-        low, high = result['low'][index], result['high'][index]
-        lines.append(
-            f'  loss {losses[index]:.4f}: {multipliers[index]:.3g} times '
-            f'(from {low:.3g} to {high:.3g})'
-        )
-    return [*lines, f'intervals: {100 * result["level"]:g}%, bootstrap over {result["resampled"]}']

@@ -6,7 +6,7 @@ from gpt_jax.core import config_cli, model_counts
 from gpt_jax.core.config import parse_config, to_raw
 from gpt_jax.scaling.plan import cooldown_plan, planner, trial_rows, write_config
 from gpt_jax.scaling.plan.shapes import Architecture, Shape
-from tests.scaling import sweep_records, synthetic
+from tests.scaling import sweep_records
 from tests.scaling.plan import test_cooldown_plan, test_isoflop_plan, test_planner
 
 LARGE = test_isoflop_plan.FRAME._replace(context=2048, vocab=50257, head_dim=None, layers=None)
@@ -75,7 +75,7 @@ def test_cooldown_config_has_the_trunk_and_its_branches():
 def test_run_config_scales_the_architecture_of_a_named_base():
     architecture = Architecture(config_cli.read_config_file('configs/llama_1b.py')['model'])
     flags = test_planner.FLAGS | {'vocab': 128_256, 'context': 2048}
-    result = planner.plan_run(synthetic.TRUTH, flops=3e21, architecture=architecture, **flags)
+    result = planner.plan_run(test_planner.OPTIMUM, flops=3e21, architecture=architecture, **flags)
     text = write_config.render_run_config(result, 'planned', 'llama_1b', architecture)
     space = {}
     exec(compile(text, 'planned.py', 'exec'), space)

@@ -276,7 +276,7 @@ def test_the_command_prints_the_path(tmp_path, capsys):
     )
     assert f'report: {tmp_path / "a.html"}' in capsys.readouterr().out
     page = Page((tmp_path / 'a.html').read_text())
-    assert 'No intervals' in page.text
+    assert 'No intervals: --draws=0' in page.text
     assert 'No ledger' in page.text
     assert 'row 16' in page.text
 
