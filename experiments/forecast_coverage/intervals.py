@@ -92,10 +92,11 @@ def measure_constants(
     optimum = worlds.find_optimal_params(truth, flops)
     approaches = ['3', *(['2'] if 'budget' in draw.columns else [])]
     names = list(worlds.CHINCHILLA) if truth == 'chinchilla' else []
-    quantities = [*names, *(f'N* by approach {number}' for number in approaches)]
+    quantities = [*names, *(f'N* by approach {number}' for number in approaches), 'N* by auto']
     try:
         result = analysis.analyze_parametric(
             read_draw(draw, folder),
+            law='auto',
             draws=DRAWS,
             seed=replicate,
             at_flops=(flops,),
@@ -110,10 +111,11 @@ def measure_constants(
         outcome[name] = _make_interval(
             ends.get('low'), ends.get('high'), centre, worlds.CHINCHILLA[name], ends.get('note')
         )
-    for number in approaches:
+    for number in [*approaches, 'auto']:
         approach = result['approaches'][number]
         found = (approach.get('at') or [{}])[0]
-        outcome[f'N* by approach {number}'] = _make_interval(
+        name = 'N* by auto' if number == 'auto' else f'N* by approach {number}'
+        outcome[name] = _make_interval(
             found.get('params_low'),
             found.get('params_high'),
             found.get('params', math.nan),
@@ -126,7 +128,7 @@ def measure_constants(
 def measure_multiplier(
     design: str, truth: str, noise: float, replicate: int, folder: Path
 ) -> Outcome:
-    """Compare two recipes of which one saves a third of the compute, at the middle loss."""
+    """Compare two recipes, of which one needs a third less compute, over the losses of both."""
     name = 'compute multiplier'
     runs = [
         read_draw(
@@ -135,12 +137,13 @@ def measure_multiplier(
         for saving in (1.0, worlds.SAVING)
     ]
     try:
-        result = comparison.compare_recipes(*runs, draws=DRAWS, seed=replicate)
+        result = comparison.compare_recipes(runs, draws=DRAWS, seed=replicate)
     except UserError as reason:
         return {name: str(reason)}
-    middle = len(result['multiplier']) // 2
-    low, high, centre = (result[key][middle] for key in ('low', 'high', 'multiplier'))
-    return {name: _make_interval(low, high, centre, worlds.SAVING)}
+    low, high, centre = (
+        result['recipes'][1]['overall'][key] for key in ('low', 'high', 'multiplier')
+    )
+    return {name: _make_interval(low, high, centre, worlds.SAVING, result['no_interval'])}
 
 
 def _make_interval(
