@@ -112,8 +112,14 @@ def add_loss_unit_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    """Add DATA, one or several tables of runs."""
     parser.add_argument(
-        'data', type=parse_path, metavar='DATA', help='runs: CSV, JSON, JSON Lines or Parquet'
+        'data',
+        nargs='+',
+        type=parse_path,
+        metavar='DATA',
+        help='runs: CSV, JSON, JSON Lines or Parquet; a folder of TensorBoard event files; or '
+        'wandb:ENTITY/PROJECT; several are read one after the other',
     )
 
 
@@ -138,6 +144,24 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='keep runs that differ from a better one only in hyperparameters (default: of equal '
         'N and D, the best)',
+    )
+    parser.add_argument(
+        '--where',
+        default='',
+        metavar='COLUMN=VALUE,...',
+        help="fit only the rows with one of these values in a column, such as 'split=fit'",
+    )
+    add_checkpoint_argument(parser)
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--checkpoints',
+        default='',
+        choices=['', 'last', 'half', 'all', 'separate'],
+        help='rows of one run that are fitted: the last, those of its second half, or all; '
+        'separate: every row is a run (default: last, or half where the last rows are few or of '
+        'one length)',
     )
 
 
@@ -169,13 +193,23 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
         help='residual at which the Huber loss turns linear (default: 0.001; 0.05 for few runs)',
     )
     parser.add_argument(
+        '--residual',
+        choices=['log', 'loss'],
+        help='what the law is fitted to: log loss or the loss itself (default: log)',
+    )
+    parser.add_argument(
+        '--loss_function',
+        choices=['huber', 'squares'],
+        help='what is minimized: the sum of Huber losses or of squares (default: huber)',
+    )
+    parser.add_argument(
         '--starts', type=parse_count, help='starting points of the search (default: the whole grid)'
     )
     parser.add_argument(
         '--draws',
         type=parse_draws,
-        default=1000,
-        help='bootstrap resamples of the law; 0: none (default: %(default)s)',
+        help='bootstrap resamples of the law; 0: none (default: 1000; 200 for more than 10,000 '
+        'runs)',
     )
     add_seed_argument(parser)
     parser.add_argument(
@@ -273,6 +307,8 @@ LAW_ARGUMENTS = {
     'approach': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
     'at_flops': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
     'holdout': (LAWS_OF_TWO_VARIABLES, 'that law always holds out the largest runs'),
+    'residual': (LAWS_OF_TWO_VARIABLES, 'that law is fitted to log loss'),
+    'loss_function': (LAWS_OF_TWO_VARIABLES, 'that law minimizes the Huber loss'),
     'starts': (LAWS_OF_TWO_VARIABLES, 'that law has its own starting points'),
 }
 
@@ -288,7 +324,8 @@ def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> No
       UserError: an argument does not suit the law; names the argument.
     """
     check_law(arguments.law, LAWS)
-    custom = ('holdout', 'starts') if ':' in arguments.law else ()  # arguments of a user's own law
+    # A user's own law has these arguments, too.
+    custom = ('holdout', 'starts', 'residual', 'loss_function') if ':' in arguments.law else ()
     for name, (laws, reason) in LAW_ARGUMENTS.items():
         if getattr(arguments, name) and arguments.law not in laws and name not in custom:
             raise UserError(f'--{name}: not with --law={arguments.law}; {reason}')
@@ -300,6 +337,8 @@ def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> No
         )
     arguments.approach = arguments.approach or approach
     arguments.over = arguments.over or 'N'
+    arguments.residual = arguments.residual or 'log'
+    arguments.loss_function = arguments.loss_function or 'huber'
 
 
 def check_law(law: str, known: Sequence[str]) -> None:
@@ -316,6 +355,8 @@ def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         'law': arguments.law,
         'delta': arguments.delta,
+        'residual': arguments.residual,
+        'loss_function': arguments.loss_function,
         'draws': arguments.draws,
         'seed': arguments.seed,
         'holdout': arguments.holdout,
@@ -336,4 +377,6 @@ def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
         'drop_highest': arguments.drop_highest,
         'loss_unit': arguments.loss_unit,
         'keep_untuned': arguments.keep_untuned,
+        'where': arguments.where,
+        'checkpoints': arguments.checkpoints,
     }

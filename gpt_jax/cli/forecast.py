@@ -22,9 +22,7 @@ FORECAST_LAWS = ('auto', 'chinchilla', 'tied', 'kaplan', 'power')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'data', type=shared.parse_path, metavar='DATA', help='the runs to forecast from'
-    )
+    shared.add_data_argument(parser)
     shared.add_table_arguments(parser)
     parser.add_argument(
         '--config',

@@ -5,9 +5,11 @@ same numbers.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import (
@@ -42,7 +44,9 @@ def analyze_parametric(
     *,
     law: str = 'auto',
     delta: float | None = None,
-    draws: int = 1000,
+    residual: str = 'log',
+    loss_function: str = 'huber',
+    draws: int | None = None,
     seed: int = 0,
     holdout: str = '',
     at_flops: tuple[float, ...] = (),
@@ -59,7 +63,10 @@ def analyze_parametric(
         errors of the posterior (`law_posterior.py`) too.
       delta: residual at which the Huber loss turns from quadratic to linear; None: as
         `outliers.clean_runs` chooses.
-      draws: number of draws of the constants; 0: none.
+      residual: 'log' or 'loss': what the residuals are differences of.
+      loss_function: 'huber' or 'squares', summed over the residuals.
+      draws: number of draws of the constants; 0: none; None: as many as `bootstrap.choose_draws`
+        says.
       seed: seed of the random numbers.
       holdout: condition on the runs to hold out, such as 'flops>=1e21'; '': the largest by FLOPs.
       at_flops: FLOP budgets to split.
@@ -69,7 +76,8 @@ def analyze_parametric(
       starts: number of starts of the main fit; None: all starts of the law.
 
     Returns:
-      data: the file, its SHA-256, the conventions of N and C, and the number of fitted runs.
+      data: the file, its SHA-256, the conventions of N and C, and the numbers of fitted runs and of
+        their rows.
       left_out: row, name and reason of each row that is not fitted.
       notes: what was read in another way than expected.
       seed_noise: standard deviation of log loss between seeds and its degrees of freedom, or None.
@@ -100,27 +108,38 @@ def analyze_parametric(
     runs, delta, noise = outliers.clean_runs(
         form, runs, delta=delta, constants=constants, keep_outliers=keep_outliers
     )
+    if residual == 'loss':
+        delta *= float(np.median(runs.loss))  # a relative error of delta
+    if loss_function == 'squares':
+        delta = math.inf
     data = parametric_fit.to_log_data(runs)
     fitted = parametric_fit.fit_parametric_law(
-        form, data, delta=delta, constants=constants, tries=starts
+        form, data, delta=delta, constants=constants, tries=starts, residual=residual
     )
+    draws = bootstrap.choose_draws(len(runs)) if draws is None else draws
     drawn = refits.draw_refits(runs, fitted, draws, seed, fixed_base=constants is not None)
     names = profiles.PROFILED_CONSTANTS.get(form, ())
     log_predicted = np.log(fitted.predict(runs.params, runs.tokens, np.exp(data.u)))
-    residual = data.log_loss - log_predicted
+    log_residual = data.log_loss - log_predicted
     gap = identifiability.find_design_gap(runs)
+    factor = _compute_variance_factor(len(runs), int(runs.are_ends().sum()), len(names))
     result = describe_runs(runs) | {
         'seed_noise': noise,
-        'lack_of_fit': lack_of_fit.test_lack_of_fit(runs, residual, len(fitted.constants)),
+        'lack_of_fit': lack_of_fit.test_lack_of_fit(runs, log_residual, len(fitted.constants)),
         'design_gap': gap.describe() if gap else '',
         'fit': dataclasses.asdict(fitted),
         'intervals': _compute_intervals(fitted, drawn),
         'resampled': drawn.words,
         'failed_draws': drawn.failed,
-        'profiles': {name: profiles.profile_constant(fitted, data, name) for name in names},
-        'held_out': evaluate_holdout(form, runs, holdout, delta=delta, constants=constants),
+        'profiles': {
+            name: profiles.profile_constant(fitted, data, name, variance_factor=factor)
+            for name in names
+        },
+        'held_out': evaluate_holdout(
+            form, runs, holdout, delta=delta, constants=constants, residual=residual
+        ),
     }
-    result['residuals']['log_residual'] = residual.tolist()
+    result['residuals']['log_residual'] = log_residual.tolist()
     if has_optimal_split(fitted.constants):
         result['approaches'], result['disagreements'] = compare_approaches(
             runs, fitted, drawn.constants, drawn.words, at_flops, which, seed
@@ -131,6 +150,17 @@ def analyze_parametric(
         few_draws = min(draws, downstream.DRAWS)
         result['downstream'] = downstream.fit_downstream(runs, draws=few_draws, seed=seed)
     return result
+
+
+def _compute_variance_factor(rows: int, runs: int, constants: int) -> float:
+    """Return by how much the rows of runs tell less of a constant than as many runs would.
+
+    The rows of a run are taken for one, and the spread of so few runs is uncertain itself.
+    """
+    if rows == runs:
+        return 1.0
+    limit = scipy.stats.f.ppf(bootstrap.CONFIDENCE_LEVEL, 1, max(1, runs - constants))
+    return float(rows / runs * limit / profiles.CHI_SQUARE_LIMIT)
 
 
 def _compute_intervals(law: parametric_fit.ParametricLaw, drawn: refits.Refits) -> dict[str, Any]:
@@ -147,22 +177,27 @@ def _add_posterior(
     result: dict[str, Any], runs: Runs, at_flops: tuple[float, ...], holdout: str, seed: int
 ) -> None:
     """Add the split and the held-out errors of the posterior to a result."""
-    posterior = law_posterior.fit_posterior(parametric_fit.to_log_data(runs))
+    posterior = law_posterior.fit_posterior(
+        parametric_fit.to_log_data(runs), runs.get_checkpoint_clusters()
+    )
     cost, largest = fit_cost(runs), float(runs.flops.max())
     result['approaches']['auto'] = posterior_split.describe_split(
         posterior, cost, largest, at_flops, level=bootstrap.CONFIDENCE_LEVEL, seed=seed
     )
     is_held_out = select_holdout(runs, holdout)
     try:
-        rest = law_posterior.fit_posterior(parametric_fit.to_log_data(runs.take(~is_held_out)))
+        rest = runs.take(~is_held_out)
+        posterior = law_posterior.fit_posterior(
+            parametric_fit.to_log_data(rest), rest.get_checkpoint_clusters()
+        )
     except UserError as reason:
         result['held_out']['auto'] = {'note': str(reason)}
         return
-    held_out = runs.take(is_held_out)
+    held_out = runs.take(is_held_out & runs.are_ends())
     tail = (1 - bootstrap.CONFIDENCE_LEVEL) / 2
     predicted, low, high = np.array(
         [
-            rest.predict(n, d).compute_quantiles(0.5, tail, 1 - tail)
+            posterior.predict(n, d).compute_quantiles(0.5, tail, 1 - tail)
             for n, d in zip(held_out.params, held_out.tokens, strict=True)
         ]
     ).T
@@ -190,7 +225,7 @@ def _measure_errors(predicted: np.ndarray, reached: np.ndarray) -> dict[str, flo
 def describe_runs(runs: Runs) -> dict[str, Any]:
     """Return the part of a result that describes the runs; the same for every law."""
     return {
-        'data': runs.provenance | {'runs': len(runs)},
+        'data': runs.provenance | {'runs': int(runs.are_ends().sum()), 'rows': len(runs)},
         'left_out': runs.left_out,
         'notes': runs.notes,
         'residuals': {
@@ -207,7 +242,13 @@ def describe_runs(runs: Runs) -> dict[str, Any]:
 
 
 def evaluate_holdout(
-    law: str, runs: Runs, condition: str, *, delta: float, constants: dict[str, float] | None
+    law: str,
+    runs: Runs,
+    condition: str,
+    *,
+    delta: float,
+    constants: dict[str, float] | None,
+    residual: str = 'log',
 ) -> dict[str, Any]:
     """Fit the law without the held-out runs, and predict those.
 
@@ -217,15 +258,17 @@ def evaluate_holdout(
       condition: selects the held-out runs, as in `select_holdout`.
       delta: residual at which the Huber loss turns from quadratic to linear.
       constants: constants of the base law, which 'repeated' then holds fixed.
+      residual: 'log' or 'loss'.
 
     Returns:
-      condition, runs (number held out), fitted_runs, constants, note; and the mean absolute error,
-      the bias and the worst error, in nats and percent. Only condition, runs and note if the rest
-      of the runs cannot determine the law.
+      condition, runs and rows (held out), fitted_runs, constants, note; and the mean absolute
+      error, the bias and the worst error, in nats and percent. Only condition, runs, rows and note
+      if the rest of the runs cannot determine the law.
     """
     is_held_out = select_holdout(runs, condition)
     rest, held_out = runs.take(~is_held_out), runs.take(is_held_out)
-    about = {'condition': condition or LARGEST, 'runs': len(held_out)}
+    ends = int(held_out.are_ends().sum())
+    about = {'condition': condition or LARGEST, 'runs': ends, 'rows': len(held_out)}
     if not len(rest):
         return about | {'note': 'all runs have the same FLOPs'}
     try:
@@ -235,13 +278,14 @@ def evaluate_holdout(
             delta=delta,
             constants=constants,
             tries=SECONDARY_STARTS,
+            residual=residual,
         )
     except UserError as reason:
         return about | {'note': str(reason)}
     unique_tokens = np.exp(parametric_fit.to_log_data(held_out).u)
     predicted = fitted.predict(held_out.params, held_out.tokens, unique_tokens)
     return about | {
-        'fitted_runs': len(rest),
+        'fitted_runs': int(rest.are_ends().sum()),
         'constants': fitted.constants,
         **_measure_errors(predicted, held_out.loss),
         'note': '',
@@ -249,7 +293,7 @@ def evaluate_holdout(
 
 
 def select_holdout(runs: Runs, condition: str) -> np.ndarray:
-    """Return the mask of the runs that are held out, [runs].
+    """Return the mask of the runs that are held out, [runs]; clusters are held out as a whole.
 
     Args:
       runs: all runs.
@@ -259,7 +303,7 @@ def select_holdout(runs: Runs, condition: str) -> np.ndarray:
       UserError: the condition is malformed, or it leaves nothing to fit or nothing to predict.
     """
     if not condition:
-        return runs.flops >= runs.flops.max() * (1 - 1e-6)
+        return runs.max_in_cluster(runs.flops) >= runs.flops.max() * (1 - 1e-6)
     comparisons = {'>=': np.greater_equal, '<=': np.less_equal, '>': np.greater, '<': np.less}
     sign = next((sign for sign in comparisons if sign in condition), '>=')
     name, _, value = condition.partition(sign)
@@ -277,6 +321,7 @@ def select_holdout(runs: Runs, condition: str) -> np.ndarray:
             f"--holdout={condition}: must be COLUMN>=NUMBER, such as 'flops>=1e21'; columns: "
             f'{", ".join(columns)}'
         ) from None
+    mask = np.isin(runs.clusters, runs.clusters[mask])
     if mask.all() or not mask.any():
         raise UserError(
             f'--holdout={condition}: holds out {int(mask.sum())} of {len(mask)} runs; it must '
@@ -291,7 +336,7 @@ def analyze_power_law(
     *,
     irreducible: bool,
     delta: float,
-    draws: int = POWER_DRAWS,
+    draws: int | None = None,
     seed: int = 0,
     keep_outliers: bool = False,
 ) -> dict[str, Any]:
@@ -302,7 +347,7 @@ def analyze_power_law(
       over: 'N', 'D' or 'C'.
       irreducible: whether the law has an irreducible loss.
       delta: residual at which the Huber loss turns from quadratic to linear.
-      draws: number of bootstrap resamples, at most POWER_DRAWS; 0: none.
+      draws: number of bootstrap resamples, at most POWER_DRAWS; 0: none; None: POWER_DRAWS.
       seed: seed of the random numbers.
       keep_outliers: whether runs far from the law are fitted too.
 
@@ -323,8 +368,8 @@ def analyze_power_law(
     result = describe_runs(runs) | {'over': over, 'law': dataclasses.asdict(law), 'intervals': {}}
     log_residual = np.log(runs.loss / power_law.predict_loss(law, x))
     result['residuals']['log_residual'] = log_residual.tolist()
-    if draws and np.unique(x).size > MIN_POWER_SIZES:
-        few_draws = min(draws, POWER_DRAWS)
+    few_draws = POWER_DRAWS if draws is None else min(draws, POWER_DRAWS)
+    if few_draws and np.unique(x).size > MIN_POWER_SIZES:
         result['intervals'] = _bootstrap_power_law(
             x, runs.loss, irreducible=irreducible, delta=delta, draws=few_draws, seed=seed
         )

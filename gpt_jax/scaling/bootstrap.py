@@ -16,10 +16,12 @@ import numpy as np
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import law_forms, parametric_fit, power_law, robust_fit
-from gpt_jax.scaling.runs import Runs
+from gpt_jax.scaling.runs import MIN_NOISE_FREEDOM, Runs
 
 CONFIDENCE_LEVEL = 0.95
 REFIT_TOLERANCE = 1e-9  # relative tolerance of the objective
+DRAWS, FEW_DRAWS = 1000, 200  # by default: up to MANY_RUNS runs, and with more
+MANY_RUNS = 10_000
 MIN_RUNS = 5  # with fewer, a resample is mostly repeats of two or three runs
 RESAMPLED_WORDS = 'runs, with replacement; a resample of fewer than {} sizes is drawn again'
 
@@ -45,18 +47,26 @@ class Interval:
 def estimate_seed_noise(runs: Runs) -> tuple[float, int]:
     """Return the standard deviation of log loss between seeds, and its degrees of freedom.
 
-    It is pooled over configurations with several runs; NaN and 0 if there are none.
+    It is pooled over the configurations (clusters) with several finished runs; NaN and 0 if these
+    have fewer than MIN_NOISE_FREEDOM degrees of freedom, from which no level can be told.
     """
-    groups: dict[tuple[float, ...], list[float]] = {}
-    unique = runs.extra.get('unique_tokens', np.full(len(runs), math.nan))
-    for n, d, u, loss in zip(runs.params, runs.tokens, unique, runs.loss, strict=True):
-        groups.setdefault((n, d, -1.0 if math.isnan(u) else u), []).append(math.log(loss))
-    repeated = [np.array(group) for group in groups.values() if len(group) > 1]
+    groups: dict[tuple[float, float], list[float]] = {}
+    for cluster, tokens, loss in zip(runs.clusters, runs.tokens, runs.loss, strict=True):
+        groups.setdefault((cluster, tokens), []).append(math.log(loss))
+    longest: dict[float, float] = {}
+    for cluster, tokens in groups:
+        longest[cluster] = max(tokens, longest.get(cluster, 0.0))
+    repeated = [np.array(groups[key]) for key in longest.items() if len(groups[key]) > 1]
     freedom = sum(len(group) - 1 for group in repeated)
-    if not freedom:
+    if freedom < MIN_NOISE_FREEDOM:
         return math.nan, 0
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in repeated)
     return math.sqrt(squares / freedom), freedom
+
+
+def choose_draws(runs: int) -> int:
+    """Return the default number of resamples of this many runs."""
+    return DRAWS if runs <= MANY_RUNS else FEW_DRAWS
 
 
 def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
@@ -76,13 +86,16 @@ def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:
     order = np.argsort(runs.clusters, kind='stable')
     members = np.split(order, np.flatnonzero(np.diff(runs.clusters[order])) + 1)
     are_checkpoints = [np.unique(runs.tokens[indices]).size > 1 for indices in members]
+    first, sizes = np.array([(indices[0], len(indices)) for indices in members]).T
     weights = np.zeros((draws, len(runs)))
     for weights_of_draw in weights:
-        for g in random.integers(len(members), size=len(members)):
-            drawn = members[g]
-            if not are_checkpoints[g]:
-                drawn = random.choice(drawn, size=len(drawn))
-            np.add.at(weights_of_draw, drawn, 1)
+        drawn = random.integers(len(members), size=len(members))
+        single = sizes[drawn] == 1
+        chosen = [first[drawn[single]]]
+        for g in drawn[~single]:
+            indices = members[g]
+            chosen.append(indices if are_checkpoints[g] else random.choice(indices, len(indices)))
+        weights_of_draw += np.bincount(np.concatenate(chosen), minlength=len(runs))
     if any(are_checkpoints):
         return weights, 'whole runs with their checkpoints, with replacement'
     if len(members) < len(runs):
@@ -107,8 +120,7 @@ def refit_resamples(
 ) -> list[dict[str, float]]:
     """Refit the constants to each resample, from the optimum of all runs.
 
-    Each search is repeated once from its result. Resamples with too few distinct runs for the law
-    are left out.
+    Resamples with too few distinct runs for the law are left out.
 
     Args:
       law: the law fitted to all runs.
@@ -121,17 +133,15 @@ def refit_resamples(
         if law.law == 'repeated' and not fixed_base
         else parametric_fit.get_law_form(law.law, law.constants)
     )
-    start = form.pack(law.constants)
-    options = parametric_fit.search_options(REFIT_TOLERANCE)
-
-    def search(start: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return robust_fit.search(start, form, data, law.delta, options, weights).x
-
-    return [
-        form.unpack(search(search(start, weights), weights))
-        for weights in resamples
-        if np.count_nonzero(weights) > len(start)
-    ]
+    start, refits = form.pack(law.constants), []
+    form, data = parametric_fit.with_residual(form, data, law.residual)
+    for weights in resamples:
+        drawn = weights > 0
+        if np.count_nonzero(drawn) > len(start):
+            part = law_forms.LogData(*(column[drawn] for column in data))
+            theta, _ = robust_fit.search(start, form, part, law.delta, weights[drawn])
+            refits.append(form.unpack(theta))
+    return refits
 
 
 def bootstrap_statistic(

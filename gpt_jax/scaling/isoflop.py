@@ -359,6 +359,8 @@ def interpolate_isoflop_runs(runs: Runs) -> tuple[Runs, bool]:
         extra={'budget': flops},
         names=[f'{size:.4g} at {budget:.3g} FLOPs' for size, budget, _ in points],
         rows=np.zeros(len(points), int),
+        files=['' for _ in points],
+        clusters=np.arange(len(points)),
         curves=[[] for _ in points],
     ), True
 

@@ -18,11 +18,13 @@ from gpt_jax.scaling.robust_fit import (
     FittedLaw,
     SearchSettings,
     huber_objective,
+    search,
     search_all,
 )
 from gpt_jax.scaling.runs import Runs
 
 BASE_TRIES = 12  # starts of the fit of the base law of 'repeated'
+MAX_LOG_LOSS = 50.0  # of a prediction far from the optimum, whose square is still a number
 JOINT_STARTS = 6  # starts of the joint fit of 'repeated' and its base law, the best of the grid
 
 
@@ -33,12 +35,14 @@ class ParametricLaw(FittedLaw):
     Attributes:
       law: its form, a key of LAW_FORMS.
       constants: by name, at full precision; E is in units of the loss.
-      delta: residual at which the Huber loss turned from quadratic to linear.
+      delta: residual at which the Huber loss turned from quadratic to linear; inf: squares.
+      residual: 'log' or 'loss': what the residuals are differences of.
     """
 
     law: str
     constants: dict[str, float]
     delta: float
+    residual: str = 'log'
 
     def predict(self, params: Any, tokens: Any, unique_tokens: Any = None) -> np.ndarray:
         """Return the loss at N and D (broadcast against each other)."""
@@ -67,9 +71,9 @@ def to_log_data(runs: Runs) -> LogData:
     return LogData(np.log(runs.params), d, u, np.log(runs.loss))
 
 
-def search_options(tolerance: float = 1e-10) -> dict[str, Any]:
-    """Return the options of scipy's L-BFGS-B for these laws; `tolerance` is relative."""
-    return {'maxiter': 1000, 'maxfun': 4000, 'ftol': tolerance, 'gtol': 1e-8, 'maxcor': 20}
+def make_settings(runs: int) -> SearchSettings:
+    """Return how the laws over N and D are searched; the last term counts for noise-free runs."""
+    return SearchSettings(search, same_optimum=1e-4, same_optimum_absolute=1e-13 * runs)
 
 
 def fit_parametric_law(
@@ -79,16 +83,18 @@ def fit_parametric_law(
     delta: float = HUBER_DELTA,
     tries: int | None = None,
     constants: dict[str, float] | None = None,
+    residual: str = 'log',
 ) -> ParametricLaw:
     """Fit a law to runs.
 
     Args:
       law: a key of LAW_FORMS.
       data: the runs, in logarithms.
-      delta: residual at which the Huber loss turns from quadratic to linear.
+      delta: residual at which the Huber loss turns from quadratic to linear; inf: squares.
       tries: search only from this many of the law's starts, the best ones; None: from all.
       constants: constants of the base law, which 'repeated' then holds fixed, as its authors do;
         None: all constants are fitted together.
+      residual: 'log' or 'loss': whether the residuals are those of log loss or of the loss.
 
     Raises:
       UserError: there are no more runs than constants to fit, or fewer than three sizes or token
@@ -97,23 +103,35 @@ def fit_parametric_law(
     jointly = law == 'repeated' and constants is None
     form = _start_jointly(data, delta) if jointly else get_law_form(law, constants)
     _require_enough(law, data, len(form.bounds))
-    settings = SearchSettings(
-        options=search_options(),
-        polish_tolerance=1e-14,
-        same_optimum=1e-4,
-        same_optimum_absolute=1e-9 * len(data.n),
-    )
-    weights = np.ones(len(data.n))  # a weighted sum, so that it rounds like the bootstrap's refits
-    solution = search_all(form, data, delta, settings, tries=tries, weights=weights)
+    form, data = with_residual(form, data, residual)
+    solution = search_all(form, data, delta, make_settings(len(data.n)), tries=tries)
     return ParametricLaw(
         law=law,
         constants=form.unpack(solution.theta),
         objective=solution.objective,
         delta=delta,
+        residual=residual,
         starts=solution.starts,
         starts_reached=len(solution.reached),
         points=len(data.n),
     )
+
+
+def with_residual(form: LawForm, data: LogData, residual: str) -> tuple[LawForm, LogData]:
+    """Return the form and the data with log loss ('log') or the loss itself ('loss') as target."""
+    if residual == 'log':
+        return form, data
+
+    def predict(theta: np.ndarray, data: LogData) -> tuple[np.ndarray, np.ndarray]:
+        log_loss, gradient = form.predict(theta, data)
+        loss = np.exp(np.minimum(log_loss, MAX_LOG_LOSS))
+        return loss, gradient * loss
+
+    def starts(data: LogData) -> list[np.ndarray]:
+        return form.starts(data._replace(log_loss=np.log(data.log_loss)))
+
+    loss_form = form._replace(predict=predict, starts=starts)
+    return loss_form, data._replace(log_loss=np.exp(data.log_loss))
 
 
 def _require_enough(law: str, data: LogData, constants: int) -> None:
@@ -154,10 +172,8 @@ def _start_jointly(data: LogData, delta: float) -> LawForm:
 
     def starts(data: LogData) -> list[np.ndarray]:
         thetas = [np.concatenate([start, halves]) for halves in form.starts(data)]
-        ones = np.ones(len(data.n))
-        return sorted(thetas, key=lambda theta: huber_objective(theta, form, data, delta, ones)[0])[
-            :JOINT_STARTS
-        ]
+        thetas.sort(key=lambda theta: huber_objective(theta, form, data, delta)[0])
+        return thetas[:JOINT_STARTS]
 
     return form._replace(starts=starts)
 

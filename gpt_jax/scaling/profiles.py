@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from gpt_jax.scaling import parametric_fit
+from gpt_jax.scaling import parametric_fit, robust_fit
 from gpt_jax.scaling.law_forms import LawForm, LogData
 from gpt_jax.scaling.parametric_fit import ParametricLaw
 
@@ -28,6 +28,7 @@ STEPS = 8  # values on each side up to WIDE; beyond it, doublings
 DOUBLINGS = 6
 GRID_STARTS = 12  # of the law's starts, for the searches at the optimum, at WIDE and beyond
 MAX_ITERATIONS = 60  # of a search
+MAX_RUNS = 10_000  # more take long, and identify a constant no less
 # Huber's delta, relative to normal noise, at which 5% of the efficiency is lost (Huber 1981).
 EFFICIENT_DELTA = 1.345
 MIN_NOISE = 1e-6  # of log loss: losses are not recorded more precisely
@@ -61,13 +62,18 @@ class _Coordinates(NamedTuple):
     to_theta: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def profile_constant(law: ParametricLaw, data: LogData, name: str) -> dict[str, Any]:
+def profile_constant(
+    law: ParametricLaw, data: LogData, name: str, *, variance_factor: float = 1.0
+) -> dict[str, Any]:
     """Compute the profile of one constant: the best fit at each of its values.
 
     Args:
       law: the law fitted to the runs.
-      data: the runs, in logarithms.
+      data: the runs, in logarithms; of more than MAX_RUNS, an even part is used, which makes the
+        range wider.
       name: name of the constant, in PROFILED_CONSTANTS.
+      variance_factor: by how much the variance of the constants is larger than for independent
+        rows.
 
     Returns:
       values, objective (the unscaled sum of Huber terms), statistic (the likelihood ratio): lists
@@ -80,9 +86,10 @@ def profile_constant(law: ParametricLaw, data: LogData, name: str) -> dict[str, 
       note: why the constant is not identified, or ''.
     """
     names = PROFILED_CONSTANTS[law.law]
+    data = robust_fit.take_evenly(data, MAX_RUNS)
     sigma = _estimate_sigma(law, data, len(names))
     coordinates = _make_coordinates(law, data, max(law.delta, EFFICIENT_DELTA * sigma))
-    per_unit = _statistic_per_unit(coordinates.delta, sigma)
+    per_unit = _statistic_per_unit(coordinates.delta, sigma) / variance_factor
     index = names.index(name)
     thetas, objectives = _walk(law, coordinates, name, index, per_unit)
     _walk_back(coordinates, index, thetas, objectives)
@@ -114,10 +121,14 @@ def _walk(
     """Step from the optimum to both sides; return the coordinates and the objective by step.
 
     Each search begins at the result of the neighboring step; at the optimum and far out, also at
-    GRID_STARTS of the law's starts, because a walk from the optimum stays in its own valley.
+    GRID_STARTS of the law's starts, because a walk from the optimum stays in its own valley. With
+    many runs, the best of these starts is found on a part of them.
     """
     best = _get_coordinates(law.constants, law.law, coordinates)
-    starts = _spread_starts(law, coordinates)
+    part = coordinates._replace(
+        data=robust_fit.take_evenly(coordinates.data, robust_fit.MAX_SCREENED_RUNS)
+    )
+    starts = _spread_starts(law, part)
     is_log = bool(coordinates.logs[index])
     thetas: dict[int, np.ndarray] = {}
     objectives: dict[int, float] = {}
@@ -132,9 +143,11 @@ def _walk(
         results = [_minimize(coordinates, fixed, index)]
         if step == 0 or abs(step) >= STEPS:
             is_fixed = np.arange(len(fixed)) == index
-            results += [
-                _minimize(coordinates, np.where(is_fixed, fixed, start), index) for start in starts
-            ]
+            outer = [np.where(is_fixed, fixed, start) for start in starts]
+            if len(part.data.n) < len(coordinates.data.n):
+                found = [_minimize(part, start, index) for start in outer]
+                outer = [min(found, key=lambda result: result[1])[0]]
+            results += [_minimize(coordinates, start, index) for start in outer]
         thetas[step], objectives[step] = min(results, key=lambda result: result[1])
 
     def is_far(step: int) -> bool:
@@ -246,16 +259,21 @@ def _to_value(name: str, place: float) -> float:
 
 
 def _estimate_sigma(law: ParametricLaw, data: LogData, constants: int) -> float:
-    """Return the robust standard deviation of the runs' log losses about the law."""
+    """Return the standard deviation of the runs about the law; a robust one of a Huber fit."""
     form = parametric_fit.get_law_form(law.law, law.constants)
-    log_predicted, _ = form.predict(form.pack(law.constants), data)
-    residual = np.sort(np.abs(log_predicted - data.log_loss))
+    form, data = parametric_fit.with_residual(form, data, law.residual)
+    predicted, _ = form.predict(form.pack(law.constants), data)
+    residual = np.sort(np.abs(predicted - data.log_loss))
+    if math.isinf(law.delta):
+        return max(MIN_NOISE, math.sqrt(float(residual @ residual) / (len(residual) - constants)))
     # As many residuals as there are constants are near zero because of the fit.
     return max(MIN_NOISE, 1.4826 * float(np.median(residual[constants:])))
 
 
 def _statistic_per_unit(delta: float, sigma: float) -> float:
     """Return the likelihood ratio per unit of the sum of Huber terms: 2 E[psi'] / E[psi^2]."""
+    if math.isinf(delta):
+        return 2 / sigma**2
     z = delta / sigma
     inside = math.erf(z / math.sqrt(2))
     density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
@@ -265,6 +283,7 @@ def _statistic_per_unit(delta: float, sigma: float) -> float:
 
 def _make_coordinates(law: ParametricLaw, data: LogData, delta: float) -> _Coordinates:
     form = parametric_fit.get_law_form(law.law, law.constants)
+    form, data = parametric_fit.with_residual(form, data, law.residual)
     if law.law == 'kaplan':
         logs, to_theta = np.array([True, True, False, False]), _kaplan_theta
         pairs: Any = ((-50.0, 200.0), (-50.0, 200.0), (1e-3, 4.0), (1e-3, 4.0))
@@ -346,7 +365,7 @@ def _differentiate(
     jacobian = (theta_jacobian.T @ by_theta)[free]
     residual = predicted - coordinates.data.log_loss
     clipped = np.clip(residual, -delta, delta)
-    weights = delta / np.maximum(np.abs(residual), delta)
+    weights = np.minimum(1.0, delta / np.maximum(np.abs(residual), 1e-300))
     return (
         float(clipped @ (residual - clipped / 2)),
         jacobian @ clipped,

@@ -85,7 +85,9 @@ def run_backtest(
     Raises:
       UserError: no run has enough smaller ones.
     """
-    origins = find_origins(runs.flops)
+    # A run with several rows is fitted as a whole, and forecast at its end.
+    largest, is_end = runs.max_in_cluster(runs.flops), runs.are_ends()
+    origins = find_origins(runs.flops[is_end])
     if not origins:
         raise UserError(
             f'needs {MIN_RUNS} runs, and others of at least {FACTORS[0] / WINDOW:.3g} '
@@ -93,8 +95,8 @@ def run_backtest(
         )
     rollouts = []
     for number, origin in enumerate(origins, 1):
-        fitted = runs.take(runs.flops <= origin)
-        targets = find_targets(runs.flops, origin)
+        fitted = runs.take(largest <= origin)
+        targets = find_targets(np.where(is_end, runs.flops, 0), origin)
         for law in (*laws, *baselines):
             note(f'origin {number} of {len(origins)}: {len(fitted)} runs, {law}')
             try:
@@ -108,7 +110,7 @@ def run_backtest(
 
 def run_own_backtest(runs: Runs, *, note: Callable[[str], None] = lambda _: None) -> list[Rollout]:
     """Return the rollouts of 'auto' alone, which widen its intervals; [] if there are none."""
-    if not find_origins(runs.flops):
+    if not find_origins(runs.flops[runs.are_ends()]):
         return []
     return run_backtest(runs, laws=('auto',), baselines=(), note=note)
 

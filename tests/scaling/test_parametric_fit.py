@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import compute_optimal, law_forms, outliers, parametric_fit, runs
+from gpt_jax.scaling import (
+    compute_optimal,
+    downstream,
+    law_forms,
+    outliers,
+    parametric_fit,
+    profiles,
+    runs,
+)
 from tests.scaling import synthetic
 
 CASES = Path(__file__).parents[3] / 'shared' / 'cases'
@@ -127,6 +135,40 @@ def test_synthetic_case():
     assert fitted.constants['beta'] == pytest.approx(0.34, rel=1e-3)
     assert fitted.constants['A'] == pytest.approx(300, rel=0.01)
     assert fitted.constants['B'] == pytest.approx(900, rel=0.01)
+
+
+def test_table_of_gadre_et_al_is_reproduced():
+    """With squares of the loss itself; A = a 6^-eta, since C = 6 N D."""
+    fitted_rows = runs.read_runs(case('runs/gadre_rpj.csv'), where='split=fit')
+    fitted = parametric_fit.fit_parametric_law(
+        'tied', parametric_fit.to_log_data(fitted_rows), delta=np.inf, residual='loss'
+    )
+    eta = fitted.constants['alpha'] / 2
+    assert eta == pytest.approx(0.13643, abs=1e-5)
+    assert fitted.constants['A'] * 6**eta == pytest.approx(212.24, abs=0.01)
+    assert fitted.constants['B'] * 6**eta == pytest.approx(366.69, abs=0.01)
+    assert fitted.constants['E'] == pytest.approx(1.83665, abs=1e-5)
+    targets = runs.read_runs(case('runs/gadre_rpj.csv'), where='split=target')
+    error = fitted.predict(targets.params, targets.tokens) / targets.loss - 1
+    assert np.abs(error) == pytest.approx(0.007, abs=0.0005)
+    with_errors = runs.read_runs(case('runs/gadre_rpj.csv'), where='split=fit,fit_error_only')
+    result = downstream.fit_downstream(with_errors, draws=0, seed=0)
+    assert [result['eps'], result['k'], result['gamma']] == pytest.approx(
+        [0.857, 2.21, 0.715], rel=2e-3
+    )
+
+
+@pytest.mark.parametrize('residual', ['log', 'loss'])
+@pytest.mark.parametrize('delta', [1e-3, np.inf])
+def test_known_law_is_recovered_by_every_loss_function(residual, delta):
+    data = parametric_fit.to_log_data(synthetic.grid())
+    fitted = parametric_fit.fit_parametric_law(
+        'chinchilla', data, tries=6, delta=delta, residual=residual
+    )
+    assert fitted.constants == pytest.approx(synthetic.TRUTH, rel=1e-3)
+    profile = profiles.profile_constant(fitted, data, 'E')
+    assert profile['low'] <= synthetic.TRUTH['E'] * 1.001
+    assert profile['high'] >= synthetic.TRUTH['E'] * 0.999
 
 
 def test_chinchilla_refit_of_epoch_is_reproduced():

@@ -13,6 +13,7 @@ Result = Mapping[str, Any]
 
 MAX_LEFT_OUT_LINES = 12  # --json has all rows
 APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric', 'auto': 'auto'}
+MAX_EQUAL_LINES = 3  # rows left out for one reason
 FAR_EXTRAPOLATION = 100  # times the compute of the largest run
 # Key in the records, heading, format. A heading states its convention, without which numbers cannot
 # be compared.
@@ -96,11 +97,13 @@ def format_fit(result: dict[str, Any]) -> list[str]:
     unit = label_unit(result['data']['loss_unit'])
     lines = [
         *_format_source(result),
-        f'law {fit["law"]}, sum-Huber objective {fit["objective"]:.6e} (delta {fit["delta"]:.3g}), '
+        f'law {fit["law"]}, {_describe_objective(fit)}, '
         f'{fit["starts_reached"]} of {fit["starts"]} starts reached it',
     ]
     for name, value in fit['constants'].items():
         lines.append(f'  {name:8s}{value:#12.5g}{_format_interval(intervals.get(name))}')
+    if fit['law'] == 'tied':
+        lines.append(_format_tied(fit['constants']))
     lines += [f'  {profile["note"]}' for profile in result['profiles'].values() if profile['note']]
     noise = result['seed_noise']
     if noise:
@@ -146,15 +149,38 @@ def describe_lack_of_fit(result: Result) -> list[str]:
     return [words]
 
 
+def _describe_objective(fit: Result) -> str:
+    of = '' if fit['residual'] == 'log' else ' of the loss itself'
+    if math.isinf(fit['delta']):
+        return f'half the sum of squares{of} {fit["objective"]:.6e}'
+    return f'sum-Huber objective{of} {fit["objective"]:.6e} (delta {fit["delta"]:.3g})'
+
+
+def _format_tied(constants: Mapping[str, float]) -> str:
+    """Format the constants as Gadre et al. 2024 define them, with C = 6 N D."""
+    eta = constants['alpha'] / 2
+    a, b = (constants[name] * 6**eta for name in ('A', 'B'))
+    return (
+        f'  as E + (a M^eta + b M^-eta) C^-eta with M = D/N and C = 6ND: eta {eta:.5g}, a {a:.5g}, '
+        f'b {b:.5g}'
+    )
+
+
 def _format_source(result: Result) -> list[str]:
     """Format the file with its conventions, and the rows left out."""
     data = result['data']
     return [
-        f'{data["file"]}: {data["runs"]} runs; N: {data["count"]}, C: {data["flops"]}',
+        f'{data["file"]}: {_count_runs(data)}; N: {data["count"]}, C: {data["flops"]}',
         *format_notes(result['notes']),
         *format_left_out(result['left_out']),
         '',
     ]
+
+
+def _count_runs(data: Result) -> str:
+    rows, runs = data['rows'], data['runs']
+    words = f'{runs} run{"" if runs == 1 else "s"}'
+    return words if rows == runs else f'{rows} rows of {words}'
 
 
 def format_notes(notes: Iterable[str]) -> list[str]:
@@ -163,13 +189,20 @@ def format_notes(notes: Iterable[str]) -> list[str]:
 
 
 def format_left_out(rows: list[dict[str, Any]]) -> list[str]:
-    """Return one line for each row that was not fitted, with the reason."""
-    lines = [
-        f'  left out: row {row["row"]} ({row["name"]}): {row["reason"]}'
-        for row in rows[:MAX_LEFT_OUT_LINES]
-    ]
-    more = len(rows) - MAX_LEFT_OUT_LINES
-    return [*lines, f'  and {more} more rows; --json lists all'] if more > 0 else lines
+    """Return lines for the rows that were not fitted: one per row, or per reason of many rows."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_reason.setdefault(row['reason'], []).append(row)
+    lines = []
+    for reason, group in by_reason.items():
+        if len(group) > MAX_EQUAL_LINES:
+            first = ', '.join(str(row['row']) for row in group[:MAX_EQUAL_LINES])
+            lines.append(f'  left out: {len(group)} rows ({first}, ...): {reason}')
+        else:
+            lines += [f'  left out: row {row["row"]} ({row["name"]}): {reason}' for row in group]
+    more = len(lines) - MAX_LEFT_OUT_LINES
+    end = [f'  and {more} more lines; --json lists all rows'] if more > 0 else []
+    return lines[:MAX_LEFT_OUT_LINES] + end
 
 
 def _format_interval(interval: Result | None) -> str:
@@ -183,7 +216,8 @@ def _format_held_out(held_out: Result, unit: str) -> list[str]:
     nats = {name: held_out[f'{name}_nats'] for name in ('mean_absolute', 'bias', 'worst')}
     percent = {name: held_out[f'{name}_percent'] for name in nats}
     return [
-        f'held out ({condition}): {runs} runs predicted from the other {held_out["fitted_runs"]}',
+        f'held out ({condition}): {_count_runs(held_out)} predicted from the other '
+        f'{held_out["fitted_runs"]}',
         f'  mean error {nats["mean_absolute"]:.4f} {unit} ({percent["mean_absolute"]:.2f}%), '
         f'bias {nats["bias"]:+.4f} ({percent["bias"]:+.2f}%), '
         f'worst {nats["worst"]:+.4f} ({percent["worst"]:+.2f}%)',
