@@ -66,6 +66,14 @@ def _fit(runs: 'Runs', arguments: argparse.Namespace) -> tuple[dict[str, Any], l
     from gpt_jax.scaling.report import terminal
     from gpt_jax.scaling.robust_fit import HUBER_DELTA
 
+    if arguments.law == 'broken':
+        for name in ('plots', 'no_irreducible'):
+            if getattr(arguments, name):
+                raise UserError(f'--{name}: not with --law=broken')
+        result = analysis.analyze_broken_law(
+            runs, arguments.over, delta=arguments.delta, keep_outliers=arguments.keep_outliers
+        )
+        return result, terminal.format_broken_fit(result, arguments.over)
     if arguments.law == 'power':
         result = analysis.analyze_power_law(
             runs,

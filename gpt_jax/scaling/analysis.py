@@ -14,6 +14,7 @@ import scipy.stats
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import (
     bootstrap,
+    broken_law,
     downstream,
     envelope,
     identifiability,
@@ -124,8 +125,7 @@ def analyze_parametric(
     draws = bootstrap.choose_draws(len(runs)) if draws is None else draws
     drawn = refits.draw_refits(runs, fitted, draws, seed, fixed_base=constants is not None)
     names = profiles.PROFILED_CONSTANTS.get(form, ())
-    log_predicted = np.log(fitted.predict(runs.params, runs.tokens, np.exp(data.u)))
-    log_residual = data.log_loss - log_predicted
+    log_residual = data.log_loss - fitted.predict_data(data)
     gap = identifiability.find_design_gap(runs)
     factor = _compute_variance_factor(len(runs), int(runs.are_ends().sum()), len(names))
     result = describe_runs(runs) | {
@@ -288,8 +288,7 @@ def evaluate_holdout(
         )
     except UserError as reason:
         return about | {'note': str(reason)}
-    unique_tokens = np.exp(parametric_fit.to_log_data(held_out).u)
-    predicted = fitted.predict(held_out.params, held_out.tokens, unique_tokens)
+    predicted = np.exp(fitted.predict_data(parametric_fit.to_log_data(held_out)))
     return about | {
         'fitted_runs': int(rest.are_ends().sum()),
         'constants': fitted.constants,
@@ -382,6 +381,46 @@ def analyze_power_law(
     if np.unique(x).size >= ladder_forecast.MIN_SIZES:
         result['forecast'] = ladder_forecast.leave_largest_out(x, runs.loss)
         result['forecast'] |= {'x_column': VARIABLE_COLUMNS[over]}
+    return result
+
+
+def analyze_broken_law(
+    runs: Runs, over: str, *, delta: float, keep_outliers: bool = False
+) -> dict[str, Any]:
+    """Fit a broken power law over one variable, and forecast the largest run from the others.
+
+    Args:
+      runs: the runs.
+      over: 'N', 'D' or 'C'.
+      delta: residual at which the Huber loss turns from quadratic to linear.
+      keep_outliers: whether runs far from a power law are fitted too.
+
+    Returns:
+      data, left_out, residuals, envelope: as in `analyze_parametric`; log_residual is that of this
+        law.
+      over: 'N', 'D' or 'C'.
+      law: the fields of `broken_law.BrokenLaw`.
+      held_out: x, reached and predicted of the largest run; only where the others have enough
+        sizes.
+
+    Raises:
+      UserError: there are too few sizes.
+    """
+    if not keep_outliers:
+        runs = outliers.drop_power_law_outliers(over, runs, irreducible=True, delta=delta)
+    x = runs.variable(over)
+    law = broken_law.fit_broken_law(x, runs.loss, delta=delta)
+    result = describe_runs(runs) | {'over': over, 'law': dataclasses.asdict(law)}
+    log_residual = np.log(runs.loss / broken_law.predict_loss(law, x))
+    result['residuals']['log_residual'] = log_residual.tolist()
+    rest = x < x.max()
+    if np.unique(x[rest]).size >= broken_law.MIN_SIZES:
+        shorter = broken_law.fit_broken_law(x[rest], runs.loss[rest], delta=delta)
+        result['held_out'] = {
+            'x': float(x.max()),
+            'reached': float(runs.loss[~rest].mean()),
+            'predicted': float(broken_law.predict_loss(shorter, x.max())),
+        }
     return result
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import law_forms, parametric_fit, power_law, robust_fit
+from gpt_jax.scaling import law_forms, parametric_fit, power_law
 from gpt_jax.scaling.runs import MIN_NOISE_FREEDOM, Runs
 
 CONFIDENCE_LEVEL = 0.95
@@ -137,8 +137,8 @@ def refit_resamples(
     for weights in resamples:
         drawn = weights > 0
         if np.count_nonzero(drawn) > len(start):
-            part = law_forms.LogData(*(column[drawn] for column in data))
-            theta, _ = robust_fit.search(start, form, part, law.delta, weights[drawn])
+            search, part = parametric_fit.find_search(law.law, fixed_base), data.take(drawn)
+            theta, _ = search(start, form, part, law.delta, weights[drawn])
             refits.append(form.unpack(theta))
     return refits
 

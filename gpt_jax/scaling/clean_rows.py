@@ -13,7 +13,15 @@ from gpt_jax.scaling.rows import REQUIRED_COLUMNS, RunTable
 from gpt_jax.scaling.table_formats import Row, list_names
 
 # Optional: one that cannot be read as numbers is not used, and refuses no file.
-EXTRA_COLUMNS = ('budget', 'unique_tokens', 'planned_tokens', 'seed', 'error', 'seconds')
+EXTRA_COLUMNS = (
+    'budget',
+    'unique_tokens',
+    'params_total',
+    'planned_tokens',
+    'seed',
+    'error',
+    'seconds',
+)
 NUMBER_COLUMNS = (*REQUIRED_COLUMNS, 'flops', *EXTRA_COLUMNS)
 POSITIVE_COLUMNS = (
     'params',
@@ -21,10 +29,12 @@ POSITIVE_COLUMNS = (
     'flops',
     'budget',
     'unique_tokens',
+    'params_total',
     'planned_tokens',
     'loss',
 )
-COUNT_COLUMNS = ('params', 'tokens', 'unique_tokens', 'planned_tokens')  # at least 1
+# At least 1.
+COUNT_COLUMNS = ('params', 'tokens', 'unique_tokens', 'params_total', 'planned_tokens')
 # Far above any run, and small enough that squares computed in a fit are still finite.
 MAX_VALUE = 1e40
 MAX_CURVE_VALUE = 1e300  # integers in JSON are unbounded, floats are not

@@ -75,7 +75,7 @@ def group_rows(rows: list[Row], sizes: np.ndarray, *, are_runs: bool = False) ->
 
     Args:
       rows: with their columns renamed, [rows].
-      sizes: params, tokens and unique tokens (0: unknown), [rows, 3].
+      sizes: params, tokens, unique tokens, all parameters (0: unknown), [rows, 4].
       are_runs: whether every row is a run of its own, whatever the columns say.
     """
     keys, evidence = _find_run_keys(rows, sizes)

@@ -10,6 +10,7 @@ a note. The columns that laws and plots use, after --columns and the aliases of 
     budget                  the FLOP budget that a run was planned for: runs of one budget are one
                             isoFLOP curve
     unique_tokens           tokens of distinct text; less than `tokens` where text was repeated
+    params_total            parameters with all experts, where params are those active for a token
     planned_tokens          tokens at which the run was to end; a run that stopped short is left out
     seed, status, name      seed; 'done' or what went wrong; the run's name
     role                    'trunk' for a run at a constant learning rate, from which others cool
@@ -148,17 +149,24 @@ class Runs:
 
 
 class Target(NamedTuple):
-    """A run to forecast."""
+    """A run to forecast.
+
+    Attributes:
+      name, params, tokens: of the run.
+      unique_tokens, params_total: as in the table above; NaN where the table has none.
+    """
 
     name: str
     params: float
     tokens: float
+    unique_tokens: float = math.nan
+    params_total: float = math.nan
 
 
 def read_targets(
     path: str, *, columns: dict[str, str] | None = None, count: str = ''
 ) -> list[Target]:
-    """Read the runs to forecast: a file with the columns params and tokens, and perhaps name.
+    """Read the runs to forecast: params, tokens, and perhaps name, unique_tokens, params_total.
 
     Raises:
       UserError: as `read_runs`.
@@ -179,7 +187,12 @@ def read_targets(
             if not math.isfinite(values[name]):
                 raise UserError(f'{path}: row {number}: {name} is missing; give every target one')
         name = str(row.get('name') or f'row {number}')
-        targets.append(Target(name, values['params'], values['tokens']))
+        more = {
+            column: parse_value(row, column, f'{path}: row {number}')
+            for column in ('unique_tokens', 'params_total')
+            if column in row
+        }
+        targets.append(Target(name, **values, **more))
     return targets
 
 
@@ -338,9 +351,10 @@ def _exclude_without_flops(path: str, runs: Runs, flops: str) -> Runs:
 
 
 def _list_sizes(runs: Runs) -> np.ndarray:
-    """Return params, tokens and unique tokens (0 where unknown), [runs, 3]."""
-    unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
-    return np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
+    """Return params, tokens, unique tokens and total params (0 where unknown), [runs, 4]."""
+    zeros = np.zeros(len(runs))
+    more = [runs.extra.get(name, zeros) for name in ('unique_tokens', 'params_total')]
+    return np.nan_to_num(np.stack([runs.params, runs.tokens, *more], axis=1))
 
 
 def _select_rows(

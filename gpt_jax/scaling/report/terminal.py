@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpt_jax.core import files
-from gpt_jax.scaling import analysis, ladder_forecast, power_law
+from gpt_jax.scaling import analysis, broken_law, ladder_forecast, power_law
 from gpt_jax.scaling.loss_units import label_unit
 
 Result = Mapping[str, Any]
@@ -302,6 +304,26 @@ def format_power_fit(result: dict[str, Any], over: str) -> list[str]:
     return lines
 
 
+def format_broken_fit(result: dict[str, Any], over: str) -> list[str]:
+    """Return the lines for a result of analyze_broken_law over the variable `over`."""
+    law = broken_law.BrokenLaw(**result['law'])
+    residual = np.array(result['residuals']['log_residual'])
+    lines = [
+        *_format_source(result),
+        f'loss = {broken_law.format_law(law, over)}, objective {law.objective:.6e}, '
+        f'{law.starts_reached} of {law.starts} starts reached it',
+        f'residuals: rms {100 * math.sqrt(float(np.mean(residual**2))):.2f}% of the loss',
+        *(f'  {name:12s}{value:#12.5g}' for name, value in law.constants.items()),
+    ]
+    if 'held_out' in result:
+        x, reached, predicted = (result['held_out'][k] for k in ('x', 'reached', 'predicted'))
+        error = 100 * (predicted / reached - 1)
+        lines.append(
+            f'without the largest: {predicted:.4f} at {x:.4g}, reached {reached:.4f}: {error:+.2f}%'
+        )
+    return lines
+
+
 def format_downstream(result: dict[str, Any]) -> list[str]:
     """Return the lines for the law of downstream error over loss."""
     law = f'{result["eps"]:.4g} - {result["k"]:.4g} exp(-{result["gamma"]:.4g} loss)'
@@ -505,6 +527,18 @@ def tabulate_backtest(rows: Sequence[Result]) -> tuple[list[str], list[list[str]
         cells.append([row['law'], f'{row["factor"]}x', count, *errors, worst, *intervals])
     headings = ['law', 'compute', 'rollouts', 'median error', 'bias', 'worst']
     return [*headings, 'inside 95%', 'width', 'interval score'], cells
+
+
+def format_curve_scores(rows: Sequence[Result]) -> list[str]:
+    """Return a table of the scores of `curves.summarize_scores`."""
+    cells = []
+    for row in rows:
+        errors = [f'{row[name]:.4f}' for name in ('rms', 'median_rms', 'worst_rms')]
+        shares = [f'{100 * row[name]:.1f}%' for name in ('inside', 'inside_points', 'width')]
+        shares = ['', '', ''] if row['inside'] != row['inside'] else shares
+        cells.append([row['law'], str(row['curves']), *errors, *shares])
+    headings = ['law', 'curves', 'rms log error', 'median', 'worst', 'inside 95%', 'of all points']
+    return format_table([*headings, 'width'], cells)
 
 
 def format_verification(result: Result) -> list[str]:
