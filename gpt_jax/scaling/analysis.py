@@ -177,22 +177,27 @@ def _add_posterior(
     result: dict[str, Any], runs: Runs, at_flops: tuple[float, ...], holdout: str, seed: int
 ) -> None:
     """Add the split and the held-out errors of the posterior to a result."""
-    posterior = law_posterior.fit_posterior(parametric_fit.to_log_data(runs))
+    posterior = law_posterior.fit_posterior(
+        parametric_fit.to_log_data(runs), runs.get_checkpoint_clusters()
+    )
     cost, largest = fit_cost(runs), float(runs.flops.max())
     result['approaches']['auto'] = posterior_split.describe_split(
         posterior, cost, largest, at_flops, level=bootstrap.CONFIDENCE_LEVEL, seed=seed
     )
     is_held_out = select_holdout(runs, holdout)
     try:
-        rest = law_posterior.fit_posterior(parametric_fit.to_log_data(runs.take(~is_held_out)))
+        rest = runs.take(~is_held_out)
+        posterior = law_posterior.fit_posterior(
+            parametric_fit.to_log_data(rest), rest.get_checkpoint_clusters()
+        )
     except UserError as reason:
         result['held_out']['auto'] = {'note': str(reason)}
         return
-    held_out = runs.take(is_held_out)
+    held_out = runs.take(is_held_out & runs.are_ends())
     tail = (1 - bootstrap.CONFIDENCE_LEVEL) / 2
     predicted, low, high = np.array(
         [
-            rest.predict(n, d).compute_quantiles(0.5, tail, 1 - tail)
+            posterior.predict(n, d).compute_quantiles(0.5, tail, 1 - tail)
             for n, d in zip(held_out.params, held_out.tokens, strict=True)
         ]
     ).T

@@ -147,7 +147,9 @@ def fit_forecaster(
 
 def _fit_posterior(runs: Runs) -> Forecaster:
     runs = runs.exclude(law_posterior.find_outliers(parametric_fit.to_log_data(runs)))
-    posterior = law_posterior.fit_posterior(parametric_fit.to_log_data(runs))
+    posterior = law_posterior.fit_posterior(
+        parametric_fit.to_log_data(runs), runs.get_checkpoint_clusters()
+    )
     tail = (1 - bootstrap.CONFIDENCE_LEVEL) / 2
 
     def predict(params: float, tokens: float) -> tuple[float, float, float]:

@@ -54,6 +54,8 @@ LOG_KAPPA = (-1.0, 0.7)
 FORM_SD, FORM_COUNT = 0.01, 2.0  # of g: its size, and the number of runs that this is worth
 EXPONENT_RANGE, LOG_KAPPA_RANGE = (0.02, 2.0), (-3.0, 1.5)
 
+RUN_SHARE = 0.8  # of the noise of a checkpoint: its run's, which its other checkpoints share
+
 TEMPERATURE = 3.0  # of the evidence: the model is not exact either
 SD_FACTOR = 1.25
 DRIFT_SD, DRIFT = 0.004, 0.002  # per factor e of compute
@@ -207,16 +209,24 @@ def predict_law(theta: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.n
     return loss, np.stack([*columns, share * kappa * entropy], axis=1)
 
 
-def fit_posterior(data: LogData) -> LawPosterior:
+def fit_posterior(data: LogData, clusters: np.ndarray | None = None) -> LawPosterior:
     """Fit all members to runs.
 
     Args:
       data: the runs, in logarithms; `u` is not used.
+      clusters: labels of the runs that rows are checkpoints of, [rows]; None: every row is a run.
 
     Raises:
       UserError: there are too few runs to say anything.
     """
-    points, log_loss, counts = _average_cells(np.stack([data.n, data.d], axis=1), data.log_loss)
+    points, log_loss = np.stack([data.n, data.d], axis=1), data.log_loss
+    if clusters is None:
+        points, log_loss, counts = _average_cells(points, log_loss)
+        noise = np.diag(1 / counts)
+    else:
+        rows = np.unique(np.linspace(0, len(log_loss) - 1, MAX_POINTS).round().astype(int))
+        points, log_loss, labels = points[rows], log_loss[rows], clusters[rows]
+        noise = np.eye(len(rows)) + RUN_SHARE * ((labels[:, None] == labels) - np.eye(len(rows)))
     if len(log_loss) < MIN_RUNS or np.unique(points, axis=0).shape[0] < MIN_SIZES:
         raise UserError(
             f'--law=auto: needs at least {MIN_RUNS} runs of {MIN_SIZES} sizes or lengths, got '
@@ -233,7 +243,7 @@ def fit_posterior(data: LogData) -> LawPosterior:
         form = np.outer(factor, factor) * _correlate(points, points, length_scale)
         theta = start
         for noise_ratio in NOISE_RATIOS:
-            covariance = form + np.diag(noise_ratio * factor**2 / counts)
+            covariance = form + noise_ratio * np.outer(factor, factor) * noise
             fitted = _fit_member(theta, points, log_loss, covariance, prior)
             theta = fitted[1]
             members.append(Member(length_scale, growth, noise_ratio, factor, *fitted))

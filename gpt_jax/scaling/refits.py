@@ -22,6 +22,7 @@ from gpt_jax.scaling.parametric_fit import ParametricLaw
 from gpt_jax.scaling.runs import Runs
 
 MANY = 30  # clusters
+MIN_CHECKPOINTED = 10  # runs with several rows each
 
 
 class Refits(NamedTuple):
@@ -63,6 +64,12 @@ def draw_refits(
         words = (
             f'no interval: {constants} constants take all degrees of freedom of {clusters} '
             f'configurations; give at least {constants + 1}'
+        )
+        return Refits([], np.zeros(0), words, 0)
+    if clusters < MIN_CHECKPOINTED and runs.get_checkpoint_clusters() is not None:
+        words = (
+            f'no interval: {clusters} runs with several rows each are too few to tell the noise of '
+            f'a run from the shape of its curve; give at least {MIN_CHECKPOINTED}'
         )
         return Refits([], np.zeros(0), words, 0)
     random = np.random.default_rng(seed)

@@ -109,6 +109,11 @@ class Runs:
         np.maximum.at(largest, label, values)
         return largest[label]
 
+    def get_checkpoint_clusters(self) -> np.ndarray | None:
+        """Return `clusters` if rows of a cluster are checkpoints, which share its noise."""
+        is_split = np.unique(np.stack([self.clusters, self.tokens]), axis=1)[0]
+        return self.clusters if np.unique(is_split).size < is_split.size else None
+
     def are_ends(self) -> np.ndarray:
         """Return whether each row is the end of a run rather than an earlier checkpoint, [runs]."""
         return self.tokens == self.max_in_cluster(self.tokens)
@@ -193,8 +198,8 @@ def read_runs(
     drop_highest: int = 0,
     loss_unit: str = '',
     keep_untuned: bool = False,
-    checkpoints: str = '',
     where: str = '',
+    checkpoints: str = '',
     for_fitting: bool = True,
 ) -> Runs:
     """Read and clean one or several tables of runs.
@@ -212,9 +217,9 @@ def read_runs(
       drop_highest: number of the highest losses to leave out.
       loss_unit: one of `loss_units.UNITS`; '': by the name of the column, else nats.
       keep_untuned: whether runs that differ from a better one in hyperparameters only are kept.
+      where: 'COLUMN=VALUE,...', the rows to fit, by the file's own columns; '': all.
       checkpoints: which rows of a run with several are fitted: one of
         `run_groups.CHECKPOINT_CHOICES`; 'separate': every row is a run.
-      where: 'COLUMN=VALUE,...', the rows to fit, by the file's own columns; '': all.
       for_fitting: False if the runs are only looked up to score a forecast: then one is enough,
         losses may be equal, and FLOPs, which are unused, are 6ND.
 

@@ -44,8 +44,8 @@ def write_records_report(
     drop_highest: int = 0,
     loss_unit: str = '',
     keep_untuned: bool = False,
-    checkpoints: str = '',
     where: str = '',
+    checkpoints: str = '',
     backtest: bool = True,
     note: Callable[[str], None] = lambda _: None,
     **fit_options: Any,
@@ -56,7 +56,7 @@ def write_records_report(
       records_paths: one or several tables that read_runs can read.
       html_path: the file to write.
       ledger_path: a ledger of forecasts to score on these runs; None: none.
-      columns, count, flops, drop_highest, loss_unit, keep_untuned, checkpoints, where: as in
+      columns, count, flops, drop_highest, loss_unit, keep_untuned, where, checkpoints: as in
         read_runs.
       backtest: whether to forecast the larger runs from the smaller ones.
       note: receives what the backtest does.
@@ -76,8 +76,8 @@ def write_records_report(
         drop_highest=drop_highest,
         loss_unit=loss_unit,
         keep_untuned=keep_untuned,
-        checkpoints=checkpoints,
         where=where,
+        checkpoints=checkpoints,
     )
     scores = None
     if ledger_path:

@@ -12,8 +12,8 @@ from gpt_jax.scaling.loss_units import label_unit
 Result = Mapping[str, Any]
 
 MAX_LEFT_OUT_LINES = 12  # --json has all rows
-MAX_EQUAL_LINES = 3  # rows left out for one reason
 APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric', 'auto': 'auto'}
+MAX_EQUAL_LINES = 3  # rows left out for one reason
 FAR_EXTRAPOLATION = 100  # times the compute of the largest run
 # Key in the records, heading, format. A heading states its convention, without which numbers cannot
 # be compared.
