@@ -233,8 +233,8 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
     parser.add_argument(
         '--draws',
         type=parse_draws,
-        help='bootstrap resamples of the law; 0: none (default: 1000; 200 for more than 10,000 '
-        'runs)',
+        help='bootstrap resamples of the law; 0: none (default: 1000; for more than 2,000 runs '
+        'fewer, at least 200)',
     )
     add_seed_argument(parser)
     parser.add_argument(
