@@ -198,6 +198,18 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
         help=f'compute-optimal split: approach of Hoffmann et al. 2022 (default: {approach})',
     )
     parser.add_argument(
+        '--curve',
+        choices=['parabola', 'cubic', 'akima'],
+        help='approach 2: what goes through the runs of a budget (default: parabola)',
+    )
+    parser.add_argument(
+        '--window',
+        type=parse_window,
+        metavar='FACTOR',
+        help='approach 2: fit the sizes within this factor of the lowest (default: 2.45); all: all '
+        'sizes, and every minimum counts the same, as in published fits',
+    )
+    parser.add_argument(
         '--at_flops', type=parse_numbers, default=(), metavar='C,...', help='FLOP budgets to split'
     )
     parser.add_argument(
@@ -221,8 +233,8 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
     parser.add_argument(
         '--draws',
         type=parse_draws,
-        help='bootstrap resamples of the law; 0: none (default: 1000; 200 for more than 10,000 '
-        'runs)',
+        help='bootstrap resamples of the law; 0: none (default: 1000; for more than 2,000 runs '
+        'fewer, at least 200)',
     )
     add_seed_argument(parser)
     parser.add_argument(
@@ -284,6 +296,18 @@ def parse_positive(text: str) -> float:
     return value
 
 
+def parse_window(text: str) -> float:
+    """Parse a factor above 1; 'all' is infinite."""
+    if text == 'all':
+        return float('inf')
+    try:
+        if 1 < float(text) < float('inf'):
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be a factor above 1, or 'all', got {text!r}")
+
+
 def parse_natural(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f'must be an integer of 0 or more, got {text!r}')
@@ -320,6 +344,8 @@ LAW_ARGUMENTS = {
     'approach': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
     'at_flops': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
     'holdout': (LAWS_OF_TWO_VARIABLES, 'that law always holds out the largest runs'),
+    'curve': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
+    'window': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
     'residual': (LAWS_OF_TWO_VARIABLES, 'that law is fitted to log loss'),
     'loss_function': (LAWS_OF_TWO_VARIABLES, 'that law minimizes the Huber loss'),
     'starts': (LAWS_OF_TWO_VARIABLES, 'that law has its own starting points'),
@@ -353,6 +379,9 @@ def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> No
         name = 'approach' if arguments.approach else 'at_flops'
         raise UserError(f'--{name}: not with --law={arguments.law}; {why}')
     arguments.approach = arguments.approach or approach
+    for name in ('curve', 'window'):
+        if getattr(arguments, name) and arguments.approach not in ('2', 'all'):
+            raise UserError(f'--{name}: needs --approach=2 or --approach=all')
     arguments.over = arguments.over or 'N'
     arguments.residual = arguments.residual or 'log'
     arguments.loss_function = arguments.loss_function or 'huber'
@@ -381,12 +410,17 @@ def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
         'constants': arguments.base,
         'keep_outliers': arguments.keep_outliers,
         'starts': arguments.starts,
+        'curve': arguments.curve or 'parabola',
+        **({'window': arguments.window} if arguments.window else {}),
         'which': ('1', '2', '3') if arguments.approach == 'all' else (arguments.approach,),
     }
 
 
 def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `add_table_arguments` as keyword arguments of runs.read_runs."""
+    # A law over N alone is of one token count, which only the ends of runs may have.
+    is_power = getattr(arguments, 'law', '') == 'power'
+    is_over_params = is_power and getattr(arguments, 'over', '') not in ('D', 'C')
     return {
         'columns': arguments.columns,
         'count': arguments.count,
@@ -394,6 +428,6 @@ def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
         'drop_highest': arguments.drop_highest,
         'loss_unit': arguments.loss_unit,
         'keep_untuned': arguments.keep_untuned,
+        'checkpoints': arguments.checkpoints or ('last' if is_over_params else ''),
         'where': arguments.where,
-        'checkpoints': arguments.checkpoints,
     }

@@ -16,6 +16,7 @@ from gpt_jax.scaling import (
     bootstrap,
     broken_law,
     downstream,
+    envelope,
     identifiability,
     isoflop,
     lack_of_fit,
@@ -55,6 +56,8 @@ def analyze_parametric(
     keep_outliers: bool = False,
     which: tuple[str, ...] = ('3',),
     starts: int | None = None,
+    curve: str = 'parabola',
+    window: float = isoflop.WINDOW,
 ) -> dict[str, Any]:
     """Fit a law over parameters and tokens, and measure how reliable it is.
 
@@ -75,6 +78,7 @@ def analyze_parametric(
       keep_outliers: whether runs far from the law are fitted too.
       which: the approaches to use, of '1', '2' and '3'.
       starts: number of starts of the main fit; None: all starts of the law.
+      curve, window: of approach 2, as in `isoflop.CurveOptions`.
 
     Returns:
       data: the file, its SHA-256, the conventions of N and C, and the numbers of fitted runs and of
@@ -97,7 +101,8 @@ def analyze_parametric(
         each budget, flops, params, tokens, tokens_per_param, loss, params_low, params_high), note;
         for approach 2 also minima (`isoflop.IsoflopMinimum`), points (the points that their indices
         refer to; between_runs: whether they are interpolated between runs) and akima; for approach
-        1 also envelope (indices into residuals). For 'auto', 'auto' is the split by the posterior.
+        1 also envelope (indices into residuals), budgets (FLOPs of the points of its line),
+        between_runs and budgets_left_out. For 'auto', 'auto' is the split by the posterior.
       disagreements: sentences on approaches whose intervals of a, or of N* and D* at a budget, do
         not overlap.
       downstream: the result of `downstream.fit_downstream`, if the runs have an error.
@@ -141,8 +146,9 @@ def analyze_parametric(
     }
     result['residuals']['log_residual'] = log_residual.tolist()
     if has_optimal_split(fitted.constants):
+        curves = isoflop.CurveOptions(curve, window)
         result['approaches'], result['disagreements'] = compare_approaches(
-            runs, fitted, drawn.constants, drawn.words, at_flops, which, seed
+            runs, fitted, drawn.constants, drawn.words, at_flops, which, seed, curves
         )
     if law == 'auto':
         _add_posterior(result, runs, at_flops, holdout, seed)
@@ -237,7 +243,7 @@ def describe_runs(runs: Runs) -> dict[str, Any]:
             'name': runs.names,
             'curves': runs.curves,
         },
-        'envelope': isoflop.find_envelope(runs).tolist(),
+        'envelope': envelope.find_envelope(runs).tolist(),
     }
 
 

@@ -1,7 +1,7 @@
 """The three approaches of Hoffmann et al. 2022 to the compute-optimal split, side by side.
 
-Approach 1 is the envelope of the runs, 2 the minima of isoFLOP curves (both in isoflop.py), 3 the
-parametric law.
+Approach 1 is the envelope of the runs (envelope.py), 2 the minima of isoFLOP curves (isoflop.py), 3
+the parametric law.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import bootstrap, isoflop
+from gpt_jax.scaling import bootstrap, envelope, interpolated_runs, isoflop
 from gpt_jax.scaling.compute_optimal import (
     ComputeCost,
     ComputeSplit,
@@ -25,7 +25,7 @@ from gpt_jax.scaling.parametric_fit import ParametricLaw
 from gpt_jax.scaling.runs import Runs
 
 SAME_SIZE_TOLERANCE = 0.02  # relative: two N* this close agree, however narrow their intervals
-ENVELOPE_DRAWS = 200
+ENVELOPE_DRAWS = 400
 MINIMA_DRAWS = 400
 BAND_POINTS, BAND_REACH = 40, 10  # the band ends at this multiple of the largest compute
 
@@ -40,6 +40,7 @@ class _Inputs(NamedTuple):
     budgets: tuple[float, ...]
     cost: ComputeCost
     seed: int
+    curves: isoflop.CurveOptions | None
 
 
 class _Outcome(NamedTuple):
@@ -59,6 +60,7 @@ def compare_approaches(
     at_flops: tuple[float, ...],
     which: tuple[str, ...],
     seed: int,
+    curves: isoflop.CurveOptions | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Compute the compute-optimal split by each approach, with intervals.
 
@@ -70,12 +72,13 @@ def compare_approaches(
       at_flops: FLOP budgets to split.
       which: the approaches to use, of '1', '2' and '3'.
       seed: seed of the random numbers.
+      curves: how isoFLOP curves are fitted; None: the defaults.
 
     Returns:
       For each approach, the entries that `analysis.analyze_parametric` documents; and sentences on
       where approaches disagree beyond their intervals.
     """
-    inputs = _Inputs(runs, law, refits, resampled, at_flops, fit_cost(runs), seed)
+    inputs = _Inputs(runs, law, refits, resampled, at_flops, fit_cost(runs), seed, curves)
     results: dict[str, Any] = {}
     for number in which:
         try:
@@ -87,27 +90,27 @@ def compare_approaches(
 
 def _fit_envelope(inputs: _Inputs) -> _Outcome:
     """Apply approach 1, the envelope."""
-    runs = inputs.runs
-    split = isoflop.fit_envelope(runs, inputs.cost)
-    resamples, _ = bootstrap.draw_resamples(runs, ENVELOPE_DRAWS, inputs.seed)
-    drawn = []
-    for weights in resamples:
-        resample = runs.take(np.repeat(np.arange(len(runs)), weights.astype(int)))
-        try:
-            drawn.append(isoflop.fit_envelope(resample, inputs.cost))
-        except UserError:  # too few bins of compute
-            continue
-    envelope = [int(i) for i in isoflop.find_envelope(runs)]
-    return _Outcome(split, drawn, inputs.resampled, {'envelope': envelope})
+    fitted = envelope.fit_envelope(inputs.runs, inputs.cost)
+    drawn = envelope.draw_envelope_lines(fitted, inputs.cost, ENVELOPE_DRAWS, inputs.seed)
+    extra = {
+        'envelope': [int(i) for i in envelope.find_envelope(inputs.runs)],
+        'budgets': np.exp(fitted.log_flops).tolist(),
+        'between_runs': fitted.between_runs,
+        'budgets_left_out': fitted.left_out,
+    }
+    words = "the points of the line, by Student's t of their scatter and the steps between sizes"
+    return _Outcome(fitted.split, drawn, words, extra)
 
 
 def _fit_minima(inputs: _Inputs) -> _Outcome:
     """Apply approach 2, the minima of isoFLOP curves."""
-    runs, between_runs = isoflop.interpolate_isoflop_runs(inputs.runs)
-    minima = isoflop.find_minima(runs, seed=inputs.seed)
-    split = isoflop.fit_isoflop_minima(minima, inputs.cost)
-    akima = isoflop.fit_isoflop_minima(minima, inputs.cost, akima=True)
-    resampled = 'the minima, by the spread of their noise draws'
+    runs, between_runs = interpolated_runs.interpolate_isoflop_runs(inputs.runs)
+    curves = isoflop.fit_curves(runs, inputs.curves)
+    minima = isoflop.describe_minima(curves, runs, seed=inputs.seed)
+    equal = math.isinf(curves.options.window)
+    split = isoflop.fit_isoflop_minima(minima, inputs.cost, equal_weights=equal)
+    akima = isoflop.fit_isoflop_minima(minima, inputs.cost, akima=True, equal_weights=equal)
+    resampled = "the runs' noise about their curves and of the minima about the line (Student's t)"
     if between_runs:
         resampled += '; the curves are interpolated between runs'
     extra = {
@@ -123,7 +126,7 @@ def _fit_minima(inputs: _Inputs) -> _Outcome:
             'at': _evaluate_budgets(akima, inputs.law, inputs.budgets),
         },
     }
-    drawn = _redraw_minima(minima, inputs.cost, inputs.seed)
+    drawn = isoflop.draw_split_lines(curves, minima, inputs.cost, MINIMA_DRAWS, inputs.seed)
     return _Outcome(split, drawn, resampled, extra)
 
 
@@ -167,22 +170,6 @@ def _compute_band(runs: Runs, drawn: list[ComputeSplit]) -> dict[str, list[float
     grid = np.geomspace(runs.flops.min(), runs.flops.max() * BAND_REACH, BAND_POINTS)
     low, high = np.quantile([split.at(grid)[0] for split in drawn], [0.025, 0.975], axis=0)
     return {'flops': grid.tolist(), 'params_low': low.tolist(), 'params_high': high.tolist()}
-
-
-def _redraw_minima(
-    minima: list[isoflop.IsoflopMinimum], cost: ComputeCost, seed: int
-) -> list[ComputeSplit]:
-    random = np.random.default_rng(seed)
-    drawn = []
-    for _ in range(MINIMA_DRAWS):
-        moved = [
-            dataclasses.replace(
-                minimum, params=minimum.params * math.exp(minimum.spread * random.standard_normal())
-            )
-            for minimum in minima
-        ]
-        drawn.append(isoflop.fit_isoflop_minima(moved, cost))
-    return drawn
 
 
 def _evaluate_budgets(

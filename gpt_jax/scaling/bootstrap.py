@@ -19,9 +19,8 @@ from gpt_jax.scaling import law_forms, parametric_fit, power_law
 from gpt_jax.scaling.runs import MIN_NOISE_FREEDOM, Runs
 
 CONFIDENCE_LEVEL = 0.95
-REFIT_TOLERANCE = 1e-9  # relative tolerance of the objective
-DRAWS, FEW_DRAWS = 1000, 200  # by default: up to MANY_RUNS runs, and with more
-MANY_RUNS = 10_000
+DRAWS, MIN_DRAWS = 1000, 200  # by default, and with very many runs
+DRAWN_RUNS = 2_000_000  # of all draws together
 MIN_RUNS = 5  # with fewer, a resample is mostly repeats of two or three runs
 RESAMPLED_WORDS = 'runs, with replacement; a resample of fewer than {} sizes is drawn again'
 
@@ -65,8 +64,8 @@ def estimate_seed_noise(runs: Runs) -> tuple[float, int]:
 
 
 def choose_draws(runs: int) -> int:
-    """Return the default number of resamples of this many runs."""
-    return DRAWS if runs <= MANY_RUNS else FEW_DRAWS
+    """Return the default number of resamples: fewer for many runs, whose draws take long."""
+    return min(DRAWS, max(MIN_DRAWS, DRAWN_RUNS // runs))
 
 
 def draw_resamples(runs: Runs, draws: int, seed: int) -> tuple[np.ndarray, str]:

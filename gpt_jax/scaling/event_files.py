@@ -20,7 +20,7 @@ from gpt_jax.scaling.table_formats import Row
 
 FILE_PATTERN = '*tfevents*'
 HPARAMS_PLUGIN = 'hparams'
-NAME_PART = re.compile(r'([A-Za-z][A-Za-z0-9_./-]*)=([^,;/\s]+)')
+NAME_PART = re.compile(r'([A-Za-z][A-Za-z0-9_.-]*)=([^,;/\s]+)')
 TIME_NAME = re.compile(r'\d+(\.\d+)?')  # of the folder that add_hparams makes
 LENGTH_BYTES, CHECKSUM_BYTES = 8, 4
 

@@ -1,19 +1,13 @@
-"""Optimal size at a budget, directly from the runs: approaches 1 and 2 of Hoffmann et al. 2022.
+"""IsoFLOP curves, approach 2 of Hoffmann et al. 2022.
 
-Approach 1, the envelope: a line of log N over log C through the runs that no cheaper run beats.
-Approach 2, isoFLOP curves: loss over log N for the runs of each budget, and a line through the
-minima of these curves.
+A curve is the loss over log N for the runs of a budget; a line of log N over log C goes through the
+minima of the curves.
 
 A curve is not symmetric: the loss rises as a power of N on one side and of D on the other, so the
 minimum of a parabola through a wide range is shifted, and the shift differs between budgets. Here,
-the minimum is that of a parabola through the few points around the lowest and, as an alternative,
-that of an Akima interpolation. A minimum at the edge of a sweep is not a true one: it gets a note
-and is left out of the line.
-
-Runs that were not planned as isoFLOP curves can still give some (`interpolate_isoflop_runs`). A
-size with several token counts, such as cooldown branches of one trunk, is given a loss at every
-compute between its shortest and its longest run, by a monotone cubic through log loss over log
-compute (Fritsch & Carlson 1980). At budgets where enough sizes have one, these are isoFLOP curves.
+the minimum is that of a parabola through the few points around the lowest or, as alternatives, of
+more points, of a cubic or of an Akima interpolation. A minimum at the edge of a sweep is not a true
+one: it gets a note and is left out of the line.
 """
 
 import dataclasses
@@ -30,13 +24,10 @@ from gpt_jax.scaling.runs import Runs
 
 SAME_BUDGET_TOLERANCE = 0.1  # relative: runs whose FLOPs differ by less share a budget
 MIN_SIZES_PER_CURVE = 4  # three determine a parabola, with none left to judge the fit
-WINDOW = np.log(6.0)  # width in log N of the window of points that the parabola is fitted to
+WINDOW = 6**0.5  # a curve is fitted to the sizes within this factor of the lowest
+MIN_NOISE = 1e-6  # of log loss: losses are not recorded more precisely
 DRAWS = 1000  # draws of the loss noise per curve (Porian et al. 2024)
-BINS_PER_DECADE = 8  # of compute, for the envelope
-MIN_BINS = 3  # of compute, for the line through the envelope
-AKIMA_POINTS = 4001
-MIN_LENGTHS_PER_SIZE = 3  # to interpolate between the runs of a size
-INTERPOLATED_BUDGETS = 8  # evenly in log compute, over the range that enough sizes share
+AKIMA_POINTS = 1001
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +42,7 @@ class IsoflopMinimum:
       others: indices of the budget's runs outside it.
       note: why the minimum is not used, or ''.
       curve: (b0, b1, b2) of the window's parabola, log loss = b0 + b1 x + b2 x^2 with x = log N
-        less `centre`.
+        less `centre`; with b3 for a cubic.
       centre: log N.
     """
 
@@ -64,7 +55,7 @@ class IsoflopMinimum:
     used: list[int]
     others: list[int]
     note: str
-    curve: tuple[float, float, float]
+    curve: tuple[float, ...]
     centre: float
 
 
@@ -110,17 +101,78 @@ def _group_equal(values: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(labels == label) for label in np.unique(labels)]
 
 
+class CurveOptions(NamedTuple):
+    """How the minimum of an isoFLOP curve is found.
+
+    Attributes:
+      shape: 'parabola' or 'cubic', fitted to log loss over log N in the window; 'akima', an
+        interpolation through all sizes.
+      window: the sizes of the window are within this factor of the lowest; inf: all, and every
+        minimum counts the same for the line, as in the published fits (Llama 3, section 3.2.1).
+    """
+
+    shape: str = 'parabola'
+    window: float = WINDOW
+
+
+class IsoflopCurves(NamedTuple):
+    """IsoFLOP curves, and the noise of the runs about them.
+
+    Attributes:
+      curves: one for each budget.
+      noise: standard deviation of the log loss of a run.
+      freedom: degrees of freedom of the noise; 0: unknown.
+      options: how they were fitted.
+    """
+
+    curves: list['_Curve']
+    noise: float
+    freedom: int
+    options: CurveOptions
+
+
+class _Curve(NamedTuple):
+    """One budget's log loss over log size, and a polynomial around the lowest point.
+
+    Attributes:
+      group: indices of the budget's runs.
+      x: log of the sizes, ascending.
+      y: mean log loss of each size.
+      runs: number of runs of each size.
+      lowest: index of the lowest y.
+      window: mask of the points that are fitted.
+      polynomial: coefficients over x - x[lowest], the highest power first.
+    """
+
+    group: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    runs: np.ndarray
+    lowest: int
+    window: np.ndarray
+    polynomial: np.ndarray
+
+
 def find_minima(runs: Runs, *, seed: int = 0, least: int = 2) -> list[IsoflopMinimum]:
-    """Find the minimum of every isoFLOP curve.
+    """Find the minimum of every isoFLOP curve by a parabola; see `fit_curves`."""
+    return describe_minima(fit_curves(runs, least=least), runs, seed=seed)
+
+
+def fit_curves(runs: Runs, options: CurveOptions | None = None, *, least: int = 2) -> IsoflopCurves:
+    """Fit a curve to the runs of every budget.
+
+    The noise is pooled over the scatter about the curves and that between runs of equal N and D, so
+    that one re-run does not set it.
 
     Args:
       runs: the runs.
-      seed: seed of the noise draws.
+      options: how to fit; None: the defaults.
       least: number of budgets that are required.
 
     Raises:
       UserError: fewer than `least` budgets with enough sizes.
     """
+    options = options or CurveOptions()
     budgets = group_by_budget(runs)
     if len(budgets) < least:
         raise UserError(
@@ -128,82 +180,111 @@ def find_minima(runs: Runs, *, seed: int = 0, least: int = 2) -> list[IsoflopMin
             f'{len(budgets)}; runs share a budget by the column "budget", or, without it or where '
             f'it disagrees with --flops, by FLOPs within {100 * SAME_BUDGET_TOLERANCE:g}%'
         )
-    curves = [_fit_curve(runs, group) for _, group in budgets]
+    curves = [_fit_curve(runs, group, options) for _, group in budgets]
     noise, freedom = estimate_seed_noise(runs)
-    if not freedom:
-        noise = _estimate_scatter(curves)
-    random = np.random.default_rng(seed)
-    return [
-        _find_minimum(runs, group, curve, noise, random)
-        for (_, group), curve in zip(budgets, curves, strict=True)
-    ]
+    squares = noise**2 * freedom if freedom else 0.0
+    for curve in curves:
+        z = curve.x[curve.window] - curve.x[curve.lowest]
+        residual = curve.y[curve.window] - np.polyval(curve.polynomial, z)
+        squares += float((curve.runs[curve.window] * residual**2).sum())
+        freedom += max(0, len(z) - len(curve.polynomial))
+    noise = max(math.sqrt(squares / max(1, freedom)), MIN_NOISE)
+    return IsoflopCurves(curves, noise, freedom, options)
 
 
-class _Curve(NamedTuple):
-    """One budget's log loss y over log size x (ascending), and a parabola around the lowest point.
+def _fit_curve(runs: Runs, group: np.ndarray, options: CurveOptions) -> _Curve:
+    sizes, counts = np.unique(runs.params[group], return_counts=True)
+    x, y = np.log(sizes), _average_by_size(runs.loss, runs, group, sizes)
+    lowest, degree = int(np.argmin(y)), 3 if options.shape == 'cubic' else 2
+    window = _select_window(x, lowest, options.window, degree + 2)
+    polynomial = np.polyfit(x[window] - x[lowest], y[window], min(degree, len(x) - 1))
+    return _Curve(group, x, y, counts, lowest, window, polynomial)
 
-    Attributes:
-      lowest: index of the lowest y.
-      window: mask of the points of the parabola.
-      parabola: coefficients over x - x[lowest], the highest power first.
+
+def _select_window(x: np.ndarray, lowest: int, factor: float, least: int) -> np.ndarray:
+    """Return a mask of the lowest point, its neighbors, and all points within the factor of it.
+
+    At least `least` points are selected, if there are as many.
     """
-
-    x: np.ndarray
-    y: np.ndarray
-    lowest: int
-    window: np.ndarray
-    parabola: np.ndarray
-
-
-def _fit_curve(runs: Runs, group: np.ndarray) -> _Curve:
-    sizes = np.unique(runs.params[group])
-    x = np.log(sizes)
-    y = np.array([np.log(runs.loss[group][runs.params[group] == size]).mean() for size in sizes])
-    lowest = int(np.argmin(y))
-    window = _select_window(x, lowest)
-    return _Curve(x, y, lowest, window, np.polyfit(x[window] - x[lowest], y[window], 2))
-
-
-def _select_window(x: np.ndarray, lowest: int) -> np.ndarray:
-    """Return a mask of the points around the lowest: its neighbors and all within WINDOW.
-
-    At least MIN_SIZES_PER_CURVE points are selected.
-    """
-    near = np.abs(x - x[lowest]) <= WINDOW / 2
+    near = np.abs(x - x[lowest]) <= math.log(factor)
     near[max(0, lowest - 1) : lowest + 2] = True
-    if near.sum() < MIN_SIZES_PER_CURVE:
-        near[np.argsort(np.abs(x - x[lowest]), kind='stable')[:MIN_SIZES_PER_CURVE]] = True
+    if near.sum() < least:
+        near[np.argsort(np.abs(x - x[lowest]), kind='stable')[:least]] = True
     return near
 
 
-def _estimate_scatter(curves: list[_Curve]) -> float:
-    """Return the standard deviation of the points about their parabolas, pooled over all curves."""
-    residuals = [
-        curve.y[curve.window]
-        - np.polyval(curve.parabola, curve.x[curve.window] - curve.x[curve.lowest])
-        for curve in curves
+def describe_minima(curves: IsoflopCurves, runs: Runs, *, seed: int = 0) -> list[IsoflopMinimum]:
+    """Return the minimum of each curve, with its spread over noise draws."""
+    random = np.random.default_rng(seed)
+    scales = np.full(DRAWS, curves.noise)
+    return [
+        _describe_minimum(
+            curve, runs, _draw_lowest(curve, scales, random, curves.options.shape), curves
+        )
+        for curve in curves.curves
     ]
-    freedom = sum(max(0, len(residual) - 3) for residual in residuals)
-    squares = sum((residual**2).sum() for residual in residuals)
-    return float(np.sqrt(squares / max(1, freedom)))
 
 
-def _find_minimum(
-    runs: Runs, group: np.ndarray, curve: _Curve, noise: float, random: np.random.Generator
+def draw_minima(
+    curves: IsoflopCurves, minima: list[IsoflopMinimum], misfit: float, draws: int, seed: int
+) -> np.ndarray:
+    """Draw log N of the minima inside their sweeps, [draws, minima], from the noise of the runs.
+
+    A draw has one noise level, drawn from what its degrees of freedom leave open, so that the draws
+    follow Student's t.
+
+    Args:
+      curves: the curves.
+      minima: their minima.
+      misfit: chi-square of the minima about their line; two constants were fitted to them.
+      draws: number of draws.
+      seed: seed of the random numbers.
+    """
+    random = np.random.default_rng(seed)
+    inside = [c for c, m in zip(curves.curves, minima, strict=True) if not m.note]
+    freedom = curves.freedom + len(inside) - 2
+    pooled = max(1.0, (curves.freedom + misfit) / freedom)
+    scales = curves.noise * np.sqrt(pooled * freedom / random.chisquare(freedom, draws))
+    return np.stack(
+        [_draw_lowest(curve, scales, random, curves.options.shape) for curve in inside], axis=1
+    )
+
+
+def _draw_lowest(
+    curve: _Curve, scales: np.ndarray, random: np.random.Generator, shape: str
+) -> np.ndarray:
+    """Refit the curve with noise added; return log N at the minimum of each draw, [draws].
+
+    A draw's minimum may be outside the window by the width of the window.
+    """
+    if shape == 'akima':
+        noise = random.standard_normal((len(curve.x), len(scales))) * scales
+        noisy = curve.y[:, None] + noise / np.sqrt(curve.runs)[:, None]
+        return _find_akima_minimum(curve.x, noisy)
+    z = curve.x[curve.window] - curve.x[curve.lowest]
+    noise = random.standard_normal((len(z), len(scales))) * scales
+    noisy = curve.y[curve.window][:, None] + noise / np.sqrt(curve.runs[curve.window])[:, None]
+    polynomials = np.polyfit(z, noisy, len(curve.polynomial) - 1)
+    reach = np.ptp(z)
+    places, _ = _find_vertex(polynomials, z.min() - reach, z.max() + reach)
+    return curve.x[curve.lowest] + places
+
+
+def _describe_minimum(
+    curve: _Curve, runs: Runs, drawn: np.ndarray, curves: IsoflopCurves
 ) -> IsoflopMinimum:
-    x, y, lowest, window, parabola = curve
+    _, x, y, _, lowest, window, polynomial = curve
     z = x[window] - x[lowest]
-    log_params = _find_vertex(parabola, z) + x[lowest]
-    drawn = [
-        _find_vertex(np.polyfit(z, y[window] + noise * random.standard_normal(z.size), 2), z)
-        for _ in range(DRAWS)
-    ]
+    vertex, has_minimum = _find_vertex(polynomial, z.min(), z.max())
+    akima = float(_find_akima_minimum(x, y[:, None])[0])
+    log_params = akima if curves.options.shape == 'akima' else float(vertex) + x[lowest]
     note = ''
     if lowest in (0, len(x) - 1):
         edge = 'smallest' if lowest == 0 else 'largest'
         note = f'the {edge} size is the best: the minimum is not inside the sweep'
-    elif parabola[0] <= 0:
+    elif not has_minimum:
         note = 'the curve has no minimum: it bends downward'
+    group = curve.group
     sizes = np.unique(runs.params[group])
     in_window = np.isin(runs.params[group], sizes[window])
     # A labelled curve may have other FLOPs at each size, by the count of `runs`.
@@ -215,13 +296,13 @@ def _find_minimum(
         flops=math.exp(log_flops),
         params=float(np.exp(log_params)),
         tokens=math.exp(log_tokens),
-        loss=float(np.exp(np.polyval(parabola, log_params - x[lowest]))),
-        akima_params=float(np.exp(_find_akima_minimum(x, y))),
+        loss=float(np.exp(np.polyval(polynomial, log_params - x[lowest]))),
+        akima_params=math.exp(akima),
         spread=max(float(np.std(drawn)), 1e-6),
         used=[int(i) for i in group[in_window]],
         others=[int(i) for i in group[~in_window]],
         note=note,
-        curve=(float(parabola[2]), float(parabola[1]), float(parabola[0])),
+        curve=tuple(float(value) for value in polynomial[::-1]),
         centre=float(x[lowest]),
     )
 
@@ -234,27 +315,63 @@ def _average_by_size(
     return np.array([logs[runs.params[group] == size].mean() for size in sizes])
 
 
-def _find_vertex(parabola: np.ndarray, x: np.ndarray) -> float:
-    """Find where the parabola is lowest within the range of x."""
-    if parabola[0] <= 0:
-        return float(x[np.argmin(np.polyval(parabola, x))])
-    return float(np.clip(-parabola[1] / (2 * parabola[0]), x.min(), x.max()))
+def _find_vertex(polynomial: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """Find the minimum of a parabola or a cubic between two ends.
+
+    Args:
+      polynomial: coefficients, the highest power first, [3 or 4, ...].
+      low: the lower end.
+      high: the upper end.
+
+    Returns:
+      The place of the minimum, [...], which is the lower of the ends if there is none between; and
+      whether the polynomial has a minimum anywhere.
+    """
+    c3, c2, c1 = polynomial[:-1] if len(polynomial) == 4 else (0.0, *polynomial[:-1])
+    discriminant = c2**2 - 3 * c3 * c1
+    denominator = c2 + np.sqrt(np.maximum(discriminant, 0.0))
+    exists = (discriminant >= 0) & (denominator > 0)
+    lower_end = np.where(np.polyval(polynomial, low) < np.polyval(polynomial, high), low, high)
+    place = np.where(exists, -c1 / np.where(exists, denominator, 1.0), lower_end)
+    return np.clip(place, low, high), exists
 
 
-def _find_akima_minimum(x: np.ndarray, y: np.ndarray) -> float:
+def _find_akima_minimum(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Find where the interpolations of each column of y, [sizes, columns], are lowest."""
     grid = np.linspace(x.min(), x.max(), AKIMA_POINTS)
-    return float(grid[np.argmin(interpolate.Akima1DInterpolator(x, y)(grid))])
+    return grid[np.argmin(interpolate.Akima1DInterpolator(x, y)(grid), axis=0)]
 
 
 def fit_isoflop_minima(
-    minima: list[IsoflopMinimum], cost: ComputeCost, *, akima: bool = False
+    minima: list[IsoflopMinimum],
+    cost: ComputeCost,
+    *,
+    akima: bool = False,
+    equal_weights: bool = False,
 ) -> ComputeSplit:
-    """Fit a line through the valid minima, weighted by 1 / (spread^2 + median spread^2).
+    """Fit a line through the valid minima.
 
     Args:
       minima: the minima of the isoFLOP curves.
       cost: C as a function of N and D.
       akima: whether to take the minima of the Akima interpolations.
+      equal_weights: as in `weigh_minima`.
+
+    Raises:
+      UserError: fewer than two minima are valid.
+    """
+    log_flops, log_params, weights = weigh_minima(minima, equal=equal_weights)
+    if akima:
+        log_params = np.log([minimum.akima_params for minimum in minima if not minimum.note])
+    return fit_split_line(log_flops, log_params, weights, cost)
+
+
+def weigh_minima(
+    minima: list[IsoflopMinimum], *, equal: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return log C, log N and the weight of the valid minima.
+
+    The weight is 1 / (spread^2 + median spread^2), or 1 if they are to be equal.
 
     Raises:
       UserError: fewer than two minima are valid.
@@ -267,112 +384,23 @@ def fit_isoflop_minima(
             f'sweep; {"; ".join(notes)}'
         )
     spread = np.array([minimum.spread for minimum in inside])
-    weights = 1 / (spread**2 + np.median(spread) ** 2)  # no single curve decides alone
-    params = [minimum.akima_params if akima else minimum.params for minimum in inside]
-    log_flops = np.log([minimum.flops for minimum in inside])
-    return fit_split_line(log_flops, np.log(params), weights, cost)
+    # The median keeps a single curve from deciding alone.
+    weights = np.ones_like(spread) if equal else 1 / (spread**2 + np.median(spread) ** 2)
+    log_flops, log_params = np.log([(m.flops, m.params) for m in inside]).T
+    return log_flops, log_params, weights
 
 
-def find_envelope(runs: Runs) -> np.ndarray:
-    """Return indices of the runs on the envelope.
-
-    They are the lowest run of each bin of compute, unless a cheaper run beats it.
-    """
-    best = [int(members[np.argmin(runs.loss[members])]) for members in _bin_by_compute(runs)]
-    envelope: list[int] = []
-    for index in sorted(best, key=lambda i: runs.flops[i]):
-        if not envelope or runs.loss[index] < runs.loss[envelope[-1]]:
-            envelope.append(index)
-    return np.array(envelope, int)
-
-
-def _bin_by_compute(runs: Runs) -> list[np.ndarray]:
-    """Group runs by compute: by the column `budget`, if any, else in bins that begin at a run.
-
-    Bins with fixed edges could split the runs of a budget, and then keep one that another of them
-    beats.
-    """
-    planned = runs.extra.get('budget')
-    if planned is not None and not np.isnan(planned).any():
-        return _group_equal(planned)
-    bins: list[list[int]] = []
-    for index in np.argsort(runs.flops, kind='stable'):
-        if bins and runs.flops[index] < runs.flops[bins[-1][0]] * 10 ** (1 / BINS_PER_DECADE):
-            bins[-1].append(int(index))
-        else:
-            bins.append([int(index)])
-    return [np.array(members) for members in bins]
-
-
-def fit_envelope(runs: Runs, cost: ComputeCost) -> ComputeSplit:
-    """Fit a line through the envelope.
-
-    Raises:
-      UserError: fewer than MIN_BINS runs are on the envelope.
-    """
-    envelope = find_envelope(runs)
-    if len(envelope) < MIN_BINS:
-        raise UserError(
-            f'approach 1: needs at least three bins of compute on the envelope, got {len(envelope)}'
-        )
-    log_flops, log_params = np.log(runs.flops[envelope]), np.log(runs.params[envelope])
-    return fit_split_line(log_flops, log_params, np.ones(len(envelope)), cost)
-
-
-def interpolate_isoflop_runs(runs: Runs) -> tuple[Runs, bool]:
-    """Return runs that make isoFLOP curves, and whether they are interpolated between runs.
-
-    They are the runs themselves if these make curves, or if nothing can be interpolated.
-    """
-    if len(group_by_budget(runs)) >= 2:
-        return runs, False
-    curves = {}
-    for size in np.unique(runs.params):
-        members = np.flatnonzero(runs.params == size)
-        lengths = np.unique(runs.flops[members])
-        if len(lengths) >= MIN_LENGTHS_PER_SIZE:
-            means = [
-                np.log(runs.loss[members][runs.flops[members] == length]).mean()
-                for length in lengths
-            ]
-            curves[float(size)] = interpolate.PchipInterpolator(
-                np.log(lengths), means, extrapolate=False
-            )
-    points = [
-        (size, flops, float(np.exp(curve(np.log(flops)))))
-        for flops in _find_shared_budgets(list(curves.values()))
-        for size, curve in curves.items()
-        if curve.x[0] <= np.log(flops) <= curve.x[-1]
-    ]
-    if not points:
-        return runs, False
-    params, flops, loss = np.array(points).T
-    flops_per_token = {
-        size: float(np.mean((runs.flops / runs.tokens)[runs.params == size])) for size in curves
-    }
-    return dataclasses.replace(
-        runs,
-        params=params,
-        tokens=flops / np.array([flops_per_token[size] for size in params]),
-        loss=loss,
-        flops=flops,
-        extra={'budget': flops},
-        names=[f'{size:.4g} at {budget:.3g} FLOPs' for size, budget, _ in points],
-        rows=np.zeros(len(points), int),
-        files=['' for _ in points],
-        clusters=np.arange(len(points)),
-        curves=[[] for _ in points],
-    ), True
-
-
-def _find_shared_budgets(curves: list[interpolate.PchipInterpolator]) -> list[float]:
-    """Find budgets at which enough sizes have a loss."""
-    least = MIN_SIZES_PER_CURVE
-    if len(curves) < least:
+def draw_split_lines(
+    curves: IsoflopCurves, minima: list[IsoflopMinimum], cost: ComputeCost, draws: int, seed: int
+) -> list[ComputeSplit]:
+    """Draw lines through the minima from the noise of the runs; [] if the noise is unknown."""
+    equal = math.isinf(curves.options.window)
+    log_flops, log_params, weights = weigh_minima(minima, equal=equal)
+    if curves.freedom + len(log_flops) <= 2 or not curves.freedom:
         return []
-    low = sorted(float(curve.x[0]) for curve in curves)[least - 1]
-    high = sorted((float(curve.x[-1]) for curve in curves), reverse=True)[least - 1]
-    if low >= high:
-        return []
-    log_budgets = np.linspace(low + 1e-9, high - 1e-9, INTERPOLATED_BUDGETS)
-    return [float(np.exp(log_budget)) for log_budget in log_budgets]
+    split = fit_split_line(log_flops, log_params, weights, cost)
+    spread = np.array([minimum.spread for minimum in minima if not minimum.note])
+    about_line = log_params - np.log(split.n_coefficient) - split.a * log_flops
+    misfit = float(((about_line / spread) ** 2).sum())
+    drawn = draw_minima(curves, minima, misfit, draws, seed)
+    return [fit_split_line(log_flops, row, weights, cost) for row in drawn]

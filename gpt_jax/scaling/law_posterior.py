@@ -46,7 +46,7 @@ MAX_POINTS = 400  # more runs are averaged over cells of (log N, log D)
 # The members: length scale of g in factors e of N and D, growth, variance of noise over that of g.
 LENGTH_SCALES = (1.0, 2.0, 4.0, 8.0)
 GROWTHS = (0.0, 1.0, 2.0, 4.0)
-NOISE_RATIOS = (0.02, 0.1, 0.5, 2.0)
+NOISE_RATIOS = (0.02, 0.1, 0.5, 2.0, 8.0)
 
 # Priors: mean and standard deviation. That of log E is relative to the lowest log loss; A and B are
 # those at the runs' mean, in units of exp(mean log loss).
@@ -55,7 +55,7 @@ LOG_LEVEL = (-1.0, 3.0)
 EXPONENT = (0.3, 0.07)
 LOG_KAPPA = (-1.0, 0.7)
 LOG_HALF_LIFE = (math.log(15.0), 1.0)  # R_D is 15.39 in Muennighoff et al. 2023
-FORM_SD, FORM_COUNT = 0.01, 2.0  # of g: its size, and the number of runs that this is worth
+FORM_SD, FORM_COUNT = 0.004, 1.0  # of g: its size, and the number of runs that this is worth
 EPOCH_GROWTH = 0.25  # of g: the law describes a run less well the more often it repeats its tokens
 EXPONENT_RANGE, LOG_KAPPA_RANGE = (0.02, 2.0), (-3.0, 1.5)
 LOG_HALF_LIFE_RANGE = (-2.0, 8.0)
@@ -68,7 +68,7 @@ DRIFT_SD, DRIFT = 0.004, 0.002  # per factor e of compute
 
 OUTLIER_SDS, OUTLIER_SHARE = 10.0, 0.1
 
-GRID = 3001  # points at which the distribution of a prediction is evaluated
+GRID, REACH = 4001, 20.0  # points, and scales about the members, to evaluate a prediction at
 LOWEST_SHARE = 0.02  # this quantile of the losses counts as the lowest
 
 
@@ -102,17 +102,25 @@ class Member(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Distribution of the log loss of a run: a mixture of normal distributions, each [members]."""
+    """Distribution of the log loss of a run: a mixture of Student's t distributions.
+
+    Attributes:
+      means, sds: locations and scales, [members].
+      weights: [members].
+      freedom: degrees of freedom; inf: normal distributions.
+    """
 
     means: np.ndarray
     sds: np.ndarray
     weights: np.ndarray
+    freedom: float = math.inf
 
     def compute_quantiles(self, *shares: float) -> list[float]:
         """Return quantiles of the loss."""
-        low, high = (self.means - 9 * self.sds).min(), (self.means + 9 * self.sds).max()
+        reach = REACH * self.sds
+        low, high = (self.means - reach).min(), (self.means + reach).max()
         grid = np.linspace(low, high, GRID)
-        below = special.ndtr((grid[:, None] - self.means) / self.sds) @ self.weights
+        below = special.stdtr(self.freedom, (grid[:, None] - self.means) / self.sds) @ self.weights
         return np.exp(np.interp(shares, below, grid)).tolist()
 
     def widen(self, factor: float) -> 'Prediction':
@@ -132,6 +140,7 @@ class LawPosterior(NamedTuple):
       centre: [2] or [3].
       lowest: the lowest log loss.
       log_compute: the largest log(N D) of the runs.
+      freedom: degrees of freedom of the variance.
     """
 
     members: list[Member]
@@ -140,6 +149,7 @@ class LawPosterior(NamedTuple):
     centre: np.ndarray
     lowest: float
     log_compute: float
+    freedom: float
 
     def predict(self, params: float, tokens: float, unique_tokens: float = math.nan) -> Prediction:
         """Return the distribution of the loss that one run would reach, its noise included.
@@ -156,6 +166,7 @@ class LawPosterior(NamedTuple):
             np.array(means) - DRIFT * beyond,
             np.sqrt(SD_FACTOR**2 * np.array(variances) + (DRIFT_SD * beyond) ** 2),
             self.weights,
+            self.freedom,
         )
 
     def _predict(self, member: Member, point: np.ndarray) -> tuple[float, float]:
@@ -182,6 +193,7 @@ class LawPosterior(NamedTuple):
                 mean, covariance = self._predict_jointly(member, points)
                 values, vectors = np.linalg.eigh(covariance)
                 scales = SD_FACTOR * np.sqrt(np.maximum(values, 0))
+                scales = scales * np.sqrt(self.freedom / random.chisquare(self.freedom, (count, 1)))
                 drawn.append(
                     mean + (random.standard_normal((count, len(values))) * scales) @ vectors.T
                 )
@@ -277,7 +289,9 @@ def fit_posterior(data: LogData, clusters: np.ndarray | None = None) -> LawPoste
     evidence = np.array([member.log_evidence for member in members])
     weights = np.exp((evidence - evidence.max()) / TEMPERATURE)
     log_compute = float((data.n + data.d).max())
-    return LawPosterior(members, weights / weights.sum(), points, centre, lowest, log_compute)
+    freedom = 2 * FORM_COUNT + len(log_loss)
+    weights = weights / weights.sum()
+    return LawPosterior(members, weights, points, centre, lowest, log_compute, freedom)
 
 
 def find_outliers(data: LogData) -> dict[int, str]:

@@ -28,7 +28,7 @@ STEPS = 8  # values on each side up to WIDE; beyond it, doublings
 DOUBLINGS = 6
 GRID_STARTS = 12  # of the law's starts, for the searches at the optimum, at WIDE and beyond
 MAX_ITERATIONS = 60  # of a search
-MAX_RUNS = 10_000  # more take long, and identify a constant no less
+MAX_RUNS = 2000  # more take long, and identify a constant no less
 # Huber's delta, relative to normal noise, at which 5% of the efficiency is lost (Huber 1981).
 EFFICIENT_DELTA = 1.345
 MIN_NOISE = 1e-6  # of log loss: losses are not recorded more precisely

@@ -19,7 +19,7 @@ MAX_STEPS = 200
 MAX_STEP = 1.0  # of a level or an exponent
 MAX_DAMPING = 1e4
 FLOOR = 1e-3  # of a coordinate's curvature, relative to that of the steepest
-MAX_SCREENED_RUNS = 1000  # runs of the first search from each start
+MAX_SCREENED_RUNS = 400  # runs of the first search from each start
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

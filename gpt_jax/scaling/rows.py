@@ -184,7 +184,8 @@ def _parse_table(
             f"{path}: --count={count}: no column 'params_{count}'; the columns are: "
             f'{_join_columns(table)}'
         )
-    table = [_apply_conventions(row, count, flops) for row in table]
+    if count or flops not in ('', 'column'):
+        table = [_apply_conventions(row, count, flops) for row in table]
     for name in required:
         if not any(name in row for row in table):
             raise UserError(
@@ -235,6 +236,8 @@ def _rename_columns(
     notes: list[str] = []
     if 'status' not in {columns.get(name, name) for name in names}:
         aliases['status'], notes = _select_states(given, aliases['status'])
+    if not columns and not any(aliases.values()):
+        return given, notes
     return [_rename(row, columns, sums, aliases) for row in given], notes
 
 

@@ -60,6 +60,8 @@ def parse_table(path: str, content: bytes) -> list[Row]:
             table = _parse_json(path, text, is_lines=name.endswith(LINE_SUFFIXES))
         else:
             table = _parse_csv(path, text)
+    if not any(map(INDEX_NAME.fullmatch, list_names(table))):
+        return table
     return [
         {name: value for name, value in row.items() if not INDEX_NAME.fullmatch(name)}
         for row in table

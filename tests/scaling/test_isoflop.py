@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import compute_optimal, isoflop
-from tests.scaling import synthetic
+from gpt_jax.scaling import compute_optimal, interpolated_runs, isoflop
+from tests.scaling import simulated_sweeps, synthetic
 
 ASYMMETRIC = {'E': 1.7, 'A': 60.0, 'B': 60000.0, 'alpha': 0.25, 'beta': 0.48}
 
@@ -104,18 +104,6 @@ def test_budget_column_labels_the_curves_under_every_count():
     assert np.array_equal(isoflop.budget_per_run(other), other.flops)
 
 
-def test_envelope_has_one_run_per_budget():
-    """Runs of a budget that spread by 3% about the edge of a bin give one point."""
-    random = np.random.default_rng(0)
-    runs = synthetic.isoflop(budgets=6, sizes=9)
-    flops = runs.flops * np.exp(0.03 * random.uniform(-1, 1, len(runs)))
-    tokens = flops / (6 * runs.params)
-    moved = synthetic.runs(runs.params, tokens, synthetic.loss(runs.params, tokens))
-    assert len(isoflop.find_envelope(moved)) == 6
-    named = dataclasses.replace(moved, extra={'budget': runs.flops})
-    assert len(isoflop.find_envelope(named)) == 6
-
-
 def trunks(sizes=12, lengths=8):
     """Every size at the same lengths, like cooldown branches of trunks; no two of one compute."""
     n, d = np.meshgrid(
@@ -125,10 +113,10 @@ def trunks(sizes=12, lengths=8):
 
 
 def test_interpolated_curves_find_the_optimum_of_the_law():
-    interpolated, between = isoflop.interpolate_isoflop_runs(trunks())
+    interpolated, between = interpolated_runs.interpolate_isoflop_runs(trunks())
     assert between
     minima = isoflop.find_minima(interpolated)
-    assert len(minima) == isoflop.INTERPOLATED_BUDGETS
+    assert len(minima) == interpolated_runs.INTERPOLATED_BUDGETS
     truth = compute_optimal.compute_split(synthetic.TRUTH, compute_optimal.COST_6ND)
     inside = [minimum for minimum in minima if not minimum.note]
     assert len(inside) >= 3
@@ -140,7 +128,7 @@ def test_interpolated_curves_find_the_optimum_of_the_law():
 
 
 def test_interpolated_losses_follow_the_law():
-    interpolated, _ = isoflop.interpolate_isoflop_runs(trunks(lengths=12))
+    interpolated, _ = interpolated_runs.interpolate_isoflop_runs(trunks(lengths=12))
     np.testing.assert_allclose(
         interpolated.loss, synthetic.loss(interpolated.params, interpolated.tokens), rtol=2e-3
     )
@@ -151,6 +139,85 @@ def test_interpolated_losses_follow_the_law():
 
 def test_planned_curves_and_short_grids_are_not_interpolated():
     planned = synthetic.isoflop()
-    assert isoflop.interpolate_isoflop_runs(planned) == (planned, False)
+    assert interpolated_runs.interpolate_isoflop_runs(planned) == (planned, False)
     few = trunks(lengths=2)
-    assert isoflop.interpolate_isoflop_runs(few)[1] is False
+    assert interpolated_runs.interpolate_isoflop_runs(few)[1] is False
+
+
+@pytest.mark.parametrize('shape', ['parabola', 'cubic', 'akima'])
+@pytest.mark.parametrize('window', [isoflop.WINDOW, np.inf])
+def test_every_curve_finds_the_optimum_of_an_even_sweep(shape, window):
+    runs = synthetic.isoflop()
+    minima = isoflop.describe_minima(
+        isoflop.fit_curves(runs, isoflop.CurveOptions(shape, window)), runs
+    )
+    truth = compute_optimal.compute_split(synthetic.TRUTH)
+    for minimum in minima:
+        assert minimum.params == pytest.approx(float(truth.at(minimum.flops)[0]), rel=0.06)
+    split = isoflop.fit_isoflop_minima(minima, compute_optimal.COST_6ND)
+    assert split.a == pytest.approx(truth.a, abs=0.01)
+
+
+def test_cubic_follows_an_asymmetric_curve():
+    z = np.linspace(-1.5, 1.5, 9)
+    y = 0.02 * (z - 0.3) ** 2 + 0.004 * (z - 0.3) ** 3
+    place, exists = isoflop._find_vertex(np.polyfit(z, y, 3), -1.5, 1.5)
+    assert exists
+    assert place == pytest.approx(0.3, abs=1e-9)
+    shifted, _ = isoflop._find_vertex(np.polyfit(z, y, 2), -1.5, 1.5)
+    assert abs(shifted - 0.3) > 0.05
+    _, exists = isoflop._find_vertex(np.array([-1.0, 0.0, 0.0]), -1.0, 1.0)
+    assert not exists
+
+
+def test_all_sizes_and_equal_weights_are_the_usual_fit():
+    """One parabola in log D through all points of a budget, as Llama 3's authors fitted them."""
+    random = np.random.default_rng(0)
+    runs = simulated_sweeps.make_sweep(simulated_sweeps.chinchilla, 6, 9, 0.002, random)
+    log_tokens = []
+    budgets = np.unique(runs.extra['budget'])
+    for budget in budgets:
+        group = runs.extra['budget'] == budget
+        x, y = np.log(runs.tokens[group]), np.log(runs.loss[group])
+        b2, b1, _ = np.polyfit(x - x.mean(), y, 2)
+        log_tokens.append(x.mean() - b1 / (2 * b2))
+    slope, level = np.polyfit(np.log(budgets), log_tokens, 1)
+    curves = isoflop.fit_curves(runs, isoflop.CurveOptions(window=np.inf))
+    minima = isoflop.describe_minima(curves, runs)
+    split = isoflop.fit_isoflop_minima(minima, compute_optimal.COST_6ND, equal_weights=True)
+    assert [split.b, split.d_coefficient] == pytest.approx([slope, np.exp(level)], rel=1e-6)
+
+
+def test_one_rerun_does_not_set_the_noise():
+    random = np.random.default_rng(1)
+    runs = simulated_sweeps.make_sweep(simulated_sweeps.chinchilla, 5, 5, 0.005, random)
+    row = np.append(np.arange(25), 12)  # one run twice, with nearly the same loss
+    again = dataclasses.replace(runs.take(row), loss=np.append(runs.loss, runs.loss[12] * 1.00001))
+    alone, with_rerun = isoflop.fit_curves(runs), isoflop.fit_curves(again)
+    assert with_rerun.freedom == alone.freedom + 1
+    assert with_rerun.noise > 0.8 * alone.noise
+
+
+@pytest.mark.parametrize('law', simulated_sweeps.LAWS)
+@pytest.mark.parametrize(
+    ('budgets', 'noise', 'replicates'),
+    [
+        (5, 0.003, 30),
+        *(
+            pytest.param(budgets, noise, 200, marks=pytest.mark.slow)
+            for budgets in (5, 7)
+            for noise in (0.003, 0.01)
+        ),
+    ],
+)
+def test_intervals_hold(law, budgets, noise, replicates):
+    """The 95% intervals of a and of N* at 10 times the compute."""
+    truth, random, inside = simulated_sweeps.LAWS[law], np.random.default_rng(0), []
+    for _ in range(replicates):
+        made = simulated_sweeps.make_sweep(truth, budgets, 5, noise, random)
+        curves = isoflop.fit_curves(made)
+        minima = isoflop.describe_minima(curves, made)
+        drawn = isoflop.draw_split_lines(curves, minima, compute_optimal.COST_6ND, 400, 0)
+        inside.append(simulated_sweeps.is_inside(truth, made, drawn))
+    shares = np.mean(inside, axis=0)
+    assert shares.min() >= (0.85 if replicates < 100 else 0.9), shares

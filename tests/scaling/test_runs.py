@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import analysis, bootstrap, isoflop, outliers, runs
+from gpt_jax.scaling import analysis, bootstrap, interpolated_runs, isoflop, outliers, runs
 from gpt_jax.scaling.rows import read_rows as all_rows
 from tests.scaling import synthetic
 
@@ -346,7 +346,7 @@ def test_labelled_budgets_are_curves_under_any_count(tmp_path):
     ]
     found = read(tmp_path, rows, columns={'body+head': 'params'})
     assert np.ptp(found.flops[:6]) > 0.1 * found.flops[0]
-    assert isoflop.interpolate_isoflop_runs(found) == (found, False)
+    assert interpolated_runs.interpolate_isoflop_runs(found) == (found, False)
     assert [len(group) for _, group in isoflop.group_by_budget(found)] == [6, 6, 6]
 
 

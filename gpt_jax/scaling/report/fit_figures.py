@@ -206,10 +206,8 @@ def _draw_isoflop(figure: Figure, result: dict[str, Any]) -> list[RunPoints]:
         axes.plot(params[used], losses[used], 'o', color=color, ms=4.5)
         axes.plot(params[others], losses[others], 'o', mfc='white', mec=color, ms=4.5)
         x = np.linspace(np.log(params[used]).min(), np.log(params[used]).max(), 60)
-        b0, b1, b2 = minimum['curve']
-        z = x - minimum['centre']
-        parabola = np.exp(b0 + b1 * z + b2 * z * z)
-        axes.plot(np.exp(x), parabola, color=color, lw=1.2, label=f'{minimum["flops"]:.1e}')
+        fitted = np.exp(np.polynomial.Polynomial(minimum['curve'])(x - minimum['centre']))
+        axes.plot(np.exp(x), fitted, color=color, lw=1.2, label=f'{minimum["flops"]:.1e}')
         if not minimum['note']:
             axes.plot(minimum['params'], minimum['loss'], '*', color=HELD_OUT_COLOR, ms=9, zorder=4)
     axes.plot([], [], '*', color=HELD_OUT_COLOR, ms=8, label='minimum')

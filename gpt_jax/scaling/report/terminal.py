@@ -233,7 +233,7 @@ def _format_held_out_by_posterior(held_out: Result) -> list[str]:
         return []
     return [
         f'  by auto: mean error {auto["mean_absolute_percent"]:.2f}%, bias '
-        f'{auto["bias_percent"]:+.2f}%; {auto["inside"]} of {held_out["runs"]} inside the 95% '
+        f'{auto["bias_percent"]:+.2f}%; {auto["inside"]} of {held_out["rows"]} inside the 95% '
         'intervals'
     ]
 
@@ -251,6 +251,15 @@ def _format_split(title: str, split: Result) -> list[str]:
         lines.append(
             '    fewer than two budgets have enough sizes, by these FLOPs: curves are interpolated '
             'between the runs of each size'
+        )
+    if split.get('between_runs'):
+        lines.append(
+            '    where the curves of two sizes cross, interpolated between the runs of each size'
+        )
+    if split.get('budgets_left_out'):
+        budgets = ', '.join(f'{flops:.3g}' for flops in split['budgets_left_out'])
+        lines.append(
+            f'    left out: {budgets} FLOPs, whose best size is the smallest or the largest there'
         )
     lines += [
         f'    {minimum["flops"]:.3g} FLOPs: {minimum["note"]}'

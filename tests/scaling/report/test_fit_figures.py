@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from gpt_jax.scaling import analysis, isoflop
+from gpt_jax.scaling import analysis, envelope
 from gpt_jax.scaling.report import fit_figures
 from tests.scaling import synthetic
 
@@ -41,10 +41,10 @@ def test_each_curve_is_drawn_at_its_own_flops_per_token(result):
 
 def test_the_envelope_is_a_line_through_its_runs(result):
     runs = synthetic.isoflop(sizes=5)
-    envelope = isoflop.find_envelope(runs)
-    assert result['envelope'] == envelope.tolist()
+    indices = envelope.find_envelope(runs)
+    assert result['envelope'] == indices.tolist()
     line = get_lines(result)[0]['envelope of the runs']
-    np.testing.assert_array_equal(line.get_ydata(), runs.loss[envelope])
+    np.testing.assert_array_equal(line.get_ydata(), runs.loss[indices])
 
 
 @pytest.mark.parametrize('narrow', [False, True])
