@@ -12,7 +12,19 @@ import numpy as np
 
 from experiments.forecast_coverage import worlds
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import analysis, comparison, forecast, ladder_forecast
+from gpt_jax.scaling import (
+    bootstrap,
+    comparison,
+    compute_optimal,
+    forecast,
+    ladder_forecast,
+    law_posterior,
+    outliers,
+    parametric_fit,
+    posterior_split,
+    refits,
+)
+from gpt_jax.scaling.approaches import compare_approaches
 from gpt_jax.scaling.runs import Runs, read_runs
 
 DRAWS, STARTS = 200, 12  # of a fit's bootstrap and of its search
@@ -50,12 +62,14 @@ def measure_forecast(
     design: str, truth: str, noise: float, replicate: int, folder: Path
 ) -> Outcome:
     """Forecast one run at ten times the compute, as `gpt-jax forecast` without rollouts."""
+    made = worlds.DESIGNS[design]
     draw = worlds.draw_runs(design, truth, noise=noise, replicate=replicate)
+    more = {'unique_tokens': made.target_unique} if made.target_unique else {}
     try:
         fitted = forecast.fit_forecaster(
             read_draw(draw, folder), 'auto', draws=DRAWS, seed=replicate
         )
-        loss, low, high = fitted.predict(*worlds.DESIGNS[design].target)
+        loss, low, high = fitted.predict(*made.target, **more)
     except UserError as reason:
         return {'forecast': str(reason)}
     return {'forecast': Interval(low, high, loss, draw.reached)}
@@ -70,7 +84,9 @@ def measure_next_rung(
     draw = worlds.draw_runs(design, truth, noise=noise, replicate=replicate)
     try:
         result = ladder_forecast.leave_largest_out(
-            np.append(made.params, made.target[0]), np.append(draw.columns['loss'], draw.reached)
+            np.append(made.params, made.target[0]),
+            np.append(draw.columns['loss'], draw.reached),
+            band_points=2,
         )['held_out']
     except UserError as reason:
         return {'next rung': str(reason)}
@@ -85,43 +101,70 @@ def measure_next_rung(
 def measure_constants(
     design: str, truth: str, noise: float, replicate: int, folder: Path
 ) -> Outcome:
-    """Fit Chinchilla's law: its constants, if it is the truth, and N* at ten times the compute."""
+    """Fit Chinchilla's law, as `gpt-jax fit`: its constants, and N* by approaches 3 and 2.
+
+    The constants are scored only if that law is the truth; N* is at ten times the compute.
+    """
     draw = worlds.draw_runs(design, truth, noise=noise, replicate=replicate)
-    flops = worlds.DESIGNS[design].flops
-    optimum = worlds.find_optimal_params(truth, flops)
-    approaches = ['3', *(['2'] if 'budget' in draw.columns else [])]
+    flops, optimum = find_optimum(design, truth)
+    approaches = ('3', *(['2'] if 'budget' in draw.columns else []))
     names = list(worlds.CHINCHILLA) if truth == 'chinchilla' else []
-    quantities = [*names, *(f'N* by approach {number}' for number in approaches), 'N* by auto']
     try:
-        result = analysis.analyze_parametric(
-            read_draw(draw, folder),
-            law='auto',
-            draws=DRAWS,
-            seed=replicate,
-            at_flops=(flops,),
-            which=tuple(approaches),
-            starts=STARTS,
+        runs, delta, _ = outliers.clean_runs('chinchilla', read_draw(draw, folder))
+        data = parametric_fit.to_log_data(runs)
+        law = parametric_fit.fit_parametric_law('chinchilla', data, delta=delta, tries=STARTS)
+        drawn = refits.draw_refits(runs, law, DRAWS, replicate)
+        results, _ = compare_approaches(
+            runs, law, drawn.constants, drawn.words, (flops,), approaches, replicate
         )
     except UserError as reason:
+        quantities = [*names, *(f'N* by approach {number}' for number in approaches)]
         return dict.fromkeys(quantities, str(reason))
     outcome: Outcome = {}
     for name in names:
-        ends, centre = result['intervals'].get(name) or {}, result['fit']['constants'][name]
-        outcome[name] = _make_interval(
-            ends.get('low'), ends.get('high'), centre, worlds.CHINCHILLA[name], ends.get('note')
-        )
-    for number in [*approaches, 'auto']:
-        approach = result['approaches'][number]
-        found = (approach.get('at') or [{}])[0]
-        name = 'N* by auto' if number == 'auto' else f'N* by approach {number}'
-        outcome[name] = _make_interval(
+        low, high, note = None, None, drawn.words
+        if drawn.constants:
+            values = [constants[name] for constants in drawn.constants]
+            ends = bootstrap.compute_interval(values, drawn.words)
+            low, high = ends.low, ends.high
+        centre = law.constants[name]
+        outcome[name] = _make_interval(low, high, centre, worlds.CHINCHILLA[name], note)
+    for number in approaches:
+        found = (results[number].get('at') or [{}])[0]
+        outcome[f'N* by approach {number}'] = _make_interval(
             found.get('params_low'),
             found.get('params_high'),
             found.get('params', math.nan),
             optimum,
-            approach.get('note'),
+            results[number].get('note') or drawn.words,
         )
     return outcome
+
+
+def measure_optimum(design: str, truth: str, noise: float, replicate: int, folder: Path) -> Outcome:
+    """Return N* at ten times the compute by the posterior, as `gpt-jax fit` with --law=auto."""
+    name = 'N* by auto'
+    draw = worlds.draw_runs(design, truth, noise=noise, replicate=replicate)
+    flops, optimum = find_optimum(design, truth)
+    tail = (1 - bootstrap.CONFIDENCE_LEVEL) / 2
+    try:
+        runs, *_ = outliers.clean_runs('chinchilla', read_draw(draw, folder))
+        posterior = law_posterior.fit_posterior(
+            parametric_fit.to_log_data(runs), runs.get_checkpoint_clusters()
+        )
+    except UserError as reason:
+        return {name: str(reason)}
+    drawn = posterior_split.draw_optima(
+        posterior, compute_optimal.fit_cost(runs), [flops], seed=replicate
+    )
+    low, high = np.quantile(drawn.params[:, 0], [tail, 1 - tail])
+    return {name: _make_interval(low, high, float(drawn.median[0]), optimum)}
+
+
+def find_optimum(design: str, truth: str) -> tuple[float, float]:
+    """Return the compute of the forecast and the size that is best for it."""
+    flops = worlds.DESIGNS[design].flops
+    return flops, worlds.find_optimal_params(truth, flops)
 
 
 def measure_multiplier(
@@ -158,6 +201,7 @@ MEASURES = {
     'forecast': measure_forecast,
     'next rung': measure_next_rung,
     'constants': measure_constants,
+    'optimum': measure_optimum,
     'multiplier': measure_multiplier,
 }
 
@@ -167,7 +211,7 @@ def list_designs(measure: str) -> list[str]:
     ladders = [name for name, design in worlds.DESIGNS.items() if design.over == 'N']
     if measure == 'next rung':
         return ladders
-    if measure == 'constants':
+    if measure in ('constants', 'optimum'):
         return [name for name in worlds.DESIGNS if name not in ladders]
     if measure == 'multiplier':
         return ['six', 'twelve', 'isoflop', 'seeds', 'ladder6', 'ladder8']

@@ -71,6 +71,7 @@ class Design(NamedTuple):
       target: (N, D) of the run that is forecast.
       over: 'N and D' if the runs vary both; 'N' if N determines D.
       columns: further columns of the table, each [rows].
+      target_unique: unique tokens of the run that is forecast; None: all its tokens.
     """
 
     params: np.ndarray
@@ -79,6 +80,7 @@ class Design(NamedTuple):
     target: tuple[float, float]
     over: str
     columns: dict[str, np.ndarray]
+    target_unique: float | None = None
 
     @property
     def flops(self) -> float:
@@ -136,10 +138,13 @@ def _make_ladder(sizes: int, *, tokens: float = 0.0) -> Design:
 
 
 def _make_repeated() -> Design:
-    """Twelve runs, of which the longest of three sizes repeat 2.5e9 tokens, up to eight times."""
+    """Twelve runs, of which the longest of three sizes repeat 2.5e9 tokens, up to eight times.
+
+    The run that is forecast repeats its tokens 4.5 times.
+    """
     layout = _make_layout(4, (5, 20, 40))
     unique = np.minimum(layout.tokens, np.where(np.arange(12) % 3 == 2, 2.5e9, np.inf))
-    return layout._replace(columns={'unique_tokens': unique})
+    return layout._replace(columns={'unique_tokens': unique}, target_unique=1e10)
 
 
 DESIGNS: dict[str, Design] = {
@@ -192,7 +197,9 @@ def draw_runs(
         error = error + CHECKPOINT_SHARE * random.standard_normal(error.size)
     scale = np.sqrt(saving)
     unique = made.columns.get('unique_tokens', made.tokens)
-    reached = loss(*(scale * np.array(made.target))) * np.exp(noise * random.standard_normal())
+    n, d = made.target
+    d = compute_effective_tokens(d, made.target_unique or d)
+    reached = loss(scale * n, scale * d) * np.exp(noise * random.standard_normal())
     losses = loss(scale * made.params, scale * compute_effective_tokens(made.tokens, unique))
     table = {'run_id': made.run, 'params': made.params, 'tokens': made.tokens}
     if np.unique(made.run).size == made.run.size:
@@ -200,7 +207,7 @@ def draw_runs(
     return Draw(table | made.columns | {'loss': losses * np.exp(noise * error)}, float(reached))
 
 
-def compute_effective_tokens(tokens: np.ndarray, unique: np.ndarray) -> np.ndarray:
+def compute_effective_tokens(tokens: Any, unique: Any) -> Any:
     """Return the unique tokens that are worth as much (Muennighoff et al. 2023, eq. 5)."""
     repeats = tokens / unique - 1
     return unique * (1 + REPEAT_WORTH * -np.expm1(-repeats / REPEAT_WORTH))

@@ -21,8 +21,8 @@ The result is fit.json, with every float at full precision:
     law: the PowerLaw that it chose, with 'fitted_x'.
     both: the two laws fitted to all runs but the largest, each with 'predicted' and
       'relative_error', for comparison; the rule does not use them.
-    baselines: 'no_change' (the lowest loss of the others) and 'line' (in logarithms, through the two
-      largest of them), each with 'predicted' and 'relative_error'.
+    baselines: 'no_change' (the lowest loss of the others) and 'line' (in logarithms, through the
+      two largest of them), each with 'predicted' and 'relative_error'.
     held_out: 'x', 'reached', 'predicted', 'relative_error' ((predicted - reached) / reached),
       'tolerance', 'within' (whether the error is within the tolerance), 'interval' ('low', 'high',
       'level', 'note') and 'inside' (whether the interval contains the loss; None without one).
@@ -96,7 +96,12 @@ def log_log_curvature(x: np.ndarray, loss: np.ndarray) -> float:
 
 
 def leave_largest_out(
-    x: Any, loss: Any, *, tolerance: float = FORECAST_TOLERANCE, delta: float = LADDER_HUBER_DELTA
+    x: Any,
+    loss: Any,
+    *,
+    tolerance: float = FORECAST_TOLERANCE,
+    delta: float = LADDER_HUBER_DELTA,
+    band_points: int = BAND_POINTS,
 ) -> dict[str, Any]:
     """Fit all runs but the largest, forecast the largest, and compare.
 
@@ -108,6 +113,7 @@ def leave_largest_out(
       loss: the loss reached, [runs].
       tolerance: relative error up to which 'within' is true.
       delta: residual at which the Huber loss turns from quadratic to linear.
+      band_points: number of sizes of the band, at least 2: the ends.
 
     Returns:
       The content of fit.json; the module docstring lists its keys.
@@ -135,7 +141,7 @@ def leave_largest_out(
     means = np.array([loss[x == size].mean() for size in sizes])
     rises = sizes[1:][np.diff(means) >= 0]
     comparison = _compare(law, largest, reached)
-    band, note = _predict_band(law, fitted_x, fitted_loss, largest)
+    band, note = _predict_band(law, fitted_x, fitted_loss, largest, band_points)
     low, high = (band[end][-1] if band['x'] else None for end in ('low', 'high'))
     inside = None if low is None or high is None else low <= float(reached.mean()) <= high
     return {
@@ -180,7 +186,7 @@ def _compute_baselines(
 
 
 def _predict_band(
-    law: power_law.PowerLaw, x: np.ndarray, loss: np.ndarray, largest: float
+    law: power_law.PowerLaw, x: np.ndarray, loss: np.ndarray, largest: float, points: int
 ) -> tuple[dict[str, list[float]], str]:
     """Return the interval of a run along x, up to the largest; empty, with a note, if too few."""
     band: dict[str, list[float]] = {'x': [], 'low': [], 'high': []}
@@ -191,7 +197,7 @@ def _predict_band(
         least = f'{law_posterior.MIN_RUNS} runs of {law_posterior.MIN_SIZES} sizes'
         return band, f'no interval: too few sizes, {least} are the least'
     tail = (1 - CONFIDENCE_LEVEL) / 2
-    for size in np.geomspace(x.min(), largest, BAND_POINTS):
+    for size in np.geomspace(x.min(), largest, points):
         low, high = posterior.predict(size, ONE_LENGTH).compute_quantiles(tail, 1 - tail)
         band['x'].append(float(size))
         band['low'].append(low)

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.forecast_coverage import report, simulate, worlds
+from experiments.forecast_coverage import intervals, report, simulate, worlds
 from experiments.forecast_coverage.intervals import Interval
-from gpt_jax.scaling import compute_optimal
+from gpt_jax.scaling import analysis, compute_optimal
 
 
 def test_draws_have_the_noise_that_is_asked_for():
@@ -38,6 +38,39 @@ def test_forecasts_are_at_ten_times_the_largest_compute():
         assert n * d == pytest.approx(10 * (design.params * design.tokens).max())
     isoflop = worlds.DESIGNS['isoflop']
     np.testing.assert_allclose(6 * isoflop.params * isoflop.tokens, isoflop.columns['budget'])
+
+
+def test_the_forecast_of_repeated_data_repeats_too():
+    n, d = worlds.DESIGNS['repeated'].target
+    reached = worlds.draw_runs('repeated', 'chinchilla', noise=0.0, replicate=0).reached
+    unique = worlds.DESIGNS['repeated'].target_unique
+    assert worlds.compute_chinchilla(n, d) < reached < worlds.compute_chinchilla(n, unique)
+
+
+def test_constants_and_optima_are_those_of_the_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(intervals, 'DRAWS', 20)
+    monkeypatch.setattr(intervals, 'STARTS', 4)
+    cell = ('isoflop', 'chinchilla', 0.003, 1, tmp_path)
+    outcome = intervals.measure_constants(*cell) | intervals.measure_optimum(*cell)
+    draw = worlds.draw_runs('isoflop', 'chinchilla', noise=0.003, replicate=1)
+    flops = worlds.DESIGNS['isoflop'].flops
+    result = analysis.analyze_parametric(
+        intervals.read_draw(draw, tmp_path),
+        draws=intervals.DRAWS,
+        seed=1,
+        at_flops=(flops,),
+        which=('3', '2'),
+        starts=intervals.STARTS,
+    )
+    for name in worlds.CHINCHILLA:
+        ends = result['intervals'][name]
+        assert (outcome[name].low, outcome[name].high) == (ends['low'], ends['high'])
+        assert outcome[name].centre == result['fit']['constants'][name]
+    for name in ('approach 3', 'approach 2', 'auto'):
+        (at,) = result['approaches'][name.removeprefix('approach ')]['at']
+        found = outcome[f'N* by {name}']
+        assert (found.low, found.high) == (at['params_low'], at['params_high'])
+        assert found.centre == pytest.approx(at['params'])
 
 
 def test_the_better_recipe_saves_compute_at_every_loss():
@@ -86,7 +119,7 @@ def make_flags(tmp_path, **changed) -> argparse.Namespace:
 
 
 def test_cells_are_appended_and_resumed(tmp_path, capsys):
-    for replicates, lines in ((2, 1), (1, 1), (3, 2)):
+    for replicates, lines in ((1, 1), (1, 1), (2, 2)):
         simulate.main(make_flags(tmp_path, replicates=replicates))
         assert len((tmp_path / 'results.jsonl').read_text().splitlines()) == lines
     output = capsys.readouterr()
@@ -123,11 +156,12 @@ def measure_coverage(measure, design, truth, noise, replicates) -> dict:
     return row
 
 
-@pytest.mark.parametrize('design', ['six', 'ladder6'])
-def test_forecasts_hold(design):
-    row = measure_coverage('forecast', design, 'chinchilla', 0.01, 30)
-    assert row['inside'] >= 25  # fewer has probability 0.003 at 95%
-    assert row['intervals'] == 30
+@pytest.mark.parametrize(('design', 'draws', 'least'), [('six', 8, 6), ('ladder6', 8, 6)])
+def test_forecasts_hold(design, draws, least):
+    """Fewer inside have a probability of at most 0.006 at 95%."""
+    row = measure_coverage('forecast', design, 'chinchilla', 0.01, draws)
+    assert row['inside'] >= least
+    assert row['intervals'] == draws
     assert row['median_error_percent'] < 2.5
     assert row['median_width_percent'] < 16
 
