@@ -1,5 +1,6 @@
 """Tables and figure of the simulated coverage."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.forecast_coverage.worlds import CHINCHILLA
+from experiments.forecast_coverage.worlds import CHINCHILLA, DESIGNS
 from gpt_jax.scaling.report.figure_style import (
     HELD_OUT_COLOR,
     MEASURED_COLOR,
@@ -37,21 +38,37 @@ def holds(row: Row) -> bool:
 
 
 def print_tables(rows: list[Row]) -> None:
-    """Print a table per quantity: a line per design, both tools at both noises."""
+    """Print what holds, and a table per quantity: a line per design, both tools at both noises."""
+    print_summary(rows)
     noises = sorted({row['noise'] for row in rows})
     for quantity in dict.fromkeys(row['quantity'] for row in rows):
         own = [row for row in rows if row['quantity'] == quantity]
         columns = [(noise, tool) for noise in noises for tool in COLORS]
         heads = [f'{tool}, noise {100 * noise:g}%' for noise, tool in columns]
         print(f'\n| {quantity} | ' + ' | '.join(heads) + ' |\n|' + ' --- |' * (len(heads) + 1))
-        for design in dict.fromkeys(row['design'] for row in own):
+        for design in sorted({row['design'] for row in own}, key=list(DESIGNS).index):
             of_design = [row for row in own if row['design'] == design]
             cells = [
                 format_cells([row for row in of_design if (row['noise'], row['tool']) == column])
                 for column in columns
             ]
             print(f'| {design} | ' + ' | '.join(cells) + ' |')
-        print('\n' + describe_comparison(quantity, own))
+        print('\n' + describe_comparison(own))
+
+
+def print_summary(rows: list[Row]) -> None:
+    """Print, for each quantity and tool, how many cells are in the goal, above and below it."""
+    print('| quantity | tool | draws | inside | cells | 90 to 99% | above | below |')
+    print('|' + ' --- |' * 8)
+    for quantity, tool in itertools.product(dict.fromkeys(r['quantity'] for r in rows), COLORS):
+        own = [r for r in rows if (r['quantity'], r['tool']) == (quantity, tool) and r['intervals']]
+        if own:
+            shares = np.array([compute_coverage(row) for row in own])
+            inside, given = (sum(row[name] for row in own) for name in ('inside', 'intervals'))
+            above, below = int((shares > GOAL[1]).sum()), int((shares < GOAL[0]).sum())
+            counts = (len(own), len(own) - above - below, above, below)
+            share = f'{100 * inside / given:.1f}%'
+            print('| ' + ' | '.join(map(str, (quantity, tool, given, share, *counts))) + ' |')
 
 
 def format_cells(rows: list[Row]) -> str:
@@ -70,20 +87,9 @@ def format_cells(rows: list[Row]) -> str:
     return ', '.join(filter(None, (text, missing)))
 
 
-def describe_comparison(quantity: str, rows: list[Row]) -> str:
-    """Return how many cells are in the goal, and where both tools hold, which is narrower."""
+def describe_comparison(rows: list[Row]) -> str:
+    """Return which tool is narrower where both hold."""
     lines = []
-    for tool in COLORS:
-        own = [row for row in rows if row['tool'] == tool and row['intervals']]
-        if own:
-            shares = np.array([compute_coverage(row) for row in own])
-            total = sum(row['inside'] for row in own) / sum(row['intervals'] for row in own)
-            within = int(((shares >= GOAL[0]) & (shares <= GOAL[1])).sum())
-            lines.append(
-                f'{quantity}, {tool}: {100 * total:.1f}% inside; {within} of {len(own)} cells '
-                f'in 90 to 99%, {int((shares < GOAL[0]).sum())} below, '
-                f'{int((shares > GOAL[1]).sum())} above'
-            )
     pairs = find_pairs(rows)
     both = [(ours, peer) for ours, peer in pairs if holds(ours) and holds(peer)]
     if both:
@@ -117,7 +123,8 @@ def draw_figure(rows: list[Row], path: Path) -> list[Path]:
     """Draw the coverage of every cell, by quantity and design, with the goal as a band."""
     rows = [row for row in rows if row['intervals']]
     quantities = list(dict.fromkeys(row['quantity'] for row in rows))
-    rows.sort(key=lambda row: quantities.index(row['quantity']))
+    designs = list(DESIGNS)
+    rows.sort(key=lambda row: (quantities.index(row['quantity']), designs.index(row['design'])))
     lines = list(dict.fromkeys(_label_line(row) for row in rows))
     with matplotlib.rc_context(RC_PARAMS):
         figure = Figure(figsize=(7.2, 0.19 * len(lines) + 1.2), layout='constrained')
