@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
-from configs import cpu
+from gpt_jax import base_config
 from gpt_jax.core import files
 from gpt_jax.core.config import Config, parse_config, to_raw
 from gpt_jax.core.parametrization import OptimizerMultipliers, optimizer_multipliers
@@ -60,7 +60,8 @@ def main() -> None:
 
 def make_config(width: int) -> Config:
     """One layer; sequences of 32 bytes, 4 in a batch."""
-    raw = cpu.get_config()
+    raw = base_config()
+    raw.optimizer.warmup_fraction = 0.1
     raw.model.update(layers=1, width=width, heads=width // 16, context=32)
     raw.model.update(parametrization='mup', base_width=WIDTHS[0], init_std=0.125)
     raw.train.update(batch_size=4, microbatch_size=0, steps=STEPS)
@@ -71,7 +72,7 @@ def train(width: int, rows: str, decayed: str) -> list[float]:
     """Train once with each decay; return the losses on text that follows, in nats per byte."""
     began = time.monotonic()
     config = make_config(width)
-    data = load_text_data(to_raw(cpu.get_config()), print)
+    data = load_text_data(to_raw(base_config()), print)
     batches = data.iterate_batches(config, 0, (0, 1))
     trained, held_out = (
         jax.tree.map(lambda *leaves: jnp.stack(leaves), *(next(batches) for _ in range(count)))
@@ -104,9 +105,7 @@ def train(width: int, rows: str, decayed: str) -> list[float]:
         def step(carried, batch):
             params, state = carried
             gradients = jax.grad(compute_loss)(params, batch)
-            gradients = clip_by_norm(
-                gradients, optax.global_norm(gradients), settings.grad_clip_norm
-            )
+            gradients = clip_by_norm(gradients, optax.tree.norm(gradients), settings.grad_clip_norm)
             updates, state = optimizer.update(gradients, state, params)
             return (optax.apply_updates(params, updates), state), None
 

@@ -10,7 +10,20 @@ from gpt_jax.core import files
 from gpt_jax.core.config_fields import nearest
 from gpt_jax.core.errors import EXIT_BAD_INPUT, UserError
 
-LAWS = ('auto', 'chinchilla', 'tied', 'kaplan', 'repeated', 'power')
+LAWS_OF_TWO_VARIABLES = (
+    'auto',
+    'chinchilla',
+    'tied',
+    'kaplan',
+    'kaplan_offset',
+    'skaling',
+    'interaction',
+    'farseer',
+    'repeated',
+    'experts',
+)
+LAWS_WITH_SPLIT = ('auto', 'chinchilla', 'tied', 'repeated')
+LAWS = (*LAWS_OF_TWO_VARIABLES, 'power', 'broken')
 MIN_DRAWS = 10  # of a bootstrap; fewer have no interval
 
 
@@ -112,8 +125,14 @@ def add_loss_unit_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    """Add DATA, one or several tables of runs."""
     parser.add_argument(
-        'data', type=parse_path, metavar='DATA', help='runs: CSV, JSON, JSON Lines or Parquet'
+        'data',
+        nargs='+',
+        type=parse_path,
+        metavar='DATA',
+        help='runs: CSV, JSON, JSON Lines or Parquet; a folder of TensorBoard event files; or '
+        'wandb:ENTITY/PROJECT; several are read one after the other',
     )
 
 
@@ -145,6 +164,18 @@ def add_table_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='COLUMN=VALUE,...',
         help="fit only the rows with one of these values in a column, such as 'split=fit'",
     )
+    add_checkpoint_argument(parser)
+
+
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--checkpoints',
+        default='',
+        choices=['', 'last', 'half', 'all', 'separate'],
+        help='rows of one run that are fitted: the last, those of its second half, or all; '
+        'separate: every row is a run (default: last, or half where the last rows are few or of '
+        'one length)',
+    )
 
 
 def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None:
@@ -156,7 +187,7 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
         'constants, and a split that allows for the error of the form (default: %(default)s)',
     )
     parser.add_argument(
-        '--over', choices=['N', 'D', 'C'], help='variable of --law=power (default: N)'
+        '--over', choices=['N', 'D', 'C'], help='variable of --law=power and broken (default: N)'
     )
     parser.add_argument(
         '--no_irreducible', action='store_true', help='fit --law=power without the constant E'
@@ -218,7 +249,8 @@ def add_law_arguments(parser: argparse.ArgumentParser, *, approach: str) -> None
         type=parse_constants,
         default=None,
         metavar='E=...,A=...,B=...,alpha=...,beta=...',
-        help='base law that --law=repeated holds fixed (default: it is fitted too)',
+        help='base law that --law=repeated holds fixed (default: fitted to the runs without '
+        'repetition)',
     )
 
 
@@ -304,10 +336,9 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
-LAWS_OF_TWO_VARIABLES = ('auto', 'chinchilla', 'tied', 'kaplan', 'repeated')
 # The laws that an argument applies to, and why it applies to no others.
 LAW_ARGUMENTS = {
-    'over': (('power',), 'it is the variable of --law=power'),
+    'over': (('power', 'broken'), 'it is the variable of --law=power and broken'),
     'no_irreducible': (('power',), 'it leaves E out of --law=power'),
     'base': (('repeated',), 'it is the base law of --law=repeated'),
     'approach': (LAWS_OF_TWO_VARIABLES, 'a law over one variable does not split compute'),
@@ -337,12 +368,16 @@ def resolve_law_arguments(arguments: argparse.Namespace, *, approach: str) -> No
     for name, (laws, reason) in LAW_ARGUMENTS.items():
         if getattr(arguments, name) and arguments.law not in laws and name not in custom:
             raise UserError(f'--{name}: not with --law={arguments.law}; {reason}')
-    if arguments.law == 'kaplan' and (arguments.approach or arguments.at_flops):
-        raise UserError(
-            f'--{"approach" if arguments.approach else "at_flops"}: not with --law=kaplan; that '
-            'law is for models trained to convergence on D tokens, whose compute is not 6ND, so it '
-            'has no compute-optimal split'
-        )
+    has_split = arguments.law in LAWS_WITH_SPLIT or arguments.law not in LAWS_OF_TWO_VARIABLES
+    if not has_split and (arguments.approach or arguments.at_flops):
+        why = f'only {", ".join(LAWS_WITH_SPLIT)} have a compute-optimal split in closed form'
+        if arguments.law.startswith('kaplan'):
+            why = (
+                'that law is for models trained to convergence on D tokens, whose compute is not '
+                '6ND, so it has no compute-optimal split'
+            )
+        name = 'approach' if arguments.approach else 'at_flops'
+        raise UserError(f'--{name}: not with --law={arguments.law}; {why}')
     arguments.approach = arguments.approach or approach
     for name in ('curve', 'window'):
         if getattr(arguments, name) and arguments.approach not in ('2', 'all'):
@@ -383,6 +418,9 @@ def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `add_table_arguments` as keyword arguments of runs.read_runs."""
+    # A law over N alone is of one token count, which only the ends of runs may have.
+    is_power = getattr(arguments, 'law', '') == 'power'
+    is_over_params = is_power and getattr(arguments, 'over', '') not in ('D', 'C')
     return {
         'columns': arguments.columns,
         'count': arguments.count,
@@ -390,5 +428,6 @@ def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
         'drop_highest': arguments.drop_highest,
         'loss_unit': arguments.loss_unit,
         'keep_untuned': arguments.keep_untuned,
+        'checkpoints': arguments.checkpoints or ('last' if is_over_params else ''),
         'where': arguments.where,
     }

@@ -8,9 +8,13 @@ examples:
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gpt_jax.cli import arguments as shared
 from gpt_jax.core.errors import UserError
+
+if TYPE_CHECKING:
+    from gpt_jax.scaling.runs import Runs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,26 +33,14 @@ def run(arguments: argparse.Namespace) -> None:
     shared.resolve_law_arguments(arguments, approach='3')
     from gpt_jax.scaling import analysis
     from gpt_jax.scaling.report import terminal
-    from gpt_jax.scaling.robust_fit import HUBER_DELTA
     from gpt_jax.scaling.runs import read_runs
 
     runs = read_runs(arguments.data, **shared.table_options(arguments))
-    if arguments.law == 'power':
-        result = analysis.analyze_power_law(
-            runs,
-            arguments.over,
-            irreducible=not arguments.no_irreducible,
-            delta=arguments.delta or HUBER_DELTA,
-            draws=arguments.draws,
-            seed=arguments.seed,
-            keep_outliers=arguments.keep_outliers,
-        )
-        lines = terminal.format_power_fit(result, arguments.over)
-    else:
-        result = analysis.analyze_parametric(runs, **shared.fit_options(arguments))
-        lines = terminal.format_fit(result)
-        if 'downstream' in result:
-            lines += terminal.format_downstream(result['downstream'])
+    try:
+        result, lines = _fit(runs, arguments)
+    except UserError:  # may be due to how the runs were read
+        terminal.print_lines(terminal.format_notes(runs.notes))
+        raise
     terminal.print_lines(lines)
     terminal.write_numbers(result, arguments.json)
     if arguments.plots and arguments.law == 'power':
@@ -66,3 +58,38 @@ def run(arguments: argparse.Namespace) -> None:
         from gpt_jax.scaling.report import fit_figures
 
         terminal.print_figure_paths(fit_figures.draw_fit_figures(result, arguments.plots))
+
+
+def _fit(runs: 'Runs', arguments: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Return the result of the fit, and its lines for the terminal."""
+    from gpt_jax.scaling import analysis
+    from gpt_jax.scaling.report import terminal
+    from gpt_jax.scaling.robust_fit import HUBER_DELTA
+
+    if arguments.law == 'broken':
+        for name in ('plots', 'no_irreducible'):
+            if getattr(arguments, name):
+                raise UserError(f'--{name}: not with --law=broken')
+        result = analysis.analyze_broken_law(
+            runs,
+            arguments.over,
+            delta=arguments.delta or HUBER_DELTA,
+            keep_outliers=arguments.keep_outliers,
+        )
+        return result, terminal.format_broken_fit(result, arguments.over)
+    if arguments.law == 'power':
+        result = analysis.analyze_power_law(
+            runs,
+            arguments.over,
+            irreducible=not arguments.no_irreducible,
+            delta=arguments.delta or HUBER_DELTA,
+            draws=arguments.draws,
+            seed=arguments.seed,
+            keep_outliers=arguments.keep_outliers,
+        )
+        return result, terminal.format_power_fit(result, arguments.over)
+    result = analysis.analyze_parametric(runs, **shared.fit_options(arguments))
+    lines = terminal.format_fit(result)
+    if 'downstream' in result:
+        lines += terminal.format_downstream(result['downstream'])
+    return result, lines

@@ -17,14 +17,11 @@ if TYPE_CHECKING:
     from gpt_jax.scaling.rollouts import Rollout
     from gpt_jax.scaling.runs import Runs
 
-# 'repeated' is missing: a planned run would also need its unique tokens.
-FORECAST_LAWS = ('auto', 'chinchilla', 'tied', 'kaplan', 'power')
+FORECAST_LAWS = (*shared.LAWS_OF_TWO_VARIABLES, 'power', 'broken')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        'data', type=shared.parse_path, metavar='DATA', help='the runs to forecast from'
-    )
+    shared.add_data_argument(parser)
     shared.add_table_arguments(parser)
     parser.add_argument(
         '--config',
@@ -37,6 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--tokens', type=shared.parse_positive, help='training tokens of the run')
     parser.add_argument(
+        '--unique_tokens',
+        type=shared.parse_positive,
+        default=float('nan'),
+        metavar='U',
+        help='distinct tokens of the run, if it repeats some; auto and repeated use it '
+        '(default: all are distinct)',
+    )
+    parser.add_argument(
+        '--params_total',
+        type=shared.parse_positive,
+        default=float('nan'),
+        metavar='N',
+        help='parameters with all experts, where --params are the active ones; for --law=experts',
+    )
+    parser.add_argument(
         '--trial', default='', metavar='NAME', help='the trial, if --config is a sweep'
     )
     parser.add_argument('--name', default='', help='name of the run in the ledger')
@@ -44,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--law',
         default='auto',
         help=f'form of the law: {", ".join(FORECAST_LAWS)}, or a dotted path; auto allows for the '
-        'error of the form; power is over N alone, for a ladder at one token count (default: '
-        '%(default)s)',
+        'error of the form; power and broken are over N alone, for a ladder at one token count '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--draws',
@@ -58,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--targets',
         type=shared.parse_path,
         metavar='FILE',
-        help='forecast every run of this table (columns params, tokens and perhaps name) by one '
-        'fit',
+        help='forecast every run of this table by one fit: columns params, tokens, perhaps name, '
+        'unique_tokens and params_total',
     )
     parser.add_argument(
         '--json',
@@ -105,8 +117,8 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError('--trial: needs --config, the sweep that the trial is part of')
     if arguments.json and not arguments.targets:
         raise UserError('--json: needs --targets; one forecast is written to the --ledger')
-    if arguments.targets and arguments.law == 'power':
-        raise UserError('--targets: not with --law=power, which is for one token count')
+    if arguments.targets and arguments.law in ('power', 'broken'):
+        raise UserError(f'--targets: not with --law={arguments.law}, which is for one token count')
 
 
 def _find_planned_run(arguments: argparse.Namespace) -> 'shapes.PlannedRun':
@@ -138,6 +150,7 @@ def _forecast_one(
         seed=arguments.seed,
         name=arguments.name or planned.name,
         widening=widening,
+        more={'unique_tokens': arguments.unique_tokens, 'params_total': arguments.params_total},
     )
     if scores:
         forecast['rollouts'] = scores
@@ -162,9 +175,12 @@ def _forecast_targets(arguments: argparse.Namespace, runs: 'Runs', made: 'list[R
     law = arguments.law
     fitted = fit_forecaster(runs, law, draws=arguments.draws, seed=arguments.seed)
     forecasts = []
-    for name, params, tokens in targets:
+    for name, params, tokens, unique_tokens, params_total in targets:
+        more = {'unique_tokens': unique_tokens, 'params_total': params_total}
         widening, scores = rollouts.find_widening(made, runs, params, tokens)
-        forecast = predict_run(fitted, params, tokens, law=law, name=name, widening=widening)
+        forecast = predict_run(
+            fitted, params, tokens, law=law, name=name, widening=widening, more=more
+        )
         forecasts.append(forecast | ({'rollouts': scores} if scores else {}))
     terminal.print_lines(
         [*terminal.format_notes(runs.notes), *terminal.format_left_out(fitted.runs.left_out)]

@@ -10,6 +10,7 @@ import argparse
 import sys
 
 from gpt_jax.cli import arguments as shared
+from gpt_jax.core.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     shared.resolve_law_arguments(arguments, approach='all')
+    if arguments.law == 'broken':
+        raise UserError('--law: broken is not in the report; use gpt-jax fit --law=broken')
     from gpt_jax.core.progress import Progress
     from gpt_jax.scaling.report import html_report, terminal
 

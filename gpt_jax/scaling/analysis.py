@@ -9,10 +9,12 @@ import math
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import (
     bootstrap,
+    broken_law,
     downstream,
     envelope,
     identifiability,
@@ -79,7 +81,8 @@ def analyze_parametric(
       curve, window: of approach 2, as in `isoflop.CurveOptions`.
 
     Returns:
-      data: the file, its SHA-256, the conventions of N and C, and the number of fitted runs.
+      data: the file, its SHA-256, the conventions of N and C, and the numbers of fitted runs and of
+        their rows.
       left_out: row, name and reason of each row that is not fitted.
       notes: what was read in another way than expected.
       seed_noise: standard deviation of log loss between seeds and its degrees of freedom, or None.
@@ -122,9 +125,9 @@ def analyze_parametric(
     draws = bootstrap.choose_draws(len(runs)) if draws is None else draws
     drawn = refits.draw_refits(runs, fitted, draws, seed, fixed_base=constants is not None)
     names = profiles.PROFILED_CONSTANTS.get(form, ())
-    log_predicted = np.log(fitted.predict(runs.params, runs.tokens, np.exp(data.u)))
-    log_residual = data.log_loss - log_predicted
+    log_residual = data.log_loss - fitted.predict_data(data)
     gap = identifiability.find_design_gap(runs)
+    factor = _compute_variance_factor(len(runs), int(runs.are_ends().sum()), len(names))
     result = describe_runs(runs) | {
         'seed_noise': noise,
         'lack_of_fit': lack_of_fit.test_lack_of_fit(runs, log_residual, len(fitted.constants)),
@@ -133,7 +136,10 @@ def analyze_parametric(
         'intervals': _compute_intervals(fitted, drawn),
         'resampled': drawn.words,
         'failed_draws': drawn.failed,
-        'profiles': {name: profiles.profile_constant(fitted, data, name) for name in names},
+        'profiles': {
+            name: profiles.profile_constant(fitted, data, name, variance_factor=factor)
+            for name in names
+        },
         'held_out': evaluate_holdout(
             form, runs, holdout, delta=delta, constants=constants, residual=residual
         ),
@@ -152,6 +158,17 @@ def analyze_parametric(
     return result
 
 
+def _compute_variance_factor(rows: int, runs: int, constants: int) -> float:
+    """Return by how much the rows of runs tell less of a constant than as many runs would.
+
+    The rows of a run are taken for one, and the spread of so few runs is uncertain itself.
+    """
+    if rows == runs:
+        return 1.0
+    limit = scipy.stats.f.ppf(bootstrap.CONFIDENCE_LEVEL, 1, max(1, runs - constants))
+    return float(rows / runs * limit / profiles.CHI_SQUARE_LIMIT)
+
+
 def _compute_intervals(law: parametric_fit.ParametricLaw, drawn: refits.Refits) -> dict[str, Any]:
     if not drawn.constants:
         return {}
@@ -166,22 +183,27 @@ def _add_posterior(
     result: dict[str, Any], runs: Runs, at_flops: tuple[float, ...], holdout: str, seed: int
 ) -> None:
     """Add the split and the held-out errors of the posterior to a result."""
-    posterior = law_posterior.fit_posterior(parametric_fit.to_log_data(runs))
+    posterior = law_posterior.fit_posterior(
+        parametric_fit.to_log_data(runs), runs.get_checkpoint_clusters()
+    )
     cost, largest = fit_cost(runs), float(runs.flops.max())
     result['approaches']['auto'] = posterior_split.describe_split(
         posterior, cost, largest, at_flops, level=bootstrap.CONFIDENCE_LEVEL, seed=seed
     )
     is_held_out = select_holdout(runs, holdout)
     try:
-        rest = law_posterior.fit_posterior(parametric_fit.to_log_data(runs.take(~is_held_out)))
+        rest = runs.take(~is_held_out)
+        posterior = law_posterior.fit_posterior(
+            parametric_fit.to_log_data(rest), rest.get_checkpoint_clusters()
+        )
     except UserError as reason:
         result['held_out']['auto'] = {'note': str(reason)}
         return
-    held_out = runs.take(is_held_out)
+    held_out = runs.take(is_held_out & runs.are_ends())
     tail = (1 - bootstrap.CONFIDENCE_LEVEL) / 2
     predicted, low, high = np.array(
         [
-            rest.predict(n, d).compute_quantiles(0.5, tail, 1 - tail)
+            posterior.predict(n, d).compute_quantiles(0.5, tail, 1 - tail)
             for n, d in zip(held_out.params, held_out.tokens, strict=True)
         ]
     ).T
@@ -209,7 +231,7 @@ def _measure_errors(predicted: np.ndarray, reached: np.ndarray) -> dict[str, flo
 def describe_runs(runs: Runs) -> dict[str, Any]:
     """Return the part of a result that describes the runs; the same for every law."""
     return {
-        'data': runs.provenance | {'runs': len(runs)},
+        'data': runs.provenance | {'runs': int(runs.are_ends().sum()), 'rows': len(runs)},
         'left_out': runs.left_out,
         'notes': runs.notes,
         'residuals': {
@@ -245,13 +267,14 @@ def evaluate_holdout(
       residual: 'log' or 'loss'.
 
     Returns:
-      condition, runs (number held out), fitted_runs, constants, note; and the mean absolute error,
-      the bias and the worst error, in nats and percent. Only condition, runs and note if the rest
-      of the runs cannot determine the law.
+      condition, runs and rows (held out), fitted_runs, constants, note; and the mean absolute
+      error, the bias and the worst error, in nats and percent. Only condition, runs, rows and note
+      if the rest of the runs cannot determine the law.
     """
     is_held_out = select_holdout(runs, condition)
     rest, held_out = runs.take(~is_held_out), runs.take(is_held_out)
-    about = {'condition': condition or LARGEST, 'runs': len(held_out)}
+    ends = int(held_out.are_ends().sum())
+    about = {'condition': condition or LARGEST, 'runs': ends, 'rows': len(held_out)}
     if not len(rest):
         return about | {'note': 'all runs have the same FLOPs'}
     try:
@@ -265,10 +288,9 @@ def evaluate_holdout(
         )
     except UserError as reason:
         return about | {'note': str(reason)}
-    unique_tokens = np.exp(parametric_fit.to_log_data(held_out).u)
-    predicted = fitted.predict(held_out.params, held_out.tokens, unique_tokens)
+    predicted = np.exp(fitted.predict_data(parametric_fit.to_log_data(held_out)))
     return about | {
-        'fitted_runs': len(rest),
+        'fitted_runs': int(rest.are_ends().sum()),
         'constants': fitted.constants,
         **_measure_errors(predicted, held_out.loss),
         'note': '',
@@ -276,7 +298,7 @@ def evaluate_holdout(
 
 
 def select_holdout(runs: Runs, condition: str) -> np.ndarray:
-    """Return the mask of the runs that are held out, [runs].
+    """Return the mask of the runs that are held out, [runs]; clusters are held out as a whole.
 
     Args:
       runs: all runs.
@@ -286,7 +308,7 @@ def select_holdout(runs: Runs, condition: str) -> np.ndarray:
       UserError: the condition is malformed, or it leaves nothing to fit or nothing to predict.
     """
     if not condition:
-        return runs.flops >= runs.flops.max() * (1 - 1e-6)
+        return runs.max_in_cluster(runs.flops) >= runs.flops.max() * (1 - 1e-6)
     comparisons = {'>=': np.greater_equal, '<=': np.less_equal, '>': np.greater, '<': np.less}
     sign = next((sign for sign in comparisons if sign in condition), '>=')
     name, _, value = condition.partition(sign)
@@ -304,6 +326,7 @@ def select_holdout(runs: Runs, condition: str) -> np.ndarray:
             f"--holdout={condition}: must be COLUMN>=NUMBER, such as 'flops>=1e21'; columns: "
             f'{", ".join(columns)}'
         ) from None
+    mask = np.isin(runs.clusters, runs.clusters[mask])
     if mask.all() or not mask.any():
         raise UserError(
             f'--holdout={condition}: holds out {int(mask.sum())} of {len(mask)} runs; it must '
@@ -358,6 +381,46 @@ def analyze_power_law(
     if np.unique(x).size >= ladder_forecast.MIN_SIZES:
         result['forecast'] = ladder_forecast.leave_largest_out(x, runs.loss)
         result['forecast'] |= {'x_column': VARIABLE_COLUMNS[over]}
+    return result
+
+
+def analyze_broken_law(
+    runs: Runs, over: str, *, delta: float, keep_outliers: bool = False
+) -> dict[str, Any]:
+    """Fit a broken power law over one variable, and forecast the largest run from the others.
+
+    Args:
+      runs: the runs.
+      over: 'N', 'D' or 'C'.
+      delta: residual at which the Huber loss turns from quadratic to linear.
+      keep_outliers: whether runs far from a power law are fitted too.
+
+    Returns:
+      data, left_out, residuals, envelope: as in `analyze_parametric`; log_residual is that of this
+        law.
+      over: 'N', 'D' or 'C'.
+      law: the fields of `broken_law.BrokenLaw`.
+      held_out: x, reached and predicted of the largest run; only where the others have enough
+        sizes.
+
+    Raises:
+      UserError: there are too few sizes.
+    """
+    if not keep_outliers:
+        runs = outliers.drop_power_law_outliers(over, runs, irreducible=True, delta=delta)
+    x = runs.variable(over)
+    law = broken_law.fit_broken_law(x, runs.loss, delta=delta)
+    result = describe_runs(runs) | {'over': over, 'law': dataclasses.asdict(law)}
+    log_residual = np.log(runs.loss / broken_law.predict_loss(law, x))
+    result['residuals']['log_residual'] = log_residual.tolist()
+    rest = x < x.max()
+    if np.unique(x[rest]).size >= broken_law.MIN_SIZES:
+        shorter = broken_law.fit_broken_law(x[rest], runs.loss[rest], delta=delta)
+        result['held_out'] = {
+            'x': float(x.max()),
+            'reached': float(runs.loss[~rest].mean()),
+            'predicted': float(broken_law.predict_loss(shorter, x.max())),
+        }
     return result
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import law_forms, parametric_fit, power_law, robust_fit
-from gpt_jax.scaling.runs import Runs
+from gpt_jax.scaling import law_forms, parametric_fit, power_law
+from gpt_jax.scaling.runs import MIN_NOISE_FREEDOM, Runs
 
 CONFIDENCE_LEVEL = 0.95
 DRAWS, MIN_DRAWS = 1000, 200  # by default, and with very many runs
@@ -46,15 +46,18 @@ class Interval:
 def estimate_seed_noise(runs: Runs) -> tuple[float, int]:
     """Return the standard deviation of log loss between seeds, and its degrees of freedom.
 
-    It is pooled over configurations with several runs; NaN and 0 if there are none.
+    It is pooled over the configurations (clusters) with several finished runs; NaN and 0 if these
+    have fewer than MIN_NOISE_FREEDOM degrees of freedom, from which no level can be told.
     """
-    groups: dict[tuple[float, ...], list[float]] = {}
-    unique = runs.extra.get('unique_tokens', np.full(len(runs), math.nan))
-    for n, d, u, loss in zip(runs.params, runs.tokens, unique, runs.loss, strict=True):
-        groups.setdefault((n, d, -1.0 if math.isnan(u) else u), []).append(math.log(loss))
-    repeated = [np.array(group) for group in groups.values() if len(group) > 1]
+    groups: dict[tuple[float, float], list[float]] = {}
+    for cluster, tokens, loss in zip(runs.clusters, runs.tokens, runs.loss, strict=True):
+        groups.setdefault((cluster, tokens), []).append(math.log(loss))
+    longest: dict[float, float] = {}
+    for cluster, tokens in groups:
+        longest[cluster] = max(tokens, longest.get(cluster, 0.0))
+    repeated = [np.array(groups[key]) for key in longest.items() if len(groups[key]) > 1]
     freedom = sum(len(group) - 1 for group in repeated)
-    if not freedom:
+    if freedom < MIN_NOISE_FREEDOM:
         return math.nan, 0
     squares = sum(float(((group - group.mean()) ** 2).sum()) for group in repeated)
     return math.sqrt(squares / freedom), freedom
@@ -134,8 +137,8 @@ def refit_resamples(
     for weights in resamples:
         drawn = weights > 0
         if np.count_nonzero(drawn) > len(start):
-            part = law_forms.LogData(*(column[drawn] for column in data))
-            theta, _ = robust_fit.search(start, form, part, law.delta, weights[drawn])
+            search, part = parametric_fit.find_search(law.law, fixed_base), data.take(drawn)
+            theta, _ = search(start, form, part, law.delta, weights[drawn])
             refits.append(form.unpack(theta))
     return refits
 

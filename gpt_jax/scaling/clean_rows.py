@@ -10,10 +10,18 @@ from typing import Any
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import loss_units, rows
 from gpt_jax.scaling.rows import REQUIRED_COLUMNS, RunTable
-from gpt_jax.scaling.table_formats import Row
+from gpt_jax.scaling.table_formats import Row, list_names
 
 # Optional: one that cannot be read as numbers is not used, and refuses no file.
-EXTRA_COLUMNS = ('budget', 'unique_tokens', 'planned_tokens', 'seed', 'error', 'seconds')
+EXTRA_COLUMNS = (
+    'budget',
+    'unique_tokens',
+    'params_total',
+    'planned_tokens',
+    'seed',
+    'error',
+    'seconds',
+)
 NUMBER_COLUMNS = (*REQUIRED_COLUMNS, 'flops', *EXTRA_COLUMNS)
 POSITIVE_COLUMNS = (
     'params',
@@ -21,10 +29,12 @@ POSITIVE_COLUMNS = (
     'flops',
     'budget',
     'unique_tokens',
+    'params_total',
     'planned_tokens',
     'loss',
 )
-COUNT_COLUMNS = ('params', 'tokens', 'unique_tokens', 'planned_tokens')  # at least 1
+# At least 1.
+COUNT_COLUMNS = ('params', 'tokens', 'unique_tokens', 'params_total', 'planned_tokens')
 # Far above any run, and small enough that squares computed in a fit are still finite.
 MAX_VALUE = 1e40
 MAX_CURVE_VALUE = 1e300  # integers in JSON are unbounded, floats are not
@@ -36,14 +46,11 @@ COMPLETE_SHARE = 0.995
 Curve = list[tuple[float, float]]  # (tokens, loss in nats/token), by tokens
 
 
-def separate_rows(
-    path: str, table: RunTable, unit: str
-) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
+def separate_rows(table: RunTable, unit: str) -> tuple[list[Row], list[dict[str, Any]], list[str]]:
     """Separate the rows that can be fitted from the others.
 
     Args:
-      path: the file, for messages.
-      table: its rows.
+      table: the rows.
       unit: unit of the loss, one of `loss_units.UNITS`.
 
     Returns:
@@ -59,23 +66,22 @@ def separate_rows(
     unread = _find_unread_columns(
         {number: row for number, row in enumerate(table.rows, 1) if not reasons[number - 1]}
     )
-    present = {name for row in table.rows for name in row} - set(unread)
+    present = set(list_names(table.rows)) - set(unread)
     names = [name for name in NUMBER_COLUMNS if name in present]
     fitted: list[Row] = []
     left_out: list[dict[str, Any]] = []
-    first_rows: dict[str, int] = {}  # all cells -> number of the first row that has them
-    for number, (row, given, reason) in enumerate(
-        zip(table.rows, table.given, reasons, strict=True), 1
+    first_rows: dict[Any, int] = {}  # all cells -> number of the first row that has them
+    for number, (row, given, where, reason) in enumerate(
+        zip(table.rows, table.given, table.places, reasons, strict=True), 1
     ):
         name, values = str(row.get('name') or f'row {number}'), {}
-        where = f'{path}: row {number}'
         if not reason:
             values = dict.fromkeys(NUMBER_COLUMNS, math.nan)
             values |= {name: parse_value(row, name, where) for name in names}
             reason = _find_bad_value(row, values)
         if not reason:
             # Rounded losses of different seeds may be equal; then a name or a seed differs.
-            same = first_rows.setdefault(repr(sorted(given.items())), number)
+            same = first_rows.setdefault(_make_key(given), number)
             reason = f'the same as row {same} in every column' if same != number else ''
         if reason:
             left_out.append({'row': number, 'name': name, 'reason': reason})
@@ -84,6 +90,16 @@ def separate_rows(
             curve = parse_curve(row.get('curve')) if unit == 'nats' else []  # its losses are nats
             fitted.append(values | {'row': number, 'name': name, 'curve': curve})
     return fitted, left_out, list(unread.values())
+
+
+def _make_key(given: Row) -> Any:
+    """Return a key that is equal for rows with the same cells."""
+    key = tuple(given.items())
+    try:
+        hash(key)
+    except TypeError:  # JSON has lists in cells
+        return repr(key)
+    return key
 
 
 def _find_bad_status(row: Row) -> str:
@@ -100,8 +116,9 @@ def _find_unread_columns(table: dict[int, Row]) -> dict[str, str]:
       table: the rows by number.
     """
     unread = {}
+    present = set(list_names(table.values()))
     for name in EXTRA_COLUMNS:
-        for number, row in table.items():
+        for number, row in table.items() if name in present else ():
             try:
                 parse_value(row, name, f'row {number}')
             except UserError as error:

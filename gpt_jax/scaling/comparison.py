@@ -275,8 +275,8 @@ def _compute_interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
     ends = (1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2
     is_unknown = np.isnan(drawn)
-    low = np.quantile(np.where(is_unknown, -np.inf, drawn), ends[0], axis=0, method='nearest')
-    high = np.quantile(np.where(is_unknown, np.inf, drawn), ends[1], axis=0, method='nearest')
+    low = np.quantile(np.where(is_unknown, -np.inf, drawn), ends[0], axis=0, method='lower')
+    high = np.quantile(np.where(is_unknown, np.inf, drawn), ends[1], axis=0, method='higher')
     return low, high
 
 

@@ -3,6 +3,7 @@
 The forecast of a ladder's largest run, which is in fit.json, is in ladder_forecast.py.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import (
     bootstrap,
+    broken_law,
     identifiability,
     law_posterior,
     outliers,
@@ -21,6 +23,7 @@ from gpt_jax.scaling import (
 from gpt_jax.scaling.ladder_forecast import LADDER_HUBER_DELTA, choose_law
 from gpt_jax.scaling.runs import SAME_RUN_TOLERANCE, Runs, is_same_run
 
+MIN_REFITS = 10  # that an interval needs
 FORECAST_STARTS = 24  # starts of the search
 
 
@@ -31,14 +34,15 @@ class Forecaster(NamedTuple):
       runs: the runs that it was fitted to.
       constants: of the law, by name; where there are several laws, of the one with the most weight.
       resampled: what the intervals come from, in words.
-      predict: (params, tokens) -> (loss, low, high).
+      predict: (params, tokens) -> (loss, low, high); with unique_tokens and params_total by name,
+        where a law depends on them.
       posterior: of 'auto'; None for another law.
     """
 
     runs: Runs
     constants: dict[str, float]
     resampled: str
-    predict: Callable[[float, float], tuple[float, float, float]]
+    predict: Callable[..., tuple[float, float, float]]
     posterior: law_posterior.LawPosterior | None = None
 
 
@@ -52,6 +56,7 @@ def forecast_run(
     seed: int,
     name: str,
     widening: float = 1.0,
+    more: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Forecast the loss of a run from a law fitted to `runs`, with an interval.
 
@@ -59,12 +64,13 @@ def forecast_run(
       runs: finished runs.
       params: parameters of the new run.
       tokens: training tokens of the new run.
-      law: 'auto', a key of LAW_FORMS, or 'power'.
+      law: 'auto', a key of LAW_FORMS, 'power' or 'broken'.
       draws: number of bootstrap resamples; not used by 'auto'.
       seed: seed of the random numbers.
       name: name of the new run.
       widening: factor by which the logarithms of low and high are further from that of the loss
         than the law says (`rollouts.find_widening`).
+      more: unique_tokens and params_total of the new run, where a law depends on them.
 
     Raises:
       UserError: the run is among `runs`, or they cannot determine the law.
@@ -75,24 +81,33 @@ def forecast_run(
         raise UserError(
             f'{name}: this run is already in the data ({known}); forecast a run before making it'
         )
-    if law == 'power':
-        fitted = _fit_along_params(runs, tokens, draws, seed)
+    if law in ('power', 'broken'):
+        fitted = _fit_along_params(runs, tokens, law, draws, seed)
     else:
         fitted = fit_forecaster(runs, law, draws=draws, seed=seed)
-    return predict_run(fitted, params, tokens, law=law, name=name, widening=widening)
+    return predict_run(fitted, params, tokens, law=law, name=name, widening=widening, more=more)
 
 
 def predict_run(
-    fitted: Forecaster, params: float, tokens: float, *, law: str, name: str, widening: float = 1.0
+    fitted: Forecaster,
+    params: float,
+    tokens: float,
+    *,
+    law: str,
+    name: str,
+    widening: float = 1.0,
+    more: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Return the forecast of one run, as `forecast_run` does."""
     runs = fitted.runs
-    loss, low, high = fitted.predict(params, tokens)
+    more = {key: value for key, value in (more or {}).items() if not math.isnan(value)}
+    loss, low, high = fitted.predict(params, tokens, **more)
     gap = identifiability.find_design_gap(runs, (params, tokens))
     return {
         'name': name,
         'params': params,
         'tokens': tokens,
+        **more,
         'loss': loss,
         'low': loss * (low / loss) ** widening,
         'high': loss * (high / loss) ** widening,
@@ -137,21 +152,26 @@ def fit_forecaster(
         raise UserError(f'--law={law}: {drawn.words}')
     laws = [parametric_fit.from_constants(law, constants) for constants in drawn.constants]
 
-    def predict(params: float, tokens: float) -> tuple[float, float, float]:
-        losses = np.array([float(refit.predict(params, tokens)) for refit in laws])
+    def predict(params: float, tokens: float, **more: float) -> tuple[float, float, float]:
+        losses = np.array([float(refit.predict(params, tokens, **more)) for refit in laws])
         interval = bootstrap.compute_interval(losses * np.exp(drawn.noise[: len(losses)]), '')
-        return float(best.predict(params, tokens)), interval.low, interval.high
+        return float(best.predict(params, tokens, **more)), interval.low, interval.high
 
     return Forecaster(runs, best.constants, f'{drawn.words}; and the noise of a run', predict)
 
 
 def _fit_posterior(runs: Runs) -> Forecaster:
     runs = runs.exclude(law_posterior.find_outliers(parametric_fit.to_log_data(runs)))
-    posterior = law_posterior.fit_posterior(parametric_fit.to_log_data(runs))
+    posterior = law_posterior.fit_posterior(
+        parametric_fit.to_log_data(runs), runs.get_checkpoint_clusters()
+    )
     tail = (1 - bootstrap.CONFIDENCE_LEVEL) / 2
 
-    def predict(params: float, tokens: float) -> tuple[float, float, float]:
-        quantiles = posterior.predict(params, tokens).compute_quantiles(0.5, tail, 1 - tail)
+    def predict(params: float, tokens: float, **more: float) -> tuple[float, float, float]:
+        unique_tokens = more.get('unique_tokens', math.nan)
+        quantiles = posterior.predict(params, tokens, unique_tokens).compute_quantiles(
+            0.5, tail, 1 - tail
+        )
         loss, low, high = quantiles
         return loss, low, high
 
@@ -159,34 +179,44 @@ def _fit_posterior(runs: Runs) -> Forecaster:
     return Forecaster(runs, posterior.describe_constants(), words, predict, posterior)
 
 
-def _fit_along_params(runs: Runs, tokens: float, draws: int, seed: int) -> Forecaster:
-    """Fit a power law over N by the rule of ladder_forecast.py, at one token count."""
+def _fit_along_params(runs: Runs, tokens: float, law: str, draws: int, seed: int) -> Forecaster:
+    """Fit a law over N at one token count: a broken power law or the rule of a ladder."""
     other = np.abs(runs.tokens / tokens - 1) > SAME_RUN_TOLERANCE
     runs = runs.exclude(
         {int(i): f'{runs.tokens[i]:.4g} tokens, not {tokens:.4g}' for i in np.flatnonzero(other)}
     )
     if np.unique(runs.params).size < 2:
         raise UserError(
-            f'--law=power: needs at least two sizes with {tokens:.4g} tokens; this law is for one '
+            f'--law={law}: needs at least two sizes with {tokens:.4g} tokens; this law is for one '
             'token count'
         )
     runs = outliers.drop_power_law_outliers('N', runs, irreducible=True, delta=LADDER_HUBER_DELTA)
-    fitted = choose_law(runs.params, runs.loss)
+    predict_loss: Any = broken_law.predict_loss if law == 'broken' else power_law.predict_loss
+    fit: Any = broken_law.fit_broken_law if law == 'broken' else choose_law
+    fitted = fit(runs.params, runs.loss, delta=LADDER_HUBER_DELTA)
+    least = broken_law.MIN_SIZES if law == 'broken' else 2
     resamples, resampled = bootstrap.draw_resamples(runs, draws, seed)
     refits = []
     for weights in resamples.astype(int):
-        if np.unique(runs.params[weights > 0]).size >= 2:
+        if np.unique(runs.params[weights > 0]).size >= least:
             n, loss = np.repeat(runs.params, weights), np.repeat(runs.loss, weights)
-            refits.append(choose_law(n, loss, tries=2))
+            refits.append(fit(n, loss, delta=LADDER_HUBER_DELTA, tries=2))
     is_fitted = runs.params >= np.sort(runs.params)[-fitted.points]
-    residual = np.log(runs.loss) - np.log(power_law.predict_loss(fitted, runs.params))
+    residual = np.log(runs.loss) - np.log(predict_loss(fitted, runs.params))
 
-    def predict(params: float, tokens: float) -> tuple[float, float, float]:
-        del tokens
-        drawn = np.array([float(power_law.predict_loss(refit, params)) for refit in refits])
-        loss = float(power_law.predict_loss(fitted, params))
+    def predict(params: float, tokens: float, **more: float) -> tuple[float, float, float]:
+        del tokens, more
+        drawn = np.array([float(predict_loss(refit, params)) for refit in refits])
+        loss = float(predict_loss(fitted, params))
         return loss, *_compute_ends(drawn, residual[is_fitted], seed)
 
+    if len(refits) < MIN_REFITS:
+        raise UserError(
+            f'--law={law}: {len(refits)} of {draws} resamples have the {least} sizes that the law '
+            'needs; give more runs, or use --law=auto'
+        )
+    if law == 'broken':
+        return Forecaster(runs, fitted.constants, f'{resampled}; and the residuals', predict)
     constants = {'E': fitted.irreducible, 'A': fitted.amplitude, 'alpha': fitted.exponent}
     return Forecaster(runs, constants, f'{resampled}; and the residuals', predict)
 

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import rows
+from gpt_jax.scaling.loss_units import label_unit
 from gpt_jax.scaling.runs import Runs, is_same_run, read_runs
 
 FIRST_HASH = '0' * 64  # `previous` of the first line
@@ -114,7 +115,7 @@ def check_ledger(path: str, lines: list[bytes]) -> None:
 
 def verify_ledger(
     ledger_path: str,
-    runs_path: str,
+    runs_paths: str | Sequence[str],
     *,
     columns: dict[str, str] | None = None,
     count: str = '',
@@ -124,7 +125,7 @@ def verify_ledger(
 
     Args:
       ledger_path: path of the ledger.
-      runs_path: a file that read_runs can read.
+      runs_paths: one or several tables that read_runs can read.
       columns: as in read_runs.
       count: as in read_runs, for forecasts whose own convention the file does not have.
       loss_unit: as in read_runs.
@@ -133,20 +134,59 @@ def verify_ledger(
       As verify_forecasts, and 'left_out' and 'notes'.
 
     Raises:
-      UserError: the ledger was changed, or the file cannot be read as runs.
+      UserError: the ledger was changed, the file cannot be read as runs, or its parameters or its
+        loss are not those of the forecasts.
     """
     ledger = read_ledger(ledger_path)
-    counts = rows.list_param_counts(runs_path, columns)
+    counts = rows.list_param_counts(runs_paths, columns)
 
     @functools.cache
     def read_finished(count: str) -> Runs:
         return read_runs(
-            runs_path, columns=columns, count=count, loss_unit=loss_unit, for_fitting=False
+            runs_paths, columns=columns, count=count, loss_unit=loss_unit, for_fitting=False
         )
 
-    result = verify_forecasts(ledger, lambda own: read_finished(own if own in counts else count))
+    def read_like(own: str) -> Runs:
+        return read_finished(own if own in counts else count)
+
+    for forecast in ledger:
+        _check_conventions(forecast, read_like(_get_count(forecast)), is_given=bool(count))
+    result = verify_forecasts(ledger, read_like)
     finished = read_finished(count)
     return result | {'left_out': finished.left_out, 'notes': finished.notes}
+
+
+def _check_conventions(forecast: dict[str, Any], runs: Runs, *, is_given: bool) -> None:
+    """Raise UserError if a forecast and the runs count or measure differently.
+
+    Args:
+      forecast: a line of the ledger; lines of older versions do not say all conventions.
+      runs: the finished runs.
+      is_given: whether the user says which parameters are counted.
+    """
+    own, theirs = forecast.get('data', {}), runs.provenance
+    start = f'{theirs["file"]}: the forecast {forecast["name"]!r}'
+    unit = label_unit(own.get('loss_unit', theirs['loss_unit']))
+    if unit != label_unit(theirs['loss_unit']):
+        raise UserError(
+            f'{start} is in {unit}, and the loss here in {label_unit(theirs["loss_unit"])}; choose '
+            'its column by --columns=THEIRS=loss, or its unit by --loss_unit'
+        )
+    count = own.get('count', theirs['count'])
+    if count != theirs['count'] and not is_given:
+        raise UserError(
+            f'{start} counts the parameters {_describe_count(count)}, and the runs here '
+            f'{_describe_count(theirs["count"])}; say that these are the same by '
+            + (
+                f'--columns=params=params_{count}'
+                if theirs['count'] == 'as given'
+                else f'--count={theirs["count"]}'
+            )
+        )
+
+
+def _describe_count(count: str) -> str:
+    return 'of the column params' if count == 'as given' else f'as {count}'
 
 
 def verify_forecasts(

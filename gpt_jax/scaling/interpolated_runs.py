@@ -63,6 +63,7 @@ def interpolate_isoflop_runs(runs: Runs) -> tuple[Runs, bool]:
         names=[f'{size:.4g} at {budget:.3g} FLOPs' for size, budget, _ in points],
         rows=np.zeros(len(points), int),
         curves=[[] for _ in points],
+        files=['' for _ in points],
         clusters=np.arange(len(points)),
     ), True
 

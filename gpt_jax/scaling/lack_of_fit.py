@@ -1,4 +1,4 @@
-"""Lack of fit: is a law further from the runs than the noise between seeds explains?
+"""Test of a law against the noise between seeds (lack of fit).
 
 Chi-square per degree of freedom is the variance of the configurations' means about the law, in
 units of the noise between their seeds; 1 is expected of a true law. As that noise is estimated too,

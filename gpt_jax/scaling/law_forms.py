@@ -8,21 +8,29 @@
                 N' likewise
     power       L = E + A x^-alpha, or L = A x^-alpha                one variable: N, D or C
 
+The others are in coupled_forms.py.
 Everything is in logarithms: N, D, the loss, and A, B and E among the fitted parameters theta.
 """
 
-import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 from scipy import optimize
 
 from gpt_jax.core.errors import UserError
 from gpt_jax.core.registry import resolve
+from gpt_jax.scaling.coupled_forms import COUPLED_FORMS
+from gpt_jax.scaling.law_terms import (
+    EXPONENT_BOUNDS,
+    LOG_BOUNDS,
+    Bounds,
+    LawForm,
+    LogData,
+    log_sum_exp,
+    start_from_exponents,
+)
 
-MIN_LOG = -30.0  # a term whose E, A or B has a logarithm below this is negligible
 EXPONENTS = np.geomspace(0.06, 1.5, 16)
 TIED_EXPONENTS = np.geomspace(0.04, 1.6, 32)
 KAPLAN_EXPONENTS, KAPLAN_RATIOS = np.geomspace(0.03, 0.8, 8), np.geomspace(0.3, 3.0, 8)
@@ -32,63 +40,13 @@ MAX_POWER_EXPONENT = 6.0
 # E is searched down to e^-12 times the lowest loss, where it is practically zero.
 IRREDUCIBLE_LOG_RANGE = 12.0
 
-Bounds = tuple[tuple[float | None, float | None], ...]
-
-
-class LogData(NamedTuple):
-    """The data that the laws use, each [runs], in natural logarithms.
-
-    Attributes:
-      n: parameters; for a law over one variable, that variable minus its mean.
-      d: tokens.
-      u: unique tokens.
-      log_loss: the loss.
-    """
-
-    n: np.ndarray
-    d: np.ndarray
-    u: np.ndarray
-    log_loss: np.ndarray
-
-
-class LawForm(NamedTuple):
-    """A law as the fit uses it.
-
-    Attributes:
-      predict: (theta, data) -> (log loss [runs], its gradient [len(theta), runs]).
-      starts: data -> thetas to search from.
-      bounds: bounds of theta.
-      shear: (i, j, letter): theta[i] is the level of a term at N = D = 1, and theta[j] its exponent
-        over `letter`. The search varies the level at the runs' mean instead, which depends less on
-        the exponent.
-      pack: constants by name -> theta.
-      unpack: the inverse of pack.
-    """
-
-    predict: Callable[[np.ndarray, LogData], tuple[np.ndarray, np.ndarray]]
-    starts: Callable[[LogData], list[np.ndarray]]
-    bounds: Bounds
-    shear: tuple[tuple[int, int, str], ...]
-    pack: Callable[[dict[str, float]], np.ndarray]
-    unpack: Callable[[np.ndarray], dict[str, float]]
-
-
-def _log_sum_exp(terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute log-sum-exp over the first dim, and each term's share of the sum."""
-    # Row by row, because numpy's reductions over a short first dim are slow.
-    top = functools.reduce(np.maximum, terms)
-    shares = np.exp(terms - top)
-    total = functools.reduce(np.add, shares)
-    shares /= total
-    return top + np.log(total), shares
-
 
 def _predict_chinchilla(theta: np.ndarray, data: LogData) -> tuple[np.ndarray, np.ndarray]:
     e, a, b, alpha, beta = theta
     terms = np.empty((3, data.n.size))
     terms[0], terms[1], terms[2] = e, a - alpha * data.n, b - beta * data.d
     gradient = np.empty((5, data.n.size))
-    loss, gradient[:3] = _log_sum_exp(terms)
+    loss, gradient[:3] = log_sum_exp(terms)
     np.multiply(data.n, -gradient[1], out=gradient[3])
     np.multiply(data.d, -gradient[2], out=gradient[4])
     return loss, gradient
@@ -101,7 +59,7 @@ def _predict_tied(theta: np.ndarray, data: LogData) -> tuple[np.ndarray, np.ndar
 
 def _predict_kaplan(theta: np.ndarray, data: LogData) -> tuple[np.ndarray, np.ndarray]:
     p, q, r, alpha_d = theta  # r = alphaN / alphaD, p = r log Nc, q = log Dc
-    total, share = _log_sum_exp(np.stack([p - r * data.n, q - data.d]))
+    total, share = log_sum_exp(np.stack([p - r * data.n, q - data.d]))
     return alpha_d * total, np.stack(
         [alpha_d * share[0], alpha_d * share[1], -alpha_d * data.n * share[0], total]
     )
@@ -143,33 +101,12 @@ def _log_optimal_params(base: dict[str, float], log_tokens: np.ndarray) -> np.nd
     return (ratio + base['beta'] * log_tokens) / base['alpha']
 
 
-def _start_from_exponents(data: LogData, pairs: Iterable[tuple[float, float]]) -> list[np.ndarray]:
-    """Make a start per (alpha, beta), with E, A and B by non-negative least squares.
-
-    With fixed exponents the law is linear in E, A and B (variable projection).
-    """
-    weight = np.exp(-data.log_loss)  # relative errors
-    centre_n, centre_d = data.n.mean(), data.d.mean()
-    starts = []
-    for alpha, beta in pairs:
-        powers = [
-            np.ones_like(data.n),
-            np.exp(-alpha * (data.n - centre_n)),
-            np.exp(-beta * (data.d - centre_d)),
-        ]
-        linear, _ = optimize.nnls(np.stack(powers, axis=1) * weight[:, None], np.ones_like(data.n))
-        floor = 1e-3 * np.exp(data.log_loss.min())  # lets a term recover that came out as 0
-        e, a, b = np.log(np.maximum(linear, floor))
-        starts.append(np.array([e, a + alpha * centre_n, b + beta * centre_d, alpha, beta]))
-    return starts
-
-
 def _start_chinchilla(data: LogData) -> list[np.ndarray]:
-    return _start_from_exponents(data, itertools.product(EXPONENTS, EXPONENTS))
+    return start_from_exponents(data, itertools.product(EXPONENTS, EXPONENTS))
 
 
 def _start_tied(data: LogData) -> list[np.ndarray]:
-    return [start[:4] for start in _start_from_exponents(data, ((x, x) for x in TIED_EXPONENTS))]
+    return [start[:4] for start in start_from_exponents(data, ((x, x) for x in TIED_EXPONENTS))]
 
 
 def _start_kaplan(data: LogData) -> list[np.ndarray]:
@@ -249,8 +186,6 @@ def _start_power(data: LogData) -> list[np.ndarray]:
     return starts
 
 
-_LOG_BOUNDS: Bounds = ((MIN_LOG, 10.0), (MIN_LOG, None), (MIN_LOG, None))
-_EXPONENT_BOUNDS: Bounds = ((1e-3, 4.0), (1e-3, 4.0))
 _HALF_LIFE_BOUNDS: Bounds = ((-5.0, 12.0), (-5.0, 12.0))
 _BASE = ('E', 'A', 'B', 'alpha', 'beta')
 
@@ -273,7 +208,7 @@ LAW_FORMS: dict[str, LawForm] = {
     'chinchilla': LawForm(
         _predict_chinchilla,
         _start_chinchilla,
-        (*_LOG_BOUNDS, *_EXPONENT_BOUNDS),
+        (*LOG_BOUNDS, *EXPONENT_BOUNDS),
         ((1, 3, 'n'), (2, 4, 'd')),
         pack=lambda c: np.array([*_pack_levels(c), c['alpha'], c['beta']]),
         unpack=lambda theta: _unpack_base(theta, theta[3], theta[4]),
@@ -281,7 +216,7 @@ LAW_FORMS: dict[str, LawForm] = {
     'tied': LawForm(
         _predict_tied,
         _start_tied,
-        (*_LOG_BOUNDS, _EXPONENT_BOUNDS[0]),
+        (*LOG_BOUNDS, EXPONENT_BOUNDS[0]),
         ((1, 3, 'n'), (2, 3, 'd')),
         pack=lambda c: np.array([*_pack_levels(c), c['alpha']]),
         unpack=lambda theta: _unpack_base(theta, theta[3], theta[3]),
@@ -302,7 +237,7 @@ LAW_FORMS: dict[str, LawForm] = {
     'repeated': LawForm(
         _predict_repeated,
         _start_repeated,
-        (*_LOG_BOUNDS, *_EXPONENT_BOUNDS, *_HALF_LIFE_BOUNDS),
+        (*LOG_BOUNDS, *EXPONENT_BOUNDS, *_HALF_LIFE_BOUNDS),
         (),
         pack=lambda c: np.array(
             [*_pack_levels(c), c['alpha'], c['beta'], *np.log([c['R_D'], c['R_N']])]
@@ -312,6 +247,7 @@ LAW_FORMS: dict[str, LawForm] = {
             | dict(zip(('R_D', 'R_N'), np.exp(theta[5:]).tolist(), strict=True))
         ),
     ),
+    **COUPLED_FORMS,
 }
 
 
@@ -335,4 +271,5 @@ def has_optimal_split(constants: Mapping[str, float]) -> bool:
 
     It does if it is E + A / N^alpha + B / D^beta for data without repetition.
     """
-    return {'A', 'B', 'alpha', 'beta'} <= set(constants)
+    names = set(constants)
+    return {'A', 'B', 'alpha', 'beta'} <= names and not names & {'G', 'gamma'}

@@ -36,7 +36,7 @@ def drop_outliers(
         fitted = parametric_fit.fit_parametric_law(
             law, data, delta=delta, constants=constants, tries=TRIES
         )
-        return data.log_loss - np.log(fitted.predict(subset.params, subset.tokens, np.exp(data.u)))
+        return data.log_loss - fitted.predict_data(data)
 
     return _drop_far(runs, residual)
 

@@ -7,6 +7,7 @@ in the units of their variable instead of in logarithms, which rounds differentl
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,10 @@ from gpt_jax.scaling.robust_fit import (
 from gpt_jax.scaling.runs import Runs
 
 BASE_TRIES = 12  # starts of the fit of the base law of 'repeated'
+EPOCH_POWER = 1.0  # weight of a run in that fit: one over its number of epochs to this power
+EXPANSION_RANGE = 0.1  # of the log of all parameters over the active ones, that 'experts' needs
 MAX_LOG_LOSS = 50.0  # of a prediction far from the optimum, whose square is still a number
+Search = Callable[..., tuple[np.ndarray, float]]  # with the arguments of robust_fit.search
 JOINT_STARTS = 6  # starts of the joint fit of 'repeated' and its base law, the best of the grid
 
 
@@ -44,16 +48,28 @@ class ParametricLaw(FittedLaw):
     delta: float
     residual: str = 'log'
 
-    def predict(self, params: Any, tokens: Any, unique_tokens: Any = None) -> np.ndarray:
-        """Return the loss at N and D (broadcast against each other)."""
-        n, d = np.broadcast_arrays(
-            np.log(np.asarray(params, float)), np.log(np.asarray(tokens, float))
-        )
-        u = d if unique_tokens is None else np.minimum(d, np.log(np.asarray(unique_tokens, float)))
+    def predict(
+        self, params: Any, tokens: Any, unique_tokens: Any = None, params_total: Any = None
+    ) -> np.ndarray:
+        """Return the loss at N and D (all arguments are broadcast against each other).
+
+        Args:
+          params: N; the active parameters, where params_total are more.
+          tokens: D.
+          unique_tokens: of distinct text; None or NaN: no token is repeated.
+          params_total: with all experts; None or NaN: N are all.
+        """
+        given = (params, tokens, unique_tokens, params_total)
+        filled = (np.nan if value is None else np.asarray(value, float) for value in given)
+        n, d, u, total = np.broadcast_arrays(*(np.log(value) for value in filled))
+        u, total = np.fmin(d, u), np.fmax(n, total)
+        data = LogData(n.ravel(), d.ravel(), u.ravel(), n.ravel(), total.ravel())
+        return np.exp(self.predict_data(data)).reshape(n.shape)
+
+    def predict_data(self, data: LogData) -> np.ndarray:
+        """Return the log loss of runs, [runs]."""
         form = find_law_form(self.law)
-        data = LogData(n.ravel(), d.ravel(), np.broadcast_to(u, n.shape).ravel(), n.ravel())
-        log_loss, _ = form.predict(form.pack(self.constants), data)
-        return np.exp(log_loss).reshape(n.shape)
+        return form.predict(form.pack(self.constants), data)[0]
 
 
 def from_constants(law: str, constants: dict[str, float]) -> ParametricLaw:
@@ -64,11 +80,15 @@ def from_constants(law: str, constants: dict[str, float]) -> ParametricLaw:
 
 
 def to_log_data(runs: Runs) -> LogData:
-    """Return the logarithms of the runs' columns; without unique_tokens, no token is repeated."""
-    d = np.log(runs.tokens)
-    unique = runs.extra.get('unique_tokens', np.full(len(runs), np.nan))
+    """Return the logarithms of the runs' columns.
+
+    Without unique_tokens, no token is repeated; without params_total, all parameters are active.
+    """
+    n, d = np.log(runs.params), np.log(runs.tokens)
+    missing = np.full(len(runs), np.nan)
+    unique, total = (runs.extra.get(name, missing) for name in ('unique_tokens', 'params_total'))
     u = np.where(np.isnan(unique), d, np.minimum(d, np.log(unique)))
-    return LogData(np.log(runs.params), d, u, np.log(runs.loss))
+    return LogData(n, d, u, np.log(runs.loss), np.fmax(n, np.log(total)))
 
 
 def make_settings(runs: int) -> SearchSettings:
@@ -104,7 +124,8 @@ def fit_parametric_law(
     form = _start_jointly(data, delta) if jointly else get_law_form(law, constants)
     _require_enough(law, data, len(form.bounds))
     form, data = with_residual(form, data, residual)
-    solution = search_all(form, data, delta, make_settings(len(data.n)), tries=tries)
+    settings = make_settings(len(data.n))._replace(search=find_search(law, not jointly))
+    solution = search_all(form, data, delta, settings, tries=tries)
     return ParametricLaw(
         law=law,
         constants=form.unpack(solution.theta),
@@ -136,6 +157,14 @@ def with_residual(form: LawForm, data: LogData, residual: str) -> tuple[LawForm,
 
 def _require_enough(law: str, data: LogData, constants: int) -> None:
     sizes, lengths = np.unique(data.n).size, np.unique(data.d).size
+    if law == 'experts' and (data.total is None or np.ptp(data.total - data.n) < EXPANSION_RANGE):
+        raise UserError(
+            'experts: params_total must be larger than params, in several ratios; count the '
+            'active parameters by --count=active, and name the column of all parameters by '
+            '--columns=THEIRS=params_total'
+        )
+    if law == 'experts':  # at one token count it describes N and the experts
+        lengths = 3
     if len(data.n) <= constants or sizes < 3 or lengths < 3:
         raise UserError(
             f'{law}: {len(data.n)} runs of {sizes} sizes and {lengths} token counts cannot '
@@ -149,6 +178,23 @@ def get_law_form(law: str, constants: dict[str, float] | None) -> LawForm:
     return _fix_base(form, constants) if law == 'repeated' and constants is not None else form
 
 
+def search_by_epochs(
+    start: np.ndarray, form: LawForm, data: LogData, delta: float, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """Search as `robust_fit.search`, with each run weighted by one over its number of epochs.
+
+    'repeated' describes a run less well the more often it repeats its tokens, so that with equal
+    weights a few runs of hundreds of epochs bend the base law.
+    """
+    by_epochs = np.exp(EPOCH_POWER * (data.u - data.d))
+    return search(start, form, data, delta, by_epochs if weights is None else weights * by_epochs)
+
+
+def find_search(law: str, fixed_base: bool) -> Search:
+    """Return how a law is searched: by epochs where 'repeated' is fitted with its base law."""
+    return search_by_epochs if law == 'repeated' and not fixed_base else search
+
+
 def _start_jointly(data: LogData, delta: float) -> LawForm:
     """Make 'repeated' with a free base law, started from a fit to the runs without repetition.
 
@@ -158,10 +204,7 @@ def _start_jointly(data: LogData, delta: float) -> LawForm:
     form, unrepeated = free_repeated_form(), data.d - data.u < 1e-6
     try:
         base = fit_parametric_law(
-            'chinchilla',
-            LogData(*(column[unrepeated] for column in data)),
-            delta=delta,
-            tries=BASE_TRIES,
+            'chinchilla', data.take(unrepeated), delta=delta, tries=BASE_TRIES
         )
     except UserError as error:
         raise UserError(

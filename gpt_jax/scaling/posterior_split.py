@@ -66,7 +66,7 @@ def _draw_optimum(
 ) -> np.ndarray:
     """Return draws of log N* of one budget."""
     # From the runs' centre along N ~ C^0.5, wherever the optimum may be.
-    centre_n, centre_d = posterior.centre
+    centre_n, centre_d = posterior.centre[:2]
     own = math.log(cost.k) + cost.p * centre_n + centre_d
     middle = centre_n + 0.5 * (math.log(budget) - own)
     grid = middle + np.arange(-SPAN, SPAN + STEP / 2, STEP)

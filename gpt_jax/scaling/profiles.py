@@ -62,7 +62,9 @@ class _Coordinates(NamedTuple):
     to_theta: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def profile_constant(law: ParametricLaw, data: LogData, name: str) -> dict[str, Any]:
+def profile_constant(
+    law: ParametricLaw, data: LogData, name: str, *, variance_factor: float = 1.0
+) -> dict[str, Any]:
     """Compute the profile of one constant: the best fit at each of its values.
 
     Args:
@@ -70,6 +72,8 @@ def profile_constant(law: ParametricLaw, data: LogData, name: str) -> dict[str, 
       data: the runs, in logarithms; of more than MAX_RUNS, an even part is used, which makes the
         range wider.
       name: name of the constant, in PROFILED_CONSTANTS.
+      variance_factor: by how much the variance of the constants is larger than for independent
+        rows.
 
     Returns:
       values, objective (the unscaled sum of Huber terms), statistic (the likelihood ratio): lists
@@ -85,7 +89,7 @@ def profile_constant(law: ParametricLaw, data: LogData, name: str) -> dict[str, 
     data = robust_fit.take_evenly(data, MAX_RUNS)
     sigma = _estimate_sigma(law, data, len(names))
     coordinates = _make_coordinates(law, data, max(law.delta, EFFICIENT_DELTA * sigma))
-    per_unit = _statistic_per_unit(coordinates.delta, sigma)
+    per_unit = _statistic_per_unit(coordinates.delta, sigma) / variance_factor
     index = names.index(name)
     thetas, objectives = _walk(law, coordinates, name, index, per_unit)
     _walk_back(coordinates, index, thetas, objectives)

@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gpt_jax.scaling import bootstrap, lack_of_fit, parametric_fit, robust_fit
+from gpt_jax.scaling import bootstrap, lack_of_fit, parametric_fit
 from gpt_jax.scaling.law_forms import LawForm, LogData
-from gpt_jax.scaling.parametric_fit import ParametricLaw
+from gpt_jax.scaling.parametric_fit import ParametricLaw, Search
 from gpt_jax.scaling.runs import Runs
 
 MANY = 30  # clusters
+MIN_CHECKPOINTED = 10  # runs with several rows each
 
 
 class Refits(NamedTuple):
@@ -65,6 +66,12 @@ def draw_refits(
             f'configurations; give at least {constants + 1}'
         )
         return Refits([], np.zeros(0), words, 0)
+    if clusters < MIN_CHECKPOINTED and runs.get_checkpoint_clusters() is not None:
+        words = (
+            f'no interval: {clusters} runs with several rows each are too few to tell the noise of '
+            f'a run from the shape of its curve; give at least {MIN_CHECKPOINTED}'
+        )
+        return Refits([], np.zeros(0), words, 0)
     random = np.random.default_rng(seed)
     if clusters >= MANY:
         resamples, words = bootstrap.draw_resamples(runs, draws, seed)
@@ -77,7 +84,8 @@ def draw_refits(
     units = labels if is_shared else np.arange(len(runs))
     shifts = scales[:, None] * random.standard_normal((draws, units.max() + 1))
     losses = data.log_loss - residual + shifts[:, units]
-    drawn = _refit_losses(law, form, data, losses)
+    search = parametric_fit.find_search(law.law, fixed_base)
+    drawn = _refit_losses(law, form, data, losses, search)
     words = (
         f'losses redrawn about the law, with noise of {100 * scale:.2g}% known from {freedom} '
         f'degree{"" if freedom == 1 else "s"} of freedom'
@@ -107,13 +115,13 @@ def _estimate_noise(runs: Runs, residual: np.ndarray, constants: int) -> tuple[f
 
 
 def _refit_losses(
-    law: ParametricLaw, form: LawForm, data: LogData, losses: np.ndarray
+    law: ParametricLaw, form: LawForm, data: LogData, losses: np.ndarray, search: Search
 ) -> list[dict[str, float]]:
     """Refit the law to each row of log losses, [draws, runs]."""
     start, drawn = form.pack(law.constants), []
     for log_loss in losses:
         redrawn = data._replace(log_loss=log_loss)
-        fitted_form, target = parametric_fit.with_residual(form, redrawn, law.residual)
-        theta, _ = robust_fit.search(start, fitted_form, target, law.delta)
+        own_form, redrawn = parametric_fit.with_residual(form, redrawn, law.residual)
+        theta, _ = search(start, own_form, redrawn, law.delta)
         drawn.append(form.unpack(theta))
     return drawn

@@ -206,7 +206,7 @@ def take_evenly(data: LogData, most: int) -> LogData:
         return data
     order = np.lexsort([data.d, data.n])
     chosen = order[np.linspace(0, len(order) - 1, most).astype(int)]
-    return LogData(*(column[chosen] for column in data))
+    return data.take(chosen)
 
 
 def _continue_all(

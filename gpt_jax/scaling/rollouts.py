@@ -20,6 +20,8 @@ import numpy as np
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import bootstrap
 from gpt_jax.scaling.forecast import fit_forecaster
+from gpt_jax.scaling.law_forms import LAW_FORMS
+from gpt_jax.scaling.parametric_fit import to_log_data
 from gpt_jax.scaling.runs import Runs
 
 FACTORS = (3, 10, 30, 100)
@@ -34,7 +36,7 @@ MIN_ROLLOUTS, MIN_ORIGINS = 8, 3  # that may widen an interval
 BASELINES = ('no change', 'line')
 LAWS = ('auto', 'chinchilla')
 
-Forecast = Callable[[float, float], tuple[float, float, float]]  # (N, D) -> (loss, low, high)
+Forecast = Callable[..., tuple[float, float, float]]  # (N, D) -> (loss, low, high)
 
 
 class Rollout(NamedTuple):
@@ -85,7 +87,9 @@ def run_backtest(
     Raises:
       UserError: no run has enough smaller ones.
     """
-    origins = find_origins(runs.flops)
+    # A run with several rows is fitted as a whole, and forecast at its end.
+    largest, is_end = runs.max_in_cluster(runs.flops), runs.are_ends()
+    origins = find_origins(runs.flops[is_end])
     if not origins:
         raise UserError(
             f'needs {MIN_RUNS} runs, and others of at least {FACTORS[0] / WINDOW:.3g} '
@@ -93,8 +97,8 @@ def run_backtest(
         )
     rollouts = []
     for number, origin in enumerate(origins, 1):
-        fitted = runs.take(runs.flops <= origin)
-        targets = find_targets(runs.flops, origin)
+        fitted = runs.take(largest <= origin)
+        targets = find_targets(np.where(is_end, runs.flops, 0), origin)
         for law in (*laws, *baselines):
             note(f'origin {number} of {len(origins)}: {len(fitted)} runs, {law}')
             try:
@@ -106,9 +110,19 @@ def run_backtest(
     return rollouts
 
 
+def list_laws(runs: Runs) -> tuple[str, ...]:
+    """Return 'auto' and the laws over N and D that the runs' columns allow."""
+    data = to_log_data(runs)
+    needs = {
+        'repeated': bool((data.d - data.u > 1e-6).any()),
+        'experts': data.total is not None and bool((data.total - data.n > 1e-6).any()),
+    }
+    return ('auto', *(law for law in LAW_FORMS if needs.get(law, True)))
+
+
 def run_own_backtest(runs: Runs, *, note: Callable[[str], None] = lambda _: None) -> list[Rollout]:
     """Return the rollouts of 'auto' alone, which widen its intervals; [] if there are none."""
-    if not find_origins(runs.flops):
+    if not find_origins(runs.flops[runs.are_ends()]):
         return []
     return run_backtest(runs, laws=('auto',), baselines=(), note=note)
 
@@ -152,7 +166,7 @@ def make_forecast(fitted: Runs, law: str, seed: int) -> Forecast:
 def _make_baseline(fitted: Runs, law: str) -> Forecast:
     lowest = float(fitted.loss.min())
     if law == 'no change':
-        return lambda *_: (lowest, math.nan, math.nan)
+        return lambda *_, **__: (lowest, math.nan, math.nan)
     top = fitted.flops.max()
     smaller = fitted.flops[fitted.flops < top / LINE_FACTOR]
     if not smaller.size:
@@ -166,7 +180,7 @@ def _make_baseline(fitted: Runs, law: str) -> Forecast:
     slope = (y1 - y0) / (x1 - x0)
     scale = float(np.median(fitted.flops / (fitted.params * fitted.tokens)))
 
-    def forecast(params: float, tokens: float) -> tuple[float, float, float]:
+    def forecast(params: float, tokens: float, **_: float) -> tuple[float, float, float]:
         compute = math.log(scale * params * tokens)
         return math.exp(y1 + slope * (compute - x1)), math.nan, math.nan
 
@@ -178,7 +192,12 @@ def roll_out(
 ) -> Rollout:
     params, tokens = float(runs.params[index]), float(runs.tokens[index])
     flops, reached = float(runs.flops[index]), float(runs.loss[index])
-    predicted = forecast(params, tokens)
+    more = {
+        name: float(runs.extra[name][index])
+        for name in ('unique_tokens', 'params_total')
+        if name in runs.extra
+    }
+    predicted = forecast(params, tokens, **more)
     name = runs.names[index]
     return Rollout(law, factor, origin, name, params, tokens, flops, reached, *predicted)
 

@@ -13,15 +13,16 @@ only those and drops a torn last line; here, every line must be valid. Columns o
     seconds                 wall-clock seconds of training
 """
 
+import hashlib
 import math
 import re
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import table_formats
-from gpt_jax.scaling.table_formats import COMMA_NUMBER, Row
+from gpt_jax.scaling.loss_units import find_unit
+from gpt_jax.scaling.table_formats import COMMA_NUMBER, Row, list_names
+from gpt_jax.scaling.table_sources import Source, list_paths, read_source
 
 REQUIRED_COLUMNS = ('params', 'tokens', 'loss')
 # Other names of a column, in lower case; its own name counts in any case too.
@@ -56,6 +57,8 @@ class RunTable(NamedTuple):
       params_count: the convention of the parameters; '': as the file gives them.
       loss_column: the file's own name of the loss.
       notes: what was read in another way than expected, a sentence each.
+      places: file and row number of each row, for messages.
+      sha256: hash of what was read; of several files, of their hashes.
     """
 
     rows: list[Row]
@@ -63,35 +66,112 @@ class RunTable(NamedTuple):
     params_count: str
     loss_column: str
     notes: list[str]
+    places: list[str]
+    sha256: str
 
 
 def read_rows(
-    path: str, *, columns: dict[str, str] | None = None, count: str = '', flops: str = ''
+    paths: str | Sequence[str],
+    *,
+    columns: dict[str, str] | None = None,
+    count: str = '',
+    flops: str = '',
 ) -> list[Row]:
-    """Read every row of the file, with its columns renamed; none is left out.
+    """Read every row of one or several tables, with its columns renamed; none is left out.
 
     Args:
-      path: a file that `table_formats.parse_table` reads.
+      paths: what `table_sources.read_source` reads.
       columns: {name in the file, or a sum of names: name here}.
       count: which parameters are N, as in `runs.read_runs`.
       flops: which FLOPs are C, as in `runs.read_runs`.
 
     Raises:
-      UserError: the file does not exist or has no rows, or a column is missing.
+      UserError: a file does not exist or has no rows, a column is missing, or the files count in
+        different ways.
     """
-    return parse_rows(path, read_content(path), columns or {}, count, flops).rows
+    return read_table(paths, columns or {}, count, flops).rows
 
 
-def parse_rows(
-    path: str,
-    content: bytes,
+def read_table(
+    paths: str | Sequence[str],
     columns: dict[str, str],
     count: str,
     flops: str,
     required: tuple[str, ...] = REQUIRED_COLUMNS,
+    *,
+    loss_unit: str = '',
 ) -> RunTable:
-    """Parse the rows of `content` as `read_rows` does; the `required` columns must exist."""
-    given = table_formats.parse_table(path, content)
+    """Read tables as `read_rows` does, one after the other; the `required` columns must exist.
+
+    A column of `columns` must exist in one of the files.
+    """
+    paths = list_paths(paths)
+    sources = {path: read_source(path) for path in paths}
+    names = {path: list_names(source.rows) for path, source in sources.items()}
+    tables = []
+    for path, source in sources.items():
+        others = {name for other, found in names.items() if other != path for name in found}
+        own = {
+            theirs: ours
+            for theirs, ours in columns.items()
+            if _has_column(names[path], theirs) or not _has_column(others, theirs)
+        }
+        tables.append(_parse_table(path, source, own, count, flops, required))
+    if len(tables) == 1:
+        return tables[0]
+    _check_conventions(list(sources), tables, loss_unit)
+    return RunTable(
+        rows=[row for table in tables for row in table.rows],
+        given=[row for table in tables for row in table.given],
+        params_count=tables[0].params_count,
+        loss_column=tables[0].loss_column,
+        notes=[
+            f'{path}: {note}'
+            for path, table in zip(sources, tables, strict=True)
+            for note in table.notes
+        ],
+        places=[place for table in tables for place in table.places],
+        sha256=hashlib.sha256(''.join(table.sha256 for table in tables).encode()).hexdigest(),
+    )
+
+
+def _check_conventions(paths: list[str], tables: list[RunTable], loss_unit: str) -> None:
+    """Raise UserError if files count parameters or FLOPs, or measure the loss, differently."""
+    described = [_describe_conventions(table, loss_unit) for table in tables]
+    for path, conventions in zip(paths, described, strict=True):
+        for what, (words, cure) in conventions.items():
+            if words != described[0][what][0]:
+                raise UserError(
+                    f'{path}: {what}: {words}, and in {paths[0]} {described[0][what][0]}; {cure} '
+                    'makes them equal'
+                )
+
+
+def _describe_conventions(table: RunTable, loss_unit: str) -> dict[str, tuple[str, str]]:
+    """Return, for each quantity, its convention in words and the flag that sets it."""
+    counted = f'column params_{table.params_count}' if table.params_count else 'column params'
+    has_flops = any('flops' in row for row in table.rows)
+    return {
+        'params': (counted, '--count or --columns'),
+        'loss': (f'in {loss_unit or find_unit(table.loss_column)}', '--loss_unit or --columns'),
+        'flops': ('a column' if has_flops else 'no column', '--flops=6ND'),
+    }
+
+
+def _has_column(names: Iterable[str], theirs: str) -> bool:
+    """Return whether a key of --columns, a name or a sum of names, is among `names`."""
+    return theirs in names or {part.strip() for part in theirs.split('+')} <= set(names)
+
+
+def _parse_table(
+    path: str,
+    source: Source,
+    columns: dict[str, str],
+    count: str,
+    flops: str,
+    required: tuple[str, ...],
+) -> RunTable:
+    given = source.rows
     if not given:
         raise UserError(f'{path}: no rows; give a header and a row per run')
     table, notes = _rename_columns(path, given, columns)
@@ -104,7 +184,8 @@ def parse_rows(
             f"{path}: --count={count}: no column 'params_{count}'; the columns are: "
             f'{_join_columns(table)}'
         )
-    table = [_apply_conventions(row, count, flops) for row in table]
+    if count or flops not in ('', 'column'):
+        table = [_apply_conventions(row, count, flops) for row in table]
     for name in required:
         if not any(name in row for row in table):
             raise UserError(
@@ -112,44 +193,34 @@ def parse_rows(
                 f'{_suggest_cure(given, name)}'
             )
     renamed = [theirs for theirs, ours in columns.items() if ours == 'loss']
-    names = dict.fromkeys(name for row in given for name in row)
+    names = list_names(given)
     own = 'loss' if 'loss' in names else next(iter(_find_aliases(names, 'loss')), 'loss')
-    return RunTable(table, given, count, renamed[0] if renamed else own, notes)
+    places = [f'{path}: row {number}' for number in range(1, len(given) + 1)]
+    sha256 = hashlib.sha256(source.content).hexdigest()
+    return RunTable(table, given, count, renamed[0] if renamed else own, notes, places, sha256)
 
 
-def list_param_counts(path: str, columns: dict[str, str] | None = None) -> set[str]:
+def list_param_counts(
+    paths: str | Sequence[str], columns: dict[str, str] | None = None
+) -> set[str]:
     """List the parameter counts that all rows have: 'total', 'non_embedding', ..."""
     columns = columns or {}
-    given = table_formats.parse_table(path, read_content(path))
+    given = [row for path in list_paths(paths) for row in read_source(path).rows]
     names = [{columns.get(name, name) for name in row} for row in given]
     shared = set.intersection(*names) if names else set()
     return {name.removeprefix('params_') for name in shared if name.startswith('params_')}
 
 
 def list_columns(path: str) -> set[str]:
-    """List the columns of the file by their own names."""
-    return {name for row in table_formats.parse_table(path, read_content(path)) for name in row}
-
-
-def read_content(path: str) -> bytes:
-    """Read the bytes of a file.
-
-    Raises:
-      UserError: the file cannot be read.
-    """
-    try:
-        return Path(path).read_bytes()
-    except IsADirectoryError:
-        raise UserError(f'{path}: a folder; give a file, such as {path}/records.jsonl') from None
-    except OSError as error:
-        raise UserError(f'{path}: {error.strerror or error}') from None
+    """List the columns of the table by their own names."""
+    return set(list_names(read_source(path).rows))
 
 
 def _rename_columns(
     path: str, given: list[Row], columns: dict[str, str]
 ) -> tuple[list[Row], list[str]]:
     """Return the rows with columns summed, renamed and known by their aliases, and notes."""
-    names = dict.fromkeys(name for row in given for name in row)
+    names = list_names(given)
     sums = {}
     for theirs, ours in columns.items():
         parts = [theirs] if theirs in names else [part.strip() for part in theirs.split('+')]
@@ -165,6 +236,8 @@ def _rename_columns(
     notes: list[str] = []
     if 'status' not in {columns.get(name, name) for name in names}:
         aliases['status'], notes = _select_states(given, aliases['status'])
+    if not columns and not any(aliases.values()):
+        return given, notes
     return [_rename(row, columns, sums, aliases) for row in given], notes
 
 
@@ -244,7 +317,7 @@ def _apply_conventions(row: Row, count: str, flops: str) -> Row:
 
 
 def _join_columns(table: list[Row]) -> str:
-    return ', '.join(dict.fromkeys(key for row in table for key in row)) or 'none'
+    return ', '.join(list_names(table)) or 'none'
 
 
 def parse_number(value: Any, where: str, *, is_count: bool = False) -> float:

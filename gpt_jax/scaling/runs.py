@@ -10,6 +10,7 @@ a note. The columns that laws and plots use, after --columns and the aliases of 
     budget                  the FLOP budget that a run was planned for: runs of one budget are one
                             isoFLOP curve
     unique_tokens           tokens of distinct text; less than `tokens` where text was repeated
+    params_total            parameters with all experts, where params are those active for a token
     planned_tokens          tokens at which the run was to end; a run that stopped short is left out
     seed, status, name      seed; 'done' or what went wrong; the run's name
     role                    'trunk' for a run at a constant learning rate, from which others cool
@@ -25,8 +26,8 @@ a note. The columns that laws and plots use, after --columns and the aliases of 
 """
 
 import dataclasses
-import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ from gpt_jax.scaling.clean_rows import (
 )
 from gpt_jax.scaling.rows import RunTable
 from gpt_jax.scaling.table_formats import Row
+from gpt_jax.scaling.table_sources import list_paths
 
 FLOPS_TOLERANCE = 0.3  # of C over 6ND from 1, beyond which a line says so
 # What a FLOPs column may count in, instead of FLOPs.
@@ -54,6 +56,8 @@ FLOPS_UNITS = {
     1e21: 'ZFLOPs',
     8.64e19: 'PFLOP/s-days',
 }
+# The noise between seeds is known to a factor of 3 from this many degrees of freedom on.
+MIN_NOISE_FREEDOM = 4
 SAME_RUN_TOLERANCE = 0.005  # relative: with params and tokens this close, two runs are the same
 
 
@@ -65,7 +69,8 @@ class Runs:
       params, tokens, loss, flops: float64, [runs].
       extra: the other numeric columns of the file, NaN where a row lacks the value.
       names: names of the runs, [runs]; 'row 12' if the file gives none.
-      rows: the number of each run's row in the file, from 1 and without the header.
+      rows: the number of each run's row, from 1 and without the header.
+      files: what each run was read from, [runs].
       clusters: integer label of the configuration, [runs]. Rows of one cluster are not independent
         evidence on a law: they are checkpoints of one run, or runs of equal params, tokens at the
         end, unique tokens and hyperparameters (seeds and re-runs). A cluster is resampled and held
@@ -84,6 +89,7 @@ class Runs:
     extra: dict[str, np.ndarray]
     names: list[str]
     rows: np.ndarray
+    files: list[str]
     clusters: np.ndarray
     curves: list[Curve]
     left_out: list[dict[str, Any]]
@@ -97,6 +103,22 @@ class Runs:
         """Return the values of one variable, 'N', 'D' or 'C'."""
         return {'N': self.params, 'D': self.tokens, 'C': self.flops}[over]
 
+    def max_in_cluster(self, values: np.ndarray) -> np.ndarray:
+        """Return the largest value of each row's cluster, [runs]."""
+        _, label = np.unique(self.clusters, return_inverse=True)
+        largest = np.full(label.max(initial=-1) + 1, -math.inf)
+        np.maximum.at(largest, label, values)
+        return largest[label]
+
+    def get_checkpoint_clusters(self) -> np.ndarray | None:
+        """Return `clusters` if rows of a cluster are checkpoints, which share its noise."""
+        is_split = np.unique(np.stack([self.clusters, self.tokens]), axis=1)[0]
+        return self.clusters if np.unique(is_split).size < is_split.size else None
+
+    def are_ends(self) -> np.ndarray:
+        """Return whether each row is the end of a run rather than an earlier checkpoint, [runs]."""
+        return self.tokens == self.max_in_cluster(self.tokens)
+
     def take(self, selection: np.ndarray) -> 'Runs':
         """Return the runs of a mask or of indices; `left_out` is unchanged."""
         index = np.arange(len(self))[selection]
@@ -109,6 +131,7 @@ class Runs:
             extra={name: values[index] for name, values in self.extra.items()},
             names=[self.names[i] for i in index],
             rows=self.rows[index],
+            files=[self.files[i] for i in index],
             clusters=self.clusters[index],
             curves=[self.curves[i] for i in index],
         )
@@ -126,23 +149,29 @@ class Runs:
 
 
 class Target(NamedTuple):
-    """A run to forecast."""
+    """A run to forecast.
+
+    Attributes:
+      name, params, tokens: of the run.
+      unique_tokens, params_total: as in the table above; NaN where the table has none.
+    """
 
     name: str
     params: float
     tokens: float
+    unique_tokens: float = math.nan
+    params_total: float = math.nan
 
 
 def read_targets(
     path: str, *, columns: dict[str, str] | None = None, count: str = ''
 ) -> list[Target]:
-    """Read the runs to forecast: a file with the columns params and tokens, and perhaps name.
+    """Read the runs to forecast: params, tokens, and perhaps name, unique_tokens, params_total.
 
     Raises:
       UserError: as `read_runs`.
     """
     needed = ('params', 'tokens')
-    content = rows.read_content(path)
     # --columns is about the runs too: their loss, or names that the targets do not have.
     names = rows.list_columns(path)
     own = {
@@ -150,7 +179,7 @@ def read_targets(
         for theirs, ours in (columns or {}).items()
         if theirs in names or set(theirs.split('+')) <= names
     }
-    table = rows.parse_rows(path, content, own, count, '6ND', needed).rows
+    table = rows.read_table(path, own, count, '6ND', needed).rows
     targets = []
     for number, row in enumerate(table, 1):
         values = {name: parse_value(row, name, f'{path}: row {number}') for name in needed}
@@ -158,7 +187,12 @@ def read_targets(
             if not math.isfinite(values[name]):
                 raise UserError(f'{path}: row {number}: {name} is missing; give every target one')
         name = str(row.get('name') or f'row {number}')
-        targets.append(Target(name, values['params'], values['tokens']))
+        more = {
+            column: parse_value(row, column, f'{path}: row {number}')
+            for column in ('unique_tokens', 'params_total')
+            if column in row
+        }
+        targets.append(Target(name, **values, **more))
     return targets
 
 
@@ -169,7 +203,7 @@ def is_same_run(runs: Runs, params: float, tokens: float) -> np.ndarray:
 
 
 def read_runs(
-    path: str,
+    paths: str | Sequence[str],
     *,
     columns: dict[str, str] | None = None,
     count: str = '',
@@ -178,12 +212,14 @@ def read_runs(
     loss_unit: str = '',
     keep_untuned: bool = False,
     where: str = '',
+    checkpoints: str = '',
     for_fitting: bool = True,
 ) -> Runs:
-    """Read and clean a file of runs.
+    """Read and clean one or several tables of runs.
 
     Args:
-      path: a file that `table_formats.parse_table` reads.
+      paths: what `table_sources.read_source` reads. The rows of several are numbered one after the
+        other.
       columns: {name in the file, or a sum of names: name here}.
       count: which parameters are N: '' (the column params, or the total of gpt_jax records), or the
         column params_COUNT of gpt_jax records: total, non_embedding, without_positions, active.
@@ -195,6 +231,8 @@ def read_runs(
       loss_unit: one of `loss_units.UNITS`; '': by the name of the column, else nats.
       keep_untuned: whether runs that differ from a better one in hyperparameters only are kept.
       where: 'COLUMN=VALUE,...', the rows to fit, by the file's own columns; '': all.
+      checkpoints: which rows of a run with several are fitted: one of
+        `run_groups.CHECKPOINT_CHOICES`; 'separate': every row is a run.
       for_fitting: False if the runs are only looked up to score a forecast: then one is enough,
         losses may be equal, and FLOPs, which are unused, are 6ND.
 
@@ -204,18 +242,14 @@ def read_runs(
         lack FLOPs that others have, or there are fewer than two runs.
     """
     flops = flops if for_fitting else '6ND'
-    content = rows.read_content(path)
-    table = rows.parse_rows(path, content, columns or {}, count, flops)
+    path = ', '.join(list_paths(paths))
+    table = rows.read_table(paths, columns or {}, count, flops, loss_unit=loss_unit)
     unit = loss_unit or loss_units.find_unit(table.loss_column)
-    fitted, left_out, unread = separate_rows(path, table, unit)
+    fitted, left_out, unread = separate_rows(table, unit)
     notes = [*table.notes, *unread]
     if 'loss' not in (columns or {}).values():
         _check_tokenizations(path, [table.rows[row['row'] - 1] for row in fitted])
-    runs = _make_runs(path, content, fitted, left_out, table.params_count, flops, unit)
-    groups = run_groups.group_rows(
-        [table.rows[number - 1] for number in runs.rows], _list_sizes(runs)
-    )
-    runs = dataclasses.replace(runs, clusters=groups.clusters)
+    runs = _make_runs(path, table, fitted, left_out, flops, unit)
     median = float(np.median(runs.loss)) if len(runs) else math.nan
     notes.append(
         loss_units.describe_unit(table.loss_column, unit, is_given=bool(loss_unit), median=median)
@@ -224,10 +258,12 @@ def read_runs(
         unselected = select_rows.find_unselected([table.given[i - 1] for i in runs.rows], where)
         runs = runs.exclude(unselected)
     runs = _exclude_without_flops(path, runs, flops)
-    if not keep_untuned:
-        runs, note = _exclude_untuned(runs, table)
-        notes.append(note)
+    if len(runs):
+        checkpoints = checkpoints if for_fitting else 'last'
+        runs, more = _select_rows(runs, table, checkpoints, keep_untuned)
+        notes += more
     notes.append(_compare_flops(runs))
+    notes.append(_describe_reruns(runs))
     runs = dataclasses.replace(runs, notes=[note for note in notes if note])
     if drop_highest:
         highest = np.argsort(-runs.loss, kind='stable')[:drop_highest]
@@ -263,10 +299,9 @@ def _check_tokenizations(path: str, fitted: list[Row]) -> None:
 
 def _make_runs(
     path: str,
-    content: bytes,
+    table: RunTable,
     fitted: list[Row],
     left_out: list[dict[str, Any]],
-    count: str,
     flops: str,
     unit: str,
 ) -> Runs:
@@ -280,13 +315,14 @@ def _make_runs(
         extra={name: columns[name] for name in EXTRA_COLUMNS if not np.isnan(columns[name]).all()},
         names=[row['name'] for row in fitted],
         rows=np.array([row['row'] for row in fitted], int),
+        files=[table.places[row['row'] - 1].rpartition(':')[0] for row in fitted],
         clusters=np.arange(len(fitted)),
         curves=[row['curve'] for row in fitted],
         left_out=left_out,
         provenance={
             'file': path,
-            'sha256': hashlib.sha256(content).hexdigest(),
-            'count': count or 'as given',
+            'sha256': table.sha256,
+            'count': table.params_count or 'as given',
             'flops': (flops or 'column') if has_flops else '6ND',
             'loss_unit': unit,
         },
@@ -315,22 +351,67 @@ def _exclude_without_flops(path: str, runs: Runs, flops: str) -> Runs:
 
 
 def _list_sizes(runs: Runs) -> np.ndarray:
-    """Return params, tokens and unique tokens (0 where unknown), [runs, 3]."""
-    unique = runs.extra.get('unique_tokens', np.zeros(len(runs)))
-    return np.stack([runs.params, runs.tokens, np.nan_to_num(unique)], axis=1)
+    """Return params, tokens, unique tokens and total params (0 where unknown), [runs, 4]."""
+    zeros = np.zeros(len(runs))
+    more = [runs.extra.get(name, zeros) for name in ('unique_tokens', 'params_total')]
+    return np.nan_to_num(np.stack([runs.params, runs.tokens, *more], axis=1))
 
 
-def _exclude_untuned(runs: Runs, table: RunTable) -> tuple[Runs, str]:
-    """Leave out the runs that differ from a better one in hyperparameters only, with a note."""
-    given = [table.given[number - 1] for number in runs.rows]
-    reasons = tuned_runs.find_untuned(given, _list_sizes(runs), runs.loss)
-    if not reasons:
-        return runs, ''
-    note = (
-        f'{len(reasons)} of {len(runs)} runs are left out because another run of the same N and D '
-        'has better hyperparameters (--keep_untuned keeps them)'
+def _select_rows(
+    runs: Runs, table: RunTable, checkpoints: str, keep_untuned: bool
+) -> tuple[Runs, list[str]]:
+    """Label the clusters, and leave out untuned runs and early checkpoints; return notes on it."""
+    given, sizes = [table.rows[number - 1] for number in runs.rows], _list_sizes(runs)
+    groups = run_groups.group_rows(given, sizes, are_runs=checkpoints == 'separate')
+    runs = dataclasses.replace(runs, clusters=groups.clusters)
+    notes, reasons = [], {}
+    last = np.flatnonzero(groups.is_last)
+    if not keep_untuned:
+        found = tuned_runs.find_untuned([given[i] for i in last], sizes[last], runs.loss[last])
+        untuned = {int(groups.runs[last[i]]): reason for i, reason in found.items()}
+        labels = enumerate(groups.runs.tolist())
+        reasons = {index: untuned[run] for index, run in labels if run in untuned}
+        if untuned:
+            notes.append(
+                f'{len(untuned)} of {np.unique(groups.runs).size} runs are left out because '
+                'another run of the same N and D has better hyperparameters (--keep_untuned keeps '
+                'them)'
+            )
+    if groups.evidence:
+        tuned = np.array([index not in reasons for index in range(len(runs))])
+        early = run_groups.find_early(groups, runs.tokens, tuned, checkpoints)
+        curves = (
+            _make_curves(runs, groups) if runs.provenance['loss_unit'] == 'nats' else runs.curves
+        )
+        runs = dataclasses.replace(runs, curves=curves)
+        reasons = early | reasons
+        notes.append(run_groups.describe_checkpoints(groups, reasons))
+    return runs.exclude(reasons), notes
+
+
+def _describe_reruns(runs: Runs) -> str:
+    """Return a sentence if runs were repeated, but too few to tell the noise; else ''."""
+    repeated = len(runs) - np.unique(np.stack([runs.clusters, runs.tokens]), axis=1).shape[1]
+    if not 0 < repeated < MIN_NOISE_FREEDOM:
+        return ''
+    rows, words = ('row repeats', 'its') if repeated == 1 else ('rows repeat', 'their')
+    return (
+        f'{repeated} {rows} another but for {words} loss: too few for a level of noise, for which '
+        f'{MIN_NOISE_FREEDOM} are needed'
     )
-    return runs.exclude(reasons), note
+
+
+def _make_curves(runs: Runs, groups: run_groups.RunGroups) -> list[Curve]:
+    """Return the curve of each row; the last row of a run that has none gets its checkpoints."""
+    points: dict[int, Curve] = {}
+    for run, tokens, loss in zip(groups.runs.tolist(), runs.tokens, runs.loss, strict=True):
+        points.setdefault(run, []).append((float(tokens), float(loss)))
+    return [
+        curve or (sorted(points[run]) if is_last and len(points[run]) > 1 else [])
+        for curve, run, is_last in zip(
+            runs.curves, groups.runs.tolist(), groups.is_last, strict=True
+        )
+    ]
 
 
 def _compare_flops(runs: Runs) -> str:

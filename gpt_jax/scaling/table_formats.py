@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ DELIMITERS = {',': 'commas', ';': 'semicolons', '\t': 'tabs'}
 LIST_KEYS = ('runs', 'rows', 'records', 'data', 'results', 'trials', 'experiments')
 # Names that pandas gives to the index of a table, which says nothing about a run.
 INDEX_NAME = re.compile(r'|Unnamed: \d+|__index_level_\d+__')
+NUMBER_START = re.compile(r'\s*"?[+-]?\.?\d')
+MIN_NUMBER_SHARE = 0.1  # of the lines; text of sentences has fewer
 POINT_NUMBER = re.compile(r'[+-]?\d+\.\d+([eE][+-]?\d+)?')
 COMMA_NUMBER = re.compile(r'[+-]?\d+,\d+([eE][+-]?\d+)?')
 GROUPED_NUMBER = re.compile(r'[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?')
@@ -57,10 +60,18 @@ def parse_table(path: str, content: bytes) -> list[Row]:
             table = _parse_json(path, text, is_lines=name.endswith(LINE_SUFFIXES))
         else:
             table = _parse_csv(path, text)
+    if not any(map(INDEX_NAME.fullmatch, list_names(table))):
+        return table
     return [
         {name: value for name, value in row.items() if not INDEX_NAME.fullmatch(name)}
         for row in table
     ]
+
+
+def list_names(rows: Iterable[Row]) -> list[str]:
+    """Return the names of the columns, in their order."""
+    orders = dict.fromkeys(map(tuple, rows))  # a few, since most rows have the same columns
+    return list(dict.fromkeys(name for order in orders for name in order))
 
 
 def _parse_parquet(path: str, content: bytes) -> list[Row]:
@@ -88,7 +99,7 @@ def _parse_json(path: str, text: str, *, is_lines: bool) -> list[Row]:
                 f'{path}: row {number}: must be a JSON object with a key per column, got '
                 f'{type(row).__name__}'
             )
-    return [_flatten(row) for row in rows]
+    return [flatten_row(row) for row in rows]
 
 
 def _parse_json_lines(path: str, text: str) -> list[Any]:
@@ -126,12 +137,12 @@ def _list_rows(value: Any) -> list[Any]:
     return [value]
 
 
-def _flatten(row: Row, prefix: str = '') -> Row:
+def flatten_row(row: Row, prefix: str = '') -> Row:
     """Return the row with the values of inner objects too, as `summary.loss`."""
     flat: Row = {}
     for key, value in row.items():
         name = f'{prefix}{str(key).strip()}'
-        flat |= _flatten(value, f'{name}.') if isinstance(value, dict) else {name: value}
+        flat |= flatten_row(value, f'{name}.') if isinstance(value, dict) else {name: value}
     return flat
 
 
@@ -156,6 +167,7 @@ def _parse_csv(path: str, text: str) -> list[Row]:
                 f'{path}: {times} columns are named {name!r}; rename or delete all but one'
             )
     width = len(header)
+    _check_numbers(path, [cells for _, cells in lines])
     for _, cells in lines:
         while len(cells) > width and not cells[-1].strip():
             cells.pop()
@@ -197,6 +209,16 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _check_numbers(path: str, lines: list[list[str]]) -> None:
+    """Raise UserError if the file is text: nearly no line has a number for a cell."""
+    count = sum(any(NUMBER_START.match(cell) for cell in cells) for cells in lines)
+    if lines and count < MIN_NUMBER_SHARE * len(lines):
+        raise UserError(
+            f'{path}: not a table of runs: {count} of {len(lines)} lines have a cell with a '
+            'number; give a CSV with a header and a row per run, or JSON'
+        )
 
 
 def _check_widths(

@@ -135,6 +135,64 @@ def test_backtest_prints_and_writes_every_rollout(tmp_path, capsys):
     refused(['backtest', data, '--law=chincilla'], 'chincilla', capsys)
 
 
+def test_backtest_of_curves(tmp_path, capsys):
+    x = np.geomspace(1e6, 1e9, 12)
+    rows = [
+        {'task': task, 'tokens': n, 'loss': 0.3 + 30 * n**-exponent, 'done': int(n < 3e8)}
+        for task, exponent in (('a', 0.3), ('b', 0.25))
+        for n in x
+    ]
+    data = synthetic.write_csv(tmp_path / 'curves.csv', rows)
+    path = tmp_path / 'curves.json'
+    cli.main(['backtest', data, '--over=D', '--group=task', '--split=done', f'--json={path}'])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines[2:4]] == [['auto', '2'], ['power', '2']]
+    result = json.loads(path.read_text())
+    assert len(result['curves']) == 4
+    assert result['scores'][0]['inside'] == 1
+    assert result['scores'][1]['rms'] < 1e-4  # the law is true
+    refused(['backtest', data, '--group=task'], '--group: needs --over', capsys)
+    refused(['backtest', data, '--over=D', '--law=tied'], '--law: with --over, one of', capsys)
+
+
+def test_unique_tokens_and_all_parameters_reach_the_law(tmp_path, capsys):
+    rows = synthetic.rows(synthetic.grid(5, 5))
+    rows = [row | {'unique_tokens': row['tokens'], 'params_total': row['params']} for row in rows]
+    extra = dict(rows[3], tokens=64 * rows[3]['tokens'], unique_tokens=rows[3]['tokens'])
+    data = synthetic.write_csv(tmp_path / 'runs.csv', [*rows, extra])
+    targets = synthetic.write_csv(
+        tmp_path / 'targets.csv',
+        [
+            {'params': 2e10, 'tokens': 2e12, 'unique_tokens': unique, 'name': name}
+            for name, unique in (('new', 2e12), ('repeated', 2e10))
+        ],
+    )
+    path = tmp_path / 'out.json'
+    cli.main(['forecast', data, f'--targets={targets}', f'--json={path}'])
+    capsys.readouterr()
+    new, repeated = json.loads(path.read_text())
+    assert repeated['unique_tokens'] == 2e10
+    assert repeated['loss'] > 1.005 * new['loss']
+    assert repeated['high'] - repeated['low'] > new['high'] - new['low']
+
+
+def test_fit_and_forecast_by_a_broken_law(tmp_path, capsys):
+    n = np.geomspace(1e6, 1e9, 14)
+    rows = [
+        {'params': size, 'tokens': 1e10, 'loss': 1 + 2 * (1 + (size / 3e7) ** 2) ** -0.15}
+        for size in n
+    ]
+    data = synthetic.write_csv(tmp_path / 'runs.csv', rows)
+    cli.main(['fit', data, '--law=broken'])
+    out = capsys.readouterr().out
+    assert 'without the largest' in out
+    assert out.rstrip().endswith('+0.00%') or out.rstrip().endswith('-0.00%')
+    refused(['fit', data, '--law=broken', '--plots=x'], '--plots: not with --law=broken', capsys)
+    refused(
+        ['fit', data, '--law=farseer', '--at_flops=1e20'], 'only auto, chinchilla, tied', capsys
+    )
+
+
 @pytest.mark.parametrize(
     'command',
     [

@@ -31,6 +31,7 @@ def runs(params: Any, tokens: Any, losses: Any, **more: Any) -> Runs:
         extra={name: np.asarray(values, float) for name, values in more.items()},
         names=[f'run {i}' for i in range(len(params))],
         rows=np.arange(1, len(params) + 1),
+        files=['made'] * len(params),
         clusters=np.unique(sizes, axis=0, return_inverse=True)[1].reshape(-1),
         left_out=[],
         curves=[[] for _ in params],

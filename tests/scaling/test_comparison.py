@@ -87,9 +87,9 @@ def test_intervals_hold_in_200_comparisons(design, seeds, law, noise):
         design, law, noise=noise, seeds=seeds, replicates=200, draws=400
     )
     assert (inside >= 0.90).all()
-    assert (width < 1.5).all()
+    assert (width < 1.65).all()  # Student's t of 4 degrees of freedom needs 1.33 on average
     assert 0.92 <= inside[3] <= 0.99
-    assert width[3] < 1.35
+    assert width[3] < 1.45
 
 
 def test_seeds_save_nothing():

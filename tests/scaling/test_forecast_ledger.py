@@ -135,3 +135,18 @@ def test_forecast_is_scored_under_its_own_count(tmp_path):
         assert forecast_ledger.verify_ledger(path, runs, count=count)['verified'] == 1
     Path(runs).write_text(json.dumps(row | {'params_non_embedding': 3 * n}) + '\n')
     assert forecast_ledger.verify_ledger(path, runs)['verified'] == 0
+
+
+def test_other_units_and_counts_are_refused(tmp_path):
+    """A forecast of total parameters in nats is not scored on runs that count or measure else."""
+    ledger = str(tmp_path / 'forecasts.jsonl')
+    forecast = {'name': 'x', 'params': 10.0, 'tokens': 100.0, 'loss': 3.0, 'low': 2.9, 'high': 3.1}
+    data = {'count': 'total', 'loss_unit': 'nats'}
+    forecast_ledger.append_forecast(ledger, forecast | {'level': 0.95, 'data': data})
+    path = synthetic.write_csv(tmp_path / 'a.csv', [{'params': 10, 'tokens': 100, 'loss': 3.0}])
+    with pytest.raises(UserError, match=r"'x' counts .* as total, .*--columns=params=params_total"):
+        forecast_ledger.verify_ledger(ledger, path)
+    columns = {'params': 'params_total'}
+    assert forecast_ledger.verify_ledger(ledger, path, columns=columns)['inside'] == 1
+    with pytest.raises(UserError, match=r"'x' is in nats/token, and the loss here in bits/byte"):
+        forecast_ledger.verify_ledger(ledger, path, columns=columns, loss_unit='bits_per_byte')

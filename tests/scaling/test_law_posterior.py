@@ -1,42 +1,20 @@
-"""The posterior behind `--law=auto`: its law, its predictions and the coverage of its intervals."""
+"""The posterior behind `--law=auto`: its law and its predictions.
+
+The coverage of its intervals is in tests/experiments/test_forecast_coverage.py.
+"""
 
 import numpy as np
 import pytest
 
+from experiments.forecast_coverage.worlds import CHINCHILLA, DESIGNS, compute_chinchilla
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import law_posterior, parametric_fit
 from gpt_jax.scaling.law_forms import LAW_FORMS, LogData
 from tests.scaling import synthetic
 
-CHINCHILLA = {'E': 1.82, 'A': 482.0, 'B': 2085.0, 'alpha': 0.348, 'beta': 0.366}
-
 
 def make_data(params, tokens, loss):
     return LogData(*(np.log(np.asarray(a, float)) for a in (params, tokens, tokens, loss)))
-
-
-def compute_loss(kind, n, d):
-    """True losses of runs of several kinds."""
-    chinchilla = 1.82 + 482 / n**0.348 + 2085 / d**0.366
-    return {
-        'chinchilla': chinchilla,
-        'bottleneck': 1.7 + 2.2 * (60 / n**0.5 + 900 / d**0.6) ** 0.6,
-        'interaction': chinchilla + 1.5e5 / n**0.348 / d**0.366,
-    }[kind]
-
-
-def make_design(kind):
-    """Parameters and tokens of the fitted runs."""
-    if kind == 'six':
-        n = np.geomspace(2e7, 6e8, 6)
-        return n, 20 * n
-    if kind == 'isoflop':
-        ratios = np.tile(np.geomspace(0.25, 4, 5), 5)
-        flops = np.repeat(np.geomspace(1e18, 1e20, 5), 5)
-        n = ratios * np.sqrt(flops / 120)
-        return n, flops / 6 / n
-    n = np.repeat(np.geomspace(2e7, 5e8, 5), 6)
-    return n, n * np.tile([5, 5, 20, 20, 80, 80], 5)
 
 
 def test_the_law_with_kappa_1_is_that_of_chinchilla():
@@ -60,14 +38,14 @@ def test_the_gradient_of_the_law_equals_finite_differences():
 
 
 def test_the_constants_predict_as_the_member_does():
-    n, d = make_design('isoflop')
-    posterior = law_posterior.fit_posterior(make_data(n, d, compute_loss('chinchilla', n, d)))
+    n, d, *_ = DESIGNS['isoflop']
+    posterior = law_posterior.fit_posterior(make_data(n, d, compute_chinchilla(n, d)))
     c = posterior.describe_constants()
     size, length = 1e9, 3e10
     inner = (c['A'] / size ** c['alpha']) ** (1 / c['kappa'])
     inner += (c['B'] / length ** c['beta']) ** (1 / c['kappa'])
     by_constants = c['E'] + inner ** c['kappa']
-    assert by_constants == pytest.approx(compute_loss('chinchilla', size, length), rel=0.01)
+    assert by_constants == pytest.approx(compute_chinchilla(size, length), rel=0.01)
     point = np.log([size, length]) - posterior.centre
     best = posterior.members[int(np.argmax(posterior.weights))]
     law, _ = law_posterior.predict_law(best.theta, point[None])
@@ -76,21 +54,21 @@ def test_the_constants_predict_as_the_member_does():
 
 def test_between_the_runs_their_residuals_are_followed():
     """A smooth deviation from every law, of 3%, is predicted to a fifth of it."""
-    n, d = make_design('isoflop')
+    n, d, *_ = DESIGNS['isoflop']
     bump = lambda n, d: np.exp(0.03 * np.sin(np.log(n * d) / 2))
-    data = make_data(n, d, compute_loss('chinchilla', n, d) * bump(n, d))
+    data = make_data(n, d, compute_chinchilla(n, d) * bump(n, d))
     posterior = law_posterior.fit_posterior(data)
     size = np.sqrt(2.2e19 / 120)
-    truth = compute_loss('chinchilla', size, 20 * size) * bump(size, 20 * size)
+    truth = compute_chinchilla(size, 20 * size) * bump(size, 20 * size)
     median, low, high = posterior.predict(size, 20 * size).compute_quantiles(0.5, 0.025, 0.975)
     assert median == pytest.approx(truth, rel=0.006)
     assert low < truth < high
 
 
 def test_intervals_grow_with_the_extrapolation():
-    n, d = make_design('isoflop')
+    n, d, *_ = DESIGNS['isoflop']
     rng = np.random.default_rng(0)
-    loss = compute_loss('chinchilla', n, d) * np.exp(0.005 * rng.standard_normal(n.size))
+    loss = compute_chinchilla(n, d) * np.exp(0.005 * rng.standard_normal(n.size))
     posterior = law_posterior.fit_posterior(make_data(n, d, loss))
     widths = []
     for factor in (1, 10, 100, 1000):
@@ -102,48 +80,14 @@ def test_intervals_grow_with_the_extrapolation():
     assert widths[3] > 4 * widths[0]
 
 
-def measure_coverage(design, kind, noise, replicates):
-    """Share of the 95% intervals that contain a run at ten times the compute; mean width."""
-    n, d = make_design(design)
-    rng = np.random.default_rng(0)
-    size = np.sqrt(10 * (n * d).max() / 20)
-    inside, widths = [], []
-    for _ in range(replicates):
-        loss = compute_loss(kind, n, d) * np.exp(noise * rng.standard_normal(n.size))
-        reached = compute_loss(kind, size, 20 * size) * np.exp(noise * rng.standard_normal())
-        posterior = law_posterior.fit_posterior(make_data(n, d, loss))
-        low, high = posterior.predict(size, 20 * size).compute_quantiles(0.025, 0.975)
-        inside.append(low <= reached <= high)
-        widths.append(high / low - 1)
-    return np.mean(inside), np.mean(widths)
-
-
-@pytest.mark.parametrize('design', ['six', 'isoflop'])
-def test_intervals_contain_the_truth(design):
-    coverage, width = measure_coverage(design, 'chinchilla', 0.005, 12)
-    assert coverage >= 10 / 12
-    assert width < 0.1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('kind', ['chinchilla', 'bottleneck', 'interaction'])
-@pytest.mark.parametrize('design', ['six', 'isoflop', 'grid'])
-def test_intervals_have_their_coverage(design, kind):
-    """Prints the table of docs/concepts/forecasts.md."""
-    for noise in (0.003, 0.01):
-        coverage, width = measure_coverage(design, kind, noise, 100)
-        print(f'\n{design}, {kind}, noise {noise}: {coverage:.2f} inside, width {100 * width:.1f}%')
-        assert coverage >= 0.9
-
-
 def test_many_runs_are_averaged_over_cells():
     rng = np.random.default_rng(0)
     n, d = np.exp(rng.uniform(16, 20, 3000)), np.exp(rng.uniform(19, 24, 3000))
-    loss = compute_loss('chinchilla', n, d) * np.exp(0.01 * rng.standard_normal(3000))
+    loss = compute_chinchilla(n, d) * np.exp(0.01 * rng.standard_normal(3000))
     posterior = law_posterior.fit_posterior(make_data(n, d, loss))
     assert len(posterior.points) <= law_posterior.MAX_POINTS
     predicted, low, high = posterior.predict(4e8, 2e10).compute_quantiles(0.5, 0.025, 0.975)
-    truth = compute_loss('chinchilla', 4e8, 2e10)
+    truth = compute_chinchilla(4e8, 2e10)
     assert predicted == pytest.approx(truth, rel=0.01)
     assert low < truth < high
 

@@ -27,7 +27,7 @@ def case(name):
     return str(CASES / name)
 
 
-@pytest.mark.parametrize('law', list(law_forms.LAW_FORMS))
+@pytest.mark.parametrize('law', ['chinchilla', 'tied', 'kaplan', 'repeated'])
 def test_gradients_equal_finite_differences(law):
     random = np.random.default_rng(0)
     n, d = random.uniform(12, 22, 30), random.uniform(16, 26, 30)
@@ -53,7 +53,8 @@ def test_gradients_equal_finite_differences(law):
 
 
 def test_pack_and_unpack_are_inverse():
-    for law, form in law_forms.LAW_FORMS.items():
+    for law in ('chinchilla', 'tied', 'kaplan', 'repeated'):
+        form = law_forms.LAW_FORMS[law]
         named = {
             'E': 1.5,
             'A': 300.0,

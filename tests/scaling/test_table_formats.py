@@ -157,3 +157,10 @@ def test_row_names_without_a_header_are_recognized():
     for text in ('id,a,loss\n1,5,3,5\n2,6,3,25\n', 'id,a,loss\nx,5,3,5\ny,6,3,25\n'):
         with pytest.raises(UserError, match='has 4 cells'):
             parse_rows_of(text)
+
+
+def test_text_is_not_taken_for_a_table():
+    """Sentences have commas too, but hardly a number between two of them."""
+    text = 'First Citizen:\nBefore we proceed, any further, hear me speak.\n' * 30 + 'In 1595,\n'
+    with pytest.raises(UserError, match=r'not a table of runs: 0 of \d+ lines have a cell with'):
+        parse_rows_of(text, 'prose.txt')

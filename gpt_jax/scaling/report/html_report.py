@@ -34,7 +34,7 @@ SAME_TOLERANCE = 0.01  # relative: tokens or sizes this close differ only by rou
 
 
 def write_records_report(
-    records_path: str,
+    records_paths: str | Sequence[str],
     html_path: str,
     ledger_path: str | None = None,
     *,
@@ -45,6 +45,7 @@ def write_records_report(
     loss_unit: str = '',
     keep_untuned: bool = False,
     where: str = '',
+    checkpoints: str = '',
     backtest: bool = True,
     note: Callable[[str], None] = lambda _: None,
     **fit_options: Any,
@@ -52,10 +53,11 @@ def write_records_report(
     """Write the report of a file of runs.
 
     Args:
-      records_path: a file that read_runs can read.
+      records_paths: one or several tables that read_runs can read.
       html_path: the file to write.
       ledger_path: a ledger of forecasts to score on these runs; None: none.
-      columns, count, flops, drop_highest, loss_unit, keep_untuned, where: as in read_runs.
+      columns, count, flops, drop_highest, loss_unit, keep_untuned, where, checkpoints: as in
+        read_runs.
       backtest: whether to forecast the larger runs from the smaller ones.
       note: receives what the backtest does.
       fit_options: as in fit_for_report.
@@ -68,21 +70,22 @@ def write_records_report(
     """
     source: dict[str, Any] = {'columns': columns, 'count': count}
     runs = read_runs(
-        records_path,
+        records_paths,
         **source,
         flops=flops,
         drop_highest=drop_highest,
         loss_unit=loss_unit,
         keep_untuned=keep_untuned,
         where=where,
+        checkpoints=checkpoints,
     )
     scores = None
     if ledger_path:
         scores = forecast_ledger.verify_ledger(
-            ledger_path, records_path, **source, loss_unit=loss_unit
+            ledger_path, records_paths, **source, loss_unit=loss_unit
         )
     result, why = fit_for_report(runs, **fit_options)
-    records = read_rows(records_path, **source, flops=flops)
+    records = read_rows(records_paths, **source, flops=flops)
     made, why_none = [], 'turned off'
     if backtest:
         try:
@@ -99,7 +102,7 @@ def write_records_report(
         why_no_backtest=why_none,
     )
     dropped = len(result['left_out'])
-    lines = [f'{records_path}: {result["data"]["runs"]} runs, {dropped} rows left out']
+    lines = [f'{runs.provenance["file"]}: {result["data"]["runs"]} runs, {dropped} rows left out']
     lines += [*([why] if why else []), *terminal.format_notes(runs.notes)]
     return [*lines, f'report: {html_path}']
 

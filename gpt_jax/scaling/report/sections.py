@@ -38,6 +38,14 @@ LAW_EQUATIONS = {
     'kaplan': 'L = [(Nc / N)^(alphaN / alphaD) + Dc / D]^alphaD (Kaplan et al. 2020)',
     'repeated': "L = E + A / N'^alpha + B / D'^beta, with N' and D' reduced by repetition "
     '(Muennighoff et al. 2023)',
+    'skaling': 'L = E + A (N^-alpha + R D^-beta)^k (arXiv 2608.07222)',
+    'kaplan_offset': 'L = E + [(Nc / N)^(alphaN / alphaD) + Dc / D]^alphaD (Kaplan et al. 2020, '
+    'with an irreducible loss)',
+    'interaction': 'L = E + A / N^alpha + B / D^beta + G (A / N^alpha) (B / D^beta)',
+    'farseer': 'L = exp(a3 N^gamma + b3) + exp(a2 N^beta + b2) D^-exp(a1 N^alpha + b1) '
+    '(Li et al. 2025)',
+    'experts': 'L = E + A S^delta / N^(alpha + gamma log S) + B S^omega / D^(beta + zeta log S), '
+    'with S the expansion by experts (Ludziejewski et al. 2025)',
 }
 COUNTS = {
     'as given': "the file's column params; for our own records params_total, embeddings included",

@@ -5,14 +5,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gpt_jax.core import files
-from gpt_jax.scaling import analysis, ladder_forecast, power_law
+from gpt_jax.scaling import analysis, broken_law, ladder_forecast, power_law
 from gpt_jax.scaling.loss_units import label_unit
 
 Result = Mapping[str, Any]
 
 MAX_LEFT_OUT_LINES = 12  # --json has all rows
 APPROACH_TITLES = {'1': '1 envelope', '2': '2 isoFLOP', '3': '3 parametric', 'auto': 'auto'}
+MAX_EQUAL_LINES = 3  # rows left out for one reason
 FAR_EXTRAPOLATION = 100  # times the compute of the largest run
 # Key in the records, heading, format. A heading states its convention, without which numbers cannot
 # be compared.
@@ -131,23 +134,6 @@ def format_fit(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _describe_objective(fit: Result) -> str:
-    of = '' if fit['residual'] == 'log' else ' of the loss itself'
-    if math.isinf(fit['delta']):
-        return f'half the sum of squares{of} {fit["objective"]:.6e}'
-    return f'sum-Huber objective{of} {fit["objective"]:.6e} (delta {fit["delta"]:.3g})'
-
-
-def _format_tied(constants: Mapping[str, float]) -> str:
-    """Format the constants as Gadre et al. 2024 define them, with C = 6 N D."""
-    eta = constants['alpha'] / 2
-    a, b = (constants[name] * 6**eta for name in ('A', 'B'))
-    return (
-        f'  as E + (a M^eta + b M^-eta) C^-eta with M = D/N and C = 6ND: eta {eta:.5g}, a {a:.5g}, '
-        f'b {b:.5g}'
-    )
-
-
 def describe_lack_of_fit(result: Result) -> list[str]:
     """Return a line that says whether the noise between seeds rejects the law; [] without seeds."""
     test = result['lack_of_fit']
@@ -165,15 +151,38 @@ def describe_lack_of_fit(result: Result) -> list[str]:
     return [words]
 
 
+def _describe_objective(fit: Result) -> str:
+    of = '' if fit['residual'] == 'log' else ' of the loss itself'
+    if math.isinf(fit['delta']):
+        return f'half the sum of squares{of} {fit["objective"]:.6e}'
+    return f'sum-Huber objective{of} {fit["objective"]:.6e} (delta {fit["delta"]:.3g})'
+
+
+def _format_tied(constants: Mapping[str, float]) -> str:
+    """Format the constants as Gadre et al. 2024 define them, with C = 6 N D."""
+    eta = constants['alpha'] / 2
+    a, b = (constants[name] * 6**eta for name in ('A', 'B'))
+    return (
+        f'  as E + (a M^eta + b M^-eta) C^-eta with M = D/N and C = 6ND: eta {eta:.5g}, a {a:.5g}, '
+        f'b {b:.5g}'
+    )
+
+
 def _format_source(result: Result) -> list[str]:
     """Format the file with its conventions, and the rows left out."""
     data = result['data']
     return [
-        f'{data["file"]}: {data["runs"]} runs; N: {data["count"]}, C: {data["flops"]}',
+        f'{data["file"]}: {_count_runs(data)}; N: {data["count"]}, C: {data["flops"]}',
         *format_notes(result['notes']),
         *format_left_out(result['left_out']),
         '',
     ]
+
+
+def _count_runs(data: Result) -> str:
+    rows, runs = data['rows'], data['runs']
+    words = f'{runs} run{"" if runs == 1 else "s"}'
+    return words if rows == runs else f'{rows} rows of {words}'
 
 
 def format_notes(notes: Iterable[str]) -> list[str]:
@@ -182,13 +191,20 @@ def format_notes(notes: Iterable[str]) -> list[str]:
 
 
 def format_left_out(rows: list[dict[str, Any]]) -> list[str]:
-    """Return one line for each row that was not fitted, with the reason."""
-    lines = [
-        f'  left out: row {row["row"]} ({row["name"]}): {row["reason"]}'
-        for row in rows[:MAX_LEFT_OUT_LINES]
-    ]
-    more = len(rows) - MAX_LEFT_OUT_LINES
-    return [*lines, f'  and {more} more rows; --json lists all'] if more > 0 else lines
+    """Return lines for the rows that were not fitted: one per row, or per reason of many rows."""
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_reason.setdefault(row['reason'], []).append(row)
+    lines = []
+    for reason, group in by_reason.items():
+        if len(group) > MAX_EQUAL_LINES:
+            first = ', '.join(str(row['row']) for row in group[:MAX_EQUAL_LINES])
+            lines.append(f'  left out: {len(group)} rows ({first}, ...): {reason}')
+        else:
+            lines += [f'  left out: row {row["row"]} ({row["name"]}): {reason}' for row in group]
+    more = len(lines) - MAX_LEFT_OUT_LINES
+    end = [f'  and {more} more lines; --json lists all rows'] if more > 0 else []
+    return lines[:MAX_LEFT_OUT_LINES] + end
 
 
 def _format_interval(interval: Result | None) -> str:
@@ -202,7 +218,8 @@ def _format_held_out(held_out: Result, unit: str) -> list[str]:
     nats = {name: held_out[f'{name}_nats'] for name in ('mean_absolute', 'bias', 'worst')}
     percent = {name: held_out[f'{name}_percent'] for name in nats}
     return [
-        f'held out ({condition}): {runs} runs predicted from the other {held_out["fitted_runs"]}',
+        f'held out ({condition}): {_count_runs(held_out)} predicted from the other '
+        f'{held_out["fitted_runs"]}',
         f'  mean error {nats["mean_absolute"]:.4f} {unit} ({percent["mean_absolute"]:.2f}%), '
         f'bias {nats["bias"]:+.4f} ({percent["bias"]:+.2f}%), '
         f'worst {nats["worst"]:+.4f} ({percent["worst"]:+.2f}%)',
@@ -216,7 +233,7 @@ def _format_held_out_by_posterior(held_out: Result) -> list[str]:
         return []
     return [
         f'  by auto: mean error {auto["mean_absolute_percent"]:.2f}%, bias '
-        f'{auto["bias_percent"]:+.2f}%; {auto["inside"]} of {held_out["runs"]} inside the 95% '
+        f'{auto["bias_percent"]:+.2f}%; {auto["inside"]} of {held_out["rows"]} inside the 95% '
         'intervals'
     ]
 
@@ -286,6 +303,26 @@ def format_power_fit(result: dict[str, Any], over: str) -> list[str]:
         lines.append(f'note: {law.note}')
     if 'forecast' in result:
         lines += ['', *ladder_forecast.describe_forecast(result['forecast'])]
+    return lines
+
+
+def format_broken_fit(result: dict[str, Any], over: str) -> list[str]:
+    """Return the lines for a result of analyze_broken_law over the variable `over`."""
+    law = broken_law.BrokenLaw(**result['law'])
+    residual = np.array(result['residuals']['log_residual'])
+    lines = [
+        *_format_source(result),
+        f'loss = {broken_law.format_law(law, over)}, objective {law.objective:.6e}, '
+        f'{law.starts_reached} of {law.starts} starts reached it',
+        f'residuals: rms {100 * math.sqrt(float(np.mean(residual**2))):.2f}% of the loss',
+        *(f'  {name:12s}{value:#12.5g}' for name, value in law.constants.items()),
+    ]
+    if 'held_out' in result:
+        x, reached, predicted = (result['held_out'][k] for k in ('x', 'reached', 'predicted'))
+        error = 100 * (predicted / reached - 1)
+        lines.append(
+            f'without the largest: {predicted:.4f} at {x:.4g}, reached {reached:.4f}: {error:+.2f}%'
+        )
     return lines
 
 
@@ -492,6 +529,18 @@ def tabulate_backtest(rows: Sequence[Result]) -> tuple[list[str], list[list[str]
         cells.append([row['law'], f'{row["factor"]}x', count, *errors, worst, *intervals])
     headings = ['law', 'compute', 'rollouts', 'median error', 'bias', 'worst']
     return [*headings, 'inside 95%', 'width', 'interval score'], cells
+
+
+def format_curve_scores(rows: Sequence[Result]) -> list[str]:
+    """Return a table of the scores of `curves.summarize_scores`."""
+    cells = []
+    for row in rows:
+        errors = [f'{row[name]:.4f}' for name in ('rms', 'median_rms', 'worst_rms')]
+        shares = [f'{100 * row[name]:.1f}%' for name in ('inside', 'inside_points', 'width')]
+        shares = ['', '', ''] if row['inside'] != row['inside'] else shares
+        cells.append([row['law'], str(row['curves']), *errors, *shares])
+    headings = ['law', 'curves', 'rms log error', 'median', 'worst', 'inside 95%', 'of all points']
+    return format_table([*headings, 'width'], cells)
 
 
 def format_verification(result: Result) -> list[str]:
