@@ -21,8 +21,8 @@ The result is fit.json, with every float at full precision:
     law: the PowerLaw that it chose, with 'fitted_x'.
     both: the two laws fitted to all runs but the largest, each with 'predicted' and
       'relative_error', for comparison; the rule does not use them.
-    baselines: 'no_change' (the lowest loss of the others) and 'line' (in logarithms, through the two
-      largest of them), each with 'predicted' and 'relative_error'.
+    baselines: 'no_change' (the lowest loss of the others) and 'line' (in logarithms, through the
+      two largest of them), each with 'predicted' and 'relative_error'.
     held_out: 'x', 'reached', 'predicted', 'relative_error' ((predicted - reached) / reached),
       'tolerance', 'within' (whether the error is within the tolerance), 'interval' ('low', 'high',
       'level', 'note') and 'inside' (whether the interval contains the loss; None without one).
