@@ -198,7 +198,7 @@ def test_fit_and_forecast_by_a_broken_law(tmp_path, capsys):
         'forecast DATA --law=chinchilla --params=1e11 --tokens=1e12 --draws=10 --ledger=LEDGER',
         'backtest DATA --law=tied',
         'compare DATA DATA --draws=10',
-        'plan --flops=1e22 --runs=DATA --draws=0',
+        'plan --flops=1e22 --runs=DATA --draws=10',
         'verify LEDGER --runs=DATA',
     ],
 )
