@@ -419,7 +419,7 @@ def fit_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def table_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `add_table_arguments` as keyword arguments of runs.read_runs."""
     # A law over N alone is of one token count, which only the ends of runs may have.
-    is_power = getattr(arguments, 'law', '') == 'power'
+    is_power = getattr(arguments, 'law', '') in ('power', 'broken')
     is_over_params = is_power and getattr(arguments, 'over', '') not in ('D', 'C')
     return {
         'columns': arguments.columns,

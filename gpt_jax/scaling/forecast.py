@@ -14,6 +14,7 @@ from gpt_jax.scaling import (
     bootstrap,
     broken_law,
     identifiability,
+    ladder_forecast,
     law_posterior,
     outliers,
     parametric_fit,
@@ -23,7 +24,6 @@ from gpt_jax.scaling import (
 from gpt_jax.scaling.ladder_forecast import LADDER_HUBER_DELTA, choose_law
 from gpt_jax.scaling.runs import SAME_RUN_TOLERANCE, Runs, is_same_run
 
-MIN_REFITS = 10  # that an interval needs
 FORECAST_STARTS = 24  # starts of the search
 
 
@@ -82,7 +82,7 @@ def forecast_run(
             f'{name}: this run is already in the data ({known}); forecast a run before making it'
         )
     if law in ('power', 'broken'):
-        fitted = _fit_along_params(runs, tokens, law, draws, seed)
+        fitted = _fit_along_params(runs, tokens, law)
     else:
         fitted = fit_forecaster(runs, law, draws=draws, seed=seed)
     return predict_run(fitted, params, tokens, law=law, name=name, widening=widening, more=more)
@@ -179,50 +179,31 @@ def _fit_posterior(runs: Runs) -> Forecaster:
     return Forecaster(runs, posterior.describe_constants(), words, predict, posterior)
 
 
-def _fit_along_params(runs: Runs, tokens: float, law: str, draws: int, seed: int) -> Forecaster:
-    """Fit a law over N at one token count: a broken power law or the rule of a ladder."""
+def _fit_along_params(runs: Runs, tokens: float, law: str) -> Forecaster:
+    """Fit a law over N at one token count: a broken power law or the rule of a ladder.
+
+    The interval is that of the posterior, widened to contain the law's forecast.
+    """
     other = np.abs(runs.tokens / tokens - 1) > SAME_RUN_TOLERANCE
     runs = runs.exclude(
         {int(i): f'{runs.tokens[i]:.4g} tokens, not {tokens:.4g}' for i in np.flatnonzero(other)}
     )
-    if np.unique(runs.params).size < 2:
-        raise UserError(
-            f'--law={law}: needs at least two sizes with {tokens:.4g} tokens; this law is for one '
-            'token count'
-        )
+    if not len(runs):
+        raise UserError(f'--law={law}: no run has {tokens:.4g} tokens; it is for one token count')
     runs = outliers.drop_power_law_outliers('N', runs, irreducible=True, delta=LADDER_HUBER_DELTA)
     predict_loss: Any = broken_law.predict_loss if law == 'broken' else power_law.predict_loss
     fit: Any = broken_law.fit_broken_law if law == 'broken' else choose_law
     fitted = fit(runs.params, runs.loss, delta=LADDER_HUBER_DELTA)
-    least = broken_law.MIN_SIZES if law == 'broken' else 2
-    resamples, resampled = bootstrap.draw_resamples(runs, draws, seed)
-    refits = []
-    for weights in resamples.astype(int):
-        if np.unique(runs.params[weights > 0]).size >= least:
-            n, loss = np.repeat(runs.params, weights), np.repeat(runs.loss, weights)
-            refits.append(fit(n, loss, delta=LADDER_HUBER_DELTA, tries=2))
-    is_fitted = runs.params >= np.sort(runs.params)[-fitted.points]
-    residual = np.log(runs.loss) - np.log(predict_loss(fitted, runs.params))
+    posterior = ladder_forecast.fit_posterior_over(runs.params, runs.loss)
 
     def predict(params: float, tokens: float, **more: float) -> tuple[float, float, float]:
         del tokens, more
-        drawn = np.array([float(predict_loss(refit, params)) for refit in refits])
         loss = float(predict_loss(fitted, params))
-        return loss, *_compute_ends(drawn, residual[is_fitted], seed)
+        low, high = ladder_forecast.predict_interval(posterior, params)
+        return loss, min(low, loss), max(high, loss)
 
-    if len(refits) < MIN_REFITS:
-        raise UserError(
-            f'--law={law}: {len(refits)} of {draws} resamples have the {least} sizes that the law '
-            'needs; give more runs, or use --law=auto'
-        )
+    words = 'posterior of a law over one variable, of the error of its form, and of the noise'
     if law == 'broken':
-        return Forecaster(runs, fitted.constants, f'{resampled}; and the residuals', predict)
+        return Forecaster(runs, fitted.constants, words, predict)
     constants = {'E': fitted.irreducible, 'A': fitted.amplitude, 'alpha': fitted.exponent}
-    return Forecaster(runs, constants, f'{resampled}; and the residuals', predict)
-
-
-def _compute_ends(predicted: np.ndarray, residual: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the ends of the interval of drawn predictions, each with a drawn residual."""
-    scatter = np.random.default_rng(seed).choice(residual, size=predicted.size)
-    interval = bootstrap.compute_interval(predicted * np.exp(scatter), '')
-    return interval.low, interval.high
+    return Forecaster(runs, constants, words, predict)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from gpt_jax.scaling.runs import Runs
+from gpt_jax.scaling.runs import MIN_NOISE_FREEDOM, Runs
 
 REJECTED = 0.01  # probability of such a ratio, or a larger one, if the law is true
 
@@ -25,14 +25,14 @@ def test_lack_of_fit(runs: Runs, residual: np.ndarray, constants: int) -> dict[s
 
     Returns:
       chi_square_per_dof, degrees_of_freedom (of the configurations), noise_sd (of log loss) and
-      noise_degrees_of_freedom, p_value, rejected. None if there are no seeds, or no more
-      configurations than constants.
+      noise_degrees_of_freedom, p_value, rejected. None with too few seeds to tell the noise, or no
+      more configurations than constants.
     """
     keys = np.stack([runs.clusters, runs.tokens], axis=1)
     labels, counts = np.unique(keys, axis=0, return_inverse=True, return_counts=True)[1:]
     labels = labels.reshape(-1)
     freedom, noise_freedom = len(counts) - constants, len(runs) - len(counts)
-    if noise_freedom < 1 or freedom < 1:
+    if noise_freedom < MIN_NOISE_FREEDOM or freedom < 1:
         return None
     means = np.bincount(labels, residual) / counts
     noise = float(((residual - means[labels]) ** 2).sum()) / noise_freedom

@@ -190,15 +190,13 @@ def _predict_band(
 ) -> tuple[dict[str, list[float]], str]:
     """Return the interval of a run along x, up to the largest; empty, with a note, if too few."""
     band: dict[str, list[float]] = {'x': [], 'low': [], 'high': []}
-    log_d = np.full(len(x), np.log(ONE_LENGTH))
     try:
-        posterior = law_posterior.fit_posterior(LogData(np.log(x), log_d, log_d, np.log(loss)))
+        posterior = fit_posterior_over(x, loss)
     except UserError:
         least = f'{law_posterior.MIN_RUNS} runs of {law_posterior.MIN_SIZES} sizes'
         return band, f'no interval: too few sizes, {least} are the least'
-    tail = (1 - CONFIDENCE_LEVEL) / 2
     for size in np.geomspace(x.min(), largest, points):
-        low, high = posterior.predict(size, ONE_LENGTH).compute_quantiles(tail, 1 - tail)
+        low, high = predict_interval(posterior, size)
         band['x'].append(float(size))
         band['low'].append(low)
         band['high'].append(high)
@@ -206,6 +204,23 @@ def _predict_band(
     band['low'][-1] = min(band['low'][-1], predicted)
     band['high'][-1] = max(band['high'][-1], predicted)
     return band, ''
+
+
+def fit_posterior_over(x: np.ndarray, loss: np.ndarray) -> law_posterior.LawPosterior:
+    """Fit the posterior to runs of one variable, as sizes with one number of tokens.
+
+    Raises:
+      UserError: there are too few runs or sizes.
+    """
+    log_d = np.full(len(x), np.log(ONE_LENGTH))
+    return law_posterior.fit_posterior(LogData(np.log(x), log_d, log_d, np.log(loss)))
+
+
+def predict_interval(posterior: law_posterior.LawPosterior, x: float) -> tuple[float, float]:
+    """Return the ends of the interval of a run at x, by the result of `fit_posterior_over`."""
+    tail = (1 - CONFIDENCE_LEVEL) / 2
+    low, high = posterior.predict(x, ONE_LENGTH).compute_quantiles(tail, 1 - tail)
+    return low, high
 
 
 def describe_forecast(fit: dict[str, Any]) -> list[str]:

@@ -268,8 +268,7 @@ def fit_posterior(data: LogData, clusters: np.ndarray | None = None) -> LawPoste
         noise = np.eye(len(rows)) + RUN_SHARE * ((labels[:, None] == labels) - np.eye(len(rows)))
     if len(log_loss) < MIN_RUNS or np.unique(points, axis=0).shape[0] < MIN_SIZES:
         raise UserError(
-            f'--law=auto: needs at least {MIN_RUNS} runs of {MIN_SIZES} sizes or lengths, got '
-            f'{len(log_loss)}'
+            f'needs at least {MIN_RUNS} runs of {MIN_SIZES} sizes or lengths, got {len(log_loss)}'
         )
     centre = _find_centre(points)
     points = points - centre

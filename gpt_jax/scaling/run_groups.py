@@ -86,11 +86,14 @@ def group_rows(rows: list[Row], sizes: np.ndarray, *, are_runs: bool = False) ->
     last_tokens = np.zeros(runs.max(initial=-1) + 1)
     np.maximum.at(last_tokens, runs, tokens)
     is_last = tokens == last_tokens[runs]
-    names = find_varying(rows, is_setting)
+    ends = np.flatnonzero(is_last)
+    _, label, counts = np.unique(sizes[ends], axis=0, return_inverse=True, return_counts=True)
+    is_shared = counts[label.reshape(-1)] > 1  # others need no setting to be told apart
+    names = find_varying(rows, is_setting) if is_shared.any() else []
     settings: dict[int, tuple[Hashable, ...]] = {}  # of the last row of each run
-    all_settings, all_sizes = list_settings(rows, names), sizes.tolist()
-    for index in np.flatnonzero(is_last).tolist():
-        settings.setdefault(int(runs[index]), (*all_sizes[index], *all_settings[index]))
+    for index, shared in zip(ends.tolist(), is_shared.tolist(), strict=True):
+        setting = list_settings([rows[index]], names)[0] if shared else ()
+        settings.setdefault(int(runs[index]), (*sizes[index].tolist(), *setting))
     order = {setting: label for label, setting in enumerate(sorted(set(settings.values())))}
     clusters = np.array([order[settings[run]] for run in runs.tolist()], int)
     return RunGroups(runs, clusters, is_last, evidence if len(last_tokens) < len(rows) else '')
@@ -156,6 +159,10 @@ def _find_run_keys(rows: list[Row], sizes: np.ndarray) -> tuple[list[Hashable], 
     """Return a key for each row, equal for rows of one run, and how that is known."""
     columns = list_names(rows)
     words = {name: last_word(name) for name in columns}
+    column = _find_run_column(rows, words)
+    names = [STEP_SUFFIX.sub('', str(row.get(column))) if column else '' for row in rows]
+    if len(set(names)) == len(rows):
+        return list(range(len(rows))), ''
     steps = [name for name in columns if name.lower() in STEP_COLUMNS]
     # What a run has only one of. A learning rate beside a step is that of the step.
     lengths = [name for name, word in words.items() if LENGTH_COLUMNS.fullmatch(word)]
@@ -169,8 +176,6 @@ def _find_run_keys(rows: list[Row], sizes: np.ndarray) -> tuple[list[Hashable], 
         if not (steps and words[name] in ('lr', 'learning_rate'))
     ]
     fixed += [name for name, word in words.items() if word == 'seed']
-    column = _find_run_column(rows, words)
-    names = [STEP_SUFFIX.sub('', str(row.get(column))) if column else '' for row in rows]
     keys: list[Hashable] = [
         (name, size, *setting)
         for name, size, setting in zip(

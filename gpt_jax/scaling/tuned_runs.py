@@ -33,6 +33,8 @@ def find_untuned(rows: list[Row], sizes: np.ndarray, loss: np.ndarray) -> dict[i
     Returns:
       {index of the run: the reason}.
     """
+    if len(np.unique(sizes, axis=0)) == len(rows):
+        return {}
     names = find_varying(rows, is_hyperparameter)
     if not names:
         return {}
