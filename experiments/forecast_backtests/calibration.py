@@ -131,15 +131,16 @@ def describe_combination(combination: Combination) -> str:
     return ', '.join(f'{name} {value:g}' for name, value in zip(NUMBERS, combination, strict=True))
 
 
-def leave_sources_out(targets: list[Target]) -> None:
+def leave_sources_out(targets: list[Target], present: Combination) -> None:
     """Print what the numbers would be without each source, and the scores of all left-out sets."""
     sets = [target.set for target in targets]
     sources = {name: source for name, source in find_sources().items() if name in sets}
     made = forecast_targets(targets)
     scores = {combination: score_sets(rows, sets) for combination, rows in made.items()}
     best = choose_combination(scores, set(sets))
-    print(f'all sources: {describe_combination(best)}')
-    print(describe(made[best], sets))
+    for label, combination in (('now', present), ('all sources', best)):
+        print(f'{label}: {describe_combination(combination)}')
+        print(describe(made[combination], sets))
     left_out: list[Rollout | None] = [None] * len(targets)
     for source in dict.fromkeys(sources.values()):
         chosen = choose_combination(scores, {n for n in sources if sources[n] != source})
@@ -162,7 +163,8 @@ if __name__ == '__main__':
     )
     parser.add_argument('files', nargs='+', metavar='FILE.csv', help='sets of runs of README.md')
     flags = parser.parse_args()
+    present = tuple(getattr(law_posterior, constant) for constant in NUMBERS)
     for constant, value in zip(NUMBERS, NEUTRAL, strict=True):
         setattr(law_posterior, constant, value)
     law_posterior.GRID = GRID_POINTS
-    leave_sources_out(predict_targets(flags.files))
+    leave_sources_out(predict_targets(flags.files), present)
