@@ -70,14 +70,13 @@ def measure_next_rung(
     draw = worlds.draw_runs(design, truth, noise=noise, replicate=replicate)
     try:
         result = ladder_forecast.leave_largest_out(
-            np.append(made.params, made.target[0]),
-            np.append(draw.columns['loss'], draw.reached),
-            draws=DRAWS,
-            seed=replicate,
+            np.append(made.params, made.target[0]), np.append(draw.columns['loss'], draw.reached)
         )['held_out']
     except UserError as reason:
         return {'next rung': str(reason)}
     ends = result['interval']
+    if ends['note']:
+        return {'next rung': ends['note']}
     return {
         'next rung': _make_interval(ends['low'], ends['high'], result['predicted'], draw.reached)
     }

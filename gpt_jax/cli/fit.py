@@ -71,7 +71,10 @@ def _fit(runs: 'Runs', arguments: argparse.Namespace) -> tuple[dict[str, Any], l
             if getattr(arguments, name):
                 raise UserError(f'--{name}: not with --law=broken')
         result = analysis.analyze_broken_law(
-            runs, arguments.over, delta=arguments.delta, keep_outliers=arguments.keep_outliers
+            runs,
+            arguments.over,
+            delta=arguments.delta or HUBER_DELTA,
+            keep_outliers=arguments.keep_outliers,
         )
         return result, terminal.format_broken_fit(result, arguments.over)
     if arguments.law == 'power':

@@ -72,7 +72,7 @@ class Fit(NamedTuple):
     log_evidence: float
 
 
-class Member(NamedTuple):
+class CurveMember(NamedTuple):
     """One combination of law, length scale, growth and noise ratio, fitted to the points.
 
     Attributes:
@@ -101,7 +101,7 @@ class CurvePosterior(NamedTuple):
       lowest: the lowest log loss.
     """
 
-    members: list[Member]
+    members: list[CurveMember]
     weights: np.ndarray
     z: np.ndarray
     centre: float
@@ -115,7 +115,7 @@ class CurvePosterior(NamedTuple):
         sds = np.sqrt(SD_FACTOR**2 * np.array(variances) + (DRIFT_SD * beyond) ** 2)
         return Prediction(np.array(means), sds, self.weights)
 
-    def _predict(self, member: Member, z: np.ndarray) -> tuple[float, float]:
+    def _predict(self, member: CurveMember, z: np.ndarray) -> tuple[float, float]:
         fit = member.fit
         law, gradient = predict_curve(fit.theta, z)
         factor = math.exp(member.growth * max(float(law[0]) - self.lowest, 0.0))
@@ -174,7 +174,9 @@ def fit_curve_posterior(x: np.ndarray, loss: np.ndarray) -> CurvePosterior:
                 cholesky = np.linalg.cholesky(covariance)
                 fit = _fit_law(theta, z, log_loss, cholesky, prior)
                 theta = fit.theta
-                members.append(Member(length_scale, growth, noise_ratio, factor, cholesky, fit))
+                members.append(
+                    CurveMember(length_scale, growth, noise_ratio, factor, cholesky, fit)
+                )
     evidence = np.array([member.fit.log_evidence for member in members])
     weights = np.exp((evidence - evidence.max()) / TEMPERATURE)
     return CurvePosterior(members, weights / weights.sum(), z, centre, lowest)

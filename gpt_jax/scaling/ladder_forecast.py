@@ -19,14 +19,18 @@ The result is fit.json, with every float at full precision:
     x, loss: all runs, by size.
     rule: the rule in words.
     law: the PowerLaw that it chose, with 'fitted_x'.
-    exponent, irreducible: intervals of these constants.
     both: the two laws fitted to all runs but the largest, each with 'predicted' and
       'relative_error', for comparison; the rule does not use them.
+    baselines: 'no_change' (the lowest loss of the others) and 'line' (in logarithms, through the
+      two largest of them), each with 'predicted' and 'relative_error'.
     held_out: 'x', 'reached', 'predicted', 'relative_error' ((predicted - reached) / reached),
-      'tolerance', 'within' (whether the error is within the tolerance) and 'interval' (of the
-      prediction).
-    intervals_mean: how reliable the intervals are, in words.
-    band: 'x', 'low', 'high': the interval of the law along x.
+      'tolerance', 'within' (whether the error is within the tolerance), 'interval' ('low', 'high',
+      'level', 'note') and 'inside' (whether the interval contains the loss; None without one).
+    band: 'x', 'low', 'high': the interval of a run of size x.
+
+The interval is that of the posterior of law_posterior.py, which contains the error of the law's
+form and the noise of a run; four runs of three sizes are the least that it takes. It is widened to
+contain the forecast of the rule, which is the more accurate of the two on ladders.
     falls_strictly: whether the mean loss of each size is below that of the size before.
     rises_at: the sizes where it is not.
 """
@@ -37,7 +41,9 @@ from typing import Any
 import numpy as np
 
 from gpt_jax.core.errors import UserError
-from gpt_jax.scaling import bootstrap, power_law
+from gpt_jax.scaling import law_posterior, power_law
+from gpt_jax.scaling.bootstrap import CONFIDENCE_LEVEL
+from gpt_jax.scaling.law_forms import LogData
 
 FORECAST_TOLERANCE = 0.02
 MIN_SIZES = 3  # two to fit, one to forecast
@@ -47,13 +53,8 @@ BEND_SIZES, STRAIGHT_SIZES = 4, 3
 # spaced runs, for which a sum of absolute residuals is flat at its minimum. Differences between
 # seeds (under 1%) count quadratically, a failed run linearly.
 LADDER_HUBER_DELTA = 0.02
-INTERVAL_CAVEAT = (
-    'the spread over the choice of runs; it leaves out the error of the form of the law, which is '
-    'larger: on simulated ladders of 6 to 8 sizes the 95% interval contained the reached loss '
-    'about half the time'
-)
 BAND_POINTS = 64
-DRAWS = 400
+ONE_LENGTH = 1e9  # tokens: any number, since all sizes have the same
 LAW_RULE = (
     f'if log loss over log x bends upward over the {BEND_SIZES} largest fitted sizes: the law '
     f'with E through these; else the power law without E through the {STRAIGHT_SIZES} largest'
@@ -95,13 +96,7 @@ def log_log_curvature(x: np.ndarray, loss: np.ndarray) -> float:
 
 
 def leave_largest_out(
-    x: Any,
-    loss: Any,
-    *,
-    draws: int = DRAWS,
-    seed: int = 0,
-    tolerance: float = FORECAST_TOLERANCE,
-    delta: float = LADDER_HUBER_DELTA,
+    x: Any, loss: Any, *, tolerance: float = FORECAST_TOLERANCE, delta: float = LADDER_HUBER_DELTA
 ) -> dict[str, Any]:
     """Fit all runs but the largest, forecast the largest, and compare.
 
@@ -111,8 +106,6 @@ def leave_largest_out(
     Args:
       x: the scaled variable, [runs].
       loss: the loss reached, [runs].
-      draws: number of bootstrap resamples.
-      seed: seed of the random numbers.
       tolerance: relative error up to which 'within' is true.
       delta: residual at which the Huber loss turns from quadratic to linear.
 
@@ -141,26 +134,27 @@ def leave_largest_out(
         both[name] = dataclasses.asdict(fitted) | _compare(fitted, largest, reached)
     means = np.array([loss[x == size].mean() for size in sizes])
     rises = sizes[1:][np.diff(means) >= 0]
-    spread = _bootstrap(fitted_x, fitted_loss, largest, draws=draws, seed=seed, delta=delta)
     comparison = _compare(law, largest, reached)
+    band, note = _predict_band(law, fitted_x, fitted_loss, largest)
+    low, high = (band[end][-1] if band['x'] else None for end in ('low', 'high'))
+    inside = None if low is None or high is None else low <= float(reached.mean()) <= high
     return {
         'x': x.tolist(),
         'loss': loss.tolist(),
         'rule': LAW_RULE,
-        'intervals_mean': INTERVAL_CAVEAT,
         'law': dataclasses.asdict(law) | {'fitted_x': fitted_x[-law.points :].tolist()},
-        'exponent': spread['exponent'],
-        'irreducible': spread['irreducible'],
         'both': both,
+        'baselines': _compute_baselines(fitted_x, fitted_loss, largest, float(reached.mean())),
         'held_out': {
             'x': largest,
             'reached': float(reached.mean()),
             **comparison,
             'tolerance': tolerance,
             'within': abs(comparison['relative_error']) <= tolerance,
-            'interval': spread['predicted'],
+            'interval': {'low': low, 'high': high, 'level': CONFIDENCE_LEVEL, 'note': note},
+            'inside': inside,
         },
-        'band': spread['band'],
+        'band': band,
         'falls_strictly': rises.size == 0,
         'rises_at': rises.tolist(),
     }
@@ -172,50 +166,64 @@ def _compare(law: power_law.PowerLaw, largest: float, reached: np.ndarray) -> di
     return {'predicted': predicted, 'relative_error': (predicted - mean) / mean}
 
 
-def _bootstrap(
-    x: np.ndarray, loss: np.ndarray, largest: float, *, draws: int, seed: int, delta: float
-) -> dict[str, Any]:
-    """Compute intervals from resamples, applying the whole rule to each, choice included."""
-    # Enough sizes for the rule, but fewer than there are, so that resamples can differ.
-    sizes = max(2, min(BEND_SIZES, np.unique(x).size - 1))
-    grid = np.geomspace(x.min(), largest, BAND_POINTS)
-
-    def evaluate(x: np.ndarray, loss: np.ndarray) -> np.ndarray:
-        law = choose_law(x, loss, delta=delta, tries=2)
-        return np.concatenate([[law.exponent, law.irreducible], power_law.predict_loss(law, grid)])
-
-    values = bootstrap.bootstrap_statistic(x, loss, evaluate, draws=draws, seed=seed, sizes=sizes)
-    exponent, irreducible, *along_grid = (
-        bootstrap.summarize_draws(column, runs=x.size, seed=seed, sizes=sizes)
-        for column in values.T
-    )
+def _compute_baselines(
+    x: np.ndarray, loss: np.ndarray, largest: float, reached: float
+) -> dict[str, dict[str, float]]:
+    """Return what no change and a line through the two largest sizes predict."""
+    (x0, x1), means = np.unique(x)[-2:], [loss[x == size].mean() for size in np.unique(x)[-2:]]
+    slope = np.log(means[1] / means[0]) / np.log(x1 / x0)
+    predicted = {'no_change': float(loss.min()), 'line': float(means[1] * (largest / x1) ** slope)}
     return {
-        'exponent': exponent,
-        'irreducible': irreducible,
-        'predicted': along_grid[-1],
-        'band': {
-            'x': grid.tolist(),
-            'low': [interval['low'] for interval in along_grid],
-            'high': [interval['high'] for interval in along_grid],
-        },
+        name: {'predicted': value, 'relative_error': (value - reached) / reached}
+        for name, value in predicted.items()
     }
+
+
+def _predict_band(
+    law: power_law.PowerLaw, x: np.ndarray, loss: np.ndarray, largest: float
+) -> tuple[dict[str, list[float]], str]:
+    """Return the interval of a run along x, up to the largest; empty, with a note, if too few."""
+    band: dict[str, list[float]] = {'x': [], 'low': [], 'high': []}
+    log_d = np.full(len(x), np.log(ONE_LENGTH))
+    try:
+        posterior = law_posterior.fit_posterior(LogData(np.log(x), log_d, log_d, np.log(loss)))
+    except UserError:
+        least = f'{law_posterior.MIN_RUNS} runs of {law_posterior.MIN_SIZES} sizes'
+        return band, f'no interval: too few sizes, {least} are the least'
+    tail = (1 - CONFIDENCE_LEVEL) / 2
+    for size in np.geomspace(x.min(), largest, BAND_POINTS):
+        low, high = posterior.predict(size, ONE_LENGTH).compute_quantiles(tail, 1 - tail)
+        band['x'].append(float(size))
+        band['low'].append(low)
+        band['high'].append(high)
+    predicted = float(power_law.predict_loss(law, largest))
+    band['low'][-1] = min(band['low'][-1], predicted)
+    band['high'][-1] = max(band['high'][-1], predicted)
+    return band, ''
 
 
 def describe_forecast(fit: dict[str, Any]) -> list[str]:
     """Describe the result of `leave_largest_out` in lines for the user."""
-    law, held_out, exponent = power_law.law_from_dict(fit['law']), fit['held_out'], fit['exponent']
+    law, held_out = power_law.law_from_dict(fit['law']), fit['held_out']
     interval = held_out['interval']
-    confidence = f'{100 * exponent["level"]:g}% bootstrap over {exponent["runs"]} runs'
     formula = power_law.format_law(law, variable_letter(fit))
-    within = 'within' if held_out['within'] else 'outside'
+    within = 'within' if held_out['within'] else 'MISSED: outside'
+    ends = interval['note']
+    if not ends:
+        side = 'inside' if held_out['inside'] else 'OUTSIDE'
+        ends = (
+            f'{100 * interval["level"]:g}% interval from {interval["low"]:.4f} to '
+            f'{interval["high"]:.4f}, reached {side} of it'
+        )
+    errors = {name: 100 * base['relative_error'] for name, base in fit['baselines'].items()}
     lines = [
         f'law without the largest: loss = {formula}, through the {law.points} largest of the '
         'other runs',
-        f'exponent {law.exponent:.3f}, from {exponent["low"]:.3f} to {exponent["high"]:.3f} '
-        f'({interval["note"] or confidence})',
-        f'forecast at {held_out["x"]:,.0f}: {held_out["predicted"]:.4f}, from '
-        f'{interval["low"]:.4f} to {interval["high"]:.4f}; reached {held_out["reached"]:.4f}: '
-        f'{100 * held_out["relative_error"]:+.2f}%, {within} {100 * held_out["tolerance"]:g}%',
+        f'forecast at {held_out["x"]:,.0f}: {held_out["predicted"]:.4f}, reached '
+        f'{held_out["reached"]:.4f}: {100 * held_out["relative_error"]:+.2f}%, {within} '
+        f'{100 * held_out["tolerance"]:g}%; {ends}',
+        f'baselines: no change {errors["no_change"]:+.2f}%, a line through the last two sizes '
+        f'{errors["line"]:+.2f}%',
     ]
     if law.note:
         lines.append(f'note: {law.note}')

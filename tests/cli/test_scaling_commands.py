@@ -188,7 +188,9 @@ def test_fit_and_forecast_by_a_broken_law(tmp_path, capsys):
     assert 'without the largest' in out
     assert out.rstrip().endswith('+0.00%') or out.rstrip().endswith('-0.00%')
     refused(['fit', data, '--law=broken', '--plots=x'], '--plots: not with --law=broken', capsys)
-    refused(['fit', data, '--law=farseer', '--at_flops=1e20'], 'only chinchilla, tied', capsys)
+    refused(
+        ['fit', data, '--law=farseer', '--at_flops=1e20'], 'only auto, chinchilla, tied', capsys
+    )
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,7 @@ def test_fit_and_forecast_by_a_broken_law(tmp_path, capsys):
         'forecast DATA --law=chinchilla --params=1e11 --tokens=1e12 --draws=10 --ledger=LEDGER',
         'backtest DATA --law=tied',
         'compare DATA DATA --draws=10',
-        'plan --flops=1e22 --runs=DATA --draws=0',
+        'plan --flops=1e22 --runs=DATA --draws=20',
         'verify LEDGER --runs=DATA',
     ],
 )

@@ -120,6 +120,25 @@ def test_repeated_law_is_recovered(given):
     assert fitted.constants['alpha'] == pytest.approx(truth['alpha'], rel=0.01)
 
 
+def test_runs_of_many_epochs_off_the_law_do_not_bend_the_base_law():
+    plain = synthetic.grid(4, 4, noise=0.003)
+    n, unique = np.tile(np.geomspace(1e7, 1e9, 8), 6), np.repeat(np.geomspace(2e8, 2e9, 6), 8)
+    worse = synthetic.loss(n, 20 * unique) * (n / 1e7) ** 0.04
+    fitted = parametric_fit.fit_parametric_law(
+        'repeated',
+        parametric_fit.to_log_data(
+            synthetic.runs(
+                np.append(plain.params, n),
+                np.append(plain.tokens, 300 * unique),
+                np.append(plain.loss, worse),
+                unique_tokens=np.append(plain.tokens, unique),
+            )
+        ),
+    )
+    loss = fitted.predict(1e11, 1e13)
+    assert loss == pytest.approx(synthetic.loss(1e11, 1e13), rel=0.02)
+
+
 def test_too_few_runs_are_rejected():
     with pytest.raises(UserError, match='cannot determine 5 constants'):
         parametric_fit.fit_parametric_law(

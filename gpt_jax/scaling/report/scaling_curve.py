@@ -27,6 +27,7 @@ from gpt_jax.scaling.report.figure_style import (
     set_ticks,
 )
 
+CURVE_POINTS = 64
 MARGIN = 1.5  # factor by which the x axis extends beyond the runs
 
 
@@ -107,9 +108,9 @@ def make_forecast_title(fit: dict[str, Any]) -> str:
 
 def _draw_law(axes: Axes, fit: dict[str, Any]) -> None:
     letter = ladder_forecast.variable_letter(fit)
-    grid = np.asarray(fit['band']['x'])
+    grid = np.geomspace(min(fit['x']), fit['held_out']['x'], CURVE_POINTS)
     inside = grid >= min(fit['law']['fitted_x']) * (1 - 1e-9)
-    _draw_band(axes, fit, inside)
+    _draw_band(axes, fit)
     power = power_law.law_from_dict(fit['both']['power'])
     label = f'all but the largest: {_format_law(power, letter)}'
     predicted = power_law.predict_loss(power, grid)
@@ -122,15 +123,18 @@ def _draw_law(axes: Axes, fit: dict[str, Any]) -> None:
     axes.plot(x, predicted, 'x', color=LAW_COLOR, ms=8, mew=2, zorder=4, label='forecast')
 
 
-def _draw_band(axes: Axes, fit: dict[str, Any], inside: np.ndarray) -> None:
-    """Draw the bootstrap band; none for too few runs, for which it would be meaningless."""
+def _draw_band(axes: Axes, fit: dict[str, Any]) -> None:
+    """Draw the interval of a run along x; none for too few runs."""
     band, interval = fit['band'], fit['held_out']['interval']
     if interval['note']:
-        axes.plot([], [], ' ', label=f'no band: {interval["runs"]} runs are too few')
+        axes.plot([], [], ' ', label='no band: too few sizes')
         return
-    label = f'{100 * interval["level"]:g}% bootstrap over {interval["runs"]} runs'
-    x, low, high = (np.asarray(band[name])[inside] for name in ('x', 'low', 'high'))
-    axes.fill_between(x, low, high, color=LAW_COLOR, alpha=0.18, lw=0, label=label)
+    x, low, high = (np.asarray(band[name]) for name in ('x', 'low', 'high'))
+    shown = x >= min(fit['law']['fitted_x']) * (1 - 1e-9)
+    label = f'{100 * interval["level"]:g}% interval of a run'
+    axes.fill_between(
+        x[shown], low[shown], high[shown], color=LAW_COLOR, alpha=0.18, lw=0, label=label
+    )
 
 
 def _format_law(law: power_law.PowerLaw, letter: str) -> str:
@@ -185,7 +189,8 @@ def _set_loss_axis(axes: Axes, fit: dict[str, Any], loss: np.ndarray) -> None:
     low, high = float(min(loss.min(), fit['held_out']['predicted'])), float(loss.max())
     irreducible = fit['law']['irreducible']
     if irreducible > 0 and 0 < low - irreducible < 0.25 * (high - low):
-        label = f'irreducible loss {irreducible:.3f}'
+        held = {'N': ' at these tokens', 'D': ' at this size'}
+        label = f'floor{held.get(ladder_forecast.variable_letter(fit), "")}: {irreducible:.3f}'
         axes.axhline(irreducible, color=MUTED_COLOR, ls=':', lw=1.2, label=label)
         low = irreducible
     margin = 0.1 * math.log(high / low) if high > low else 0.1
