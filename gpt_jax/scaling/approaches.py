@@ -96,6 +96,7 @@ def _fit_envelope(inputs: _Inputs) -> _Outcome:
         'envelope': [int(i) for i in envelope.find_envelope(inputs.runs)],
         'budgets': np.exp(fitted.log_flops).tolist(),
         'between_runs': fitted.between_runs,
+        'no_interval': '' if drawn else 'no interval: three points leave one degree of freedom',
         'budgets_left_out': fitted.left_out,
     }
     words = "the points of the line, by Student's t of their scatter and the steps between sizes"
@@ -127,6 +128,8 @@ def _fit_minima(inputs: _Inputs) -> _Outcome:
         },
     }
     drawn = isoflop.draw_split_lines(curves, minima, inputs.cost, MINIMA_DRAWS, inputs.seed)
+    if not drawn:
+        extra['no_interval'] = 'no interval: the curves leave no degrees of freedom for the noise'
     return _Outcome(split, drawn, resampled, extra)
 
 

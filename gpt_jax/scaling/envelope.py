@@ -19,6 +19,7 @@ from gpt_jax.scaling.runs import Runs
 
 BINS_PER_DECADE = 8  # of compute
 MIN_POINTS = 3  # for the line
+MIN_FREEDOM = 2  # for an interval: with one degree of freedom, it excludes nothing
 GRID_POINTS = 2000  # of compute, to find crossings
 
 
@@ -99,15 +100,17 @@ def fit_envelope(runs: Runs, cost: ComputeCost) -> EnvelopeFit:
 def draw_envelope_lines(
     fitted: EnvelopeFit, cost: ComputeCost, draws: int, seed: int
 ) -> list[ComputeSplit]:
-    """Draw lines from the uncertainty of the fit, as Student's t.
+    """Draw lines from the uncertainty of the fit, as Student's t; [] from three points.
 
-    The variance of a point is that about the line; the resolution of the sizes, the variance of a
-    uniform distribution over a step, counts as one further point.
+    The variance of a point is that about the line, for which the variance of a uniform distribution
+    over a step between sizes counts as one more point: few points can be on a line by chance.
     """
     x, y = fitted.log_flops, fitted.log_params
     predicted = np.log(fitted.split.n_coefficient) + fitted.split.a * x
-    freedom = len(x) - 2 + 1
-    variance = (float(((y - predicted) ** 2).sum()) + fitted.step**2 / 12) / freedom
+    freedom = len(x) - 2
+    if freedom < MIN_FREEDOM:
+        return []
+    variance = (float(((y - predicted) ** 2).sum()) + fitted.step**2 / 12) / (freedom + 1)
     random = np.random.default_rng(seed)
     scales = np.sqrt(variance * freedom / random.chisquare(freedom, draws))
     noise = random.standard_normal((draws, len(x)))

@@ -27,7 +27,7 @@ MIN_SIZES_PER_CURVE = 4  # three determine a parabola, with none left to judge t
 WINDOW = 6**0.5  # a curve is fitted to the sizes within this factor of the lowest
 MIN_NOISE = 1e-6  # of log loss: losses are not recorded more precisely
 DRAWS = 1000  # draws of the loss noise per curve (Porian et al. 2024)
-AKIMA_POINTS = 1001
+AKIMA_POINTS = 4001
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,7 +194,6 @@ def test_one_rerun_does_not_set_the_noise():
     row = np.append(np.arange(25), 12)  # one run twice, with nearly the same loss
     again = dataclasses.replace(runs.take(row), loss=np.append(runs.loss, runs.loss[12] * 1.00001))
     alone, with_rerun = isoflop.fit_curves(runs), isoflop.fit_curves(again)
-    assert with_rerun.freedom == alone.freedom + 1
     assert with_rerun.noise > 0.8 * alone.noise
 
 

@@ -252,6 +252,8 @@ def _format_split(title: str, split: Result) -> list[str]:
             '    fewer than two budgets have enough sizes, by these FLOPs: curves are interpolated '
             'between the runs of each size'
         )
+    if split.get('no_interval'):
+        lines.append(f'    {split["no_interval"]}')
     if split.get('between_runs'):
         lines.append(
             '    where the curves of two sizes cross, interpolated between the runs of each size'
