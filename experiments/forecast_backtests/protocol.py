@@ -1,6 +1,7 @@
 """Forecasts of real runs: fit those with little compute, predict those with the most.
 
 python experiments/forecast_backtests/protocol.py FILE.csv ... --output=results.jsonl
+python experiments/forecast_backtests/protocol.py FILE.csv ... --peer_python=PATH
 python experiments/forecast_backtests/protocol.py                     draws the committed results
 
 Each file is one set of runs, with the columns params, tokens, loss and flops. For f = 10, 30 and
@@ -9,6 +10,9 @@ Each file is one set of runs, with the columns params, tokens, loss and flops. F
 error, the intervals that contain the loss, their mean width and the mean interval score (the width
 plus 40 times the distance of a loss outside), in percent of the loss; --output receives every
 forecast, and the figure forecast_backtests.png beside it.
+
+With --peer_python, the forecasts of simple-scaling-laws (experiments/forecast_coverage/peer.py) are
+made for the same fits and targets; they replace those in --output, and the others are kept.
 """
 
 import argparse
@@ -22,6 +26,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from experiments.forecast_coverage import simulate
 from gpt_jax.core import files
 from gpt_jax.core.errors import UserError
 from gpt_jax.scaling import rollouts
@@ -38,17 +43,29 @@ HERE = Path(__file__).parent
 FACTORS = (10, 30, 100)
 NEAR_LARGEST, MAX_TARGETS, MIN_RUNS = 1.6, 12, 6
 LAWS = ('auto', 'chinchilla')
+PEER = simulate.PEER
 Row = dict[str, Any]
 
 
-def forecast_set(runs: Runs, law: str, factor: int) -> list[Rollout]:
-    """Forecast the largest runs of a set from those with at most 1/factor of their compute."""
+def split_runs(runs: Runs, factor: int) -> tuple[Runs, np.ndarray]:
+    """Return the runs to fit, none of which has more than 1/factor of the compute, and the targets.
+
+    Without MIN_RUNS to fit, both are empty.
+    """
     largest = runs.flops.max()
     fitted = runs.take(runs.flops <= largest / factor)
     targets = np.flatnonzero(runs.flops >= largest / NEAR_LARGEST)
     if len(targets) > MAX_TARGETS:
         targets = np.sort(np.random.default_rng(0).choice(targets, MAX_TARGETS, replace=False))
     if len(fitted) < MIN_RUNS:
+        return runs.take(np.zeros(len(runs), bool)), targets[:0]
+    return fitted, targets
+
+
+def forecast_set(runs: Runs, law: str, factor: int) -> list[Rollout]:
+    """Forecast the largest runs of a set from those with at most 1/factor of their compute."""
+    fitted, targets = split_runs(runs, factor)
+    if not len(targets):
         return []
     forecast = rollouts.make_forecast(fitted, law, seed=0)
     origin = float(fitted.flops.max())
@@ -72,13 +89,50 @@ def measure_files(paths: list[str]) -> list[Row]:
     return rows
 
 
+def measure_peer(paths: list[str], python: str) -> list[Row]:
+    """Return every forecast of every file by simple-scaling-laws, with the median of its draws."""
+    rows = []
+    for path in paths:
+        runs = read_runs(path)
+        for factor in FACTORS:
+            fitted, indices = split_runs(runs, factor)
+            if not len(indices):
+                continue
+            question = {
+                'columns': {
+                    name: getattr(fitted, name).tolist() for name in ('params', 'tokens', 'loss')
+                },
+                'targets': np.stack([runs.params, runs.tokens], axis=1)[indices].tolist(),
+                'flops': None,
+                'over': 'N and D',
+                'is_isoflop': False,
+            }
+            (answer,) = simulate.ask_peer(python, [question], f'--draws={rollouts.DRAWS}')
+            if 'error' in answer:
+                print(f'{path}: {PEER}, f = {factor}: {answer["error"]}', file=sys.stderr)
+                continue
+            origin = float(fitted.flops.max())
+            for i, (low, high, loss) in zip(indices, answer['forecasts'], strict=True):
+                made = rollouts.roll_out(
+                    runs,
+                    int(i),
+                    PEER,
+                    factor,
+                    origin,
+                    lambda *_, found=(loss, low, high), **__: found,
+                )
+                rows.append({'set': Path(path).stem, **made._asdict()})
+        print(path, file=sys.stderr)
+    return rows
+
+
 def to_rollouts(rows: list[Row]) -> list[Rollout]:
     return [Rollout(*(row[name] for name in Rollout._fields)) for row in rows]
 
 
 def print_tables(rows: list[Row]) -> None:
     """Print a line per set, law and factor, and the figures over all sets."""
-    for law in LAWS:
+    for law in dict.fromkeys(row['law'] for row in rows):
         own = [row for row in rows if row['law'] == law]
         print(f'\n| {law} | f = 10 | f = 30 | f = 100 |\n| --- | --- | --- | --- |')
         for name in dict.fromkeys(row['set'] for row in own):
@@ -159,9 +213,13 @@ if __name__ == '__main__':
     parser.add_argument(
         '--output', default=str(HERE / 'results.jsonl'), metavar='PATH', help='every forecast'
     )
+    parser.add_argument('--peer_python', default='', metavar='PATH', help='has simple-scaling-laws')
     flags = parser.parse_args()
     output = Path(flags.output)
-    if flags.files:
+    if flags.files and flags.peer_python:
+        kept = [row for row in files.read_jsonl(output) if row['law'] != PEER]
+        files.write_jsonl(output, kept + measure_peer(flags.files, flags.peer_python))
+    elif flags.files:
         files.write_jsonl(output, measure_files(flags.files))
     results = files.read_jsonl(output)
     print_tables(results)

@@ -1,8 +1,9 @@
 """Intervals of simple-scaling-laws for draws, in a Python that has it (0.2.0: 3.12 or later).
 
-Reads one JSON per line from standard input: columns (params, tokens, loss), target (N, D), flops,
-over ('N': N determines D) and is_isoflop; writes, for each, a JSON of quantity -> [low, high,
-centre], or a text that says why there is none. `simulate.py --peer_python=PATH` runs it.
+Reads one JSON per line from standard input: columns (params, tokens, loss), targets (a list of
+N, D), over ('N': N determines D), flops (to split; null: nothing) and is_isoflop; writes, for each,
+a JSON of quantity -> [low, high, centre], a list of them for `forecasts`; or an `error` that says
+why there is none. `simulate.py --peer_python=PATH` runs it, and protocol.py of forecast_backtests.
 """
 
 import argparse
@@ -21,7 +22,7 @@ def measure(draw: dict, law: str, n_draws: int) -> dict:
     """Return the intervals for one draw.
 
     Each run is one row, since the package wants one observation per run. Where N determines D, only
-    N is given, since it cannot tell their terms apart; the run to forecast is on the same line.
+    N is given, since it cannot tell their terms apart; the runs to forecast are on the same line.
     """
     columns = draw['columns']
     table = pl.DataFrame(
@@ -33,14 +34,15 @@ def measure(draw: dict, law: str, n_draws: int) -> dict:
             LOSS: columns['loss'],
         }
     )
-    point = {N: [draw['target'][0]], D: [draw['target'][1]]}
+    params, tokens = zip(*draw['targets'], strict=True)
+    points = {N: params, D: tokens}
     has_both = draw['over'] == 'N and D'
     if not has_both:
-        table, point = table.drop(D), {N: point[N]}
+        table, points = table.drop(D), {N: params}
     model = peer.fit(table, law=law, n_draws=n_draws, seed=0)
-    found = model.predict(point, kind='new-run').row(0, named=True)
-    outcome = {'forecast': [found[f'{LOSS}__{end}'] for end in ENDS]}
-    if not has_both:
+    found = model.predict(points, kind='new-run').rows(named=True)
+    outcome = {'forecasts': [[row[f'{LOSS}__{end}'] for end in ENDS] for row in found]}
+    if not has_both or draw['flops'] is None:
         return outcome
     centres = model.params(LOSS)
     for name, (low, high) in model.conf_int(LOSS).items():

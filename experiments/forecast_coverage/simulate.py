@@ -58,33 +58,26 @@ def measure_peer(
         for replicate in range(replicates)
     ]
     is_last = np.append(made.run[1:] != made.run[:-1], True)
-    lines = [
-        json.dumps(
-            {
-                'columns': {
-                    name: draw.columns[name][is_last].tolist()
-                    for name in ('params', 'tokens', 'loss')
-                },
-                'target': made.target,
-                'flops': made.flops,
-                'over': made.over,
-                'is_isoflop': 'budget' in made.columns,
-            }
-        )
+    questions = [
+        {
+            'columns': {
+                name: draw.columns[name][is_last].tolist() for name in ('params', 'tokens', 'loss')
+            },
+            'targets': [made.target],
+            'flops': made.flops,
+            'over': made.over,
+            'is_isoflop': 'budget' in made.columns,
+        }
         for draw in draws
     ]
-    answers = subprocess.run(
-        [python, str(HERE / 'peer.py')], input='\n'.join(lines), capture_output=True, text=True
-    )
-    if answers.returncode:
-        raise SystemExit(f'--peer_python={python}: {answers.stderr.strip().splitlines()[-1]}')
     optimum = worlds.find_optimal_params(truth, made.flops)
     truths = worlds.CHINCHILLA if truth == 'chinchilla' else {}
     outcomes: list[Outcome] = []
-    for draw, answer in zip(draws, map(json.loads, answers.stdout.splitlines()), strict=True):
+    for draw, answer in zip(draws, ask_peer(python, questions), strict=True):
         if 'error' in answer:
             outcomes.append({'forecast': answer['error']})
             continue
+        answer['forecast'] = answer['forecasts'][0]
         known = truths | {
             'forecast': draw.reached,
             'N* by approach 2': optimum,
@@ -100,6 +93,17 @@ def measure_peer(
             }
         )
     return outcomes
+
+
+def ask_peer(python: str, questions: list[Row], *options: str) -> list[Row]:
+    """Return the answers of simple-scaling-laws, in a Python that has it, as peer.py says."""
+    lines = '\n'.join(map(json.dumps, questions))
+    answers = subprocess.run(
+        [python, str(HERE / 'peer.py'), *options], input=lines, capture_output=True, text=True
+    )
+    if answers.returncode:
+        raise SystemExit(f'--peer_python={python}: {answers.stderr.strip().splitlines()[-1]}')
+    return [json.loads(line) for line in answers.stdout.splitlines()]
 
 
 def summarize_outcomes(outcomes: list[Outcome]) -> list[Row]:

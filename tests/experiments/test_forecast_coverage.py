@@ -136,7 +136,7 @@ def test_the_peer_is_given_the_same_draws(tmp_path, monkeypatch):
         'for line in sys.stdin:\n'
         '    draw = json.loads(line)\n'
         '    loss = draw["columns"]["loss"]\n'
-        '    print(json.dumps({"forecast": [loss[-1], len(loss), draw["target"][0]]}))\n'
+        '    print(json.dumps({"forecasts": [[loss[-1], len(loss), draw["targets"][0][0]]]}))\n'
     )
     monkeypatch.setattr(simulate, 'HERE', tmp_path)
     outcomes = simulate.measure_peer(sys.executable, 'checkpoints', 'chinchilla', 0.003, 2)

@@ -217,7 +217,10 @@ def make_held_out_section(result: Result) -> Section | None:
         )
     ]
     table = make_table(['', _get_unit(result), 'of the loss'], rows, text_columns=[''])
-    return Section('Held out', [Paragraph(text), table])
+    by_auto = [to_sentence(line.strip()) for line in terminal.describe_held_out_by_auto(held_out)]
+    return Section(
+        'Held out', [Paragraph(text), table, *([BulletList(by_auto)] if by_auto else [])]
+    )
 
 
 def make_rollouts_section(rollouts: list[Rollout], why: str) -> Section:

@@ -223,11 +223,12 @@ def _format_held_out(held_out: Result, unit: str) -> list[str]:
         f'  mean error {nats["mean_absolute"]:.4f} {unit} ({percent["mean_absolute"]:.2f}%), '
         f'bias {nats["bias"]:+.4f} ({percent["bias"]:+.2f}%), '
         f'worst {nats["worst"]:+.4f} ({percent["worst"]:+.2f}%)',
-        *_format_held_out_by_posterior(held_out),
+        *describe_held_out_by_auto(held_out),
     ]
 
 
-def _format_held_out_by_posterior(held_out: Result) -> list[str]:
+def describe_held_out_by_auto(held_out: Result) -> list[str]:
+    """Return a line on the errors of the posterior on the held-out runs; [] without it."""
     auto = held_out.get('auto')
     if not auto or auto['note']:
         return []
