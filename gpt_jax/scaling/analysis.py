@@ -39,6 +39,7 @@ POWER_DRAWS = 300  # bootstrap draws of a power law; more hardly change its inte
 MIN_POWER_SIZES = 4  # in a resample
 SECONDARY_STARTS = 12  # starts of every fit except the main one
 LARGEST = 'the largest by FLOPs'
+REPEATED = 0.01  # log of tokens over unique tokens, beyond which data are repeated
 
 
 def analyze_parametric(
@@ -119,6 +120,12 @@ def analyze_parametric(
     if loss_function == 'squares':
         delta = math.inf
     data = parametric_fit.to_log_data(runs)
+    if form != 'repeated' and (repeats := int((data.d - data.u > REPEATED).sum())):
+        note = (
+            f'{repeats} of the runs repeat their data; the form {form} counts repeated tokens as new '
+            'ones, --law=repeated does not'
+        )
+        runs = dataclasses.replace(runs, notes=[*runs.notes, note])
     fitted = parametric_fit.fit_parametric_law(
         form, data, delta=delta, constants=constants, tries=starts, residual=residual
     )

@@ -1,5 +1,6 @@
 """The three approaches agree with a known law, and real disagreements are reported."""
 
+import numpy as np
 import pytest
 
 from gpt_jax.scaling import analysis, compute_optimal
@@ -52,3 +53,14 @@ def test_overlapping_intervals_agree():
     assert not _find_disagreements(
         {'1': approach(0.5, 0.4, 0.6, 1e9), '3': approach(0.55, 0.5, 0.8, 1.1e9)}
     )
+
+
+def test_repeated_data_are_named_where_the_law_takes_them_for_new():
+    runs = synthetic.grid(4, 4)
+    repeated = synthetic.runs(
+        runs.params, runs.tokens, runs.loss, unique_tokens=np.minimum(runs.tokens, 2e11)
+    )
+    options = {'draws': 0, 'starts': 4}
+    assert not analysis.analyze_parametric(runs, **options)['notes']
+    (note,) = analysis.analyze_parametric(repeated, **options)['notes']
+    assert note.startswith('4 of the runs repeat their data')
