@@ -122,8 +122,8 @@ def analyze_parametric(
     data = parametric_fit.to_log_data(runs)
     if form != 'repeated' and (repeats := int((data.d - data.u > REPEATED).sum())):
         note = (
-            f'{repeats} of the runs repeat their data; the form {form} counts repeated tokens as new '
-            'ones, --law=repeated does not'
+            f'{repeats} of the runs repeat their data; the form {form} counts repeated tokens as '
+            'new ones, --law=repeated does not'
         )
         runs = dataclasses.replace(runs, notes=[*runs.notes, note])
     fitted = parametric_fit.fit_parametric_law(
