@@ -53,7 +53,7 @@ BEND_SIZES, STRAIGHT_SIZES = 4, 3
 # spaced runs, for which a sum of absolute residuals is flat at its minimum. Differences between
 # seeds (under 1%) count quadratically, a failed run linearly.
 LADDER_HUBER_DELTA = 0.02
-BAND_POINTS = 64
+BAND_POINTS = 24
 ONE_LENGTH = 1e9  # tokens: any number, since all sizes have the same
 LAW_RULE = (
     f'if log loss over log x bends upward over the {BEND_SIZES} largest fitted sizes: the law '

@@ -196,7 +196,10 @@ def make_ladder(count=6):
 
 def test_a_ladder_gets_the_power_law(tmp_path):
     lines = html_report.write_records_report(
-        write_rows(tmp_path / 'ladder.jsonl', make_ladder()), str(tmp_path / 'page.html'), **FAST
+        write_rows(tmp_path / 'ladder.jsonl', make_ladder()),
+        str(tmp_path / 'page.html'),
+        backtest=False,
+        **FAST,
     )
     page = Page((tmp_path / 'page.html').read_text())
     for text in ('\n'.join(lines), page.text):
@@ -271,9 +274,8 @@ def test_the_command_prints_the_path(tmp_path, capsys):
     path = synthetic.write_csv(
         tmp_path / 'runs.csv', synthetic.rows(synthetic.grid(4, 4, noise=0.002))
     )
-    cli.main(
-        ['report', path, f'--html={tmp_path / "a.html"}', '--approach=3', '--draws=0', '--starts=4']
-    )
+    flags = ['--approach=3', '--draws=0', '--starts=4', '--no-backtest']
+    cli.main(['report', path, f'--html={tmp_path / "a.html"}', *flags])
     assert f'report: {tmp_path / "a.html"}' in capsys.readouterr().out
     page = Page((tmp_path / 'a.html').read_text())
     assert 'No intervals: --draws=0' in page.text
